@@ -1,0 +1,32 @@
+# Sourced by the other scripts: make or re-use the one virtual environment at the repository's root.
+# usage: source launch/env.sh EXTRAS
+
+extras=$1
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+if [ ! -x .venv/bin/python ]; then
+  python=
+  for candidate in python3.11 python3.12 python3; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+        2>/dev/null; then
+      python=$candidate
+      break
+    fi
+  done
+  if [ -z "$python" ]; then
+    echo "launch: no Python 3.11 or 3.12 on PATH; install one" >&2
+    exit 1
+  fi
+  echo "launch: making .venv with $("$python" --version)"
+  "$python" -m venv .venv || exit 1
+fi
+# shellcheck disable=SC1091
+source .venv/bin/activate
+
+# A stamp of what was installed for which setup.cfg makes the second run start at once.
+stamp=.venv/sir_jax-${extras//,/-}
+if [ ! -f "$stamp" ] || [ setup.cfg -nt "$stamp" ]; then
+  echo "launch: installing sir_jax[$extras]"
+  pip install --quiet --editable ".[$extras]" || exit 1
+  touch "$stamp"
+fi

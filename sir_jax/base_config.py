@@ -1,0 +1,92 @@
+"""What every experiment shares: the fields of a config, with their defaults, and its argument.
+
+An inferred value (one that neither paper states) is marked [I] where a config file sets it.
+"""
+
+from ml_collections import ConfigDict
+
+from sir_jax.models import hubert_fields, vit_fields
+
+# OpenAI CLIP's pixel statistics.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def parse_arg(arg: str, **defaults) -> ConfigDict:
+    """Read `--config=FILE.py:ARG`, big_vision's way.
+
+    Args:
+      arg: comma-separated `name=value` pairs; a lone name means True.
+      **defaults: every name that is allowed, with a value that fixes its type.
+
+    Raises:
+      ValueError: on a name that is not among the defaults.
+    """
+    values = dict(defaults)
+    for part in filter(None, arg.split(",")):
+        name, _, text = part.partition("=")
+        if name not in defaults:
+            raise ValueError(f"config argument {name!r} is unknown; choose from {sorted(defaults)}")
+        kind = type(defaults[name])
+        if kind is bool:
+            values[name] = text.lower() in ("", "1", "true")
+        else:
+            values[name] = kind(text)
+    return ConfigDict(values)
+
+
+def base_config(speech: str, image: str) -> ConfigDict:
+    """Return a config with every field, for one pair of encoder variants."""
+    c = ConfigDict()
+    c.seed = 0
+
+    c.data = ConfigDict()
+    c.data.corpus = ""  # e.g. 'spoken_scenes/one-...'
+    c.data.data_dir = ""  # '': $SIR_JAX_DATA, else ./data
+    c.data.batch_size = 256
+    c.data.buckets = (40_000, 56_000, 72_000, 102_400)  # samples at 16 kHz
+    c.data.normalize_wave = True
+    c.data.image_size = vit_fields(image)["image_size"]
+    c.data.image_mean = CLIP_MEAN
+    c.data.image_std = CLIP_STD
+    c.data.crop_scale = (1.0, 1.0)  # share of the area a random crop keeps; (1, 1): none
+
+    c.model = ConfigDict()
+    c.model.speech = ConfigDict(hubert_fields(speech))
+    c.model.image = ConfigDict(vit_fields(image))
+    c.model.head = ConfigDict(
+        dict(layers=1, heads=8, mlp_width=4 * c.model.speech.width, weigh_layers=False, dropout=0.1)
+    )
+    c.model.embed_width = 256
+    c.model.init_temperature = 0.07
+    c.model.remat = False
+    c.model.dtype = "float32"
+
+    # Encoders to start from: a directory as `transformers` saves it; 'package:NAME' ships with us.
+    c.init = ConfigDict(dict(speech="", image=""))
+
+    c.optim = ConfigDict()
+    c.optim.learning_rate = 1e-4
+    c.optim.schedule = "cosine"
+    c.optim.warmup_steps = 500
+    c.optim.end_factor = 0.0
+    c.optim.weight_decay = 0.02
+    c.optim.b1 = 0.9
+    c.optim.b2 = 0.98
+    c.optim.eps = 1e-8
+    c.optim.clip_norm = 4.0
+    c.optim.no_decay = ("temperature", ".*/(bias|scale|g|cls|position)")
+    c.optim.freeze = ()
+
+    c.train = ConfigDict()
+    c.train.steps = 10_000
+    c.train.log_every = 10
+    c.train.eval_every = 500
+    c.train.checkpoint_every = 500
+    c.train.grad_accum = 1
+    c.train.num_threads = 4
+    c.train.num_workers = 0
+    c.train.compile_cache = ""
+
+    c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+    return c

@@ -1,0 +1,49 @@
+"""The ``sir-jax`` console script: a table of verbs, each imported only when it is called."""
+
+import importlib
+import sys
+
+from sir_jax.errors import UserError
+
+# verb -> (module whose main(argv) runs it, one line of help)
+VERBS = {
+    "data": ("sir_jax.data.main", "make a corpus"),
+    "pretrain": ("sir_jax.training.pretrain", "train the small encoders that ship with the package"),
+    "train": ("sir_jax.training.main", "train a retriever"),
+    "evaluate": ("sir_jax.evaluation.main", "print the recall table of a trained retriever"),
+    "search": ("sir_jax.retrieval.search", "find pictures in a folder by voice"),
+    "demo": ("sir_jax.retrieval.demo", "corpus, training, evaluation and search in one go"),
+}
+
+
+def usage() -> str:
+    """Return the help text that lists every verb."""
+    lines = [f"  {verb:<10}{text}" for verb, (_, text) in VERBS.items()]
+    return "\n".join(
+        ["usage: sir-jax VERB [options]", "", *lines, "", "sir-jax VERB --help lists its options"]
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+      argv: arguments after the program's name; `sys.argv[1:]` where None.
+
+    Returns:
+      The exit status: 0, or 2 after a mistake that the user can mend.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if argv else 2
+    verb, *rest = argv
+    if verb not in VERBS:
+        print(f"sir-jax: no verb {verb!r}; choose one of {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(VERBS[verb][0])
+    try:
+        return module.main(rest) or 0
+    except UserError as error:
+        print(f"sir-jax {verb}: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,1 @@
+"""Corpora and the input pipeline: audio, images, builders, batches."""

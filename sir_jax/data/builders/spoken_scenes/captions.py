@@ -1,0 +1,152 @@
+"""What is said of a scene: phrases, templates and the words they can contain.
+
+Level `one` names every attribute that tells scenes apart. Level `compositional` chooses template
+and phrases by the pair, so the n-th captions of both members consist of exactly the same words.
+"""
+
+import dataclasses
+import re
+
+import numpy as np
+
+from sir_jax.data.builders.spoken_scenes.scenes import (
+    BACKGROUNDS,
+    COLOURS,
+    SHAPES,
+    SWAPS,
+    Scene,
+    SceneObject,
+)
+
+SIZE_WORDS = (("small", "little"), ("medium",), ("large", "big"))
+PLACE_PHRASES = (
+    ("at the top left", "in the upper left"),
+    ("at the top",),
+    ("at the top right", "in the upper right"),
+    ("on the left", "at the left"),
+    ("in the middle", "in the center"),
+    ("on the right", "at the right"),
+    ("at the bottom left", "in the lower left"),
+    ("at the bottom",),
+    ("at the bottom right", "in the lower right"),
+)
+# Per relation: the phrase from the first object to the second, and the reverse.
+RELATION_PHRASES = (
+    (("to the left of", "left of"), ("to the right of", "right of")),
+    (("above", "over"), ("below", "under")),
+)
+TEMPLATES_ONE = (
+    "{a_thing} {place} on a {background} background",
+    "{place} {a_thing} on a {background} background",
+    "on a {background} background {a_thing} {place}",
+    "a {background} background with {a_thing} {place}",
+    "{background} background, {a_thing} {place}",
+    "there is {a_thing} {place}, {background} background",
+)
+TEMPLATES_TWO = (
+    "{first} {relation} {second}",
+    "there is {first} {relation} {second}",
+    "{first} {relation} {second} on a {background} background",
+    "on a {background} background {first} {relation} {second}",
+)
+TEMPLATES_SEVERAL = ("{things}", "{things} on a {background} background", "I see {things}")
+
+
+def _pick(rng: np.random.Generator, options):
+    return options[int(rng.integers(len(options)))]
+
+
+def _with_article(words: str) -> str:
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+def _noun(thing: SceneObject, size_word: str) -> str:
+    words = (size_word, COLOURS[thing.colour], SHAPES[thing.shape])
+    return _with_article(" ".join(word for word in words if word))
+
+
+def _caption_one(scene: Scene, rng: np.random.Generator) -> str:
+    thing = scene.objects[0]
+    return _pick(rng, TEMPLATES_ONE).format(
+        a_thing=_noun(thing, _pick(rng, SIZE_WORDS[thing.size])),
+        place=_pick(rng, PLACE_PHRASES[thing.place]),
+        background=BACKGROUNDS[scene.background],
+    )
+
+
+def _caption_pair(scene: Scene, rng: np.random.Generator) -> str:
+    template = _pick(rng, TEMPLATES_TWO)
+    reverse = int(rng.integers(2))
+    relation = _pick(rng, RELATION_PHRASES[scene.relation][reverse])
+    with_size = bool(rng.random() < 0.7)
+    if scene.level == "compositional":
+        # The size is said where it tells the members apart, and else by neither or by both.
+        with_size = with_size or SWAPS[scene.swap] == "size"
+    # One synonym per size, not per object: a draw per object would undo the equal words of a pair.
+    synonyms = [_pick(rng, words) if with_size else "" for words in SIZE_WORDS]
+    nouns = [_noun(thing, synonyms[thing.size]) for thing in scene.objects]
+    return template.format(
+        first=nouns[reverse],
+        second=nouns[1 - reverse],
+        relation=relation,
+        background=BACKGROUNDS[scene.background],
+    )
+
+
+def _caption_several(scene: Scene, rng: np.random.Generator) -> str:
+    phrases = []
+    for index in rng.permutation(len(scene.objects)):
+        thing = scene.objects[index]
+        size = _pick(rng, SIZE_WORDS[thing.size]) if rng.random() < 0.5 else ""
+        phrases.append(f"{_noun(thing, size)} {_pick(rng, PLACE_PHRASES[thing.place])}")
+    things = f"{', '.join(phrases[:-1])} and {phrases[-1]}"
+    return _pick(rng, TEMPLATES_SEVERAL).format(
+        things=things, background=BACKGROUNDS[scene.background]
+    )
+
+
+_BY_LEVEL = {
+    "one": _caption_one,
+    "two": _caption_pair,
+    "several": _caption_several,
+    "compositional": _caption_pair,
+}
+
+
+def caption_text(scene: Scene, rng: np.random.Generator) -> str:
+    """Say a scene in words.
+
+    Args:
+      scene: of any level.
+      rng: chooses template, word order and synonyms; the same draws on both members of a minimal
+        pair give captions of equal words.
+    """
+    return _BY_LEVEL[scene.level](scene, rng)
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a caption, without punctuation."""
+    return re.findall(r"[A-Za-z]+", text)
+
+
+def vocabulary() -> tuple[str, ...]:
+    """Return the sorted words that a caption of any level can contain."""
+    texts = [*SHAPES, *COLOURS, *BACKGROUNDS, "a an and"]
+    for table in (*SIZE_WORDS, *PLACE_PHRASES, *(p for both in RELATION_PHRASES for p in both)):
+        texts.extend(table)
+    for template in (*TEMPLATES_ONE, *TEMPLATES_TWO, *TEMPLATES_SEVERAL):
+        texts.append(re.sub(r"\{\w+\}", " ", template))
+    return tuple(sorted({word for text in texts for word in words_of(text)}))
+
+
+def attributes(scene: Scene) -> dict[str, tuple[int, ...]]:
+    """Return a scene's labels, per attribute one index for each object.
+
+    Returns:
+      'shape', 'colour', 'size', 'place': one entry per object; 'background', 'relation': one entry.
+    """
+    columns = {
+        field.name: tuple(getattr(thing, field.name) for thing in scene.objects)
+        for field in dataclasses.fields(SceneObject)
+    }
+    return columns | {"background": (scene.background,), "relation": (scene.relation,)}

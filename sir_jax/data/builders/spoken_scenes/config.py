@@ -1,0 +1,94 @@
+"""The parameters of a spoken_scenes corpus and the name that carries all of them."""
+
+import dataclasses
+import re
+
+from sir_jax.data.builders.spoken_scenes.voices import MAX_VOICES, MIN_VOICES
+from sir_jax.errors import UserError
+
+LEVELS = ("one", "two", "several", "compositional")
+SPLITS = ("train", "val", "test")
+
+_NAME = re.compile(
+    r"(?P<level>[a-z]+)-i(?P<train_images>\d+)-d(?P<val_images>\d+)-t(?P<test_images>\d+)"
+    r"-c(?P<captions>\d+)-v(?P<voices>\d+)-p(?P<image_size>\d+)-s(?P<seed>\d+)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneConfig:
+    """Parameters of one corpus; the content is a pure function of them.
+
+    Attributes:
+      level: one of LEVELS, from one object to minimal pairs.
+      train_images, val_images, test_images: distinct scenes per split.
+      captions: spoken captions per image.
+      voices: voices taken from the head of the voice table, all splits together.
+      image_size: side of the square pictures, in pixels.
+      seed: chooses scenes, captions and voices; never which split a scene or a voice belongs to.
+    """
+
+    level: str = "one"
+    train_images: int = 3000
+    val_images: int = 250
+    test_images: int = 500
+    captions: int = 4
+    voices: int = 64
+    image_size: int = 128
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.level not in LEVELS:
+            raise UserError(f"level {self.level!r} is unknown; choose one of {', '.join(LEVELS)}")
+        for field, low, high in (
+            ("train_images", 1, 10**8),
+            ("val_images", 1, 10**8),
+            ("test_images", 1, 10**8),
+            ("captions", 1, 100),
+            ("voices", MIN_VOICES, MAX_VOICES),
+            ("image_size", 32, 1024),
+            ("seed", 0, 2**31 - 1),
+        ):
+            value = getattr(self, field)
+            if not low <= value <= high:
+                raise UserError(f"{field} is {value}; choose a number from {low} to {high}")
+        if self.level == "compositional":
+            for split in SPLITS:
+                if self.images(split) % 2:
+                    raise UserError(
+                        f"{split}_images is {self.images(split)}; level compositional comes in "
+                        "pairs, choose an even number"
+                    )
+
+    def images(self, split: str) -> int:
+        """Return the number of images of a split."""
+        return getattr(self, f"{split}_images")
+
+    @property
+    def name(self) -> str:
+        """Return the name that carries every parameter."""
+        return (
+            f"{self.level}-i{self.train_images}-d{self.val_images}-t{self.test_images}"
+            f"-c{self.captions}-v{self.voices}-p{self.image_size}-s{self.seed}"
+        )
+
+    @classmethod
+    def from_name(cls, name: str) -> "SceneConfig":
+        """Return the parameters a name carries.
+
+        Raises:
+          UserError: the name is not one that `name` makes.
+        """
+        match = _NAME.fullmatch(name)
+        if not match:
+            raise UserError(
+                f"{name!r} is no spoken_scenes name; one looks like {cls().name!r} (level, train, "
+                "val and test images, captions, voices, pixels, seed)"
+            )
+        fields = match.groupdict()
+        return cls(level=fields.pop("level"), **{k: int(v) for k, v in fields.items()})
+
+    def command(self) -> str:
+        """Return the command that makes this corpus."""
+        options = " ".join(f"--{f.name}={getattr(self, f.name)}" for f in dataclasses.fields(self))
+        return f"sir-jax data spoken_scenes {options}"

@@ -1,0 +1,211 @@
+"""Scenes: what is in a picture, which split it belongs to, and how scenes are drawn.
+
+A scene's split is a fixed hash of its canonical signature, so a test scene of one corpus is never
+a training scene of another, whatever their seeds. Scenes of two objects that differ only in which
+attribute belongs to which object share a signature, in the levels `two` and `compositional` alike.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from sir_jax.errors import UserError
+
+# The words of an attribute were chosen to sound unlike each other (no grey/green, white/right).
+SHAPES = (
+    "circle", "square", "triangle", "star", "heart", "moon",
+    "cross", "arrow", "diamond", "flower", "fish", "house",
+)  # fmt: skip
+COLOURS = (
+    "red", "orange", "yellow", "green", "blue",
+    "purple", "pink", "brown", "black", "turquoise",
+)  # fmt: skip
+SIZES = ("small", "medium", "large")
+PLACES = (
+    "top left", "top", "top right",
+    "left", "middle", "right",
+    "bottom left", "bottom", "bottom right",
+)  # fmt: skip
+BACKGROUNDS = ("plain", "striped", "dotted", "checkered")
+RELATIONS = ("left of", "above")
+# Which attribute tells the two members of a minimal pair apart; "relation" swaps the objects.
+SWAPS = ("colour", "size", "relation")
+
+# Cumulative shares of all scenes; never change them: shipped encoders have met the train scenes.
+_SPLIT_ENDS = {"train": 0.65, "val": 0.75, "test": 1.0}
+_SPLIT_SEED = {"train": 0, "val": 1, "test": 2}
+# Beyond this share of a split, drawing distinct scenes by rejection is refused as too slow.
+_DRAWABLE = 0.5
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class SceneObject:
+    """One thing in a picture; every field is an index into the tuple of its name."""
+
+    shape: int
+    colour: int
+    size: int
+    place: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """All that a picture shows.
+
+    Attributes:
+      level: the level it was drawn for.
+      objects: one to four things; of two, the first is the left or the upper one.
+      relation: index into RELATIONS of the first object to the second, -1 without a relation.
+      background: index into BACKGROUNDS.
+      swap: index into SWAPS for a member of a minimal pair, else -1.
+    """
+
+    level: str
+    objects: tuple[SceneObject, ...]
+    relation: int
+    background: int
+    swap: int = -1
+
+
+def signature(scene: Scene) -> tuple:
+    """Return the canonical signature that decides a scene's split."""
+    if scene.relation < 0:
+        things = tuple(sorted(dataclasses.astuple(o) for o in scene.objects))
+        return (len(things), things, scene.background)
+    return (
+        "pair",
+        tuple(sorted(o.shape for o in scene.objects)),
+        tuple(sorted(o.colour for o in scene.objects)),
+        tuple(sorted(o.size for o in scene.objects)),
+        scene.relation,
+        scene.background,
+    )
+
+
+def split_of(scene: Scene) -> str:
+    """Return the split a scene belongs to, in every corpus."""
+    digest = hashlib.blake2b(repr(signature(scene)).encode(), digest_size=8).digest()
+    share = int.from_bytes(digest, "big") / 2**64
+    return next(name for name, end in _SPLIT_ENDS.items() if share < end)
+
+
+def swapped(scene: Scene) -> Scene:
+    """Return the other member of a minimal pair."""
+    first, second = scene.objects
+    kind = SWAPS[scene.swap]
+    if kind == "relation":
+        pair = (
+            dataclasses.replace(second, place=first.place),
+            dataclasses.replace(first, place=second.place),
+        )
+    else:
+        pair = (
+            dataclasses.replace(first, **{kind: getattr(second, kind)}),
+            dataclasses.replace(second, **{kind: getattr(first, kind)}),
+        )
+    return dataclasses.replace(scene, objects=pair)
+
+
+def _all_one() -> Iterator[Scene]:
+    attributes = (SHAPES, COLOURS, SIZES, PLACES, BACKGROUNDS)
+    for *thing, background in itertools.product(*(range(len(a)) for a in attributes)):
+        yield Scene("one", (SceneObject(*thing),), -1, background)
+
+
+# Cells of the picture's 3 x 3 grid that two related objects stand in, by relation.
+PAIR_PLACES = ((3, 5), (1, 7))
+
+
+def _draw_two(rng: np.random.Generator, level: str) -> Scene:
+    shapes = rng.choice(len(SHAPES), 2, replace=False)
+    colours = rng.choice(len(COLOURS), 2, replace=False)
+    sizes = rng.integers(len(SIZES), size=2)
+    relation = int(rng.integers(len(RELATIONS)))
+    swap = -1
+    if level == "compositional":
+        swap = int(rng.integers(len(SWAPS)))
+        if SWAPS[swap] == "size":
+            # Small against large: the pair must be told apart at 64 pixels.
+            sizes = rng.permutation((0, 2))
+    objects = tuple(
+        SceneObject(int(s), int(c), int(z), place)
+        for s, c, z, place in zip(shapes, colours, sizes, PAIR_PLACES[relation], strict=True)
+    )
+    return Scene(level, objects, relation, int(rng.integers(len(BACKGROUNDS))), swap)
+
+
+def _draw_several(rng: np.random.Generator) -> Scene:
+    count = int(rng.integers(3, 5))
+    places = sorted(int(p) for p in rng.choice(len(PLACES), count, replace=False))
+    shapes = rng.choice(len(SHAPES), count, replace=False)
+    colours = rng.integers(len(COLOURS), size=count)
+    sizes = rng.integers(len(SIZES), size=count)
+    objects = tuple(
+        SceneObject(int(s), int(c), int(z), p)
+        for s, c, z, p in zip(shapes, colours, sizes, places, strict=True)
+    )
+    return Scene("several", objects, -1, int(rng.integers(len(BACKGROUNDS))))
+
+
+def count_scenes(level: str) -> int:
+    """Return the number of distinct scenes of a level, all splits together."""
+    if level == "one":
+        return math.prod(map(len, (SHAPES, COLOURS, SIZES, PLACES, BACKGROUNDS)))
+    if level == "several":
+        looks = len(COLOURS) * len(SIZES)
+        return len(BACKGROUNDS) * sum(
+            math.perm(len(SHAPES), n) * math.comb(len(PLACES), n) * looks**n for n in (3, 4)
+        )
+    frames = len(RELATIONS) * len(BACKGROUNDS)
+    return frames * math.perm(len(SHAPES), 2) * math.perm(len(COLOURS), 2) * len(SIZES) ** 2
+
+
+def capacity(level: str, split: str) -> int:
+    """Return how many distinct scenes can be drawn from a split of a level."""
+    if level == "one":
+        return len(_members(split))
+    start = {"train": 0.0, "val": _SPLIT_ENDS["train"], "test": _SPLIT_ENDS["val"]}[split]
+    return int(count_scenes(level) * (_SPLIT_ENDS[split] - start) * _DRAWABLE)
+
+
+@functools.cache
+def _members(split: str) -> tuple[Scene, ...]:
+    return tuple(scene for scene in _all_one() if split_of(scene) == split)
+
+
+def draw_scenes(level: str, split: str, count: int, seed: int) -> list[Scene]:
+    """Draw distinct scenes of one split; a shorter list is a prefix of a longer one.
+
+    Args:
+      level: one of the levels; the scenes of `compositional` come as pairs, one after the other.
+      split: 'train', 'val' or 'test'.
+      count: number of scenes.
+      seed: of the draw.
+
+    Raises:
+      UserError: the split of this level has fewer scenes.
+    """
+    limit = capacity(level, split)
+    if count > limit:
+        raise UserError(
+            f"{split}_images is {count}; level {level} gives at most {limit} distinct {split} "
+            "scenes, ask for fewer or for a richer level"
+        )
+    rng = np.random.default_rng([seed, _SPLIT_SEED[split]])
+    if level == "one":
+        members = _members(split)
+        return [members[i] for i in rng.permutation(len(members))[:count]]
+    drawn: dict[tuple, Scene] = {}
+    while len(drawn) < count:
+        scene = _draw_several(rng) if level == "several" else _draw_two(rng, level)
+        group = (scene, swapped(scene)) if level == "compositional" else (scene,)
+        # Two pairs may not share a member either, however they were swapped.
+        keys = [(member.objects, member.relation, member.background) for member in group]
+        if split_of(scene) == split and not any(key in drawn for key in keys):
+            drawn.update(zip(keys, group, strict=True))
+    return list(drawn.values())

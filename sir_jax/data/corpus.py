@@ -1,0 +1,184 @@
+"""Open a prepared corpus: random access to images and their spoken captions, no TensorFlow.
+
+A record is one image with all its captions; audio and image stay encoded until someone needs them.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from sir_jax.data.paths import data_dir as resolve_data_dir
+from sir_jax.errors import UserError
+
+# One entry per caption: the record, the place in it, and what batching needs to know unread.
+INDEX_DTYPE = np.dtype(
+    [("row", "i4"), ("slot", "i4"), ("samples", "i4"), ("image_id", "i8"), ("caption_id", "i8")]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    """One spoken caption: FLAC bytes of int16 16 kHz mono, its length, words and speaker."""
+
+    audio: bytes
+    samples: int
+    caption_id: int
+    text: str
+    speaker: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageRecord:
+    """One image as encoded bytes, with its captions."""
+
+    image: bytes
+    image_id: int
+    captions: tuple[Caption, ...]
+
+
+class Split:
+    """Random access to the images of one split; picklable, and cheap to open again in a worker.
+
+    Args:
+      directory: of the prepared corpus, with its version.
+      name: 'train', 'val' or 'test'.
+    """
+
+    def __init__(self, directory: str | os.PathLike, name: str):
+        self.directory = Path(directory)
+        self.name = name
+        self._source = None
+        self._index = None
+
+    def __getstate__(self):
+        # The reader holds file handles and the index is large: a worker opens its own.
+        return {"directory": self.directory, "name": self.name, "_source": None, "_index": None}
+
+    @property
+    def index(self) -> np.ndarray:
+        """Return INDEX_DTYPE entries, one per caption, sorted by caption_id."""
+        if self._index is None:
+            with np.load(index_path(self.directory, self.name)) as stored:
+                self._index = stored["index"]
+        return self._index
+
+    def _open(self):
+        if self._source is None:
+            import tensorflow_datasets as tfds
+
+            from sir_jax.data.features import KeepEncoded
+
+            builder = tfds.builder_from_directory(self.directory)
+            keep = KeepEncoded()
+            self._source = builder.as_data_source(
+                self.name, decoders={"image": keep, "captions": {"audio": keep}}
+            )
+        return self._source
+
+    def __len__(self) -> int:
+        return len(self._open())
+
+    def __getitem__(self, row: int) -> ImageRecord:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of split {self.name!r} with {len(self)} images")
+        record = self._open()[int(row)]
+        columns = record["captions"]
+        captions = tuple(
+            Caption(audio, int(samples), int(caption_id), text.decode(), speaker.decode())
+            for audio, samples, caption_id, text, speaker in zip(
+                columns["audio"],
+                columns["samples"],
+                columns["caption_id"],
+                columns["text"],
+                columns["speaker"],
+                strict=True,
+            )
+        )
+        return ImageRecord(record["image"], int(record["image_id"]), captions)
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """A prepared corpus; `name` is 'BUILDER/CONFIG'."""
+
+    name: str
+    directory: Path
+    splits: dict[str, Split]
+
+
+def index_path(directory: Path, split: str) -> Path:
+    """Return where the index of a split lies."""
+    return Path(directory) / f"index-{split}.npz"
+
+
+def write_index(directory: Path, split: str) -> None:
+    """Read every record of a split once and write its index beside the records.
+
+    Args:
+      directory: of the prepared corpus.
+      split: its name.
+    """
+    records = Split(directory, split)
+    entries = [
+        (row, slot, caption.samples, record.image_id, caption.caption_id)
+        for row, record in enumerate(records[i] for i in range(len(records)))
+        for slot, caption in enumerate(record.captions)
+    ]
+    index = np.sort(np.array(entries, INDEX_DTYPE), order="caption_id")
+    path = index_path(directory, split)
+    # The suffix must stay .npz, or numpy appends one.
+    partial = path.with_name(f"partial-{path.name}")
+    np.savez(partial, index=index)
+    os.replace(partial, path)
+
+
+def corpus_directory(name: str, data_dir=None) -> Path | None:
+    """Return the folder of the newest prepared version of a corpus, None without one."""
+    found = sorted((resolve_data_dir(data_dir) / name).glob("*.*.*/dataset_info.json"))
+    return found[-1].parent if found else None
+
+
+def split_names(directory: Path) -> list[str]:
+    """Return the splits of a prepared corpus, train before val before test."""
+    info = json.loads((directory / "dataset_info.json").read_text())
+    order = {"train": 0, "val": 1, "test": 2}
+    return sorted((s["name"] for s in info["splits"]), key=lambda n: order.get(n, len(order)))
+
+
+def make_command(name: str, data_dir=None) -> str:
+    """Return the command that makes a corpus.
+
+    Raises:
+      UserError: no builder has this name.
+    """
+    builder, _, config = name.partition("/")
+    if builder != "spoken_scenes":
+        raise UserError(f"corpus {name!r} is unknown; its name must begin with 'spoken_scenes/'")
+    from sir_jax.data.builders.spoken_scenes.config import SceneConfig
+
+    command = SceneConfig.from_name(config).command()
+    return f"{command} --data_dir={data_dir}" if data_dir else command
+
+
+def open_corpus(name: str, data_dir=None) -> Corpus:
+    """Open a prepared corpus.
+
+    Args:
+      name: 'spoken_scenes/CONFIG', as `sir-jax data` prints it.
+      data_dir: see `sir_jax.data.paths.data_dir`.
+
+    Raises:
+      UserError: the corpus is missing or incomplete; says which command makes it.
+    """
+    command = make_command(name, data_dir)
+    directory = corpus_directory(name, data_dir)
+    names = split_names(directory) if directory else []
+    if not names or not all(index_path(directory, split).exists() for split in names):
+        raise UserError(
+            f"corpus {name!r} is not in {str(resolve_data_dir(data_dir))!r}; make it with: "
+            f"{command}"
+        )
+    return Corpus(name, directory, {split: Split(directory, split) for split in names})

@@ -1,0 +1,1 @@
+"""Recall tables: rank, embed whole splits, and the `evaluate` verb."""

@@ -1,0 +1,275 @@
+"""Recall, rank and chance of cross-modal retrieval: exact, chunked, any captions per image.
+
+Scores are dot products, computed in float64 and rounded to float32: two equal vectors then score
+the same wherever they stand in a chunk, so a tie is seen as one.
+
+Tie rule, pessimistic: a wrong item whose score equals the best right item's counts as ranked
+before it. A collapsed model, whose scores are all equal, therefore gets the worst rank, not R@1.
+
+A query's rank is that of its best right item, from 1; other right items never count against it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+RECALL_AT = (1, 5, 10)
+
+
+@dataclasses.dataclass(frozen=True)
+class Direction:
+    """Hold the result of one direction; recalls are fractions in the order of `RECALL_AT`."""
+
+    queries: int
+    gallery: int
+    recall: tuple[float, ...]
+    chance: tuple[float, ...]
+    median_rank: float
+    chance_median_rank: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+    """Hold both directions with what a reader needs to judge them."""
+
+    s2i: Direction
+    i2s: Direction
+    captions_per_image: tuple[int, int]  # fewest and most
+
+    def flat(self) -> dict[str, float]:
+        """Return every number under one name; recalls and chances are fractions of 1."""
+        flat: dict[str, float] = {}
+        for name, side in (("s2i", self.s2i), ("i2s", self.i2s)):
+            for k, recall, chance in zip(RECALL_AT, side.recall, side.chance, strict=True):
+                flat[f"{name}_r{k}"] = recall
+                flat[f"{name}_chance_r{k}"] = chance
+            flat[f"{name}_median_rank"] = side.median_rank
+            flat[f"{name}_chance_median_rank"] = side.chance_median_rank
+            flat[f"{name}_queries"] = side.queries
+            flat[f"{name}_gallery"] = side.gallery
+        for prefix in ("", "chance_"):
+            for k in RECALL_AT:
+                flat[f"mean_{prefix}r{k}"] = (
+                    flat[f"s2i_{prefix}r{k}"] + flat[f"i2s_{prefix}r{k}"]
+                ) / 2
+            flat[f"mean_{prefix}r"] = sum(flat[f"mean_{prefix}r{k}"] for k in RECALL_AT) / len(
+                RECALL_AT
+            )
+        flat["captions_per_image_min"], flat["captions_per_image_max"] = self.captions_per_image
+        return flat
+
+    def table(self) -> str:
+        """Return the printed table; see `format_table`."""
+        return format_table(self.flat())
+
+
+def format_table(flat: Mapping[str, float]) -> str:
+    """Lay out `Metrics.flat()` with gallery size, captions per image and chance beside each number.
+
+    Args:
+      flat: the dictionary of `Metrics.flat`, possibly read back from JSON.
+
+    Returns:
+      Lines joined by newlines; recalls and chances in percent.
+    """
+    fewest, most = int(flat["captions_per_image_min"]), int(flat["captions_per_image_max"])
+    captions = str(fewest) if fewest == most else f"{fewest}-{most}"
+
+    def recalls(name: str) -> list[str]:
+        pairs = ((flat[f"{name}_r{k}"], flat[f"{name}_chance_r{k}"]) for k in RECALL_AT)
+        return [f"{100 * value:.1f} ({100 * chance:.3g})" for value, chance in pairs]
+
+    rows = [["", "gallery", "captions/image", *(f"R@{k} %" for k in RECALL_AT), "median rank"]]
+    sides = (("s2i", "speech->image", "images"), ("i2s", "image->speech", "clips"))
+    for name, title, unit in sides:
+        rank = f"{flat[f'{name}_median_rank']:g} ({flat[f'{name}_chance_median_rank']:g})"
+        gallery = f"{int(flat[f'{name}_gallery'])} {unit}"
+        rows.append([title, gallery, captions, *recalls(name), rank])
+    both = f"{int(flat['s2i_gallery'])} / {int(flat['i2s_gallery'])}"
+    rows.append(["mean of both", both, captions, *recalls("mean"), ""])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    lines.append(
+        f"mean R {100 * flat['mean_r']:.1f} % ({100 * flat['mean_chance_r']:.3g}); "
+        f"{int(flat['s2i_queries'])} spoken and {int(flat['i2s_queries'])} image queries; "
+        "in brackets: chance"
+    )
+    return "\n".join(lines)
+
+
+def chance_recall(gallery: int, right: np.ndarray, k: int) -> float:
+    """Return the exact R@k of a random order, averaged over the queries.
+
+    With c right items of G the chance that none is among k drawn is C(G-c, k) / C(G, k), which
+    equals C(G-k, c) / C(G, c); the smaller of k and c goes below, to keep the integers short.
+
+    Args:
+      gallery: G, items in the gallery.
+      right: int[queries], right items of each query, each in 1..G.
+      k: items shown, at least 1; more than G counts as G.
+
+    Returns:
+      A fraction of 1.
+    """
+    k = min(k, gallery)
+    counts, times = np.unique(right, return_counts=True)
+    total = 0.0
+    for c, n in zip(counts.tolist(), times.tolist(), strict=True):
+        few, many = sorted((c, k))
+        ways = math.comb(gallery, few)
+        total += n * ((ways - math.comb(gallery - many, few)) / ways)
+    return total / len(right)
+
+
+def chance_median_rank(gallery: int, right: np.ndarray) -> int:
+    """Return the smallest rank that a random order reaches for at least half of the queries.
+
+    Args:
+      gallery: G, items in the gallery.
+      right: int[queries], right items of each query, each in 1..G.
+
+    Returns:
+      A rank in 1..G.
+    """
+    low, high = 1, gallery
+    while low < high:
+        middle = (low + high) // 2
+        if chance_recall(gallery, right, middle) >= 0.5:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def retrieval_ranks(
+    z_s: np.ndarray,
+    z_i: np.ndarray,
+    speech_image_ids: np.ndarray,
+    image_ids: np.ndarray,
+    chunk: int = 1024,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rank each query's best right item in both directions, from the same tiles of scores.
+
+    Args:
+      z_s: float[Ns, E], spoken captions.
+      z_i: float[Ni, E], images.
+      speech_image_ids: int[Ns], the image that each caption describes; must be in `image_ids`.
+      image_ids: int[Ni]; a repeated id makes each of its images right.
+      chunk: rows and columns of a tile; memory is about 20 chunk^2 bytes, the result does not
+        depend on it.
+
+    Returns:
+      (int[Ns], int[Ni]) ranks from 1; 0 for an image without a caption, which is in the gallery
+      but is no query.
+
+    Raises:
+      ValueError: shapes do not fit, a value is not finite, a caption's image is not there.
+    """
+    z_s, z_i, ids_s, ids_i = _checked(z_s, z_i, speech_image_ids, image_ids, chunk)
+
+    def tiles():
+        for a in range(0, len(z_s), chunk):
+            rows = slice(a, a + chunk)
+            queries = z_s[rows].astype(np.float64)
+            for c in range(0, len(z_i), chunk):
+                columns = slice(c, c + chunk)
+                scores = (queries @ z_i[columns].astype(np.float64).T).astype(np.float32)
+                yield rows, columns, scores, ids_s[rows, None] == ids_i[None, columns]
+
+    best_s = np.full(len(z_s), -np.inf, np.float32)
+    best_i = np.full(len(z_i), -np.inf, np.float32)
+    for rows, columns, scores, same in tiles():
+        right = np.where(same, scores, -np.inf)
+        best_s[rows] = np.maximum(best_s[rows], right.max(axis=1))
+        best_i[columns] = np.maximum(best_i[columns], right.max(axis=0))
+
+    rank_s = np.ones(len(z_s), np.int64)
+    rank_i = np.ones(len(z_i), np.int64)
+    for rows, columns, scores, same in tiles():
+        wrong = ~same
+        rank_s[rows] += (wrong & (scores >= best_s[rows, None])).sum(axis=1)
+        rank_i[columns] += (wrong & (scores >= best_i[None, columns])).sum(axis=0)
+    rank_i[np.isneginf(best_i)] = 0
+    return rank_s, rank_i
+
+
+def retrieval_metrics(
+    z_s: np.ndarray,
+    z_i: np.ndarray,
+    speech_image_ids: np.ndarray,
+    image_ids: np.ndarray,
+    chunk: int = 1024,
+) -> Metrics:
+    """Compute R@1/5/10, median rank and chance of speech->image and image->speech.
+
+    Args:
+      z_s: float[Ns, E], spoken captions.
+      z_i: float[Ni, E], images.
+      speech_image_ids: int[Ns], the image that each caption describes.
+      image_ids: int[Ni].
+      chunk: see `retrieval_ranks`.
+
+    Returns:
+      `Metrics`; images without a caption are in the gallery of speech->image but are no query of
+      image->speech, nor counted in captions per image.
+
+    Raises:
+      ValueError: as `retrieval_ranks`.
+    """
+    rank_s, rank_i = retrieval_ranks(z_s, z_i, speech_image_ids, image_ids, chunk)
+    asked = rank_i > 0
+    right_s = _occurrences(speech_image_ids, image_ids)
+    right_i = _occurrences(np.asarray(image_ids)[asked], speech_image_ids)
+    return Metrics(
+        s2i=_direction(rank_s, len(rank_i), right_s),
+        i2s=_direction(rank_i[asked], len(rank_s), right_i),
+        captions_per_image=(int(right_i.min()), int(right_i.max())),
+    )
+
+
+def _direction(ranks: np.ndarray, gallery: int, right: np.ndarray) -> Direction:
+    return Direction(
+        queries=len(ranks),
+        gallery=gallery,
+        recall=tuple(float(np.mean(ranks <= k)) for k in RECALL_AT),
+        chance=tuple(chance_recall(gallery, right, k) for k in RECALL_AT),
+        median_rank=float(np.median(ranks)),
+        chance_median_rank=chance_median_rank(gallery, right),
+    )
+
+
+def _occurrences(ids: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Count how often each of `ids` occurs in `among`."""
+    among = np.sort(among)
+    return np.searchsorted(among, ids, side="right") - np.searchsorted(among, ids, side="left")
+
+
+def _checked(z_s, z_i, ids_s, ids_i, chunk):
+    z_s, z_i, ids_s, ids_i = (np.asarray(x) for x in (z_s, z_i, ids_s, ids_i))
+    if z_s.ndim != 2 or z_i.ndim != 2 or z_s.shape[1] != z_i.shape[1]:
+        raise ValueError(f"embeddings must be [Ns, E] and [Ni, E], not {z_s.shape} and {z_i.shape}")
+    if ids_s.shape != z_s.shape[:1] or ids_i.shape != z_i.shape[:1]:
+        raise ValueError(
+            f"ids must be one per embedding: {ids_s.shape} for {z_s.shape}, "
+            f"{ids_i.shape} for {z_i.shape}"
+        )
+    if not len(z_s) or not len(z_i) or chunk < 1:
+        raise ValueError(f"nothing to rank: {len(z_s)} captions, {len(z_i)} images, chunk {chunk}")
+    # A NaN compares false with everything and would be ranked first.
+    if not (np.isfinite(z_s).all() and np.isfinite(z_i).all()):
+        raise ValueError("embeddings hold a value that is not finite")
+    lost = ~np.isin(ids_s, ids_i)
+    if lost.any():
+        raise ValueError(
+            f"{lost.sum()} captions describe an image that is not in the gallery, "
+            f"first id {ids_s[lost][0]}"
+        )
+    return z_s, z_i, ids_s, ids_i

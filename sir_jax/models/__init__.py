@@ -1,0 +1,54 @@
+"""Flax modules; the only room that imports `flax.linen`. Outside, a model is `apply` and pytrees."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from sir_jax.models.hubert import HUBERT_VARIANTS, HubertSpec
+from sir_jax.models.speech_image import Encoded, HeadSpec, SpeechImageModel
+from sir_jax.models.vit import VIT_VARIANTS, VitSpec
+
+__all__ = [
+    "Encoded", "HUBERT_VARIANTS", "HeadSpec", "HubertSpec", "SpeechImageModel", "VIT_VARIANTS",
+    "VitSpec", "build_model", "hubert_fields", "init_params", "vit_fields",
+]  # fmt: skip
+
+
+def hubert_fields(variant: str, **changes) -> dict:
+    """Return every field of a HuBERT variant as a dict, for a config file."""
+    return dataclasses.asdict(HubertSpec(**{**HUBERT_VARIANTS[variant], **changes}))
+
+
+def vit_fields(variant: str, **changes) -> dict:
+    """Return every field of a ViT variant as a dict, for a config file."""
+    return dataclasses.asdict(VitSpec(**{**VIT_VARIANTS[variant], **changes}))
+
+
+def build_model(cfg) -> SpeechImageModel:
+    """Build the joint model from `config.model`.
+
+    Args:
+      cfg: has `speech`, `image` and `head` (fields of their specs), `embed_width`,
+        `init_temperature`, `remat` and `dtype` ('float32' or 'bfloat16').
+
+    Returns:
+      A hashable module, static under `jax.jit`.
+    """
+    return SpeechImageModel(
+        speech_spec=HubertSpec(**cfg.speech),
+        image_spec=VitSpec(**cfg.image),
+        head_spec=HeadSpec(**cfg.head),
+        embed_width=cfg.embed_width,
+        init_temperature=cfg.init_temperature,
+        remat=cfg.remat,
+        dtype=jnp.dtype(cfg.dtype),
+    )
+
+
+def init_params(model: SpeechImageModel, key: jax.Array) -> dict:
+    """Create the float32 parameters; call it under `jax.jit` with `out_shardings` to shard them."""
+    size = model.image_spec.image_size
+    wave = jnp.zeros((1, model.speech_spec.min_samples), jnp.float32)
+    lengths = jnp.full((1,), wave.shape[1], jnp.int32)
+    return model.init(key, wave, lengths, jnp.zeros((1, size, size, 3), jnp.float32))["params"]

@@ -1,0 +1,263 @@
+"""HuBERT (arXiv 2106.07447) as `transformers.HubertModel` computes it, without its padding leaks."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from sir_jax.models.layers import ACTIVATIONS, Array, block_stack, dense, layer_norm
+from sir_jax.models.positional_conv import grouped_conv
+
+
+@dataclasses.dataclass(frozen=True)
+class HubertSpec:
+    """Everything that fixes a HuBERT's shape; the defaults are HuBERT base."""
+
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_width: int = 3072
+    conv_width: tuple[int, ...] = (512,) * 7
+    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_bias: bool = False
+    conv_norm: str = "group"  # 'group': over time, first layer only; 'layer': every layer
+    conv_activation: str = "gelu"
+    pos_kernel: int = 128
+    pos_groups: int = 16
+    norm_first: bool = False  # 'do_stable_layer_norm' of transformers
+    activation: str = "gelu"
+    epsilon: float = 1e-5
+    dropout: float = 0.1
+
+    def __post_init__(self):
+        if not len(self.conv_width) == len(self.conv_kernel) == len(self.conv_stride):
+            raise ValueError(
+                f"conv_width {self.conv_width}, conv_kernel {self.conv_kernel} and conv_stride "
+                f"{self.conv_stride} differ in length"
+            )
+        if self.conv_norm not in ("group", "layer"):
+            raise ValueError(f"conv_norm {self.conv_norm!r} is neither 'group' nor 'layer'")
+
+    @property
+    def min_samples(self) -> int:
+        """Return the samples that give one frame (400 at the published sizes)."""
+        need = 1
+        for kernel, stride in zip(self.conv_kernel[::-1], self.conv_stride[::-1], strict=True):
+            need = (need - 1) * stride + kernel
+        return need
+
+
+HUBERT_VARIANTS: dict[str, dict] = {
+    # A 25 Hz encoder of 2 M parameters for CPU demonstrations; shipped weights have this shape.
+    "tiny": dict(
+        width=192, layers=4, heads=4, mlp_width=768, conv_width=(32, 64, 128, 192),
+        conv_kernel=(32, 8, 4, 4), conv_stride=(10, 4, 4, 4), conv_bias=True, conv_norm="layer",
+        pos_kernel=32, pos_groups=8, norm_first=True,
+    ),
+    "base": dict(),
+    "large": dict(
+        width=1024, layers=24, heads=16, mlp_width=4096, conv_bias=True, conv_norm="layer",
+        norm_first=True,
+    ),
+    "xlarge": dict(
+        width=1280, layers=48, heads=16, mlp_width=5120, conv_bias=True, conv_norm="layer",
+        norm_first=True,
+    ),
+}  # fmt: skip
+
+
+class HubertOutput(NamedTuple):
+    """What the encoder returns."""
+
+    tokens: Array  # [B, T, D], after the last normalisation
+    mask: Array  # [B, T], True where a frame was made of valid samples only
+    states: tuple[Array, ...]  # 1 + layers of [B, T, D], `hidden_states` of transformers
+
+
+def conv_lengths(spec: HubertSpec, lengths: Array, layers: int | None = None) -> Array:
+    """Return how many frames are valid after the first `layers` convolutions.
+
+    Args:
+      spec: the encoder's shape.
+      lengths: valid samples, [B]; fewer than one frame needs count as one frame.
+      layers: how many convolutions; None for all.
+
+    Returns:
+      [B], at least 1 each.
+    """
+    frames = jnp.maximum(lengths, spec.min_samples)
+    for kernel, stride in list(zip(spec.conv_kernel, spec.conv_stride, strict=True))[:layers]:
+        frames = (frames - kernel) // stride + 1
+    return frames
+
+
+class MaskedGroupNorm(nn.Module):
+    """Group norm with one group a channel, over the valid frames only.
+
+    `transformers` takes the statistics over padding too, so its features depend on how much a
+    clip was padded; without padding the two are equal.
+    """
+
+    epsilon: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array) -> Array:
+        """Normalise x [B, T, D] over the frames where mask [B, T] is True."""
+        width = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,))
+        bias = self.param("bias", nn.initializers.zeros, (width,))
+        x = x.astype(jnp.float32)
+        keep = mask[..., None].astype(jnp.float32)
+        count = jnp.maximum(keep.sum(axis=1, keepdims=True), 1.0)
+        mean = (x * keep).sum(axis=1, keepdims=True) / count
+        var = (jnp.square(x - mean) * keep).sum(axis=1, keepdims=True) / count
+        return ((x - mean) * jax.lax.rsqrt(var + self.epsilon) * scale + bias).astype(self.dtype)
+
+
+class ConvLayer(nn.Module):
+    """One convolution of the waveform front end, with its norm and activation."""
+
+    width: int
+    kernel: int
+    stride: int
+    use_bias: bool
+    norm: str  # 'none', 'group' or 'layer'
+    activation: str
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, mask: Array) -> Array:
+        """Map x [B, T, C] to [B, T', width]; mask [B, T'] tells the valid output frames."""
+        shape = (self.kernel, x.shape[-1], self.width)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype), kernel.astype(self.dtype), (self.stride,), "VALID",
+            dimension_numbers=("NWC", "WIO", "NWC"),
+        )  # fmt: skip
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.width,)).astype(self.dtype)
+        if self.norm == "group":
+            y = MaskedGroupNorm(1e-5, self.dtype, name="norm")(y, mask)
+        elif self.norm == "layer":
+            y = layer_norm(1e-5, self.dtype, name="norm")(y)
+        return ACTIVATIONS[self.activation](y)
+
+
+class Frontend(nn.Module):
+    """The stack of convolutions that turns samples into frames."""
+
+    spec: HubertSpec
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        spec = self.spec
+        norms = ["layer"] * len(spec.conv_width)
+        if spec.conv_norm == "group":
+            norms = ["group"] + ["none"] * (len(spec.conv_width) - 1)
+        self.convs = [
+            ConvLayer(
+                spec.conv_width[i], spec.conv_kernel[i], spec.conv_stride[i], spec.conv_bias,
+                norms[i], spec.conv_activation, self.dtype, name=f"conv_{i}",
+            )
+            for i in range(len(spec.conv_width))
+        ]  # fmt: skip
+
+    def __call__(self, wave: Array, lengths: Array) -> Array:
+        """Map wave [B, N] with valid lengths [B] to frames [B, T, C]."""
+        x = wave[..., None]
+        for i, conv in enumerate(self.convs):
+            kernel, stride = self.spec.conv_kernel[i], self.spec.conv_stride[i]
+            frames = (x.shape[1] - kernel) // stride + 1
+            valid = conv_lengths(self.spec, lengths, i + 1)
+            x = conv(x, jnp.arange(frames)[None, :] < valid[:, None])
+        return x
+
+
+class PositionalConv(nn.Module):
+    """The weight-normed grouped convolution that tells HuBERT where a frame stands."""
+
+    width: int
+    kernel: int
+    groups: int
+    activation: str
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Map x [B, T, D], zero where padded, to [B, T, D]."""
+        shape = (self.kernel, self.width // self.groups, self.width)
+        std = 2.0 * (1.0 / (self.kernel * self.width)) ** 0.5
+        v = self.param("v", nn.initializers.normal(std), shape)
+        # One gain a tap: PyTorch's weight_norm over dim=2 of its [out, in, tap] layout.
+        norm = jnp.sqrt(jnp.square(v).sum(axis=(1, 2), keepdims=True))
+        g = self.param("g", lambda key: norm)
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        kernel = (g * v / norm).astype(self.dtype)
+        # An even kernel padded by half on both sides gives one frame too many: drop the last.
+        left, right = self.kernel // 2, self.kernel // 2 - (self.kernel % 2 == 0)
+        x = jnp.pad(x.astype(self.dtype), ((0, 0), (left, right), (0, 0)))
+        y = grouped_conv(x, kernel, self.groups) + bias.astype(self.dtype)
+        return ACTIVATIONS[self.activation](y)
+
+
+class Hubert(nn.Module):
+    """Waveform to frame features; equal to `transformers.HubertModel` on unpadded input."""
+
+    spec: HubertSpec
+    remat: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        spec = self.spec
+        self.frontend = Frontend(spec, self.dtype)
+        self.feature_norm = layer_norm(spec.epsilon, self.dtype)
+        self.feature_projection = dense(spec.width, self.dtype)
+        self.positional_conv = PositionalConv(
+            spec.width, spec.pos_kernel, spec.pos_groups, spec.conv_activation, self.dtype
+        )
+        self.norm = layer_norm(spec.epsilon, self.dtype)
+        self.blocks = block_stack(
+            spec.layers, self.remat, width=spec.width, heads=spec.heads, mlp_width=spec.mlp_width,
+            activation=spec.activation, epsilon=spec.epsilon, norm_first=spec.norm_first,
+            dropout=spec.dropout, dtype=self.dtype,
+        )  # fmt: skip
+        self.drop = nn.Dropout(spec.dropout)
+
+    def __call__(self, wave: Array, lengths: Array, deterministic: bool = True) -> HubertOutput:
+        """Encode speech so that padding never changes a valid frame.
+
+        Args:
+          wave: samples at 16 kHz, normalised as the checkpoint wants, zero-padded, [B, N]. Clips
+            shorter than one frame are padded with zeros up to one.
+          lengths: valid samples, [B].
+          deterministic: False turns dropout on (needs the rng 'dropout').
+
+        Returns:
+          Tokens, mask and all hidden states.
+        """
+        spec = self.spec
+        short = spec.min_samples - wave.shape[1]
+        if short > 0:
+            wave = jnp.pad(wave, ((0, 0), (0, short)))
+        # Samples past the length are zeroed here, so that a caller's padding value is no matter.
+        wave = jnp.where(jnp.arange(wave.shape[1])[None, :] < lengths[:, None], wave, 0.0)
+        x = self.frontend(wave, lengths)
+        mask = jnp.arange(x.shape[1])[None, :] < conv_lengths(spec, lengths)[:, None]
+        x = self.feature_projection(self.feature_norm(x))
+        x = self.drop(x, deterministic=deterministic)
+        x = jnp.where(mask[..., None], x, jnp.zeros((), x.dtype))
+        x = x + self.positional_conv(x)
+        if not spec.norm_first:
+            x = self.norm(x)
+        x = self.drop(x, deterministic=deterministic)
+        states = [x]
+        for block in self.blocks:
+            x = block(x, mask, deterministic)
+            states.append(x)
+        if spec.norm_first:
+            x = self.norm(x)
+        return HubertOutput(x, mask, tuple(states))

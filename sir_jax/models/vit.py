@@ -1,0 +1,111 @@
+"""The vision transformer of CLIP (arXiv 2103.00020) as `transformers.CLIPVisionModel` computes it."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from sir_jax.models.layers import Array, block_stack, kernel_init, layer_norm
+
+
+@dataclasses.dataclass(frozen=True)
+class VitSpec:
+    """Everything that fixes a ViT's shape; the defaults are CLIP ViT-B/32."""
+
+    image_size: int = 224
+    patch: int = 32
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_width: int = 3072
+    activation: str = "quick_gelu"
+    epsilon: float = 1e-5
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        if self.image_size % self.patch:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch {self.patch}")
+
+
+VIT_VARIANTS: dict[str, dict] = {
+    # For CPU demonstrations; shipped weights have this shape.
+    "tiny": dict(image_size=64, patch=8, width=192, layers=4, heads=4, mlp_width=768),
+    "B/32": dict(),
+    "B/16": dict(patch=16),
+    "L/14": dict(patch=14, width=1024, layers=24, heads=16, mlp_width=4096),
+    "L/14-336": dict(
+        image_size=336, patch=14, width=1024, layers=24, heads=16, mlp_width=4096
+    ),
+}  # fmt: skip
+
+
+class VitOutput(NamedTuple):
+    """What the encoder returns."""
+
+    tokens: Array  # [B, 1 + P, D], `last_hidden_state`; token 0 is CLS
+    pooled: Array  # [B, D], the normalised CLS, `pooler_output`
+    states: tuple[Array, ...]  # 1 + layers of [B, 1 + P, D]
+
+
+class PatchEmbed(nn.Module):
+    """Cut an image into patches and project each: a matmul, where a strided convolution is slow."""
+
+    patch: int
+    width: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, pixels: Array) -> Array:
+        """Map pixels [B, h, w, 3] to [B, P, D], rows first."""
+        b, h, w, c = pixels.shape
+        p = self.patch
+        kernel = self.param("kernel", kernel_init, (p, p, c, self.width))
+        x = pixels.astype(self.dtype).reshape(b, h // p, p, w // p, p, c)
+        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, (h // p) * (w // p), p * p * c)
+        return x @ kernel.astype(self.dtype).reshape(p * p * c, self.width)
+
+
+class Vit(nn.Module):
+    """Pixels to patch features; equal to `transformers.CLIPVisionModel`."""
+
+    spec: VitSpec
+    remat: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        spec = self.spec
+        self.patch_embed = PatchEmbed(spec.patch, spec.width, self.dtype)
+        self.cls = self.param("cls", kernel_init, (spec.width,))
+        tokens = 1 + (spec.image_size // spec.patch) ** 2
+        self.position = self.param("position", kernel_init, (tokens, spec.width))
+        self.pre_norm = layer_norm(spec.epsilon, self.dtype)
+        self.blocks = block_stack(
+            spec.layers, self.remat, width=spec.width, heads=spec.heads, mlp_width=spec.mlp_width,
+            activation=spec.activation, epsilon=spec.epsilon, norm_first=True,
+            dropout=spec.dropout, dtype=self.dtype,
+        )  # fmt: skip
+        self.post_norm = layer_norm(spec.epsilon, self.dtype)
+
+    def __call__(self, pixels: Array, deterministic: bool = True) -> VitOutput:
+        """Encode images.
+
+        Args:
+          pixels: normalised as the checkpoint wants, [B, image_size, image_size, 3].
+          deterministic: False turns dropout on (needs the rng 'dropout').
+
+        Raises:
+          ValueError: where the image has another size than the position embeddings.
+        """
+        size = self.spec.image_size
+        if pixels.shape[1:] != (size, size, 3):
+            raise ValueError(f"pixels {pixels.shape} are not [B, {size}, {size}, 3]")
+        x = self.patch_embed(pixels)
+        cls = jnp.broadcast_to(self.cls.astype(self.dtype), (x.shape[0], 1, self.spec.width))
+        x = jnp.concatenate([cls, x], axis=1) + self.position.astype(self.dtype)
+        x = self.pre_norm(x)
+        states = [x]
+        for block in self.blocks:
+            x = block(x, None, deterministic)
+            states.append(x)
+        return VitOutput(x, self.post_norm(x[:, 0]), tuple(states))

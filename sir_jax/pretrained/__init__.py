@@ -1,0 +1,5 @@
+"""Released checkpoints -> parameter trees: one rule engine, one rule table per family."""
+
+from sir_jax.pretrained.load import load, load_encoders, resolve, save
+
+__all__ = ["load", "load_encoders", "resolve", "save"]

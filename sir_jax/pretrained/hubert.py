@@ -1,0 +1,112 @@
+"""HuBERT checkpoints as `transformers.HubertModel` saves them."""
+
+import numpy as np
+
+from sir_jax.errors import UserError
+from sir_jax.models import HubertSpec
+from sir_jax.pretrained.rules import CONV1D, KEEP, LINEAR, Rule, Transform
+
+_GAIN = Transform(lambda x: x.reshape(-1, 1, 1), lambda x: x.reshape(1, 1, -1))  # [1, 1, K]
+_LAYER = "encoder.layers.{n}"
+_BLOCK = "layers_{n:02d}"
+
+
+def pair(name: str, path: str, norm: bool = False) -> list[Rule]:
+    """Return the rules of a weight and its bias."""
+    weight = Rule(f"{name}.weight", f"{path}/{'scale' if norm else 'kernel'}", KEEP)
+    return [weight if norm else weight._replace(transform=LINEAR),
+            Rule(f"{name}.bias", f"{path}/bias")]  # fmt: skip
+
+
+RULES: list[Rule] = [
+    Rule("masked_spec_embed", None),  # only masked pre-training reads it
+    Rule("feature_extractor.conv_layers.{n}.conv.weight", "frontend/conv_{n}/kernel", CONV1D),
+    Rule("feature_extractor.conv_layers.{n}.conv.bias", "frontend/conv_{n}/bias"),
+    *pair("feature_extractor.conv_layers.{n}.layer_norm", "frontend/conv_{n}/norm", norm=True),
+    *pair("feature_projection.layer_norm", "feature_norm", norm=True),
+    *pair("feature_projection.projection", "feature_projection"),
+    Rule("encoder.pos_conv_embed.conv.parametrizations.weight.original0",
+         "positional_conv/g", _GAIN),
+    Rule("encoder.pos_conv_embed.conv.parametrizations.weight.original1",
+         "positional_conv/v", CONV1D),
+    Rule("encoder.pos_conv_embed.conv.weight_g", "positional_conv/g", _GAIN),
+    Rule("encoder.pos_conv_embed.conv.weight_v", "positional_conv/v", CONV1D),
+    Rule("encoder.pos_conv_embed.conv.bias", "positional_conv/bias"),
+    *pair("encoder.layer_norm", "norm", norm=True),
+    *pair(f"{_LAYER}.attention.q_proj", f"{_BLOCK}/attention/query"),
+    *pair(f"{_LAYER}.attention.k_proj", f"{_BLOCK}/attention/key"),
+    *pair(f"{_LAYER}.attention.v_proj", f"{_BLOCK}/attention/value"),
+    *pair(f"{_LAYER}.attention.out_proj", f"{_BLOCK}/attention/out"),
+    *pair(f"{_LAYER}.layer_norm", f"{_BLOCK}/attention_norm", norm=True),
+    *pair(f"{_LAYER}.feed_forward.intermediate_dense", f"{_BLOCK}/mlp/up"),
+    *pair(f"{_LAYER}.feed_forward.output_dense", f"{_BLOCK}/mlp/down"),
+    *pair(f"{_LAYER}.final_layer_norm", f"{_BLOCK}/mlp_norm", norm=True),
+]  # fmt: skip
+
+PREFIXES = ("hubert.",)
+
+
+def spec_from_config(config: dict) -> HubertSpec:
+    """Read the encoder's shape from `config.json`.
+
+    Raises:
+      UserError: on a setting that no released HuBERT has and this port does not compute.
+    """
+    for field, supported in (
+        ("conv_pos_batch_norm", False),
+        ("feat_proj_layer_norm", True),
+        ("use_weighted_layer_sum", False),
+    ):
+        if config.get(field, supported) != supported:
+            raise UserError(f"config.json has {field}={config[field]}; only {supported} is ported")
+    return HubertSpec(
+        width=config["hidden_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        mlp_width=config["intermediate_size"],
+        conv_width=tuple(config["conv_dim"]),
+        conv_kernel=tuple(config["conv_kernel"]),
+        conv_stride=tuple(config["conv_stride"]),
+        conv_bias=config["conv_bias"],
+        conv_norm=config["feat_extract_norm"],
+        conv_activation=config["feat_extract_activation"],
+        pos_kernel=config["num_conv_pos_embeddings"],
+        pos_groups=config["num_conv_pos_embedding_groups"],
+        norm_first=config["do_stable_layer_norm"],
+        activation=config["hidden_act"],
+        epsilon=config["layer_norm_eps"],
+        dropout=config["hidden_dropout"],
+    )
+
+
+def config_from_spec(spec: HubertSpec) -> dict:
+    """Write the encoder's shape as `config.json` holds it."""
+    return dict(
+        model_type="hubert",
+        architectures=["HubertModel"],
+        hidden_size=spec.width,
+        num_hidden_layers=spec.layers,
+        num_attention_heads=spec.heads,
+        intermediate_size=spec.mlp_width,
+        conv_dim=list(spec.conv_width),
+        conv_kernel=list(spec.conv_kernel),
+        conv_stride=list(spec.conv_stride),
+        num_feat_extract_layers=len(spec.conv_width),
+        conv_bias=spec.conv_bias,
+        feat_extract_norm=spec.conv_norm,
+        feat_extract_activation=spec.conv_activation,
+        num_conv_pos_embeddings=spec.pos_kernel,
+        num_conv_pos_embedding_groups=spec.pos_groups,
+        do_stable_layer_norm=spec.norm_first,
+        hidden_act=spec.activation,
+        layer_norm_eps=spec.epsilon,
+        hidden_dropout=spec.dropout,
+        attention_dropout=spec.dropout,
+        activation_dropout=0.0,
+        feat_proj_dropout=spec.dropout,
+    )
+
+
+def extra_tensors(spec: HubertSpec) -> dict[str, np.ndarray]:
+    """Return the tensors that `transformers` expects and this port has no use for."""
+    return {"masked_spec_embed": np.zeros((spec.width,), np.float32)}

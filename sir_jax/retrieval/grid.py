@@ -1,0 +1,150 @@
+"""Draw search results: one row per spoken query, its best images at the right."""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+CELL = 160  # side of a picture, pixels
+GAP = 14
+LABEL = 20  # height of the line under a picture
+TEXT_WIDTH = 260
+BACKGROUND, INK, FAINT, FRAME, RIGHT = "white", "#1c1c1c", "#6b6b6b", "#d0d0d0", "#1a9c3c"
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+    """One found image."""
+
+    image: Image.Image  # RGB
+    score: float
+    right: bool = False  # drawn in a green frame
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One query and what was found for it, best first."""
+
+    name: str
+    text: str  # what was said, or ''
+    hits: Sequence[Hit]
+
+
+def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int) -> list[str]:
+    """Break text into lines that fit; a longer word is cut, a longer text ends in an ellipsis.
+
+    Args:
+      text: any text; white space only separates words.
+      font: the font it is drawn with.
+      width: pixels available.
+      lines: most lines to return.
+
+    Returns:
+      At most `lines` lines, each at most `width` pixels wide.
+    """
+    out: list[str] = [""]
+    for word in text.split():
+        joined = f"{out[-1]} {word}".strip()
+        if font.getlength(joined) <= width:
+            out[-1] = joined
+            continue
+        if out[-1]:
+            out.append("")
+        for letter in word:
+            if out[-1] and font.getlength(out[-1] + letter) > width:
+                out.append("")
+            out[-1] += letter
+    if len(out) > lines:
+        last = out[lines - 1]
+        while last and font.getlength(last + "...") > width:
+            last = last[:-1]
+        out = [*out[: lines - 1], last + "..."]
+    return out
+
+
+def thumbnail(image: Image.Image) -> Image.Image:
+    """Return an RGB copy whose longer side is `CELL` pixels."""
+    scale = CELL / max(image.size)
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+
+
+def draw_grid(rows: Sequence[Row]) -> Image.Image:
+    """Draw the grid.
+
+    Args:
+      rows: at least one; the widest decides the width.
+
+    Returns:
+      An RGB picture; rank and score stand under each image.
+    """
+    columns = max(len(row.hits) for row in rows)
+    width = GAP + TEXT_WIDTH + columns * (CELL + GAP) + GAP
+    height = GAP + len(rows) * (CELL + LABEL + GAP)
+    canvas = Image.new("RGB", (width, height), BACKGROUND)
+    draw = ImageDraw.Draw(canvas)
+    for number, row in enumerate(rows):
+        top = GAP + number * (CELL + LABEL + GAP)
+        if number:
+            draw.line((GAP, top - GAP // 2, width - GAP, top - GAP // 2), fill=FRAME)
+        _draw_query(draw, row, top)
+        for rank, hit in enumerate(row.hits, 1):
+            left = GAP + TEXT_WIDTH + (rank - 1) * (CELL + GAP) + GAP
+            _draw_hit(canvas, draw, hit, rank, left, top)
+    return canvas
+
+
+def _draw_query(draw: ImageDraw.ImageDraw, row: Row, top: int) -> None:
+    large, small = ImageFont.load_default(17), ImageFont.load_default(13)
+    y = top + 6
+    for line in wrap(row.text, large, TEXT_WIDTH, 5) if row.text else []:
+        draw.text((GAP, y), line, fill=INK, font=large)
+        y += 23
+    name_font, color = (small, FAINT) if row.text else (large, INK)
+    for line in wrap(row.name, name_font, TEXT_WIDTH, 2):
+        draw.text((GAP, y + 4), line, fill=color, font=name_font)
+        y += 20
+
+
+def _draw_hit(canvas, draw, hit: Hit, rank: int, left: int, top: int) -> None:
+    picture = thumbnail(hit.image)
+    x = left + (CELL - picture.width) // 2
+    y = top + (CELL - picture.height) // 2
+    canvas.paste(picture, (x, y))
+    thick = 4 if hit.right else 1
+    box = (x - thick, y - thick, x + picture.width + thick - 1, y + picture.height + thick - 1)
+    draw.rectangle(box, outline=RIGHT if hit.right else FRAME, width=thick)
+    draw.text(
+        (left + CELL // 2, top + CELL + 5),
+        f"{rank}   {hit.score:.3f}",
+        fill=RIGHT if hit.right else INK,
+        font=ImageFont.load_default(14),
+        anchor="mt",
+    )
+
+
+def save_picture(picture: Image.Image, path: str | os.PathLike) -> Path:
+    """Write a picture so that an interrupt leaves the old file or the new one, never half of one.
+
+    Args:
+      picture: what to write.
+      path: its suffix tells the format; missing folders are made.
+
+    Returns:
+      The path.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    picture.save(part)
+    os.replace(part, path)
+    return path
+
+
+def writable_suffixes() -> Iterable[str]:
+    """Return the file suffixes that `save_picture` can write, in lower case."""
+    Image.init()
+    return sorted(suffix for suffix, name in Image.registered_extensions().items()
+                  if name in Image.SAVE)  # fmt: skip

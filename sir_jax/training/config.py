@@ -1,0 +1,265 @@
+"""Configs: from the command line, checked, compared with a workdir's, and as JSON."""
+
+import difflib
+import importlib.util
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
+
+from sir_jax.data.pipeline import BatchSpec
+from sir_jax.errors import UserError
+
+CONFIG_FILE = "config.json"
+
+# A run may go on with other values of these: they change where or how fast it runs, or what it
+# writes down, never what it computes.
+FREE_FIELDS = (
+    "data.data_dir",
+    "mesh.data",
+    "mesh.fsdp",
+    "mesh.tensor",
+    "train.checkpoint_every",
+    "train.compile_cache",
+    "train.log_every",
+    "train.num_threads",
+    "train.num_workers",
+)
+
+
+def config_fields(cfg: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Return every field of a config by its dotted name."""
+    fields = {}
+    for name, value in cfg.items():
+        if isinstance(value, (ConfigDict, FrozenConfigDict)):
+            fields.update(config_fields(value, f"{prefix}{name}."))
+        else:
+            fields[f"{prefix}{name}"] = value
+    return fields
+
+
+def load_config(spec: str) -> ConfigDict:
+    """Load a config file.
+
+    Args:
+      spec: `FILE.py` or `FILE.py:ARG`; the file defines `get_config(arg='')`.
+
+    Raises:
+      UserError: where the file is missing, has no `get_config`, or refuses the argument.
+    """
+    name, _, arg = spec.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        here = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        near = difflib.get_close_matches(name, here, n=1)
+        hint = f"did you mean {near[0]}?" if near else "give the path of a file of configs/"
+        raise UserError(f"--config={spec}: there is no file {name}; {hint}")
+    module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"--config={spec}: {name} defines no get_config(arg='')")
+        return module.get_config(arg)
+    except ValueError as error:
+        raise UserError(f"--config={spec}: {error}") from error
+
+
+def parse_flags(argv: list[str]) -> tuple[ConfigDict, str]:
+    """Read `--config=FILE[:arg] --config.any.field=value --workdir=DIR`.
+
+    Args:
+      argv: arguments after the verb.
+
+    Returns:
+      The config with the overrides in place, locked, and the workdir.
+
+    Raises:
+      UserError: on anything mistyped; for a field, with the nearest field's name.
+    """
+    argv = list(_joined(argv))
+    specs = [arg.split("=", 1)[1] for arg in argv if arg.startswith("--config=")]
+    if len(specs) != 1:
+        raise UserError("give one --config=FILE.py[:arg], e.g. --config=configs/demo.py")
+    cfg = load_config(specs[0])
+    _check_names(argv, cfg)
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", "", "folder of the run", flag_values=values)
+    rest = ["sir-jax", *(arg for arg in argv if not arg.startswith("--config="))]
+    config_flags.DEFINE_config_dict("config", cfg, flag_values=values, sys_argv=rest)
+    try:
+        extra = values(rest)[1:]
+    # absl wraps a bad value; ml_collections raises the rest.
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+    if extra:
+        raise UserError(f"{extra[0]!r} is not an option; options look like --config.field=value")
+    if not values.workdir:
+        raise UserError("give --workdir=DIR, the folder that gets checkpoints and metrics")
+    return values.config, values.workdir
+
+
+def _joined(argv: list[str]) -> Iterator[str]:
+    """Spell every option as --name=value, whether typed so, with one dash, or as two words."""
+    rest = iter(argv)
+    for arg in rest:
+        if not arg.startswith("-"):
+            yield arg
+            continue
+        arg = "--" + arg.lstrip("-")
+        if "=" not in arg:
+            value = next(rest, "--")
+            if value.startswith("--"):
+                raise UserError(f"{arg} needs a value: {arg}=VALUE")
+            arg = f"{arg}={value}"
+        yield arg
+
+
+def _check_names(argv: list[str], cfg: ConfigDict) -> None:
+    """Refuse an option that is no field, naming the nearest one."""
+    fields = config_fields(cfg)
+    names = {"--config", "--workdir", *(f"--config.{field}" for field in fields)}
+    for arg in argv:
+        name = arg.split("=", 1)[0]
+        if not name.startswith("--") or name in names:
+            continue
+        if not name.startswith("--config."):
+            near = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.0)[0]
+            raise UserError(f"there is no option {name}; the nearest is {near}")
+        field = name.removeprefix("--config.")
+        raise UserError(f"the config has no field {field!r}; the nearest is {nearest(field, cfg)}")
+
+
+def nearest(field: str, cfg: ConfigDict) -> str:
+    """Return the dotted name most like a mistyped one; the same last name elsewhere counts."""
+    fields = sorted(config_fields(cfg))
+
+    def likeness(candidate: str) -> float:
+        whole = difflib.SequenceMatcher(None, field, candidate).ratio()
+        ends = (name.rsplit(".", 1)[-1] for name in (field, candidate))
+        return max(whole, 0.99 * difflib.SequenceMatcher(None, *ends).ratio())
+
+    return max(fields, key=likeness)
+
+
+def check_config(cfg: ConfigDict) -> None:
+    """Refuse values that no run can use, before anything is built.
+
+    Raises:
+      UserError: naming the field, its value and what it may be.
+    """
+    at_least = {
+        "train.steps": 1, "train.log_every": 1, "train.eval_every": 0, "train.checkpoint_every": 0,
+        "train.grad_accum": 1, "train.num_threads": 0, "train.num_workers": 0,
+    }  # fmt: skip
+    fields = config_fields(cfg)
+    for name, least in at_least.items():
+        if name not in fields:
+            raise UserError(f"the config has no field {name}; start it from base_config()")
+        if fields[name] < least:
+            raise UserError(f"{name}={fields[name]} is below {least}")
+    BatchSpec.from_config(cfg.data)
+
+
+def check_batch(cfg: ConfigDict, mesh) -> None:
+    """Refuse a batch whose microbatches do not divide over the mesh.
+
+    Raises:
+      UserError: naming the fields and the nearest batch size that fits.
+    """
+    unit = cfg.train.grad_accum * mesh.shape["data"] * mesh.shape["fsdp"]
+    batch = cfg.data.batch_size
+    if batch % unit:
+        raise UserError(
+            f"data.batch_size={batch} must be a multiple of {unit} = train.grad_accum "
+            f"{cfg.train.grad_accum} x mesh.data {mesh.shape['data']} x mesh.fsdp "
+            f"{mesh.shape['fsdp']}; e.g. {max(unit, batch - batch % unit)}"
+        )
+
+
+def to_json(cfg: ConfigDict) -> dict:
+    """Return a config as plain dicts, lists, numbers and strings."""
+    return json.loads(cfg.to_json())
+
+
+def from_json(plain: dict) -> ConfigDict:
+    """Return the config that `to_json` gave; lists come back as tuples, which can be hashed."""
+
+    def revive(value):
+        if isinstance(value, dict):
+            return {name: revive(item) for name, item in value.items()}
+        return tuple(revive(item) for item in value) if isinstance(value, list) else value
+
+    return ConfigDict(revive(plain))
+
+
+def config_differences(old: dict, new: dict) -> dict[str, str]:
+    """Compare two configs.
+
+    Args:
+      old: from `to_json`, the one in the workdir.
+      new: from `to_json`, the one asked for.
+
+    Returns:
+      A phrase for each differing field's dotted name.
+    """
+    a, b = (config_fields(from_json(plain)) for plain in (old, new))
+    phrases = {}
+    for name in sorted(a.keys() | b.keys()):
+        if name not in a:
+            phrases[name] = f"{name} is new here: {b[name]!r}"
+        elif name not in b:
+            phrases[name] = f"{name} is {a[name]!r} there and gone here"
+        elif a[name] != b[name]:
+            phrases[name] = f"{name} is {a[name]!r} there and {b[name]!r} here"
+    return phrases
+
+
+def compare_workdir(cfg: ConfigDict, workdir: Path) -> list[str]:
+    """See that a workdir is free or holds a run with this config.
+
+    Args:
+      cfg: the run's config.
+      workdir: may be missing.
+
+    Returns:
+      A phrase for each field that differs and may (`FREE_FIELDS`).
+
+    Raises:
+      UserError: where the workdir holds a run with another config, naming the fields.
+    """
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        return []
+    try:
+        old = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); choose another --workdir") from error
+    phrases = config_differences(old, to_json(cfg))
+    fixed = [phrase for name, phrase in phrases.items() if name not in FREE_FIELDS]
+    if fixed:
+        raise UserError(
+            f"workdir {workdir} holds a run with another config: {'; '.join(fixed)}; "
+            "choose another --workdir, or give the old values"
+        )
+    return list(phrases.values())
+
+
+def claim_workdir(cfg: ConfigDict, workdir: Path) -> None:
+    """Make the folder where it is missing, and write the config into it.
+
+    Raises:
+      UserError: where that cannot be done.
+    """
+    path = workdir / CONFIG_FILE
+    part = path.with_suffix(".part")
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(to_json(cfg), indent=2) + "\n")
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: {error.strerror}; choose another folder") from error

@@ -1,0 +1,307 @@
+"""The training loop.
+
+The order of operations is an invariant:
+
+  evaluate -> save -> next batch -> step -> log
+
+A checkpoint at step n therefore holds n updates, n drawn batches and the evaluation of just these
+parameters, and going on from it draws batch n next. Logging runs one step behind, so that the
+devices never wait for the host; it catches up before every evaluation and every save, so that
+nothing is evaluated or saved that has not been found finite.
+"""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from sir_jax.data.corpus import Corpus, open_corpus
+from sir_jax.data.pipeline import train_batches
+from sir_jax.errors import UserError
+from sir_jax.models import SpeechImageModel, build_model
+from sir_jax.training import sharding
+from sir_jax.training.checkpoint import FOLDER, Checkpoints
+from sir_jax.training.config import check_batch, check_config, claim_workdir, compare_workdir
+from sir_jax.training.interrupt import Interrupt, Interrupted
+from sir_jax.training.metrics import MetricWriter, Progress, say
+from sir_jax.training.optimizer import make_optimizer
+from sir_jax.training.state import TrainState, check_param_patterns, count_params, init_state
+from sir_jax.training.step import STEP_FIELDS, train_step
+
+Evaluate = Callable[[Any, SpeechImageModel, Any], dict[str, float]]
+
+# How many caption ids the message about a non-finite loss spells out.
+IDS_SHOWN = 32
+
+
+@dataclasses.dataclass
+class Run:
+    """What a run is made of; only `state` and `step` change."""
+
+    cfg: Any
+    workdir: Path
+    mesh: Mesh
+    model: SpeechImageModel
+    programs: dict[int, Callable]  # bucket's samples -> compiled train_step
+    checkpoints: Checkpoints
+    state: TrainState
+    step: int  # state.step, on the host
+
+
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """A step that was dispatched and not looked at yet."""
+
+    step: int
+    metrics: dict[str, jax.Array]
+    caption_ids: np.ndarray
+
+
+def train(
+    cfg, workdir: str | Path, evaluate: Evaluate | None = None, corpus: Corpus | None = None
+) -> dict[str, float]:
+    """Train, or go on training, the model of a config in a workdir.
+
+    Args:
+      cfg: see `configs/common.py`.
+      workdir: gets `config.json`, `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
+      evaluate: (params, model, cfg) -> metrics by name; called every `train.eval_every` steps and
+        at the end. `val/mean_r1` among them decides which checkpoint is the best.
+      corpus: None to open `data.corpus`.
+
+    Returns:
+      The metrics of the last evaluation, and the last `train/loss` of this call.
+
+    Raises:
+      UserError: on a config, workdir, corpus or checkpoint that does not fit, or a non-finite loss.
+      Interrupted: after SIGTERM or SIGINT, once the state is saved.
+    """
+    check_config(cfg)
+    corpus = open_corpus(cfg.data.corpus, cfg.data.data_dir or None) if corpus is None else corpus
+    run = prepare(cfg, Path(workdir))
+    writer = MetricWriter(run.workdir, run.step)
+    try:
+        with Interrupt() as interrupt:
+            return run_loop(run, corpus.splits["train"], evaluate, writer, interrupt)
+    finally:
+        writer.close()
+        run.checkpoints.close()
+
+
+def prepare(cfg, workdir: Path) -> Run:
+    """Build everything that the loop needs, compiled and with the state in place.
+
+    Raises:
+      UserError: see `train`.
+    """
+    mesh = sharding.make_mesh(cfg.mesh)
+    check_batch(cfg, mesh)
+    model = build_model(cfg.model)
+    tx = make_optimizer(cfg.optim, cfg.train.steps)
+    init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
+    abstract = jax.eval_shape(init, jax.random.key(cfg.seed))
+    sharding.check_rules(abstract.params)
+    check_param_patterns(abstract.params, cfg)
+    for phrase in compare_workdir(cfg, workdir):
+        say(f"goes on with another setting: {phrase}")
+    shardings = sharding.tree_shardings(abstract, mesh)
+    describe(cfg, mesh, abstract)
+    checkpoints = Checkpoints(workdir) if (workdir / FOLDER).is_dir() else None
+    step = checkpoints.last or 0 if checkpoints else 0
+    if step:
+        state = checkpoints.restore(step, abstract, shardings)
+        say(f"resumes {workdir} at step {step}")
+    else:
+        state = create_state(cfg, init, shardings)
+    programs = {}
+    if step < cfg.train.steps:
+        programs = compile_programs(cfg, mesh, abstract, shardings, model, tx)
+    # Only now: a run that could not begin must not hold the folder against the mended config.
+    claim_workdir(cfg, workdir)
+    checkpoints = checkpoints or Checkpoints(workdir)
+    return Run(cfg, workdir, mesh, model, programs, checkpoints, state, step)
+
+
+def describe(cfg, mesh: Mesh, abstract: TrainState) -> None:
+    """Say what runs where, and what a reader would otherwise have to guess."""
+    trainable, frozen = count_params(abstract.params, cfg.optim.freeze)
+    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    say(f"parameters: {trainable:,} trainable, {frozen:,} frozen")
+    say(f"mesh: {axes} on {mesh.size} of {jax.device_count()} {jax.default_backend()} devices")
+    for line in sharding.fallback_lines(abstract.params, mesh):
+        say(line)
+    accum, batch, size = cfg.train.grad_accum, cfg.data.batch_size, cfg.data.image_size
+    waves = ", ".join(f"wave[{batch},{samples}]" for samples in cfg.data.buckets)
+    say(f"train_step: {len(cfg.data.buckets)} programs, one a length bucket: {waves}; each with "
+        f"pixels[{batch},{size},{size},3]")  # fmt: skip
+    if accum > 1:
+        say(
+            f"train.grad_accum={accum}: a gradient is the mean over {accum} microbatches of "
+            f"{batch // accum}; a caption's negatives come from its own microbatch only, so it "
+            f"sees {batch // accum - 1} other pairs, not {batch - 1}"
+        )
+
+
+def create_state(cfg, init: Callable, shardings: TrainState) -> TrainState:
+    """Create the state at step 0 already sharded, with pretrained encoders where config says."""
+    state = jax.jit(init, out_shardings=shardings)(jax.random.key(cfg.seed))
+    if cfg.init.speech or cfg.init.image:
+        # The optimiser's state does not depend on the parameters' values.
+        from sir_jax.pretrained import load_encoders
+
+        params = load_encoders(cfg, state.params)
+        state = state.replace(params=jax.device_put(params, shardings.params))
+    return state
+
+
+def compile_programs(
+    cfg, mesh: Mesh, abstract: TrainState, shardings: TrainState, model, tx
+) -> dict[int, Callable]:
+    """Compile `train_step` for every bucket, so that no step of the run has to wait."""
+    rows, size = sharding.batch_sharding(mesh), cfg.data.image_size
+    jitted = jax.jit(
+        functools.partial(train_step, model=model, tx=tx, cfg=cfg),
+        in_shardings=(shardings, {name: rows for name in STEP_FIELDS}),
+        out_shardings=(shardings, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+    b, programs = cfg.data.batch_size, {}
+    for samples in cfg.data.buckets:
+        batch = {
+            "wave": jax.ShapeDtypeStruct((b, samples), np.float32),
+            "lengths": jax.ShapeDtypeStruct((b,), np.int32),
+            "pixels": jax.ShapeDtypeStruct((b, size, size, 3), np.float32),
+            "image_ids": jax.ShapeDtypeStruct((b,), np.int32),
+        }
+        began = time.perf_counter()
+        programs[samples] = jitted.lower(abstract, batch).compile()
+        say(f"  wave[{b},{samples}] compiled in {time.perf_counter() - began:.1f} s")
+    return programs
+
+
+def is_due(step: int, every: int, total: int) -> bool:
+    """Tell whether something done every so many steps (0: never), and at the end, is due."""
+    return step == total or (every > 0 and step > 0 and step % every == 0)
+
+
+def run_loop(run: Run, split, evaluate, writer: MetricWriter, interrupt: Interrupt) -> dict:
+    """Run the loop from `run.step` to the end; see this module's invariant."""
+    cfg, total = run.cfg, run.cfg.train.steps
+    evaluated, saved = run.checkpoints.evaluations, run.checkpoints.configs
+    if run.step >= total:
+        say(f"{run.workdir} is at its last step {run.step} already; nothing to train")
+    bar = Progress(run.step, total, cfg.data.batch_size)
+    batches = train_batches(
+        split, cfg.data, seed=cfg.seed, start=run.step, process_index=jax.process_index(),
+        process_count=jax.process_count(), num_threads=cfg.train.num_threads,
+        num_workers=cfg.train.num_workers,
+    )  # fmt: skip
+    pending, last = None, {}
+    try:
+        while True:
+            step, stop = run.step, interrupt.requested
+            eval_due = evaluate is not None and is_due(step, cfg.train.eval_every, total)
+            # Not due: a resumed run finds the evaluation at its first step made already, unless
+            # a signal had cut it short.
+            eval_due = eval_due and step not in evaluated
+            save_due = eval_due or is_due(step, cfg.train.checkpoint_every, total)
+            if save_due or stop:
+                last, pending = settle(run, pending, writer, bar) or last, None
+                bar.pause()
+                if eval_due and not stop:
+                    run_evaluation(run, evaluate, writer, interrupt)
+                    stop = interrupt.requested
+                if step and step not in saved:
+                    run.checkpoints.save(run.state, step, cfg)
+                bar.resume()
+            if step >= total and (not eval_due or step in evaluated):
+                return {**evaluated.get(step, {}), **last}
+            if stop:
+                run.checkpoints.wait()
+                raise Interrupted(step, total, interrupt.signal)
+            dispatched = take_step(run, batches, bar)
+            last, pending = settle(run, pending, writer, bar) or last, dispatched
+    finally:
+        batches.close()
+        bar.close()
+
+
+def run_evaluation(run: Run, evaluate: Evaluate, writer: MetricWriter, interrupt) -> None:
+    """Evaluate the parameters as they are, and write and say the result; a signal cuts it short."""
+    began, found = time.perf_counter(), None
+    with interrupt.cutting():
+        found = evaluate(run.state.params, run.model, run.cfg)
+    if found is None:
+        return
+    scores = {name: float(x) for name, x in found.items()}
+    writer.write(run.step, scores)
+    run.checkpoints.note_evaluation(run.step, scores)
+    recalls = [f"{name} {x:.4f}" for name, x in scores.items() if name.endswith("_r1")
+               and "chance" not in name]  # fmt: skip
+    seconds = time.perf_counter() - began
+    say(f"step {run.step}: {', '.join(recalls or ['evaluated'])} ({seconds:.1f} s)")
+
+
+def take_step(run: Run, batches, bar: Progress) -> Pending:
+    """Draw the next batch and dispatch one update; does not wait for the result."""
+    began = time.perf_counter()
+    batch = next(batches)
+    bar.data_wait(time.perf_counter() - began)
+    placed = sharding.place_batch({name: batch[name] for name in STEP_FIELDS}, run.mesh)
+    program = run.programs[batch["wave"].shape[1]]
+    # Nothing but the arrays just placed may travel to or from the devices in here.
+    with jax.transfer_guard("disallow"):
+        run.state, metrics = program(run.state, placed)
+    run.step += 1
+    return Pending(run.step, metrics, np.array(batch["caption_ids"]))
+
+
+def settle(run: Run, pending: Pending | None, writer: MetricWriter, bar: Progress) -> dict:
+    """Wait for a dispatched step, check that it is finite, and log it.
+
+    Returns:
+      `train/loss` of that step; empty where there was none.
+
+    Raises:
+      UserError: where the step is not finite.
+    """
+    if pending is None:
+        return {}
+    metrics = {name: float(x) for name, x in jax.device_get(pending.metrics).items()}
+    if not metrics.pop("train/finite"):
+        stop_non_finite(run, pending, metrics)
+    bar.update(metrics["train/loss"])
+    if is_due(pending.step, run.cfg.train.log_every, run.cfg.train.steps):
+        writer.write(pending.step, {**metrics, **bar.rates()})
+    return {"train/loss": metrics["train/loss"]}
+
+
+def stop_non_finite(run: Run, pending: Pending, metrics: dict[str, float]) -> None:
+    """Stop at a step whose loss, gradient or update is not finite; nothing of it is saved.
+
+    Raises:
+      UserError: always; names the step and the batch's caption ids, all of which are also written
+        to `nonfinite.json` in the workdir.
+    """
+    ids = pending.caption_ids.tolist()
+    report = {"step": pending.step, "metrics": {k: repr(v) for k, v in metrics.items()},
+              "caption_ids": ids}  # fmt: skip
+    path = run.workdir / f"nonfinite_{jax.process_index()}.json"
+    path.write_text(json.dumps(report, indent=1) + "\n")
+    shown = ", ".join(map(str, ids[:IDS_SHOWN]))
+    more = f", ... ({len(ids)} in all)" if len(ids) > IDS_SHOWN else ""
+    kept = run.checkpoints.last
+    good = f"the checkpoint of step {kept} is good" if kept else "no checkpoint was written yet"
+    raise UserError(
+        f"step {pending.step} is not finite: loss {metrics['train/loss']}, gradient norm "
+        f"{metrics['train/grad_norm']}; caption ids of its batch: {shown}{more} (also in {path}); "
+        f"{good}; look at these captions, or start again with a lower optim.learning_rate or "
+        "optim.clip_norm"
+    )

@@ -1,0 +1,74 @@
+"""sir-jax train --config=configs/FILE.py[:arg] --workdir=DIR [--config.any.field=value ...]
+
+Trains the model of a config, or goes on where the workdir stands. SIGTERM and Ctrl-C save before
+they stop; the same command then goes on.
+"""
+
+import shlex
+import sys
+
+import jax
+from absl import flags
+
+from sir_jax.data.corpus import Corpus, open_corpus
+from sir_jax.training.config import config_fields, load_config, parse_flags
+from sir_jax.training.interrupt import Interrupted
+from sir_jax.training.loop import Evaluate, train
+from sir_jax.training.metrics import say
+
+
+def make_evaluate(corpus: Corpus) -> Evaluate:
+    """Return the function that ranks the validation split during training."""
+    from sir_jax.evaluation.embed import embed_split
+    from sir_jax.evaluation.ranking import retrieval_metrics
+
+    def evaluate(params, model, cfg) -> dict[str, float]:
+        out = embed_split(model, params, corpus.splits["val"], cfg.data, cfg.data.batch_size)
+        metrics = retrieval_metrics(out.speech, out.image, out.speech_image_ids, out.image_ids)
+        return {f"val/{name}": value for name, value in metrics.flat().items()}
+
+    return evaluate
+
+
+def print_help(argv: list[str]) -> None:
+    """Print the usage, and the fields of the config where one is given."""
+    print(__doc__.strip())
+    for arg in argv:
+        if arg.startswith("--config="):
+            print("\nfields:")
+            for name, value in config_fields(load_config(arg.split("=", 1)[1])).items():
+                print(f"  --config.{name}={value!r}")
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb `train`.
+
+    Args:
+      argv: arguments after the verb.
+
+    Returns:
+      0 when the run is complete. 128 + the signal's number when it was stopped by one and can go
+      on, so that `until sir-jax train ...; do :; done` outlives preemptions.
+
+    Raises:
+      UserError: on anything the user can mend.
+    """
+    if not argv or "--help" in argv or "-h" in argv:
+        print_help(argv)
+        return 0 if argv else 2
+    cfg, workdir = parse_flags(argv)
+    if not flags.FLAGS.is_parsed():
+        # Grain's worker processes read absl's global flags, which no absl app has parsed here.
+        flags.FLAGS.mark_as_parsed()
+    if cfg.train.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", cfg.train.compile_cache)
+    for name, value in config_fields(cfg).items():
+        say(f"{name}={value!r}")
+    corpus = open_corpus(cfg.data.corpus, cfg.data.data_dir or None)
+    try:
+        train(cfg, workdir, make_evaluate(corpus), corpus)
+    except Interrupted as stop:
+        command = shlex.join(["sir-jax", "train", *argv])
+        print(f"{stop}; saved. To go on, run the same command: {command}", file=sys.stderr)
+        return 128 + stop.signum
+    return 0

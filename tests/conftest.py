@@ -1,0 +1,11 @@
+"""Test-wide settings, made before JAX starts its backend."""
+
+import jax
+from absl import flags
+
+# Eight virtual devices, so that every mesh from 1 to 8 runs on one CPU.
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+
+# Grain's worker processes read absl flags, which no absl app has parsed here.
+flags.FLAGS.mark_as_parsed()

@@ -1,0 +1,73 @@
+"""The `evaluate` verb on a real corpus: table and JSON agree with the library's own numbers."""
+
+import functools
+import json
+
+import jax
+import pytest
+
+from sir_jax import cli
+from sir_jax.data.builders.spoken_scenes.config import SceneConfig
+from sir_jax.data.main import make_spoken_scenes
+from sir_jax.evaluation.main import evaluate_split
+from sir_jax.evaluation.ranking import format_table
+from sir_jax.models import build_model
+from sir_jax.training.checkpoint import Checkpoints
+from sir_jax.training.optimizer import make_optimizer
+from sir_jax.training.state import init_state
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+    """Return (workdir, data_dir, cfg, corpus): random parameters and six test images."""
+    data_dir = tmp_path_factory.mktemp("corpora")
+    scenes = SceneConfig(
+        train_images=2, val_images=2, test_images=6, captions=2, image_size=32, seed=3
+    )
+    corpus = make_spoken_scenes(scenes, data_dir, workers=1)
+    cfg = tiny[0].copy_and_resolve_references()
+    cfg.data.corpus = corpus.name
+    cfg.data.buckets = (32_000, 64_000)
+    workdir = tmp_path_factory.mktemp("run")
+    init = functools.partial(
+        init_state, model=tiny[1], tx=make_optimizer(cfg.optim, cfg.train.steps), cfg=cfg
+    )
+    checkpoints = Checkpoints(workdir)
+    state = jax.jit(init)(jax.random.key(1))
+    checkpoints.note_evaluation(1, {"val/mean_r1": 0.1})
+    checkpoints.save(state, 1, cfg)
+    checkpoints.wait()
+    checkpoints.close()
+    return workdir, data_dir, cfg, corpus, state.params
+
+
+def test_table_and_json_hold_what_the_library_computes(run, capsys):
+    workdir, data_dir, cfg, corpus, params = run
+    status = cli.main(["evaluate", f"--workdir={workdir}", f"--data_dir={data_dir}"])
+    assert status == 0
+    out = capsys.readouterr().out
+    model = build_model(cfg.model)
+    metrics = evaluate_split(model, params, corpus.splits["test"], cfg.data, batch_size=5)
+    written = json.loads((workdir / "eval_test.json").read_text())
+    assert written["metrics"] == pytest.approx(metrics.flat())
+    assert metrics.table() == format_table(written["metrics"])
+    assert metrics.table() in out and corpus.name in out
+    assert written["metrics"]["s2i_gallery"] == 6 and written["metrics"]["i2s_gallery"] == 12
+    assert written["metrics"]["s2i_chance_r1"] == pytest.approx(1 / 6)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--split=dev"], "no split 'dev'; choose one of train, val, test"),
+        (["--data_dir=elsewhere"], "sir-jax data spoken_scenes"),
+        (["--batch_size=0"], "--batch_size is 0"),
+        (["--workdir=nothing/here"], "no checkpoints"),
+    ],
+)
+def test_mistakes_get_one_line(run, more, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    workdir, data_dir, *_ = run
+    status = cli.main(["evaluate", f"--workdir={workdir}", f"--data_dir={data_dir}", *more])
+    lines = capsys.readouterr().err.splitlines()
+    assert status == 2 and message in lines[-1]

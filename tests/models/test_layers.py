@@ -1,0 +1,92 @@
+"""Shared layers against float64 references and against each other."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sir_jax.models.layers import ACTIVATIONS, Attention, Block, attend
+from sir_jax.models.positional_conv import grouped_conv
+
+
+def rand(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def test_gelu_is_the_exact_form():
+    x = np.linspace(-6, 6, 101)
+    expected = [0.5 * v * (1 + math.erf(v / math.sqrt(2))) for v in x]
+    np.testing.assert_allclose(ACTIVATIONS["gelu"](jnp.float32(x)), expected, atol=1e-6)
+
+
+def test_quick_gelu_by_hand():
+    assert float(ACTIVATIONS["quick_gelu"](jnp.float32(1.0))) == pytest.approx(
+        1 / (1 + math.exp(-1.702)), abs=1e-6
+    )
+
+
+def test_attend_equals_float64_reference_with_mask():
+    q, k, v = rand(2, 5, 3, 4), rand(2, 7, 3, 4, seed=1), rand(2, 7, 3, 4, seed=2)
+    mask = np.arange(7)[None] < np.array([[7], [4]])
+    logits = np.einsum("bthk,bshk->bhts", q.astype(np.float64), k.astype(np.float64)) / 2.0
+    logits = np.where(mask[:, None, None], logits, -np.inf)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    expected = np.einsum("bhts,bshk->bthk", weights, v.astype(np.float64))
+    np.testing.assert_allclose(attend(q, k, v, mask), expected, atol=2e-6)
+
+
+def test_attend_ignores_masked_values():
+    q, k, v = rand(1, 2, 1, 4), rand(1, 3, 1, 4, seed=1), rand(1, 3, 1, 4, seed=2)
+    mask = np.array([[True, True, False]])
+    changed = v.copy()
+    changed[:, 2] = 1e6
+    np.testing.assert_array_equal(attend(q, k, v, mask), attend(q, k, changed, mask))
+
+
+def test_attention_refuses_heads_that_do_not_divide_the_width():
+    with pytest.raises(ValueError, match="width 10 is not a multiple of heads 3"):
+        x = jnp.zeros((1, 2, 10))
+        Attention(10, 3).init(jax.random.key(0), x, x, None)
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_rematerialised_block_has_the_same_value_and_gradient(norm_first):
+    from flax import linen as nn
+
+    fields = dict(
+        width=8, heads=2, mlp_width=16, activation="gelu", epsilon=1e-5, norm_first=norm_first
+    )
+    x = rand(2, 5, 8)
+    plain, remat = Block(**fields), nn.remat(Block, static_argnums=(3,))(**fields)
+    params = jax.jit(plain.init, static_argnums=(2, 3))(jax.random.key(0), x, None, True)
+
+    def loss(module, p):
+        return jnp.square(module.apply(p, x, None, True)).sum()
+
+    a, grad_a = jax.jit(jax.value_and_grad(lambda p: loss(plain, p)))(params)
+    b, grad_b = jax.jit(jax.value_and_grad(lambda p: loss(remat, p)))(params)
+    assert float(a) == pytest.approx(float(b), rel=1e-6)
+    jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, atol=1e-5), grad_a, grad_b)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_grouped_conv_equals_xla_value_and_gradients(groups):
+    x, kernel = rand(3, 12, 8), rand(5, 8 // groups, 8, seed=1)
+    weight = rand(3, 8, 8, seed=2)
+
+    def reference(x, kernel):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"),
+            feature_group_count=groups,
+        )  # fmt: skip
+
+    def ours(x, kernel):
+        return grouped_conv(x, kernel, groups)
+
+    np.testing.assert_allclose(ours(x, kernel), reference(x, kernel), atol=1e-5)
+    grads = [jax.grad(lambda a, k: (f(a, k) * weight).sum(), (0, 1)) for f in (ours, reference)]
+    for a, b in zip(grads[0](x, kernel), grads[1](x, kernel), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)

@@ -1,0 +1,144 @@
+"""The joint model: padding never changes an embedding, any length is defined, shapes and norms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sir_jax.base_config import base_config
+from sir_jax.models import HubertSpec, build_model, init_params
+from sir_jax.models.hubert import Hubert, conv_lengths
+
+# Base's real convolution shapes (400 samples to one frame, 320 a step) at a small width.
+STYLES = {
+    "group": dict(conv_norm="group", conv_bias=False, norm_first=False),
+    "layer": dict(conv_norm="layer", conv_bias=True, norm_first=True),
+}
+BUCKETS = (4_000, 8_000, 12_000)
+
+
+def small_config(style: str):
+    c = base_config("base", "B/32")
+    c.model.speech.update(
+        width=32, layers=2, heads=2, mlp_width=64, conv_width=(16,) * 7, pos_kernel=16,
+        pos_groups=4, **STYLES[style],
+    )  # fmt: skip
+    c.model.image.update(image_size=16, patch=8, width=32, layers=2, heads=2, mlp_width=64)
+    c.model.head.update(heads=2, mlp_width=64, weigh_layers=True)
+    c.model.embed_width = 16
+    return c
+
+
+def jitted_init(model):
+    return jax.jit(lambda key: init_params(model, key))(jax.random.key(0))
+
+
+@pytest.fixture(params=sorted(STYLES), scope="module")
+def encode(request):
+    model = build_model(small_config(request.param).model)
+    params = jitted_init(model)
+    # Move norms and biases off their inits, which would hide a wrong statistic.
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda p: p + np.float32(0.2) * rng.normal(size=p.shape), params)
+    params = jax.tree.map(lambda p: p.astype(jnp.float32), params)
+    run = jax.jit(
+        lambda wave, lengths: model.apply({"params": params}, wave, lengths, method="encode_speech")
+    )
+
+    def encode(clips, bucket, padding=0.0):
+        wave = np.full((len(clips), bucket), padding, np.float32)
+        for row, clip in zip(wave, clips, strict=True):
+            row[: len(clip)] = clip
+        return run(wave, np.array([len(c) for c in clips], np.int32))
+
+    return encode
+
+
+def clip(samples, seed=0):
+    return np.random.default_rng(seed).normal(size=samples).astype(np.float32)
+
+
+def test_a_clip_has_one_embedding_alone_in_a_batch_and_in_every_bucket(encode):
+    speech = clip(3_777)
+    alone = encode([speech], len(speech)).embed[0]
+    for bucket in BUCKETS:
+        embed = encode([speech], bucket).embed[0]
+        np.testing.assert_allclose(embed, alone, atol=1e-4)
+        assert float(embed @ alone) > 0.99999
+        company = [clip(bucket, seed=1), speech, clip(bucket // 2, seed=2)]
+        np.testing.assert_allclose(encode(company, bucket).embed[1], alone, atol=1e-4)
+
+
+def test_tokens_of_valid_frames_do_not_depend_on_padding(encode):
+    speech = clip(3_777)
+    alone, padded = encode([speech], len(speech)), encode([speech], BUCKETS[-1])
+    frames = alone.tokens.shape[1]
+    assert int(padded.mask.sum()) == frames == int(alone.mask.sum())
+    np.testing.assert_allclose(padded.tokens[0, :frames], alone.tokens[0], atol=1e-4)
+
+
+def test_what_the_caller_pads_with_is_no_matter(encode):
+    speech = clip(3_777)
+    np.testing.assert_array_equal(
+        encode([speech], 8_000).embed, encode([speech], 8_000, padding=9.0).embed
+    )
+
+
+@pytest.mark.parametrize("samples", [0, 1, 399, 400, 401])
+def test_short_clips_are_padded_with_zeros_to_one_frame(encode, samples):
+    speech = clip(samples)
+    padded = np.pad(speech, (0, max(0, 400 - samples)))
+    expected = encode([padded], 400 if samples < 401 else 401).embed[0]
+    got = encode([speech], 4_000)
+    assert np.isfinite(got.embed).all()
+    assert int(got.mask.sum()) == 2  # CLS and one frame
+    np.testing.assert_allclose(got.embed[0], expected, atol=1e-4)
+
+
+def test_embeddings_are_float32_and_unit_norm_in_bfloat16_compute():
+    c = small_config("layer")
+    model32 = build_model(c.model)
+    c.model.dtype = "bfloat16"
+    model16 = build_model(c.model)
+    params = jitted_init(model16)
+    assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    pixels = clip(2 * 16 * 16 * 3).reshape(2, 16, 16, 3)
+    wave, lengths = clip(8_000).reshape(2, 4_000), jnp.array([4_000, 3_000])
+    got, want = (
+        jax.jit(model.apply)({"params": params}, wave, lengths, pixels)
+        for model in (model16, model32)
+    )
+    for a, b in zip(got[:2], want[:2], strict=True):
+        assert a.embed.dtype == jnp.float32 and a.tokens.dtype == jnp.bfloat16
+        np.testing.assert_allclose(jnp.linalg.norm(a.embed, axis=-1), 1.0, atol=1e-5)
+        assert float((a.embed * b.embed).sum(-1).min()) > 0.99
+
+
+def test_frame_counts_are_those_of_transformers():
+    import transformers
+
+    reference = transformers.HubertModel(
+        transformers.HubertConfig(hidden_size=24, num_hidden_layers=0, num_attention_heads=2,
+                                  num_conv_pos_embedding_groups=2)
+    )  # fmt: skip
+    lengths = np.array([400, 719, 720, 16_000, 160_000])
+    theirs = [int(reference._get_feat_extract_output_lengths(int(n))) for n in lengths]
+    assert conv_lengths(HubertSpec(), lengths).tolist() == theirs
+
+
+def test_gain_of_the_positional_convolution_starts_at_the_kernel_norm():
+    spec = HubertSpec(**small_config("layer").model.speech)
+    init = jax.jit(Hubert(spec).init)
+    params = init(jax.random.key(0), jnp.zeros((1, 400)), jnp.array([400]))["params"]
+    conv = params["positional_conv"]
+    np.testing.assert_allclose(
+        conv["g"], np.sqrt(np.square(conv["v"]).sum(axis=(1, 2), keepdims=True)), rtol=1e-6
+    )
+
+
+def test_image_of_another_size_is_refused():
+    c = small_config("layer")
+    model = build_model(c.model)
+    params = jitted_init(model)
+    with pytest.raises(ValueError, match=r"not \[B, 16, 16, 3\]"):
+        model.apply({"params": params}, jnp.zeros((1, 24, 24, 3)), method="encode_image")

@@ -1,0 +1,46 @@
+"""Tiny random PyTorch encoders with every parameter perturbed."""
+
+import pytest
+import torch
+import transformers
+
+
+def perturb(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Move every parameter, biases and norms too: default inits hide swapped biases."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.1 * torch.randn(p.shape, generator=generator))
+    return model.eval()
+
+
+HUBERT_STYLES = {
+    "group": dict(feat_extract_norm="group", conv_bias=False, do_stable_layer_norm=False),
+    "layer": dict(feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True),
+}
+
+
+def tiny_hubert(style: str, **changes) -> transformers.HubertModel:
+    """Return a HuBERT of width 32 in the style of base ('group') or large ('layer')."""
+    config = transformers.HubertConfig(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
+        conv_dim=(16, 16, 24, 24, 24, 24, 24), num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4, **HUBERT_STYLES[style], **changes,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return perturb(transformers.HubertModel(config))
+
+
+@pytest.fixture(params=sorted(HUBERT_STYLES))
+def hubert(request) -> transformers.HubertModel:
+    return tiny_hubert(request.param)
+
+
+@pytest.fixture(params=["quick_gelu", "gelu"])
+def clip(request) -> transformers.CLIPVisionModel:
+    config = transformers.CLIPVisionConfig(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
+        image_size=32, patch_size=8, hidden_act=request.param,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return perturb(transformers.CLIPVisionModel(config))

@@ -1,0 +1,80 @@
+"""A workdir as training leaves it, with the production model at width 32, and folders to search."""
+
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from sir_jax.base_config import base_config
+from sir_jax.models import build_model
+from sir_jax.training.checkpoint import Checkpoints
+from sir_jax.training.optimizer import make_optimizer
+from sir_jax.training.state import init_state
+
+
+def tiny_config():
+    c = base_config("tiny", "tiny")
+    c.data.corpus = "spoken_scenes/one-i16-d4-t4-c2-v64-p32-s7"
+    c.data.update(buckets=(24_000, 48_000), image_size=16, batch_size=8)
+    c.model.speech.update(
+        width=32, layers=1, heads=2, mlp_width=64, conv_width=(16, 16, 32),
+        conv_kernel=(32, 8, 4), conv_stride=(16, 5, 4), pos_kernel=8, pos_groups=4,
+    )  # fmt: skip
+    c.model.image.update(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=64)
+    c.model.head.update(heads=2, mlp_width=64)
+    c.model.embed_width = 32
+    return c
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory) -> Path:
+    """Return a workdir whose only checkpoint holds random parameters."""
+    cfg, folder = tiny_config(), tmp_path_factory.mktemp("run")
+    init = functools.partial(
+        init_state,
+        model=build_model(cfg.model),
+        tx=make_optimizer(cfg.optim, cfg.train.steps),
+        cfg=cfg,
+    )
+    checkpoints = Checkpoints(folder)
+    checkpoints.note_evaluation(3, {"val/mean_r1": 0.5})
+    checkpoints.save(jax.jit(init)(jax.random.key(0)), 3, cfg)
+    checkpoints.wait()
+    checkpoints.close()
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Return a folder of eight pictures, some in a folder of their own."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "pictures"
+    (root / "deeper").mkdir(parents=True)
+    names = ["b.png", "a.jpg", "C.JPEG", "d.bmp", "e.gif", "f.webp", "deeper/g.png", "deeper/a.png"]
+    for name in names:
+        pixels = rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / name)
+    (root / "notes.txt").write_text("not a picture, and not called one")
+    return root
+
+
+@pytest.fixture
+def query(tmp_path) -> Path:
+    """Return a recording of one second."""
+    path = tmp_path / "query.wav"
+    soundfile.write(path, tone(16_000), 16_000, subtype="PCM_16")
+    return path
+
+
+def tone(samples: int, rate: int = 16_000) -> np.ndarray:
+    time = np.arange(samples) / rate
+    return 0.3 * np.sin(2 * np.pi * 440 * time) + 0.1 * np.sin(2 * np.pi * 1330 * time)
+
+
+@pytest.fixture
+def make_tone():
+    return tone

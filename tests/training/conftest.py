@@ -1,0 +1,15 @@
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+    """Keep compiled programs for a module's runs, as `train.compile_cache` does for a user's."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    # JAX decides at its first compilation whether there is a cache; ask it again.
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()

@@ -1,0 +1,220 @@
+import functools
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from training_helpers import memory_corpus, tiny_config
+
+from sir_jax.errors import UserError
+from sir_jax.models import build_model
+from sir_jax.training import loop
+from sir_jax.training.checkpoint import BEST_METRIC, Checkpoints, restore_params
+from sir_jax.training.interrupt import Interrupted
+from sir_jax.training.main import make_evaluate
+from sir_jax.training.metrics import JSONL, read_records
+from sir_jax.training.optimizer import make_optimizer
+from sir_jax.training.sharding import make_mesh
+from sir_jax.training.state import init_state
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+RUN = {"data.buckets": (6_400,), "train.eval_every": 4, "train.checkpoint_every": 3}
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return memory_corpus()
+
+
+def sequence(workdir):
+    """Return every record without what depends on the clock."""
+    return [
+        {name: value for name, value in record.items() if not name.startswith("perf/")}
+        for record in read_records(workdir / JSONL)
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, corpus):
+    """Return the workdir and the result of a run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, loop.train(tiny_config(**RUN), workdir, make_evaluate(corpus), corpus)
+
+
+def test_run_logs_every_step_and_evaluates_before_it_goes_on(whole):
+    workdir, result = whole
+    records = sequence(workdir)
+    kinds = [(r["step"], "val" if BEST_METRIC in r else "train") for r in records]
+    assert kinds == [(1, "train"), (2, "train"), (3, "train"), (4, "train"), (4, "val"),
+                     (5, "train"), (6, "train"), (6, "val")]  # fmt: skip
+    assert result["train/loss"] == records[-2]["train/loss"]
+    assert result[BEST_METRIC] == records[-1][BEST_METRIC]
+    assert all(np.isfinite(v) for r in records for v in r.values())
+    with_perf = read_records(workdir / JSONL)
+    assert with_perf[0]["perf/examples_per_s"] > 0
+    assert any(p.name.startswith("events.") for p in (workdir / "tensorboard").iterdir())
+    opened = Checkpoints(workdir, read_only=True)
+    scores = {r["step"]: r[BEST_METRIC] for r in records if BEST_METRIC in r}
+    assert opened.last == 6
+    assert opened.best == (4 if scores[4] >= scores[6] else 6)
+    opened.close()
+
+
+def test_finished_run_is_left_as_it_is(whole, corpus, capsys):
+    workdir, result = whole
+    before = (workdir / JSONL).read_text()
+    again = loop.train(tiny_config(**RUN), workdir, make_evaluate(corpus), corpus)
+    assert again == {name: x for name, x in result.items() if name != "train/loss"}
+    assert (workdir / JSONL).read_text() == before
+    assert "at its last step 6 already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4])
+def test_stopped_by_sigterm_and_resumed_gives_the_same_records(
+    whole, corpus, tmp_path, monkeypatch, stop_after
+):
+    """An evaluation falls on step 4, a save on 3, nothing on 1."""
+    taken, take_step = [], loop.take_step
+
+    def take_step_then_signal(*args):
+        out = take_step(*args)
+        taken.append(out.step)
+        if out.step == stop_after:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return out
+
+    monkeypatch.setattr(loop, "take_step", take_step_then_signal)
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match=f"stopped by SIGTERM at step {stop_after} of 6"):
+        loop.train(tiny_config(**RUN), tmp_path, make_evaluate(corpus), corpus)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    monkeypatch.undo()
+    loop.train(tiny_config(**RUN), tmp_path, make_evaluate(corpus), corpus)
+    assert taken[-1] == stop_after
+    assert sequence(tmp_path) == sequence(whole[0])
+    for a, b in zip(*(jax.tree.leaves(restore_params(d, "last")[1]) for d in (tmp_path, whole[0])),
+                    strict=True):  # fmt: skip
+        np.testing.assert_array_equal(a, b)
+
+
+def test_sigterm_cuts_an_evaluation_short_and_the_next_run_makes_it(whole, corpus, tmp_path):
+    def slow_evaluation(params, model, cfg):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("went on after the signal")
+
+    with pytest.raises(Interrupted, match="stopped by SIGTERM at step 4 of 6"):
+        loop.train(tiny_config(**RUN), tmp_path, slow_evaluation, corpus)
+    loop.train(tiny_config(**RUN), tmp_path, make_evaluate(corpus), corpus)
+    assert sequence(tmp_path) == sequence(whole[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (4, 2, 1), (2, 2, 2)])
+def test_losses_do_not_depend_on_the_mesh(whole, corpus, tmp_path, mesh):
+    sizes = dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), mesh, strict=True))
+    loop.train(tiny_config(**RUN, **sizes), tmp_path, None, corpus)
+    ours, theirs = ([r for r in sequence(d) if "train/loss" in r] for d in (tmp_path, whole[0]))
+    assert len(ours) == 6
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a["train/loss"], b["train/loss"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_run_goes_on_on_another_mesh(whole, corpus, tmp_path, capsys):
+    first = tiny_config(**RUN)
+
+    def stop(params, model, cfg):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return make_evaluate(corpus)(params, model, cfg)
+
+    with pytest.raises(Interrupted):
+        loop.train(first, tmp_path, stop, corpus)
+    loop.train(tiny_config(**RUN, **{"mesh.data": 8}), tmp_path, make_evaluate(corpus), corpus)
+    assert "another setting: mesh.data is 1 there and 8 here" in capsys.readouterr().out
+    ours, theirs = ([r for r in sequence(d) if "train/loss" in r] for d in (tmp_path, whole[0]))
+    assert [r["step"] for r in ours] == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(
+        [r["train/loss"] for r in ours], [r["train/loss"] for r in theirs], atol=1e-5, rtol=0
+    )
+
+
+def test_non_finite_step_stops_by_name_and_keeps_the_good_checkpoint(
+    whole, corpus, tmp_path, monkeypatch
+):
+    drawn = []
+
+    def poisoned(*args, **kwargs):
+        for batch in train_batches(*args, **kwargs):
+            drawn.append(batch["caption_ids"].tolist())
+            if len(drawn) == 3:
+                batch["pixels"][0] = np.nan
+            yield batch
+
+    train_batches = loop.train_batches
+    monkeypatch.setattr(loop, "train_batches", poisoned)
+    with pytest.raises(UserError) as error:
+        loop.train(tiny_config(**RUN | {"train.checkpoint_every": 1}), tmp_path, None, corpus)
+    ids = ", ".join(map(str, drawn[2]))
+    assert str(error.value).startswith("step 3 is not finite: loss nan")
+    assert f"caption ids of its batch: {ids} (also in" in str(error.value)
+    assert "the checkpoint of step 2 is good" in str(error.value)
+    assert json.loads((tmp_path / "nonfinite_0.json").read_text())["caption_ids"] == drawn[2]
+    assert [r["step"] for r in read_records(tmp_path / JSONL)] == [1, 2]
+    _, params = restore_params(tmp_path, "last")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_non_finite_step_between_saves_is_found_one_step_later(
+    whole, corpus, tmp_path, monkeypatch
+):
+    drawn = []
+
+    def poisoned(*args, **kwargs):
+        for batch in train_batches(*args, **kwargs):
+            drawn.append(1)
+            if len(drawn) == 2:
+                batch["pixels"][0] = np.inf
+            yield batch
+
+    train_batches = loop.train_batches
+    monkeypatch.setattr(loop, "train_batches", poisoned)
+    with pytest.raises(UserError, match="step 2 is not finite.*no checkpoint was written yet"):
+        loop.train(tiny_config(**RUN), tmp_path, None, corpus)
+    # Looking at a step while the next one runs is what keeps the devices busy.
+    assert len(drawn) == 3
+
+
+def test_bad_set_ups_stop_before_anything_is_written(corpus, tmp_path):
+    cases = [
+        ({"data.batch_size": 12, "mesh.data": 8}, "data.batch_size=12 must be a multiple of 8.*8$"),
+        ({"train.grad_accum": 3}, "data.batch_size=8 must be a multiple of 3 = train.grad_accum 3"),
+        ({"optim.freeze": ("speach",)}, "optim.freeze: 'speach' matches no parameter"),
+        ({"optim.no_decay": ("x",)}, "optim.no_decay: 'x' matches no parameter"),
+        ({"train.steps": 0}, "train.steps=0 is below 1"),
+        ({"data.buckets": (6_400, 3_200)}, "data.buckets"),
+        ({"mesh.fsdp": 3, "mesh.data": 3}, "needs 9 devices and there are 8"),
+    ]
+    for fields, message in cases:
+        with pytest.raises(UserError, match=message):
+            loop.train(tiny_config(**fields), tmp_path / "run", None, corpus)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_runs_where_is_announced(capsys):
+    cfg = tiny_config(**{"train.grad_accum": 2, "mesh.fsdp": 8, "optim.freeze": ("image",)})
+    model, tx = build_model(cfg.model), make_optimizer(cfg.optim, cfg.train.steps)
+    init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
+    abstract = jax.eval_shape(init, jax.random.key(0))
+    abstract.params["image"]["position"] = jax.ShapeDtypeStruct((5, 30), np.float32)
+    loop.describe(cfg, make_mesh(cfg.mesh), abstract)
+    out = capsys.readouterr().out
+    frozen = sum(leaf.size for leaf in jax.tree.leaves(abstract.params["image"]))
+    assert f" trainable, {frozen:,} frozen" in out
+    assert "mesh: data 1 x fsdp 8 x tensor 1 on 8 of 8 cpu devices" in out
+    assert "replicated: axis 1 of image/position[5, 30] is not a multiple of fsdp=8" in out
+    assert "2 programs, one a length bucket: wave[8,3200], wave[8,6400]; each with pixels[8," in out
+    assert "train.grad_accum=2: a gradient is the mean over 2 microbatches of 4; a caption's" in out
+    assert "negatives come from its own microbatch only, so it sees 3 other pairs, not 7" in out

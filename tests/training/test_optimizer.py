@@ -1,0 +1,75 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from training_helpers import tiny_config
+
+from sir_jax.errors import UserError
+from sir_jax.training.optimizer import decay_mask, make_optimizer, make_schedule
+from sir_jax.training.trees import leaf_paths
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+def test_schedule_against_its_formula(schedule):
+    cfg = tiny_config(**{"optim.schedule": schedule, "optim.learning_rate": 0.4,
+                         "optim.warmup_steps": 4, "optim.end_factor": 0.1}).optim  # fmt: skip
+    rate = make_schedule(cfg, 20)
+    for step in range(21):
+        if step < 4:
+            expected = 0.4 * (step + 1) / 4
+        else:
+            t = (step - 4) / 16
+            shape = {"cosine": 0.5 * (1 + np.cos(np.pi * t)), "linear": 1 - t, "constant": 1.0}
+            low = 1.0 if schedule == "constant" else 0.1
+            expected = 0.4 * (low + (1 - low) * shape[schedule])
+        np.testing.assert_allclose(rate(step), expected, rtol=1e-5)
+
+
+def test_schedule_without_warmup_starts_at_the_peak():
+    cfg = tiny_config(**{"optim.warmup_steps": 0, "optim.learning_rate": 0.4}).optim
+    np.testing.assert_allclose(make_schedule(cfg, 10)(0), 0.4, rtol=1e-6)
+
+
+def test_bad_schedules_are_refused():
+    with pytest.raises(UserError, match="optim.schedule='cosin' is none of cosine"):
+        make_schedule(tiny_config(**{"optim.schedule": "cosin"}).optim, 10)
+    with pytest.raises(UserError, match="optim.warmup_steps=-3 is below 0"):
+        make_schedule(tiny_config(**{"optim.warmup_steps": -3}).optim, 20)
+
+
+def test_run_shorter_than_its_warmup_ends_on_the_way_up():
+    cfg = tiny_config(**{"optim.warmup_steps": 30, "optim.learning_rate": 0.3}).optim
+    np.testing.assert_allclose(make_schedule(cfg, 20)(19), 0.2, rtol=1e-6)
+
+
+def test_decay_mask_by_axes_and_path():
+    params = {
+        "a": {"kernel": np.ones((2, 3)), "bias": np.ones(3)},
+        "position": np.ones((4, 3)),
+        "temperature": np.ones(()),
+    }
+    mask = leaf_paths(decay_mask(params, (".*/bias", "position")))
+    assert mask == {"a/bias": False, "a/kernel": True, "position": False, "temperature": False}
+
+
+def test_first_update_is_adamw_by_hand():
+    cfg = tiny_config(**{"optim.warmup_steps": 0, "optim.schedule": "constant",
+                         "optim.learning_rate": 0.1, "optim.weight_decay": 0.5,
+                         "optim.no_decay": (), "optim.clip_norm": 1.0}).optim  # fmt: skip
+    tx = make_optimizer(cfg, 10)
+    params = {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full((2,), 3.0)}
+    grads = jax.tree.map(lambda x: jnp.full(x.shape, -7.0), params)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    # After bias correction the first Adam direction is g / |g|, whatever clipping made of g.
+    np.testing.assert_allclose(updates["bias"], 0.1, rtol=1e-5)
+    np.testing.assert_allclose(updates["kernel"], 0.1 - 0.1 * 0.5 * 3.0, rtol=1e-5)
+
+
+def test_clipping_bounds_the_global_norm():
+    cfg = tiny_config(**{"optim.clip_norm": 1.0}).optim
+    tx = make_optimizer(cfg, 10)
+    params = {"kernel": jnp.zeros((1, 2))}
+    state = tx.init(params)
+    _, state = tx.update({"kernel": jnp.array([[30.0, 40.0]])}, state, params)
+    (mu,) = [x for path, x in leaf_paths(state).items() if path.endswith("mu/kernel")]
+    np.testing.assert_allclose(mu, (1 - cfg.b1) * np.array([[0.6, 0.8]]), rtol=1e-5)
