@@ -8,7 +8,7 @@ from sir_jax.errors import UserError
 # verb -> (module whose main(argv) runs it, one line of help)
 VERBS = {
     "data": ("sir_jax.data.main", "make a corpus"),
-    "pretrain": ("sir_jax.training.pretrain", "train the small encoders that ship with the package"),
+    "pretrain": ("sir_jax.training.pretrain", "make the small encoders that ship with sir_jax"),
     "train": ("sir_jax.training.main", "train a retriever"),
     "evaluate": ("sir_jax.evaluation.main", "print the recall table of a trained retriever"),
     "search": ("sir_jax.retrieval.search", "find pictures in a folder by voice"),

@@ -1,4 +1,4 @@
-"""Flax modules; the only room that imports `flax.linen`. Outside, a model is `apply` and pytrees."""
+"""Flax modules, the only room with `flax.linen`: outside, a model is `apply` and pytrees."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""HuBERT (arXiv 2106.07447) as `transformers.HubertModel` computes it, without its padding leaks."""
+"""HuBERT (arXiv 2106.07447) as `transformers.HubertModel` has it, less its padding leaks."""
 
 import dataclasses
 from typing import NamedTuple

@@ -112,7 +112,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer encoder layer, normalised before (CLIP, HuBERT large) or after (HuBERT base)."""
+    """A transformer encoder layer, normalised first (CLIP, HuBERT large) or last (HuBERT base)."""
 
     width: int
     heads: int
@@ -142,7 +142,7 @@ class Block(nn.Module):
 
 
 def block_stack(layers: int, remat: bool, **kwargs) -> list[Block]:
-    """Build `layers` blocks named `layers_00`, `layers_01`, ... (names are the checkpoint's schema).
+    """Build blocks named `layers_00`, `layers_01`, ...: names are the checkpoint's schema.
 
     Args:
       layers: how many.

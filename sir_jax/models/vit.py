@@ -1,4 +1,4 @@
-"""The vision transformer of CLIP (arXiv 2103.00020) as `transformers.CLIPVisionModel` computes it."""
+"""The vision transformer of CLIP (arXiv 2103.00020) as `transformers.CLIPVisionModel` has it."""
 
 import dataclasses
 from typing import NamedTuple
@@ -25,7 +25,7 @@ class VitSpec:
 
     def __post_init__(self):
         if self.image_size % self.patch:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch {self.patch}")
+            raise ValueError(f"image_size {self.image_size} is no multiple of patch {self.patch}")
 
 
 VIT_VARIANTS: dict[str, dict] = {

@@ -21,7 +21,7 @@ from sir_jax.data.corpus import Split, make_command, open_corpus
 from sir_jax.data.paths import data_dir
 from sir_jax.evaluation.main import write_json
 from sir_jax.evaluation.ranking import format_table
-from sir_jax.training.config import claim_workdir, parse_flags
+from sir_jax.training.config import compare_workdir, parse_flags
 
 QUERIES = 5
 VERB = "import sys; from sir_jax.cli import main; sys.exit(main())"
@@ -197,7 +197,7 @@ def main(argv: list[str]) -> int:
     cfg, _ = parse_flags(train)
     data = [*shlex.split(make_command(cfg.data.corpus))[1:], f"--data_dir={args.data_dir}"]
     workdir = Path(args.workdir)
-    claim_workdir(cfg, workdir)  # refuses another config's workdir before minutes are spent
+    compare_workdir(cfg, workdir)  # refuses another config's workdir before minutes are spent
 
     stages = Stages()
     where = [f"--workdir={workdir}"]
@@ -209,7 +209,6 @@ def main(argv: list[str]) -> int:
         if status := stages.run(name, arguments):
             return status
 
-    folder = workdir / "demo"
     folder = workdir / "demo"
     queries = export(open_corpus(cfg.data.corpus, args.data_dir).splits["test"], folder)
     grid = folder / "grid.png"

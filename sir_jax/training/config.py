@@ -163,6 +163,9 @@ def check_config(cfg: ConfigDict) -> None:
         if fields[name] < least:
             raise UserError(f"{name}={fields[name]} is below {least}")
     BatchSpec.from_config(cfg.data)
+    size, wanted = cfg.data.image_size, cfg.model.image.image_size
+    if size != wanted:
+        raise UserError(f"data.image_size={size} differs from model.image.image_size={wanted}")
 
 
 def check_batch(cfg: ConfigDict, mesh) -> None:

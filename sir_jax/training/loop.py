@@ -70,7 +70,7 @@ def train(
     """Train, or go on training, the model of a config in a workdir.
 
     Args:
-      cfg: see `configs/common.py`.
+      cfg: see `sir_jax.base_config`.
       workdir: gets `config.json`, `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
       evaluate: (params, model, cfg) -> metrics by name; called every `train.eval_every` steps and
         at the end. `val/mean_r1` among them decides which checkpoint is the best.
@@ -124,7 +124,8 @@ def prepare(cfg, workdir: Path) -> Run:
     if step < cfg.train.steps:
         programs = compile_programs(cfg, mesh, abstract, shardings, model, tx)
     # Only now: a run that could not begin must not hold the folder against the mended config.
-    claim_workdir(cfg, workdir)
+    if jax.process_index() == 0:
+        claim_workdir(cfg, workdir)
     checkpoints = checkpoints or Checkpoints(workdir)
     return Run(cfg, workdir, mesh, model, programs, checkpoints, state, step)
 
@@ -302,6 +303,6 @@ def stop_non_finite(run: Run, pending: Pending, metrics: dict[str, float]) -> No
     raise UserError(
         f"step {pending.step} is not finite: loss {metrics['train/loss']}, gradient norm "
         f"{metrics['train/grad_norm']}; caption ids of its batch: {shown}{more} (also in {path}); "
-        f"{good}; look at these captions, or start again with a lower optim.learning_rate or "
-        "optim.clip_norm"
+        f"{good}; look at these captions, or start in a new --workdir with a lower "
+        "optim.learning_rate or optim.clip_norm"
     )

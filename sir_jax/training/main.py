@@ -17,8 +17,11 @@ from sir_jax.training.loop import Evaluate, train
 from sir_jax.training.metrics import say
 
 
-def make_evaluate(corpus: Corpus) -> Evaluate:
-    """Return the function that ranks the validation split during training."""
+def make_evaluate(corpus: Corpus) -> Evaluate | None:
+    """Return the function that ranks the validation split during training; None without one."""
+    if "val" not in corpus.splits:
+        say(f"corpus {corpus.name} has no split 'val': nothing is evaluated, no checkpoint is best")
+        return None
     from sir_jax.evaluation.embed import embed_split
     from sir_jax.evaluation.ranking import retrieval_metrics
 

@@ -136,7 +136,8 @@ def pretrain(tower: str, spec, splits, vocabulary, data_cfg, args) -> dict:
       splits: the training splits, drawn from in turn.
       vocabulary: every word that a caption may hold.
       data_cfg: `config.data`.
-      args: has `steps`, `learning_rate`, `seed`, `log_every`, `out` and `save_every`.
+      args: has `steps`, `until` (0: all of them), `learning_rate`, `seed`, `log_every`,
+        `save_every` and `out`.
     """
     transcripts = [Transcripts(split, vocabulary) for split in splits]
     params, loss_fn = _init(tower, spec, 1 + len(vocabulary))
@@ -157,16 +158,17 @@ def pretrain(tower: str, spec, splits, vocabulary, data_cfg, args) -> dict:
     opt_state = tx.init(params)
     started = time.time()
     batches = _mixed_batches(splits, transcripts, data_cfg, tower, args.seed)
-    for i, batch in zip(range(1, args.steps + 1), batches, strict=False):
+    last = args.until or args.steps
+    for i, batch in zip(range(1, last + 1), batches, strict=False):
         rng = jax.random.fold_in(jax.random.key(args.seed), i)
         params, opt_state, loss, right = step(params, opt_state, batch, rng)
-        if i % args.log_every == 0 or i == args.steps:
+        if i % args.log_every == 0 or i == last:
             print(
                 f"{tower} step {i}/{args.steps} loss {loss:.4f} right {100 * right:.1f} % "
                 f"{time.time() - started:.0f} s",
                 flush=True,
             )
-        if i % args.save_every == 0 or i == args.steps:
+        if i % args.save_every == 0 or i == last:
             # Half precision: the files live in the repository.
             pretrained.save(Path(args.out) / tower, spec, jax.device_get(params["encoder"]),
                             dtype=np.float16)  # fmt: skip
@@ -181,6 +183,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--data_dir", default="")
     parser.add_argument("--out", required=True, help="directory for TOWER/model.safetensors")
     parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--until", type=int, default=0, help="stop here in the schedule of --steps")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)

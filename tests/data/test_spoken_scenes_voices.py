@@ -55,6 +55,11 @@ def test_voices_are_many_distinct_and_kept_apart():
         assert 150 <= voice.rate <= 200 and 40 <= voice.pitch <= 60
 
 
+def test_combinations_found_unclear_are_not_spoken():
+    unclear = {"en-us-nyc+linda", "en-gb-x-gbclan+Mario", "en-gb-x-gbcwmd+RicishayMax"}
+    assert not unclear & {voice.name for voice in VOICES}
+
+
 def test_sixty_four_voices_by_split():
     assert [len(voices_of(split, 64)) for split in SPLITS] == [43, 7, 14]
 

@@ -65,7 +65,7 @@ def test_a_clip_is_the_same_in_every_bucket(tiny):
     found = []
     for buckets in ((1600,), (3200,), (1500, 1600), (6400,)):
         data = ConfigDict(dict(buckets=buckets, normalize_wave=True))
-        found.append(embed_speech(model, params, [wave], data, batch_size=2)[0])
+        found.append(embed_speech(model, params, [wave], data, batch_size=4)[0])
     np.testing.assert_allclose(found, np.broadcast_to(found[0], (4, 32)), atol=TOLERANCE)
 
 
@@ -75,17 +75,17 @@ def test_long_clips_are_the_unit_mean_of_their_windows(tiny):
     parts = [wave[:3200], wave[3200:6400], wave[3800:]]
     z = embed_speech(model, params, parts, cfg.data, batch_size=4).astype(np.float64)
     expected = z.mean(axis=0) / np.linalg.norm(z.mean(axis=0))
-    mixed = embed_speech(model, params, [noise(50), wave, noise(900)], cfg.data, batch_size=2)
+    mixed = embed_speech(model, params, [noise(50), wave, noise(900)], cfg.data, batch_size=4)
     np.testing.assert_allclose(mixed[1], expected, atol=TOLERANCE)
 
 
 def test_loudness_and_offset_do_not_matter_where_waves_are_normalised(tiny):
     cfg, model, params = tiny
     wave = noise(1600)
-    z = embed_speech(model, params, [wave, 0.5 * wave + 0.1], cfg.data, batch_size=2)
+    z = embed_speech(model, params, [wave, 0.5 * wave + 0.1], cfg.data, batch_size=4)
     np.testing.assert_allclose(z[0], z[1], atol=1e-4)
     data = ConfigDict(dict(buckets=(1600,), normalize_wave=False))
-    raw = embed_speech(model, params, [wave, wave + 0.1], data, batch_size=2)
+    raw = embed_speech(model, params, [wave, wave + 0.1], data, batch_size=4)
     assert np.abs(raw[0] - raw[1]).max() > 1e-3
 
 

@@ -87,6 +87,8 @@ def test_grouped_conv_equals_xla_value_and_gradients(groups):
         return grouped_conv(x, kernel, groups)
 
     np.testing.assert_allclose(ours(x, kernel), reference(x, kernel), atol=1e-5)
-    grads = [jax.grad(lambda a, k: (f(a, k) * weight).sum(), (0, 1)) for f in (ours, reference)]
-    for a, b in zip(grads[0](x, kernel), grads[1](x, kernel), strict=True):
+    def grads(conv):
+        return jax.grad(lambda a, k: (conv(a, k) * weight).sum(), (0, 1))(x, kernel)
+
+    for a, b in zip(grads(ours), grads(reference), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)

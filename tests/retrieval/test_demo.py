@@ -23,7 +23,7 @@ from sir_jax.base_config import base_config
 def get_config(arg=""):
     c = base_config("tiny", "tiny")
     c.data.corpus = "spoken_scenes/one-i16-d4-t6-c2-v64-p32-s7"
-    c.data.update(buckets=(64_000,), image_size=16, batch_size=8)
+    c.data.update(buckets=(32_000,), image_size=16, batch_size=8)
     c.model.speech.update(width=32, layers=1, heads=2, mlp_width=64, pos_kernel=8,
                           conv_width=(8, 8, 16, 32), pos_groups=4)
     c.model.image.update(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=64)

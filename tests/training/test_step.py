@@ -145,3 +145,15 @@ def test_clamp_follows_the_update(plain):
     hot = state.replace(params={**state.params, "temperature": np.float32(0.7)})
     after, metrics = step(hot, synthetic_batch(cfg))
     assert float(after.params["temperature"]) == 0.5 == float(metrics["train/temperature"])
+
+
+@pytest.mark.slow
+def test_bfloat16_compute_keeps_float32_state(plain):
+    _, _, state, step = plain
+    cfg = tiny_config(**{"model.dtype": "bfloat16"})
+    _, _, half_step = made(cfg)
+    batch = synthetic_batch(cfg)
+    after, metrics = half_step(state, batch)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(after)} == {"float32", "int32"}
+    exact = float(step(state, batch)[1]["train/loss"])
+    assert 0 < abs(float(metrics["train/loss"]) - exact) < 0.05 * exact

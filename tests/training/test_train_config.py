@@ -55,7 +55,7 @@ def test_overrides_of_every_type(file):
          "no field 'train.batch_size'; the nearest is data.batch_size$"),
         (["--config.train.stepz", "3"], "no field 'train.stepz'; the nearest is train.steps$"),
         (["--config.train.steps=many"], "config.train.steps=many"),
-        (["--config.train.steps"], "--config.train.steps needs a value: --config.train.steps=VALUE"),
+        (["--config.train.steps"], "--config.train.steps needs a value: --config.train.steps="),
         (["--wrkdir=x"], "no option --wrkdir; the nearest is --workdir$"),
         (["extra"], "'extra' is not an option"),
         (["--config=other.py"], "give one --config="),

@@ -1,0 +1,131 @@
+"""The real `sir-jax train` in processes of its own, killed without warning."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from training_helpers import tiny_config
+
+from sir_jax.training.checkpoint import restore_params
+from sir_jax.training.config import to_json
+from sir_jax.training.metrics import JSONL, read_records
+
+pytestmark = pytest.mark.slow
+
+STEPS, KILLS = 60, 3
+PROGRAM = "import sys; from sir_jax.cli import main; sys.exit(main(sys.argv[1:]))"
+CONFIG = """
+import json
+from sir_jax.training.config import from_json
+
+def get_config(arg=""):
+    return from_json(json.loads('''{}'''))
+"""
+
+
+def start(*argv, **kwargs):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", PROGRAM, *map(str, argv)]
+    return subprocess.Popen(
+        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        **kwargs,
+    )  # fmt: skip
+
+
+def finish(process):
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    return out
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory):
+    """Return a folder with a config file and a corpus, both real and small."""
+    root = tmp_path_factory.mktemp("kill")
+    made = finish(start(
+        "data", "spoken_scenes", "--level=one", "--train_images=16", "--val_images=4",
+        "--test_images=4", "--captions=2", "--image_size=32", f"--data_dir={root}/data",
+    ))  # fmt: skip
+    (corpus,) = {word.strip(",.:'") for word in made.split() if "spoken_scenes/one-" in word
+                 and "/data/" not in word}  # fmt: skip
+    cfg = tiny_config(**{
+        "data.corpus": corpus, "data.data_dir": f"{root}/data", "data.buckets": (16_000,),
+        "train.steps": STEPS, "train.eval_every": 20, "train.checkpoint_every": 2,
+        "train.compile_cache": f"{root}/compiled",
+    })  # fmt: skip
+    (root / "tiny.py").write_text(CONFIG.format(json.dumps(to_json(cfg))))
+    return root
+
+
+def train(root, workdir):
+    return start("train", f"--config={root}/tiny.py", f"--workdir={workdir}")
+
+
+def sequence(workdir):
+    return [
+        {name: value for name, value in record.items() if not name.startswith("perf/")}
+        for record in read_records(workdir / JSONL)
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(setting):
+    """Return the workdir of a run that nothing disturbed."""
+    finish(train(setting, setting / "whole"))
+    assert len(sequence(setting / "whole")) == STEPS + STEPS // 20
+    return setting / "whole"
+
+
+def test_sigkill_at_random_moments_changes_nothing(setting, whole):
+    seed = time.time_ns()
+    rng = np.random.default_rng(seed)
+    workdir, told = setting / "killed", f"seed {seed}"
+    marks = np.sort(rng.choice(np.arange(1, STEPS), KILLS, replace=False))
+    for mark in marks:
+        process = train(setting, workdir)
+        # At some point of the updates, wherever the asynchronous save then is.
+        while process.poll() is None:
+            records = read_records(workdir / JSONL)
+            if records and records[-1]["step"] >= mark:
+                break
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0.0, 0.05))
+        process.send_signal(signal.SIGKILL)
+        out, _ = process.communicate()
+        assert process.returncode in (-signal.SIGKILL, 0), f"{told}: {out}"
+    out = finish(train(setting, workdir))
+    assert sequence(workdir) == sequence(whole), f"{told}: {out}"
+    assert sequence(workdir)[-1]["step"] == STEPS
+    for which in ("best", "last"):
+        ours, theirs = (restore_params(d, which)[1] for d in (workdir, whole))
+        np.testing.assert_array_equal(ours["temperature"], theirs["temperature"], err_msg=told)
+
+
+def test_sigterm_saves_and_says_how_to_go_on(setting, whole):
+    workdir = setting / "stopped"
+    process = train(setting, workdir)
+    while process.poll() is None and not read_records(workdir / JSONL):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, out
+    command = f"sir-jax train --config={setting}/tiny.py --workdir={workdir}"
+    assert f"of {STEPS}; saved. To go on, run the same command: {command}\n" in out
+    assert "stopped by SIGTERM at step " in out
+    finish(train(setting, workdir))
+    assert sequence(workdir) == sequence(whole)
+
+
+def test_another_config_is_refused_in_one_line(setting, whole):
+    process = start("train", f"--config={setting}/tiny.py", f"--workdir={whole}",
+                    "--config.model.embed_width=8")  # fmt: skip
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    (line,) = [line for line in out.splitlines() if line.startswith("sir-jax train:")]
+    assert "another config: model.embed_width is 16 there and 8 here; choose another" in line
+    assert "Traceback" not in out

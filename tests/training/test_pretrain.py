@@ -1,0 +1,147 @@
+"""The objectives that make the shipped encoders, and one real run of both through files."""
+
+import io
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import soundfile
+from PIL import Image
+
+from sir_jax import pretrained
+from sir_jax.base_config import base_config
+from sir_jax.data.corpus import INDEX_DTYPE, Caption, ImageRecord
+from sir_jax.models import HubertSpec, VitSpec
+from sir_jax.models.hubert import HubertOutput
+from sir_jax.models.vit import VitOutput
+from sir_jax.training.pretrain import (
+    MAX_WORDS,
+    Transcripts,
+    image_loss,
+    pretrain,
+    speech_loss,
+)
+
+WORDS = ["blue", "circle", "red", "square"]
+
+
+class TinySplit:
+    """Four images with two spoken captions each, as real FLAC and PNG bytes."""
+
+    name = "train"
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        texts = ("red circle", "blue square", "red square", "blue circle")
+        self.records = []
+        for i, text in enumerate(texts):
+            png, captions = io.BytesIO(), []
+            Image.fromarray(rng.integers(0, 255, (20, 20, 3), np.uint8)).save(png, "PNG")
+            for j in range(2):
+                flac = io.BytesIO()
+                wave = rng.integers(-9000, 9000, 3000 + 100 * j).astype(np.int16)
+                soundfile.write(flac, wave, 16_000, format="FLAC")
+                captions.append(Caption(flac.getvalue(), len(wave), 2 * i + j, text, "someone"))
+            self.records.append(ImageRecord(png.getvalue(), 10 + i, tuple(captions)))
+        self.index = np.array(
+            [
+                (row, slot, c.samples, r.image_id, c.caption_id)
+                for row, r in enumerate(self.records)
+                for slot, c in enumerate(r.captions)
+            ],
+            INDEX_DTYPE,
+        )
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, row):
+        return self.records[row]
+
+
+def test_labels_and_tags_by_hand():
+    words = Transcripts(TinySplit(), WORDS)
+    labels, padding = words.labels(np.array([2, 1]))  # 'blue square', 'red circle'
+    assert labels[:, :3].tolist() == [[1, 4, 0], [3, 2, 0]]
+    assert padding.shape == (2, MAX_WORDS) and (1 - padding).sum(1).tolist() == [2, 2]
+    assert words.tags(np.array([13])).tolist() == [[0, 1, 1, 0, 0]]
+
+
+def fixed_speech(best, frames=None):
+    """A module whose frames say the classes `best` [B, T], and its parameters."""
+    best = np.array(best)
+    tokens = jnp.float32(20 * np.eye(5)[best])
+    valid = np.arange(best.shape[1]) < (best.shape[1] if frames is None else frames)
+    mask = jnp.broadcast_to(valid, best.shape)
+    module = SimpleNamespace(apply=lambda *a, **k: HubertOutput(tokens, mask, ()))
+    return module, {"encoder": {}, "head": {"kernel": jnp.eye(5), "bias": jnp.zeros(5)}}
+
+
+def speech_batch(*texts):
+    labels = np.zeros((len(texts), MAX_WORDS), np.int32)
+    padding = np.ones(labels.shape, np.float32)
+    for i, numbers in enumerate(texts):
+        labels[i, : len(numbers)], padding[i, : len(numbers)] = numbers, 0.0
+    return {"wave": None, "lengths": None, "labels": labels, "padding": padding}
+
+
+def test_greedy_decoding_drops_repeats_and_blanks():
+    module, params = fixed_speech([[3, 3, 0, 2, 0, 0], [3, 0, 3, 2, 2, 2]])
+    batch = speech_batch([3, 2], [3, 3, 2])
+    loss, right = speech_loss(params, batch, None, module=module, deterministic=True)
+    assert float(right) == 1.0
+    assert float(loss) < 1e-3
+    _, right = speech_loss(
+        params, speech_batch([3, 2], [3, 2]), None, module=module, deterministic=True
+    )
+    assert float(right) == 0.5
+
+
+def test_frames_past_the_mask_say_nothing():
+    module, params = fixed_speech([[3, 0, 2, 1, 1, 1]], frames=3)
+    loss, right = speech_loss(params, speech_batch([3, 2]), None, module=module, deterministic=True)
+    assert float(right) == 1.0 and float(loss) < 1e-3
+
+
+def test_image_loss_by_hand():
+    logits = np.array([[-9.0, 2.0, -1.0], [-9.0, -1.0, 3.0]], np.float32)
+    tags = np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 1.0]], np.float32)
+    module = SimpleNamespace(apply=lambda *a, **k: VitOutput(None, jnp.asarray(logits), ()))
+    params = {"encoder": {}, "head": {"kernel": jnp.eye(3), "bias": jnp.zeros(3)}}
+    loss, right = image_loss(
+        params, {"pixels": None, "tags": tags}, None, module=module, deterministic=True
+    )
+    p = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    expected = -(tags * np.log(p) + (1 - tags) * np.log(1 - p)).sum(1).mean()
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert float(right) == 1.0
+    assert float(optax.sigmoid_binary_cross_entropy(logits, tags).sum(1).mean()) == (
+        pytest.approx(expected, rel=1e-5)
+    )
+
+
+@pytest.mark.parametrize("tower", ["speech", "image"])
+def test_a_short_run_learns_and_its_file_loads(tower, tmp_path, capsys):
+    cfg = base_config("tiny", "tiny")
+    cfg.data.update(batch_size=4, buckets=(4_000,), image_size=16)
+    if tower == "speech":
+        spec = HubertSpec(
+            width=32, layers=1, heads=2, mlp_width=32, conv_width=(8, 16), conv_kernel=(20, 16),
+            conv_stride=(20, 16), conv_bias=True, conv_norm="layer", pos_kernel=4, pos_groups=2,
+            norm_first=True, dropout=0.0,
+        )  # fmt: skip
+    else:
+        spec = VitSpec(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=32)
+    args = SimpleNamespace(
+        steps=40, until=30, learning_rate=3e-3, seed=0, log_every=10, save_every=100, out=str(tmp_path)
+    )
+    params = pretrain(tower, spec, [TinySplit()], WORDS, cfg.data, args)
+    losses = [float(line.split("loss ")[1].split()[0]) for line in
+              capsys.readouterr().out.splitlines()]  # fmt: skip
+    assert len(losses) == 3 and losses[-1] < 0.9 * losses[0]
+    loaded_spec, loaded = pretrained.load(str(tmp_path / tower))
+    assert loaded_spec == spec
+    name = "feature_projection" if tower == "speech" else "patch_embed"
+    np.testing.assert_allclose(loaded[name]["kernel"], params[name]["kernel"], rtol=1e-3, atol=1e-4)
