@@ -37,5 +37,6 @@ def get_config(arg: str = ""):
         c.optim.freeze = ("speech/frontend/.*",)
     if arg.runlocal:
         c.data.batch_size = 8
+        c.optim.warmup_steps = 1
         c.train.update(steps=4, eval_every=4, checkpoint_every=2, log_every=1)
     return c
