@@ -1,7 +1,7 @@
 """sir-jax train --config=configs/demo.py --workdir=runs/demo
 
 One-object spoken scenes on two CPU cores in at most eight minutes, starting from the small
-encoders that ship with the package (made by `sir-jax pretrain`, see configs/pretrain.py).
+encoders that ship with the package (made by launch/pretrain.sh).
 
 Arguments, e.g. `--config=configs/demo.py:scratch`:
   scratch  start from random encoders instead
@@ -19,7 +19,7 @@ def get_config(arg: str = ""):
     c = base_config("tiny", "tiny")
     c.data.corpus = CORPUS
     c.data.batch_size = 64
-    c.data.buckets = (40_000, 56_000, 72_000)
+    c.data.buckets = (46_000, 52_000, 67_000)
     c.model.head.update(heads=4)
     c.model.speech.dropout = 0.0
     c.model.embed_width = 128
