@@ -26,15 +26,19 @@ def get_config(arg: str = ""):
     c.optim.learning_rate = 1e-3
     c.optim.warmup_steps = 20
     c.optim.clip_norm = 1.0
-    c.train.steps = 400
-    c.train.eval_every = 100
-    c.train.checkpoint_every = 100
+    c.train.steps = 320
+    c.train.eval_every = 160
+    c.train.checkpoint_every = 80
     c.train.num_threads = 2
     if not arg.scratch:
         c.init.speech = "package:spoken_scenes/speech"
         c.init.image = "package:spoken_scenes/image"
-        # As everybody does with HuBERT: the waveform front end stays as it came.
-        c.optim.freeze = ("speech/frontend/.*",)
+        # As everybody does with HuBERT: the front end stays as it came. So do the lower layers,
+        # which saves a fifth of a step.
+        c.optim.freeze = (
+            "speech/frontend", "speech/feature_norm", "speech/feature_projection",
+            "speech/positional_conv", "speech/layers_00", "speech/layers_01",
+        )  # fmt: skip
     if arg.runlocal:
         c.data.batch_size = 8
         c.optim.warmup_steps = 1

@@ -6,8 +6,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 if [ ! -x .venv/bin/python ]; then
   python=
-  for candidate in python3.11 python3.12 python3; do
-    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+  for candidate in python3 python3.11 python3.12; do
+    if "$candidate" -c 'import sys; import ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
         2>/dev/null; then
       python=$candidate
       break

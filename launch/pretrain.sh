@@ -12,4 +12,4 @@ sir-jax data spoken_scenes --level=one
 sir-jax data spoken_scenes --level=one --train_images=8000 --val_images=20 --test_images=20 \
   --captions=2
 sir-jax pretrain --tower=speech --corpora=$spoken --out=$out --steps=3000 --until=1500
-sir-jax pretrain --tower=image --corpora=$drawn --out=$out --steps=1600
+sir-jax pretrain --tower=image --corpora=$drawn --out=$out --steps=3500

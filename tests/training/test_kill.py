@@ -17,7 +17,7 @@ from sir_jax.training.metrics import JSONL, read_records
 
 pytestmark = pytest.mark.slow
 
-STEPS, KILLS = 60, 3
+STEPS, KILLS = 40, 2
 PROGRAM = "import sys; from sir_jax.cli import main; sys.exit(main(sys.argv[1:]))"
 CONFIG = """
 import json

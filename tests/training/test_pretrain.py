@@ -135,7 +135,13 @@ def test_a_short_run_learns_and_its_file_loads(tower, tmp_path, capsys):
     else:
         spec = VitSpec(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=32)
     args = SimpleNamespace(
-        steps=40, until=30, learning_rate=3e-3, seed=0, log_every=10, save_every=100, out=str(tmp_path)
+        steps=40,
+        until=30,
+        learning_rate=3e-3,
+        seed=0,
+        log_every=10,
+        save_every=100,
+        out=str(tmp_path),
     )
     params = pretrain(tower, spec, [TinySplit()], WORDS, cfg.data, args)
     losses = [float(line.split("loss ")[1].split()[0]) for line in

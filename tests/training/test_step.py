@@ -12,6 +12,8 @@ from sir_jax.training.state import count_params, init_state
 from sir_jax.training.step import loss_and_grads, loss_fn, microbatches, project_params, train_step
 from sir_jax.training.trees import leaf_paths, merge_trees, split_tree
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 
 def made(cfg):
     """Return (model, state, jitted step) of a config."""
