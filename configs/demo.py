@@ -26,9 +26,9 @@ def get_config(arg: str = ""):
     c.optim.learning_rate = 1e-3
     c.optim.warmup_steps = 20
     c.optim.clip_norm = 1.0
-    c.train.steps = 320
-    c.train.eval_every = 160
-    c.train.checkpoint_every = 80
+    c.train.steps = 256
+    c.train.eval_every = 128
+    c.train.checkpoint_every = 64
     c.train.num_threads = 2
     if not arg.scratch:
         c.init.speech = "package:spoken_scenes/speech"

@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from absl import logging
+
 from sir_jax.errors import UserError
 
 # verb -> (module whose main(argv) runs it, one line of help)
@@ -41,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"sir-jax: no verb {verb!r}; choose one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
+    # Orbax and TFDS warn of what is meant here; a mistake must stand alone on stderr.
+    logging.set_verbosity(logging.ERROR)
     module = importlib.import_module(VERBS[verb][0])
     try:
         return module.main(rest) or 0

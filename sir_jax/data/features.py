@@ -41,7 +41,7 @@ class FlacAudio(tfds.features.FeatureConnector):
         return soundfile.read(io.BytesIO(example_data), dtype="int16")[0]
 
     def decode_example(self, tfexample_data):
-        raise NotImplementedError("FlacAudio reads through as_data_source, not tf.data")
+        raise TypeError("FlacAudio reads through as_data_source, not tf.data")
 
     def to_json_content(self):
         return {"sample_rate": self.sample_rate}
