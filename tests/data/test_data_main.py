@@ -16,7 +16,11 @@ OPTIONS = (
     "data spoken_scenes --level=one --train_images=130 --val_images=4 --test_images=6 "
     "--captions=2 --voices=12 --image_size=32 --workers=1"
 ).split()
-SCRIPT = "import sys; from sir_jax.cli import main; sys.exit(main())"
+# A shell's background job, as CI may be, starts with SIGINT ignored, and passes that on.
+SCRIPT = (
+    "import signal, sys; from sir_jax.cli import main; "
+    "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main())"
+)
 NAME = "spoken_scenes/one-i130-d4-t6-c2-v12-p32-s0"
 
 
