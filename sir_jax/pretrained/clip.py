@@ -4,8 +4,7 @@ import numpy as np
 
 from sir_jax.errors import UserError
 from sir_jax.models import VitSpec
-from sir_jax.pretrained.hubert import pair
-from sir_jax.pretrained.rules import CONV2D, Rule
+from sir_jax.pretrained.rules import CONV2D, Rule, pair
 
 _LAYER = "encoder.layers.{n}"
 _BLOCK = "layers_{n:02d}"

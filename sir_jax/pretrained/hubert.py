@@ -4,18 +4,11 @@ import numpy as np
 
 from sir_jax.errors import UserError
 from sir_jax.models import HubertSpec
-from sir_jax.pretrained.rules import CONV1D, KEEP, LINEAR, Rule, Transform
+from sir_jax.pretrained.rules import CONV1D, Rule, Transform, pair
 
 _GAIN = Transform(lambda x: x.reshape(-1, 1, 1), lambda x: x.reshape(1, 1, -1))  # [1, 1, K]
 _LAYER = "encoder.layers.{n}"
 _BLOCK = "layers_{n:02d}"
-
-
-def pair(name: str, path: str, norm: bool = False) -> list[Rule]:
-    """Return the rules of a weight and its bias."""
-    weight = Rule(f"{name}.weight", f"{path}/{'scale' if norm else 'kernel'}", KEEP)
-    return [weight if norm else weight._replace(transform=LINEAR),
-            Rule(f"{name}.bias", f"{path}/bias")]  # fmt: skip
 
 
 RULES: list[Rule] = [

@@ -47,6 +47,14 @@ class Rule(NamedTuple):
         return re.escape(self.name).replace(r"\{n\}", r"(\d+)")
 
 
+def pair(name: str, path: str, norm: bool = False) -> list[Rule]:
+    """Return the rules of a weight and its bias: of a norm, or else of a dense layer."""
+    weight = Rule(f"{name}.weight", f"{path}/scale") if norm else Rule(
+        f"{name}.weight", f"{path}/kernel", LINEAR
+    )  # fmt: skip
+    return [weight, Rule(f"{name}.bias", f"{path}/bias")]
+
+
 def to_leaves(
     names: list[str],
     read: Callable[[str], np.ndarray],
