@@ -27,7 +27,8 @@ class Rule(NamedTuple):
 
     Attributes:
       name: the checkpoint's name, with `{n}` for a number (a layer's).
-      path: the leaf's '/'-joined path, with `{n}` for the same number; None drops the tensor.
+      path: the leaf's '/'-joined path, with `{n}` or `{n:02d}` for the same number; None drops
+        the tensor.
       transform: change of layout.
     """
 
@@ -36,9 +37,9 @@ class Rule(NamedTuple):
     transform: Transform = KEEP
 
     def leaf(self, name: str) -> str | None:
-        """Return the path for a checkpoint name that `matches`."""
+        """Return the path for a checkpoint name that `pattern` matches."""
         number = re.fullmatch(self.pattern, name).groups()
-        # Layer numbers have two digits in leaves that are sorted: layers_03; others have one.
+        # The path's own format says how many digits: layers_{n:02d}, but conv_{n}.
         return self.path and self.path.format(n=int(number[0]) if number else 0)
 
     @property
