@@ -5,13 +5,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from sir_jax.models.hubert import HUBERT_VARIANTS, HubertSpec
+from sir_jax.models.hubert import HUBERT_VARIANTS, Hubert, HubertSpec
+from sir_jax.models.qformer import Blip2, Blip2Spec, QFormerSpec
 from sir_jax.models.speech_image import Encoded, HeadSpec, SpeechImageModel
-from sir_jax.models.vit import VIT_VARIANTS, VitSpec
+from sir_jax.models.vit import VIT_VARIANTS, Vit, VitSpec
 
 __all__ = [
-    "Encoded", "HUBERT_VARIANTS", "HeadSpec", "HubertSpec", "SpeechImageModel", "VIT_VARIANTS",
-    "VitSpec", "build_model", "hubert_fields", "init_params", "vit_fields",
+    "Blip2Spec", "Encoded", "HUBERT_VARIANTS", "HeadSpec", "HubertSpec", "QFormerSpec",
+    "SpeechImageModel", "VIT_VARIANTS", "VitSpec", "build_encoder", "build_model", "hubert_fields",
+    "init_params", "qformer_fields", "vit_fields",
 ]  # fmt: skip
 
 
@@ -25,12 +27,31 @@ def vit_fields(variant: str, **changes) -> dict:
     return dataclasses.asdict(VitSpec(**{**VIT_VARIANTS[variant], **changes}))
 
 
+def qformer_fields(**changes) -> dict:
+    """Return every field of the released Q-Former as a dict, for a config file."""
+    return dataclasses.asdict(QFormerSpec(**changes))
+
+
+def build_encoder(
+    spec: HubertSpec | VitSpec | Blip2Spec, dtype: jnp.dtype = jnp.float32
+) -> Hubert | Vit | Blip2:
+    """Build the encoder alone whose shape a checkpoint has.
+
+    Args:
+      spec: of a checkpoint, as `sir_jax.pretrained.load` returns it.
+      dtype: of the computation.
+    """
+    module = {HubertSpec: Hubert, VitSpec: Vit, Blip2Spec: Blip2}[type(spec)]
+    return module(spec, dtype=dtype)
+
+
 def build_model(cfg) -> SpeechImageModel:
     """Build the joint model from `config.model`.
 
     Args:
-      cfg: has `speech`, `image` and `head` (fields of their specs), `embed_width`,
-        `init_temperature`, `remat` and `dtype` ('float32' or 'bfloat16').
+      cfg: has `speech`, `image` and `head` (fields of their specs), `image_head` ('cls', or
+        'qformer' with the fields of its spec in `qformer`), `embed_width`, `init_temperature`,
+        `remat` and `dtype` ('float32' or 'bfloat16').
 
     Returns:
       A hashable module, static under `jax.jit`.
@@ -39,6 +60,7 @@ def build_model(cfg) -> SpeechImageModel:
         speech_spec=HubertSpec(**cfg.speech),
         image_spec=VitSpec(**cfg.image),
         head_spec=HeadSpec(**cfg.head),
+        qformer_spec=QFormerSpec(**cfg.qformer) if cfg.image_head == "qformer" else None,
         embed_width=cfg.embed_width,
         init_temperature=cfg.init_temperature,
         remat=cfg.remat,

@@ -9,14 +9,15 @@ from flax import linen as nn
 
 from sir_jax.models.hubert import Hubert, HubertSpec
 from sir_jax.models.layers import Array, block_stack, dense, kernel_init, layer_norm
+from sir_jax.models.qformer import QFormer, QFormerSpec
 from sir_jax.models.vit import Vit, VitSpec
 
 
 class Encoded(NamedTuple):
     """One modality's features."""
 
-    tokens: Array  # [B, 1 + T, D_s] or [B, 1 + P, D_i]; token 0 is CLS
-    mask: Array  # True where a token is valid, [B, 1 + T] or [B, 1 + P]
+    tokens: Array  # [B, 1 + T, D_s] or [B, 1 + P, D_i], token 0 is CLS; or a Q-Former's [B, Q, D]
+    mask: Array  # True where a token is valid
     embed: Array  # float32, unit norm, [B, E]
 
 
@@ -82,10 +83,20 @@ class SpeechImageModel(nn.Module):
     speech_spec: HubertSpec
     image_spec: VitSpec
     head_spec: HeadSpec
+    qformer_spec: QFormerSpec | None = None
     embed_width: int = 256
     init_temperature: float = 0.07
     remat: bool = False
     dtype: jnp.dtype = jnp.float32
+
+    def __post_init__(self):
+        qformer = self.qformer_spec
+        if qformer and qformer.projection != self.embed_width:
+            raise ValueError(
+                f"the Q-Former's projection {qformer.projection} is not embed_width "
+                f"{self.embed_width}"
+            )
+        super().__post_init__()
 
     def setup(self):
         self.speech = Hubert(self.speech_spec, self.remat, self.dtype)
@@ -95,7 +106,10 @@ class SpeechImageModel(nn.Module):
             self.dtype,
         )  # fmt: skip
         self.speech_projection = dense(self.embed_width, self.dtype, use_bias=False)
-        self.image_projection = dense(self.embed_width, self.dtype, use_bias=False)
+        if self.qformer_spec:
+            self.image_head = QFormer(self.qformer_spec, self.remat, self.dtype)
+        else:
+            self.image_projection = dense(self.embed_width, self.dtype, use_bias=False)
         self.temperature = self.param(
             "temperature", nn.initializers.constant(self.init_temperature), ()
         )
@@ -106,10 +120,18 @@ class SpeechImageModel(nn.Module):
         return Encoded(tokens, mask, unit_norm(self.speech_projection(tokens[:, 0])))
 
     def encode_image(self, pixels: Array, deterministic: bool = True) -> Encoded:
-        """Encode pixels [B, h, w, 3]."""
+        """Encode pixels [B, h, w, 3].
+
+        A Q-Former's embedding is the mean of its projected queries, because an index holds one
+        vector an image; BLIP-2 itself takes the query most similar to each text.
+        """
         out = self.image(pixels, deterministic)
-        mask = jnp.ones(out.tokens.shape[:2], bool)
-        return Encoded(out.tokens, mask, unit_norm(self.image_projection(out.pooled)))
+        if self.qformer_spec:
+            head = self.image_head(out.tokens, deterministic)
+            tokens, embed = head.tokens, head.projected.mean(axis=1)
+        else:
+            tokens, embed = out.tokens, self.image_projection(out.pooled)
+        return Encoded(tokens, jnp.ones(tokens.shape[:2], bool), unit_norm(embed))
 
     def __call__(
         self, wave: Array, lengths: Array, pixels: Array, deterministic: bool = True

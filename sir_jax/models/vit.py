@@ -1,4 +1,4 @@
-"""The vision transformer of CLIP (arXiv 2103.00020) as `transformers.CLIPVisionModel` has it."""
+"""The vision transformers of CLIP (arXiv 2103.00020) and BLIP-2 (EVA ViT-g, arXiv 2301.12597)."""
 
 import dataclasses
 from typing import NamedTuple
@@ -8,10 +8,16 @@ from flax import linen as nn
 
 from sir_jax.models.layers import Array, block_stack, kernel_init, layer_norm
 
+FORMS = ("clip", "blip2")
+
 
 @dataclasses.dataclass(frozen=True)
 class VitSpec:
-    """Everything that fixes a ViT's shape; the defaults are CLIP ViT-B/32."""
+    """Everything that fixes a ViT's shape; the defaults are CLIP ViT-B/32.
+
+    `form` says where it is normalised: "clip" before the first layer, and CLS alone at the end;
+    "blip2" nowhere before, and every token at the end. BLIP-2's patch projection has a bias.
+    """
 
     image_size: int = 224
     patch: int = 32
@@ -22,8 +28,11 @@ class VitSpec:
     activation: str = "quick_gelu"
     epsilon: float = 1e-5
     dropout: float = 0.0
+    form: str = "clip"
 
     def __post_init__(self):
+        if self.form not in FORMS:
+            raise ValueError(f"form {self.form!r} is none of {', '.join(FORMS)}")
         if self.image_size % self.patch:
             raise ValueError(f"image_size {self.image_size} is no multiple of patch {self.patch}")
 
@@ -37,6 +46,11 @@ VIT_VARIANTS: dict[str, dict] = {
     "L/14-336": dict(
         image_size=336, patch=14, width=1024, layers=24, heads=16, mlp_width=4096
     ),
+    # EVA's 40 layers less the last, as every released BLIP-2 has it.
+    "g/14": dict(
+        patch=14, width=1408, layers=39, heads=16, mlp_width=6144, activation="gelu",
+        epsilon=1e-6, form="blip2",
+    ),
 }  # fmt: skip
 
 
@@ -45,7 +59,7 @@ class VitOutput(NamedTuple):
 
     tokens: Array  # [B, 1 + P, D], `last_hidden_state`; token 0 is CLS
     pooled: Array  # [B, D], the normalised CLS, `pooler_output`
-    states: tuple[Array, ...]  # 1 + layers of [B, 1 + P, D]
+    states: tuple[Array, ...]  # 1 + layers of [B, 1 + P, D], none of them after `post_norm`
 
 
 class PatchEmbed(nn.Module):
@@ -53,6 +67,7 @@ class PatchEmbed(nn.Module):
 
     patch: int
     width: int
+    use_bias: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -63,11 +78,15 @@ class PatchEmbed(nn.Module):
         kernel = self.param("kernel", kernel_init, (p, p, c, self.width))
         x = pixels.astype(self.dtype).reshape(b, h // p, p, w // p, p, c)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(b, (h // p) * (w // p), p * p * c)
-        return x @ kernel.astype(self.dtype).reshape(p * p * c, self.width)
+        x = x @ kernel.astype(self.dtype).reshape(p * p * c, self.width)
+        if not self.use_bias:
+            return x
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        return x + bias.astype(self.dtype)
 
 
 class Vit(nn.Module):
-    """Pixels to patch features; equal to `transformers.CLIPVisionModel`."""
+    """Pixels to patch features; equal to `transformers`' CLIPVisionModel and Blip2VisionModel."""
 
     spec: VitSpec
     remat: bool = False
@@ -75,11 +94,13 @@ class Vit(nn.Module):
 
     def setup(self):
         spec = self.spec
-        self.patch_embed = PatchEmbed(spec.patch, spec.width, self.dtype)
+        blip2 = spec.form == "blip2"
+        self.patch_embed = PatchEmbed(spec.patch, spec.width, use_bias=blip2, dtype=self.dtype)
         self.cls = self.param("cls", kernel_init, (spec.width,))
         tokens = 1 + (spec.image_size // spec.patch) ** 2
         self.position = self.param("position", kernel_init, (tokens, spec.width))
-        self.pre_norm = layer_norm(spec.epsilon, self.dtype)
+        if not blip2:
+            self.pre_norm = layer_norm(spec.epsilon, self.dtype)
         self.blocks = block_stack(
             spec.layers, self.remat, width=spec.width, heads=spec.heads, mlp_width=spec.mlp_width,
             activation=spec.activation, epsilon=spec.epsilon, norm_first=True,
@@ -103,9 +124,13 @@ class Vit(nn.Module):
         x = self.patch_embed(pixels)
         cls = jnp.broadcast_to(self.cls.astype(self.dtype), (x.shape[0], 1, self.spec.width))
         x = jnp.concatenate([cls, x], axis=1) + self.position.astype(self.dtype)
-        x = self.pre_norm(x)
+        if self.spec.form == "clip":
+            x = self.pre_norm(x)
         states = [x]
         for block in self.blocks:
             x = block(x, None, deterministic)
             states.append(x)
+        if self.spec.form == "blip2":
+            x = self.post_norm(x)
+        # BLIP-2's CLS is normalised twice, here as in `transformers`.
         return VitOutput(x, self.post_norm(x[:, 0]), tuple(states))

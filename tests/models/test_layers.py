@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from sir_jax.models.layers import ACTIVATIONS, Attention, Block, attend
-from sir_jax.models.positional_conv import grouped_conv
 
 
 def rand(*shape, seed=0):
@@ -70,25 +69,3 @@ def test_rematerialised_block_has_the_same_value_and_gradient(norm_first):
     b, grad_b = jax.jit(jax.value_and_grad(lambda p: loss(remat, p)))(params)
     assert float(a) == pytest.approx(float(b), rel=1e-6)
     jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, atol=1e-5), grad_a, grad_b)
-
-
-@pytest.mark.parametrize("groups", [1, 2, 4])
-def test_grouped_conv_equals_xla_value_and_gradients(groups):
-    x, kernel = rand(3, 12, 8), rand(5, 8 // groups, 8, seed=1)
-    weight = rand(3, 8, 8, seed=2)
-
-    def reference(x, kernel):
-        return jax.lax.conv_general_dilated(
-            x, kernel, (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"),
-            feature_group_count=groups,
-        )  # fmt: skip
-
-    def ours(x, kernel):
-        return grouped_conv(x, kernel, groups)
-
-    np.testing.assert_allclose(ours(x, kernel), reference(x, kernel), atol=1e-5)
-    def grads(conv):
-        return jax.grad(lambda a, k: (conv(a, k) * weight).sum(), (0, 1))(x, kernel)
-
-    for a, b in zip(grads(ours), grads(reference), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from sir_jax.base_config import base_config
-from sir_jax.models import HubertSpec, build_model, init_params
+from sir_jax.models import HeadSpec, HubertSpec, build_model, init_params
 from sir_jax.models.hubert import Hubert, conv_lengths
+from sir_jax.models.qformer import QFormer
+from sir_jax.models.speech_image import SpeechHead
+from sir_jax.models.vit import Vit
 
 # Base's real convolution shapes (400 samples to one frame, 320 a step) at a small width.
 STYLES = {
@@ -134,6 +137,52 @@ def test_gain_of_the_positional_convolution_starts_at_the_kernel_norm():
     np.testing.assert_allclose(
         conv["g"], np.sqrt(np.square(conv["v"]).sum(axis=(1, 2), keepdims=True)), rtol=1e-6
     )
+
+
+def test_qformer_embeds_an_image_by_the_mean_of_its_projected_queries():
+    c = small_config("layer")
+    c.model.image_head = "qformer"
+    c.model.qformer.update(
+        queries=4, width=24, layers=2, heads=2, mlp_width=48, projection=c.model.embed_width
+    )
+    model = build_model(c.model)
+    params = jitted_init(model)
+    assert "image_projection" not in params
+    pixels = clip(2 * 16 * 16 * 3).reshape(2, 16, 16, 3)
+    got = model.apply({"params": params}, pixels, method="encode_image")
+    tokens = Vit(model.image_spec).apply({"params": params["image"]}, pixels).tokens
+    head = QFormer(model.qformer_spec).apply({"params": params["image_head"]}, tokens)
+    np.testing.assert_allclose(got.tokens, head.tokens, atol=1e-6)
+    assert got.mask.shape == (2, 4) and got.mask.all()
+    mean = np.asarray(head.projected, np.float64).mean(axis=1)
+    np.testing.assert_allclose(
+        got.embed, mean / np.linalg.norm(mean, axis=-1, keepdims=True), atol=1e-6
+    )
+
+
+def test_qformer_of_another_width_than_the_embedding_is_refused():
+    c = small_config("layer")
+    c.model.image_head = "qformer"
+    with pytest.raises(ValueError, match="projection 256 is not embed_width 16"):
+        build_model(c.model)
+
+
+def test_layer_weighting_is_a_softmax_over_all_hidden_states():
+    c = small_config("layer")
+    model = build_model(c.model)
+    params = jitted_init(model)
+    # All the weight on state 1: the head sees that state alone.
+    params["speech_head"]["layer_weights"] = jnp.array([-40.0, 40.0, -40.0])
+    wave, lengths = clip(4_000)[None], jnp.array([4_000])
+    got = model.apply({"params": params}, wave, lengths, method="encode_speech")
+    states = Hubert(model.speech_spec).apply({"params": params["speech"]}, wave, lengths)
+    single = SpeechHead(
+        HeadSpec(layers=1, heads=2, mlp_width=64), 32, 3
+    ).apply(
+        {"params": {k: v for k, v in params["speech_head"].items() if k != "layer_weights"}},
+        states._replace(tokens=states.states[1]), True,
+    )  # fmt: skip
+    np.testing.assert_allclose(got.tokens, single[0], atol=1e-5)
 
 
 def test_image_of_another_size_is_refused():

@@ -1,0 +1,151 @@
+"""Scaled dot-product attention that keeps no [T, S] matrix for the backward pass."""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+# Bytes of float32 logits at once. On CPU glibc hands blocks above 32 MB back to the kernel at every
+# free, and to fault them in again costs more than the products: rows of the batch go in groups
+# below that, in at most `_MAX_GROUPS` pieces of program. One row alone is cut along its queries
+# only where its logits would not fit anywhere: minutes of sound.
+_GROUP_BYTES = 14 << 20
+_MAX_GROUPS = 16
+_ROW_BYTES = 1 << 30
+
+
+def attend(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+    """Compute scaled dot-product attention with a float32 softmax.
+
+    The division by the softmax's sum comes after the product with the values, and the backward
+    pass computes the weights again from the queries and keys (FlashAttention, arXiv 2205.14135):
+    nothing of size T x S is kept. The mask is added, not selected: 1.5x faster on CPU.
+
+    Args:
+      q: queries, [B, T, H, K].
+      k: keys, [B, S, H, K].
+      v: values, [B, S, H, K].
+      mask: True where a key may be attended to, [B, S]; None for all.
+
+    Returns:
+      [B, T, H, K] in the dtype of `v`. A row without a valid key gives the mean of its values.
+    """
+    q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+    lowest = jnp.finfo(jnp.float32).min
+    bias = None if mask is None else jnp.where(mask, 0.0, lowest)[:, None, None, :]
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+    return jnp.swapaxes(_attention(q, k, v, bias), 1, 2)
+
+
+def _einsum(equation: str, a: Array, b: Array) -> Array:
+    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)
+
+
+def _logits(q, k, bias):
+    logits = _einsum("bhtk,bhsk->bhts", q, k)
+    return logits if bias is None else logits + bias
+
+
+def _forward_all(q, k, v, bias):
+    """Return the output, and each row's largest logit and sum of weights."""
+    logits = _logits(q, k, bias)
+    peak = logits.max(axis=-1, keepdims=True)
+    weights = jnp.exp(logits - peak)
+    total = weights.sum(axis=-1, keepdims=True)
+    out = _einsum("bhts,bhsk->bhtk", weights.astype(v.dtype), v) / total
+    return out.astype(v.dtype), peak, total
+
+
+def _backward_all(q, k, v, bias, out, peak, total, d_out):
+    weights = jnp.exp(_logits(q, k, bias) - peak) / total
+    delta = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1, keepdims=True)
+    d_logits = (weights * (_einsum("bhtk,bhsk->bhts", d_out, v) - delta)).astype(q.dtype)
+    d_q = _einsum("bhts,bhsk->bhtk", d_logits, k)
+    # Written with the short axis first and swapped after: 1.5x faster on CPU than "bhsk".
+    d_k = jnp.swapaxes(_einsum("bhtk,bhts->bhks", q, d_logits), -1, -2)
+    d_v = jnp.swapaxes(_einsum("bhtk,bhts->bhks", d_out, weights.astype(v.dtype)), -1, -2)
+    return d_q.astype(q.dtype), d_k.astype(k.dtype), d_v.astype(v.dtype)
+
+
+def _row_bytes(q: Array, k: Array) -> int:
+    return 4 * q.shape[1] * q.shape[2] * k.shape[2]
+
+
+def _in_groups(fn, *arrays: Array | None) -> tuple[Array, ...]:
+    """Apply fn to groups of the batch's rows and join the results."""
+    q, k = arrays[:2]
+    rows = max(1, _GROUP_BYTES // _row_bytes(q, k), -(-q.shape[0] // _MAX_GROUPS))
+    if rows >= q.shape[0]:
+        return fn(*arrays)
+    cuts = range(0, q.shape[0], rows)
+    parts = [fn(*(None if a is None else a[i : i + rows] for a in arrays)) for i in cuts]
+    return tuple(jnp.concatenate(part) for part in zip(*parts, strict=True))
+
+
+def _split_queries(x: Array, pieces: int) -> Array:
+    """Cut [B, H, T, *] into [pieces, B, H, ceil(T / pieces), *], zeros at the end."""
+    size = -(-x.shape[2] // pieces)
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, size * pieces - x.shape[2]), (0, 0)))
+    return jnp.moveaxis(x.reshape(*x.shape[:2], pieces, size, x.shape[3]), 2, 0)
+
+
+def _join_queries(x: Array, length: int) -> Array:
+    x = jnp.moveaxis(x, 0, 2)
+    return x.reshape(*x.shape[:2], -1, x.shape[-1])[:, :, :length]
+
+
+def _forward_long(q, k, v, bias):
+    """Do `_forward_all` a piece of the queries at a time, where one row is too long."""
+    pieces = -(-_row_bytes(q, k) // _ROW_BYTES)
+    if pieces == 1:
+        return _forward_all(q, k, v, bias)
+    parts = jax.lax.map(lambda q: _forward_all(q, k, v, bias), _split_queries(q, pieces))
+    return tuple(_join_queries(part, q.shape[2]) for part in parts)
+
+
+def _backward_long(q, k, v, bias, out, peak, total, d_out):
+    pieces = -(-_row_bytes(q, k) // _ROW_BYTES)
+    if pieces == 1:
+        return _backward_all(q, k, v, bias, out, peak, total, d_out)
+
+    def add(sums, piece):
+        q, out, peak, total, d_out = piece
+        # A padded query has total 0 and d_out 0; 1 keeps 0 / 0 out.
+        total = jnp.where(total == 0, 1.0, total)
+        d_q, d_k, d_v = _backward_all(q, k, v, bias, out, peak, total, d_out)
+        return (sums[0] + d_k, sums[1] + d_v), d_q
+
+    cut = tuple(_split_queries(x, pieces) for x in (q, out, peak, total, d_out))
+    zeros = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
+    (d_k, d_v), d_q = jax.lax.scan(add, zeros, cut)
+    return _join_queries(d_q, q.shape[2]), d_k.astype(k.dtype), d_v.astype(v.dtype)
+
+
+def _by_platform(fn, *arrays):
+    """Call fn on groups of rows on CPU and on the whole batch elsewhere.
+
+    The choice is made at lowering, so that a program compiled for a TPU on a CPU machine is the
+    TPU's.
+    """
+    return jax.lax.platform_dependent(
+        *arrays, cpu=lambda *a: _in_groups(fn, *a), default=lambda *a: fn(*a)
+    )
+
+
+@jax.custom_vjp
+def _attention(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
+    """Attend with scaled q [B, H, T, K] and an additive bias [B, 1, 1, S]."""
+    return _by_platform(_forward_long, q, k, v, bias)[0]
+
+
+def _attention_fwd(q, k, v, bias):
+    out, peak, total = _by_platform(_forward_long, q, k, v, bias)
+    return out, (q, k, v, bias, out, peak, total)
+
+
+def _attention_bwd(residuals, d_out):
+    # The bias is made of a mask of lengths: nobody differentiates by it.
+    return *_by_platform(_backward_long, *residuals, d_out), None
+
+
+_attention.defvjp(_attention_fwd, _attention_bwd)

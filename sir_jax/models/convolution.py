@@ -1,0 +1,158 @@
+"""HuBERT's two kinds of convolution, each written as its backend runs it fastest.
+
+The choice is made at lowering (`platform_dependent`), so that a program compiled for a TPU on a CPU
+machine is the TPU's. All formulations compute the same sums; only their order differs.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+_LAYOUT = ("NWC", "WIO", "NWC")
+# The inner level of `grouped_matmul`: 16 x 48 channels fill a TPU's lanes and a GPU's tiles.
+_MAX_INNER = 16
+
+
+def _conv(x: Array, kernel: Array, stride: int = 1) -> Array:
+    return jax.lax.conv_general_dilated(x, kernel, (stride,), "VALID", dimension_numbers=_LAYOUT)
+
+
+def _gradients(fn, x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
+    # Both are linear: the primal that jax.vjp computes is not used and falls away.
+    return jax.vjp(fn, x, kernel)[1](dy)
+
+
+def strided_matmul(x: Array, kernel: Array, stride: int) -> Array:
+    """Convolve as `strided_conv`, in products of whole strides with slices of the kernel."""
+    b, n, c = x.shape
+    taps, _, width = kernel.shape
+    frames = (n - taps) // stride + 1
+    blocks = -(-taps // stride)
+    need = (frames + blocks - 1) * stride
+    x = jnp.pad(x, ((0, 0), (0, max(0, need - n)), (0, 0)))[:, :need]
+    x = x.reshape(b, frames + blocks - 1, stride * c)
+    y = 0.0
+    for i in range(blocks):
+        part = kernel[i * stride : (i + 1) * stride].reshape(-1, width)
+        y = y + x[:, i : i + frames, : part.shape[0]] @ part
+    return y
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def strided_conv(x: Array, kernel: Array, stride: int) -> Array:
+    """Convolve without padding.
+
+    On CUDA as matrix products: cuDNN finds no algorithm for most 1-D convolutions in bfloat16
+    (jax issue 37922).
+
+    Args:
+      x: [B, N, C].
+      kernel: [taps, C, D].
+      stride: input frames an output frame.
+
+    Returns:
+      [B, (N - taps) // stride + 1, D].
+    """
+    return jax.lax.platform_dependent(
+        x, kernel,
+        cuda=functools.partial(strided_matmul, stride=stride),
+        default=functools.partial(_conv, stride=stride),
+    )  # fmt: skip
+
+
+def _strided_fwd(x, kernel, stride):
+    return strided_conv(x, kernel, stride), (x, kernel)
+
+
+def _strided_bwd(stride, residuals, dy):
+    matmul = functools.partial(strided_matmul, stride=stride)
+    conv = functools.partial(_conv, stride=stride)
+    return jax.lax.platform_dependent(
+        *residuals, dy,
+        cuda=functools.partial(_gradients, matmul), default=functools.partial(_gradients, conv),
+    )  # fmt: skip
+
+
+strided_conv.defvjp(_strided_fwd, _strided_bwd)
+
+
+def grouped_matmul(x: Array, kernel: Array, groups: int) -> Array:
+    """Convolve as `grouped_conv`, in two levels of shifts around one product a group.
+
+    taps = outer * inner; `inner` shifts of the input side by side make the product's depth, and
+    `outer` shifts of its result are added up.
+    """
+    b, n, width = x.shape
+    taps, channels, _ = kernel.shape
+    inner = max(m for m in range(1, _MAX_INNER + 1) if taps % m == 0)
+    outer, frames = taps // inner, n - taps + 1
+    span = frames + taps - inner
+    x = x.reshape(b, n, groups, channels)
+    x = jnp.stack([x[:, i : i + span] for i in range(inner)], axis=3)
+    kernel = kernel.reshape(outer, inner, channels, groups, width // groups)
+    y = jnp.einsum("btgic,oicgd->obtgd", x, kernel)
+    y = sum(y[i, :, i * inner : i * inner + frames] for i in range(outer))
+    return y.reshape(b, frames, width)
+
+
+def _per_group(fn, groups: int, *arrays: Array) -> Array:
+    """Apply fn to each group's slice of the last axes and join the results on the last axis."""
+    parts = zip(*(jnp.split(a, groups, axis=-1) for a in arrays), strict=True)
+    return jnp.concatenate([fn(*part) for part in parts], axis=-1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def grouped_conv(x: Array, kernel: Array, groups: int) -> Array:
+    """Convolve without padding, channels in groups.
+
+    XLA's own weight gradient of a grouped convolution runs a naive loop on CPU, 40x slower than
+    PyTorch; written as one plain convolution a group, with batch and channels swapped, it is
+    faster than PyTorch. On CUDA it costs as much as without groups (jax issue 13800), and a TPU
+    pads a group of 48 channels to 128 lanes: both take `grouped_matmul`.
+
+    Args:
+      x: [B, T + taps - 1, D].
+      kernel: [taps, D / groups, D]; output channels ordered by group.
+      groups: how many.
+
+    Returns:
+      [B, T, D].
+    """
+    return jax.lax.platform_dependent(
+        x, kernel,
+        cpu=lambda x, kernel: _per_group(_conv, groups, x, kernel),
+        default=functools.partial(grouped_matmul, groups=groups),
+    )  # fmt: skip
+
+
+def _grouped_fwd(x, kernel, groups):
+    return grouped_conv(x, kernel, groups), (x, kernel)
+
+
+def _per_group_gradients(x, kernel, dy, groups):
+    taps = kernel.shape[0]
+    padded = jnp.pad(dy, ((0, 0), (taps - 1, taps - 1), (0, 0)))
+
+    def d_input(dy_g, kernel_g):
+        return _conv(dy_g, kernel_g[::-1].swapaxes(1, 2))
+
+    def d_kernel(x_g, dy_g):
+        # [C, T + taps - 1, B] with a kernel of [T, B, C'] gives [C, taps, C'].
+        return _conv(x_g.transpose(2, 1, 0), dy_g.transpose(1, 0, 2)).swapaxes(0, 1)
+
+    return _per_group(d_input, groups, padded, kernel), _per_group(d_kernel, groups, x, dy)
+
+
+def _grouped_bwd(groups, residuals, dy):
+    matmul = functools.partial(grouped_matmul, groups=groups)
+    return jax.lax.platform_dependent(
+        *residuals, dy,
+        cpu=functools.partial(_per_group_gradients, groups=groups),
+        default=functools.partial(_gradients, matmul),
+    )  # fmt: skip
+
+
+grouped_conv.defvjp(_grouped_fwd, _grouped_bwd)

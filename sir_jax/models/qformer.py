@@ -1,0 +1,109 @@
+"""BLIP-2's image side (arXiv 2301.12597): a ViT, and the Q-Former that reads it with queries."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from sir_jax.models.layers import Array, CrossBlock, dense, kernel_init, layer_norm
+from sir_jax.models.vit import Vit, VitOutput, VitSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class QFormerSpec:
+    """Everything that fixes a Q-Former's shape; the defaults are every released BLIP-2."""
+
+    queries: int = 32
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_width: int = 3072
+    cross_every: int = 2  # layers 0, 2, 4, ... attend to the image
+    projection: int = 256  # width of the space shared with text; 0 for none
+    activation: str = "gelu"
+    epsilon: float = 1e-12
+    dropout: float = 0.1
+
+    def __post_init__(self):
+        if self.cross_every < 1:
+            raise ValueError(f"cross_every {self.cross_every} is not at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Blip2Spec:
+    """Everything that fixes the shape of BLIP-2's image side."""
+
+    vision: VitSpec
+    qformer: QFormerSpec = QFormerSpec()
+
+
+class QFormerOutput(NamedTuple):
+    """What the Q-Former returns."""
+
+    tokens: Array  # [B, Q, D], `last_hidden_state`; one a query
+    projected: Array | None  # [B, Q, E], before any normalisation; None without a projection
+    states: tuple[Array, ...]  # 1 + layers of [B, Q, D]
+
+
+class QFormer(nn.Module):
+    """Learnt queries that read an image; equal to `transformers.Blip2QFormerModel` without text."""
+
+    spec: QFormerSpec
+    remat: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        spec = self.spec
+        self.queries = self.param("queries", kernel_init, (spec.queries, spec.width))
+        self.norm = layer_norm(spec.epsilon, self.dtype)
+        self.drop = nn.Dropout(spec.dropout)
+        # Argument 5 of CrossBlock.__call__ (self counts as 0) is the bool `deterministic`.
+        cls = nn.remat(CrossBlock, static_argnums=(5,)) if self.remat else CrossBlock
+        self.blocks = [
+            cls(
+                width=spec.width, heads=spec.heads, mlp_width=spec.mlp_width,
+                activation=spec.activation, epsilon=spec.epsilon,
+                cross=i % spec.cross_every == 0, dropout=spec.dropout, dtype=self.dtype,
+                name=f"layers_{i:02d}",
+            )
+            for i in range(spec.layers)
+        ]  # fmt: skip
+        if spec.projection:
+            self.projection = dense(spec.projection, self.dtype)
+
+    def __call__(self, context: Array, deterministic: bool = True) -> QFormerOutput:
+        """Read images.
+
+        Args:
+          context: an image encoder's tokens, all of them valid, [B, P, C].
+          deterministic: False turns dropout on (needs the rng 'dropout').
+        """
+        x = self.norm(self.queries.astype(self.dtype))
+        x = jnp.broadcast_to(x, (context.shape[0], *x.shape))
+        x = self.drop(x, deterministic=deterministic)
+        states = [x]
+        for block in self.blocks:
+            x = block(x, None, context, None, deterministic)
+            states.append(x)
+        projected = self.projection(x) if self.spec.projection else None
+        return QFormerOutput(x, projected, tuple(states))
+
+
+class Blip2(nn.Module):
+    """Pixels to query features: the image side of `transformers`' BLIP-2 classes."""
+
+    spec: Blip2Spec
+    remat: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        self.vision = Vit(self.spec.vision, self.remat, self.dtype)
+        self.qformer = QFormer(self.spec.qformer, self.remat, self.dtype)
+
+    def __call__(
+        self, pixels: Array, deterministic: bool = True
+    ) -> tuple[VitOutput, QFormerOutput]:
+        """Encode pixels [B, image_size, image_size, 3] as `Vit` takes them."""
+        vision = self.vision(pixels, deterministic)
+        return vision, self.qformer(vision.tokens, deterministic)
