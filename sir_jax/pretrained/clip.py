@@ -4,6 +4,7 @@ import numpy as np
 
 from sir_jax.errors import UserError
 from sir_jax.models import VitSpec
+from sir_jax.pretrained.processor import require, square
 from sir_jax.pretrained.rules import CONV2D, Rule, pair
 
 _LAYER = "encoder.layers.{n}"
@@ -24,15 +25,62 @@ RULES: list[Rule] = [
     *pair(f"{_LAYER}.mlp.fc1", f"{_BLOCK}/mlp/up"),
     *pair(f"{_LAYER}.mlp.fc2", f"{_BLOCK}/mlp/down"),
     *pair("post_layernorm", "post_norm", norm=True),
+    # Of the whole CLIP, and of its heads.
+    Rule("text_model.{any}", None),
+    Rule("text_projection.weight", None),
+    Rule("visual_projection.weight", None),
+    Rule("logit_scale", None),
 ]
 
 PREFIXES = ("vision_model.",)
 
+# The defaults of `CLIPVisionConfig`, which a config may leave out.
+_DEFAULTS = dict(
+    image_size=224,
+    patch_size=32,
+    hidden_size=768,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    intermediate_size=3072,
+    hidden_act="quick_gelu",
+    layer_norm_eps=1e-5,
+    attention_dropout=0.0,
+    num_channels=3,
+)
+
+# The defaults of `CLIPImageProcessor`; its file has other keys too, which change no pixel.
+_PROCESSOR = dict(
+    do_resize=True,
+    do_center_crop=True,
+    do_rescale=True,
+    do_normalize=True,
+    resample=3,  # bicubic
+    rescale_factor=1 / 255,
+    size=224,
+    crop_size=224,
+    image_mean=(0.48145466, 0.4578275, 0.40821073),
+    image_std=(0.26862954, 0.26130258, 0.27577711),
+)
+_STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "resample",
+          "rescale_factor")  # fmt: skip
+_PROCESSOR_TYPES = ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil",
+                    "CLIPFeatureExtractor")  # fmt: skip
+
 
 def spec_from_config(config: dict) -> VitSpec:
-    """Read the encoder's shape from `config.json` (`CLIPModel`'s has it under vision_config)."""
-    config = config.get("vision_config", config)
-    if config.get("num_channels", 3) != 3:
+    """Read the encoder's shape from a `CLIPVisionConfig`, or a `CLIPConfig` that holds one.
+
+    Raises:
+      UserError: on CLIP's text encoder, and on pictures without three channels.
+    """
+    architectures = config.get("architectures") or []
+    if any(name.startswith("CLIPText") for name in architectures):
+        raise UserError(f"config.json has architectures={architectures}: CLIP's text encoder alone")
+    if "vision_config" in config:
+        # Old releases have both; the second one counts.
+        config = (config["vision_config"] or {}) | (config.get("vision_config_dict") or {})
+    config = _DEFAULTS | config
+    if config["num_channels"] != 3:
         raise UserError(f"config.json has num_channels={config['num_channels']}; only 3 is ported")
     return VitSpec(
         image_size=config["image_size"],
@@ -43,7 +91,7 @@ def spec_from_config(config: dict) -> VitSpec:
         mlp_width=config["intermediate_size"],
         activation=config["hidden_act"],
         epsilon=config["layer_norm_eps"],
-        dropout=config.get("attention_dropout", 0.0),
+        dropout=config["attention_dropout"],
     )
 
 
@@ -69,3 +117,35 @@ def extra_tensors(spec: VitSpec) -> dict[str, np.ndarray]:
     """Return the tensors that `transformers` expects and this port has no use for: none."""
     del spec
     return {}
+
+
+def preprocessing(preprocessor: dict) -> dict:
+    """Read a `CLIPImageProcessor`: `image_size`, `image_mean`, `image_std` and `image_fit`.
+
+    Args:
+      preprocessor: fields of `preprocessor_config.json`, old spellings too; may leave out defaults.
+
+    Raises:
+      UserError: on another processor or a step that the data pipeline does not do.
+    """
+    names = (preprocessor.get(f"{x}_type") for x in ("image_processor", "feature_extractor"))
+    name = next(filter(None, names), _PROCESSOR_TYPES[0])
+    if name not in _PROCESSOR_TYPES:
+        raise UserError(
+            f"preprocessor_config.json is of {name}; CLIP is read with CLIPImageProcessor"
+        )
+    fields = _PROCESSOR | preprocessor
+    require(fields, {step: _PROCESSOR[step] for step in _STEPS})
+    size, crop = fields["size"], square(fields["crop_size"], "crop_size")
+    short = size.get("shortest_edge") if isinstance(size, dict) else size
+    if short != crop:
+        raise UserError(
+            f"preprocessor_config.json has size={size} and crop_size={fields['crop_size']}; only a "
+            "short side as long as the crop is ported"
+        )
+    return dict(
+        image_size=crop,
+        image_mean=tuple(fields["image_mean"]),
+        image_std=tuple(fields["image_std"]),
+        image_fit="crop",
+    )

@@ -4,6 +4,7 @@ import numpy as np
 
 from sir_jax.errors import UserError
 from sir_jax.models import HubertSpec
+from sir_jax.pretrained.processor import require
 from sir_jax.pretrained.rules import CONV1D, Rule, Transform, pair
 
 _GAIN = Transform(lambda x: x.reshape(-1, 1, 1), lambda x: x.reshape(1, 1, -1))  # [1, 1, K]
@@ -34,9 +35,36 @@ RULES: list[Rule] = [
     *pair(f"{_LAYER}.feed_forward.intermediate_dense", f"{_BLOCK}/mlp/up"),
     *pair(f"{_LAYER}.feed_forward.output_dense", f"{_BLOCK}/mlp/down"),
     *pair(f"{_LAYER}.final_layer_norm", f"{_BLOCK}/mlp_norm", norm=True),
+    # Heads: of HubertForCTC, and of HubertForSequenceClassification.
+    Rule("lm_head.{any}", None),
+    Rule("projector.{any}", None),
+    Rule("classifier.{any}", None),
+    Rule("layer_weights", None),
 ]  # fmt: skip
 
 PREFIXES = ("hubert.",)
+
+# The defaults of `HubertConfig`, which a config may leave out.
+_DEFAULTS = dict(
+    hidden_size=768,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    intermediate_size=3072,
+    conv_dim=(512,) * 7,
+    conv_kernel=(10, 3, 3, 3, 3, 2, 2),
+    conv_stride=(5, 2, 2, 2, 2, 2, 2),
+    conv_bias=False,
+    feat_extract_norm="group",
+    feat_extract_activation="gelu",
+    num_conv_pos_embeddings=128,
+    num_conv_pos_embedding_groups=16,
+    conv_pos_batch_norm=False,
+    feat_proj_layer_norm=True,
+    do_stable_layer_norm=False,
+    hidden_act="gelu",
+    layer_norm_eps=1e-5,
+    hidden_dropout=0.1,
+)
 
 
 def spec_from_config(config: dict) -> HubertSpec:
@@ -45,12 +73,9 @@ def spec_from_config(config: dict) -> HubertSpec:
     Raises:
       UserError: on a setting that no released HuBERT has and this port does not compute.
     """
-    for field, supported in (
-        ("conv_pos_batch_norm", False),
-        ("feat_proj_layer_norm", True),
-        ("use_weighted_layer_sum", False),
-    ):
-        if config.get(field, supported) != supported:
+    config = _DEFAULTS | config
+    for field, supported in (("conv_pos_batch_norm", False), ("feat_proj_layer_norm", True)):
+        if config[field] != supported:
             raise UserError(f"config.json has {field}={config[field]}; only {supported} is ported")
     return HubertSpec(
         width=config["hidden_size"],
@@ -103,3 +128,20 @@ def config_from_spec(spec: HubertSpec) -> dict:
 def extra_tensors(spec: HubertSpec) -> dict[str, np.ndarray]:
     """Return the tensors that `transformers` expects and this port has no use for."""
     return {"masked_spec_embed": np.zeros((spec.width,), np.float32)}
+
+
+def preprocessing(preprocessor: dict) -> dict:
+    """Read a `Wav2Vec2FeatureExtractor`: `normalize_wave`.
+
+    Args:
+      preprocessor: fields of `preprocessor_config.json`, which may leave out defaults.
+
+    Raises:
+      UserError: on another processor, on more than one channel and on another rate than 16 kHz.
+    """
+    defaults = dict(
+        feature_extractor_type="Wav2Vec2FeatureExtractor", feature_size=1, sampling_rate=16_000
+    )
+    fields = defaults | preprocessor
+    require(fields, defaults)
+    return dict(normalize_wave=bool(fields.get("do_normalize", True)))

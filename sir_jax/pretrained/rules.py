@@ -1,19 +1,26 @@
 """The rule engine: checkpoint tensors to parameter leaves and back, strict both ways."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from sir_jax.errors import UserError
 
+Shape = tuple[int, ...]
+
 
 class Transform(NamedTuple):
-    """A change of layout and its inverse."""
+    """A change of layout and its inverse.
 
-    to_flax: Callable[[np.ndarray], np.ndarray]
-    to_torch: Callable[[np.ndarray], np.ndarray]
+    Of a rule with several paths, `to_flax` returns a tuple of arrays in their order, and
+    `to_torch` takes them as so many arguments.
+    """
+
+    to_flax: Callable[[np.ndarray], np.ndarray | tuple[np.ndarray, ...]]
+    to_torch: Callable[..., np.ndarray]
 
 
 KEEP = Transform(lambda x: x, lambda x: x)
@@ -26,26 +33,51 @@ class Rule(NamedTuple):
     """One kind of tensor.
 
     Attributes:
-      name: the checkpoint's name, with `{n}` for a number (a layer's).
-      path: the leaf's '/'-joined path, with `{n}` or `{n:02d}` for the same number; None drops
-        the tensor.
+      name: the checkpoint's name, with `{n}` for a number (a layer's), or, where the tensor is
+        dropped, `{any}` for any characters.
+      path: the leaf's '/'-joined path, with `{n}` or `{n:02d}` for the same number; a tuple of
+        them where one tensor holds several leaves; None drops the tensor.
       transform: change of layout.
     """
 
     name: str
-    path: str | None
+    path: str | tuple[str, ...] | None
     transform: Transform = KEEP
-
-    def leaf(self, name: str) -> str | None:
-        """Return the path for a checkpoint name that `pattern` matches."""
-        number = re.fullmatch(self.pattern, name).groups()
-        # The path's own format says how many digits: layers_{n:02d}, but conv_{n}.
-        return self.path and self.path.format(n=int(number[0]) if number else 0)
 
     @property
     def pattern(self) -> str:
         """Return the regex that the whole name must match."""
-        return re.escape(self.name).replace(r"\{n\}", r"(\d+)")
+        return re.escape(self.name).replace(r"\{n\}", r"(\d+)").replace(r"\{any\}", ".*")
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Return the paths, none where the tensor is dropped."""
+        if self.path is None:
+            return ()
+        return self.path if isinstance(self.path, tuple) else (self.path,)
+
+    def leaves(self, name: str) -> tuple[str, ...]:
+        """Return the leaves' paths for a checkpoint name that `pattern` matches."""
+        number = re.fullmatch(self.pattern, name).groups()
+        # The path's own format says how many digits: layers_{n:02d}, but conv_{n}.
+        return tuple(t.format(n=int(number[0]) if number else 0) for t in self.templates)
+
+    def split(self, tensor: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return a tensor as leaves, in the order of `templates`."""
+        value = self.transform.to_flax(tensor)
+        return value if isinstance(self.path, tuple) else (value,)
+
+
+class Plan(NamedTuple):
+    """Which tensors of a checkpoint to read, and which not.
+
+    Attributes:
+      reads: tensor name -> its rule and the paths of its leaves.
+      dropped: name of a rule without a path -> the tensors that it drops.
+    """
+
+    reads: dict[str, tuple[Rule, tuple[str, ...]]]
+    dropped: dict[str, list[str]]
 
 
 def pair(name: str, path: str, norm: bool = False) -> list[Rule]:
@@ -56,73 +88,144 @@ def pair(name: str, path: str, norm: bool = False) -> list[Rule]:
     return [weight, Rule(f"{name}.bias", f"{path}/bias")]
 
 
-def to_leaves(
-    names: list[str],
-    read: Callable[[str], np.ndarray],
+def make_plan(
+    tensors: Mapping[str, Shape],
     rules: list[Rule],
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, Shape],
     source: str,
-) -> dict[str, np.ndarray]:
-    """Turn a checkpoint's tensors into float32 leaves; each tensor and each leaf exactly once.
+    prefixes: tuple[str, ...] = (),
+) -> Plan:
+    """Match a checkpoint's tensors to leaves, each exactly once, before anything is read.
 
     Args:
-      names: the checkpoint's tensor names.
-      read: returns one tensor by name; called once a tensor, so that the file may be lazy.
+      tensors: the shape of every tensor of the checkpoint, by name.
       rules: the family's table; the first rule that matches a name wins.
       shapes: the expected shape of every leaf, by path.
       source: what to call the checkpoint in errors.
-
-    Returns:
-      Leaves by path.
+      prefixes: what may stand before a name, as a larger model's file has it.
 
     Raises:
       UserError: naming every unknown, missing, repeated and wrongly shaped tensor together.
     """
-    leaves: dict[str, np.ndarray] = {}
+    plan = Plan({}, {})
+    taken: set[str] = set()
     problems: list[str] = []
-    for name in sorted(names):
-        rule = next((r for r in rules if re.fullmatch(r.pattern, name)), None)
+    before: Counter[str] = Counter()
+    for name in sorted(tensors):
+        bare = _strip(name, prefixes)
+        rule = next((r for r in rules if re.fullmatch(r.pattern, bare)), None)
         if rule is None:
             problems.append(f"tensor {name} is unknown")
             continue
-        path = rule.leaf(name)
-        if path is None:
+        paths = rule.leaves(bare)
+        if not paths:
+            plan.dropped.setdefault(rule.name, []).append(name)
             continue
-        if path not in shapes:
-            problems.append(f"tensor {name} has no leaf {path} in this config")
-        elif path in leaves:
-            problems.append(f"tensor {name} gives leaf {path} a second time")
-        else:
-            value = rule.transform.to_flax(read(name))
-            if value.shape != tuple(shapes[path]):
-                problems.append(f"tensor {name} has shape {value.shape}, not {shapes[path]}")
-            leaves[path] = np.ascontiguousarray(value, np.float32)
-    problems += [f"leaf {path} has no tensor" for path in sorted(set(shapes) - set(leaves))]
+        before[name.removesuffix(bare)] += 1
+        if absent := [p for p in paths if p not in shapes]:
+            problems.append(f"tensor {name} has no {_leaf(absent)} in this config")
+            continue
+        if again := [p for p in paths if p in taken]:
+            problems.append(f"tensor {name} gives {_leaf(again)} a second time")
+            continue
+        taken.update(paths)
+        wanted = _tensor_shape(rule, paths, shapes)
+        if tuple(tensors[name]) != wanted:
+            problems.append(f"tensor {name} has shape {tuple(tensors[name])}, not {wanted}")
+        plan.reads[name] = rule, paths
+    # A missing tensor is named with the prefix that its neighbours have.
+    prefix = before.most_common(1)[0][0] if before else ""
+    missing = tensor_names([p for p in shapes if p not in taken], rules, allow_partial=True)
+    problems += [f"tensor {prefix}{k} is missing ({_leaf(v[1])})" for k, v in missing.items()]
     if problems:
         raise UserError(f"{source} does not fit its config: " + "; ".join(problems))
-    return leaves
+    return plan
 
 
-def to_tensors(leaves: Mapping[str, np.ndarray], rules: list[Rule]) -> dict[str, np.ndarray]:
-    """Turn leaves back into a checkpoint's tensors, by the first rule that gives each path.
+def _strip(name: str, prefixes: tuple[str, ...]) -> str:
+    for prefix in prefixes:
+        name = name.removeprefix(prefix)
+    return name
+
+
+def _leaf(paths) -> str:
+    return f"{'leaf' if len(paths) == 1 else 'leaves'} {', '.join(paths)}"
+
+
+def _tensor_shape(rule: Rule, paths: tuple[str, ...], shapes: Mapping[str, Shape]) -> Shape:
+    # Views of a single byte: changing their layout costs next to nothing.
+    views = (np.broadcast_to(np.zeros((), np.bool_), shapes[path]) for path in paths)
+    return rule.transform.to_torch(*views).shape
+
+
+def read_leaves(
+    plan: Plan, read: Callable[[str], np.ndarray]
+) -> Iterator[tuple[str, np.ndarray]]:  # fmt: skip
+    """Yield every leaf of a plan: its path, and its value as a contiguous float32 array.
 
     Args:
-      leaves: arrays by path.
+      plan: from `make_plan`.
+      read: returns one tensor by name; called once a tensor, so that the file may be lazy.
+    """
+    for name, (rule, paths) in plan.reads.items():
+        for path, value in zip(paths, rule.split(read(name)), strict=True):
+            yield path, np.asarray(value, np.float32, order="C")
+
+
+def tensor_names(
+    paths, rules: list[Rule], allow_partial: bool = False
+) -> dict[str, tuple[Rule, tuple[str, ...]]]:
+    """Return the tensors that hold some leaves, by the first rule that gives each path.
+
+    Args:
+      paths: of the leaves.
       rules: the family's table.
+      allow_partial: accept leaves without the others of their tensor.
+
+    Returns:
+      Tensor name -> its rule and the paths of its leaves, in the order of `paths`.
 
     Raises:
-      ValueError: where no rule gives a leaf.
+      ValueError: where no rule gives a leaf, or a tensor lacks some of its leaves.
     """
-    tensors = {}
-    for path, value in leaves.items():
+    tensors, wanted = {}, set(paths)
+    for path in paths:
         for rule in rules:
-            pattern = rule.path and re.sub(r"\\{n(:02d)?\\}", r"(\\d+)", re.escape(rule.path))
-            found = pattern and re.fullmatch(pattern, path)
-            if found:
-                number = int(found[1]) if found.groups() else 0
-                value = rule.transform.to_torch(np.asarray(value, np.float32))
-                tensors[rule.name.replace("{n}", str(number))] = np.ascontiguousarray(value)
+            number = _number(rule, path)
+            if number is not None:
+                together = tuple(t.format(n=number) for t in rule.templates)
+                if not allow_partial and not wanted.issuperset(together):
+                    raise ValueError(f"leaf {path} lacks its others: {', '.join(together)}")
+                tensors[rule.name.replace("{n}", str(number))] = rule, together
                 break
         else:
             raise ValueError(f"no rule gives leaf {path}")
     return tensors
+
+
+def _number(rule: Rule, path: str) -> int | None:
+    """Return the `{n}` with which a rule gives a path (0 where it has none), or else None."""
+    for template in rule.templates:
+        found = re.fullmatch(re.sub(r"\\{n(:02d)?\\}", r"(\\d+)", re.escape(template)), path)
+        if found:
+            return int(found[1]) if found.groups() else 0
+    return None
+
+
+def tensor_shapes(shapes: Mapping[str, Shape], rules: list[Rule]) -> dict[str, Shape]:
+    """Return the shape of every tensor that leaves of these shapes make, by name."""
+    names = tensor_names(shapes, rules)
+    return {name: _tensor_shape(rule, paths, shapes) for name, (rule, paths) in names.items()}
+
+
+def to_tensor(
+    rule: Rule, paths: tuple[str, ...], leaves: Mapping[str, np.ndarray]
+) -> np.ndarray:  # fmt: skip
+    """Turn the leaves that one tensor holds back into it, float32; it may be a view of them.
+
+    Args:
+      rule: the tensor's, from `tensor_names`.
+      paths: of its leaves, from `tensor_names`.
+      leaves: arrays by path; a mapping that reads them only when asked will do.
+    """
+    return rule.transform.to_torch(*(np.asarray(leaves[path], np.float32) for path in paths))

@@ -44,3 +44,41 @@ def clip(request) -> transformers.CLIPVisionModel:
     )  # fmt: skip
     torch.manual_seed(0)
     return perturb(transformers.CLIPVisionModel(config))
+
+
+BLIP2_VISION = dict(
+    hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
+    image_size=32, patch_size=8, initializer_range=0.02,
+)  # fmt: skip
+# The width is not the image encoder's: every shape of the cross-attention shows its own.
+BLIP2_QFORMER = dict(
+    hidden_size=24, num_hidden_layers=4, num_attention_heads=3, intermediate_size=40,
+    vocab_size=50, max_position_embeddings=16, initializer_range=0.02,
+)  # fmt: skip
+BLIP2_TEXT = dict(
+    model_type="opt", hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16,
+    vocab_size=50, max_position_embeddings=16, word_embed_proj_dim=16,
+)  # fmt: skip
+
+
+def tiny_blip2(architecture: str, qformer: dict | None = None) -> transformers.PreTrainedModel:
+    """Return a whole BLIP-2 of a `transformers` class, its Q-Former with text branches."""
+    config = transformers.Blip2Config(
+        vision_config=BLIP2_VISION,
+        qformer_config=BLIP2_QFORMER | dict(use_qformer_text_input=True) | (qformer or {}),
+        text_config=BLIP2_TEXT, num_query_tokens=5, image_text_hidden_size=12,
+        initializer_range=0.02,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return perturb(getattr(transformers, architecture)(config))
+
+
+@pytest.fixture
+def blip2_vision() -> transformers.Blip2VisionModel:
+    torch.manual_seed(0)
+    return perturb(transformers.Blip2VisionModel(transformers.Blip2VisionConfig(**BLIP2_VISION)))
+
+
+@pytest.fixture
+def make_blip2():
+    return tiny_blip2
