@@ -5,15 +5,18 @@ import sys
 
 from absl import logging
 
+from sir_jax.allocator import keep_memory
 from sir_jax.errors import UserError
 
 # verb -> (module whose main(argv) runs it, one line of help)
 VERBS = {
     "data": ("sir_jax.data.main", "make a corpus"),
+    "convert": ("sir_jax.pretrained.convert", "make safetensors of a released checkpoint"),
     "pretrain": ("sir_jax.training.pretrain", "make the small encoders that ship with sir_jax"),
     "train": ("sir_jax.training.main", "train a retriever"),
     "evaluate": ("sir_jax.evaluation.main", "print the recall table of a trained retriever"),
     "search": ("sir_jax.retrieval.search", "find pictures in a folder by voice"),
+    "bench": ("sir_jax.benchmarks.main", "measure speed against a peer in the same run"),
     "demo": ("sir_jax.retrieval.demo", "corpus, training, evaluation and search in one go"),
 }
 
@@ -51,3 +54,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"sir-jax {verb}: {error}", file=sys.stderr)
         return 2
+
+
+def entry() -> int:
+    """Run the console script: `main`, in a process that is ours to tune."""
+    keep_memory()
+    return main()

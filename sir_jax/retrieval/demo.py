@@ -24,7 +24,7 @@ from sir_jax.evaluation.ranking import format_table
 from sir_jax.training.config import compare_workdir, parse_flags
 
 QUERIES = 5
-VERB = "import sys; from sir_jax.cli import main; sys.exit(main())"
+VERB = "import sys; from sir_jax.cli import entry; sys.exit(entry())"
 
 
 @dataclasses.dataclass(frozen=True)

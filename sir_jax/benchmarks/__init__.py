@@ -1,0 +1,1 @@
+"""Side-by-side speed measurements: ours and a peer in the same run, ratios printed."""
