@@ -5,7 +5,7 @@ An inferred value (one that neither paper states) is marked [I] where a config f
 
 from ml_collections import ConfigDict
 
-from sir_jax.models import hubert_fields, vit_fields
+from sir_jax.models import hubert_fields, qformer_fields, vit_fields
 
 # OpenAI CLIP's pixel statistics.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -49,11 +49,14 @@ def base_config(speech: str, image: str) -> ConfigDict:
     c.data.image_size = vit_fields(image)["image_size"]
     c.data.image_mean = CLIP_MEAN
     c.data.image_std = CLIP_STD
+    c.data.image_fit = "crop"  # 'crop': short side to size, centre cut out; 'squash': both sides
     c.data.crop_scale = (1.0, 1.0)  # share of the area a random crop keeps; (1, 1): none
 
     c.model = ConfigDict()
     c.model.speech = ConfigDict(hubert_fields(speech))
     c.model.image = ConfigDict(vit_fields(image))
+    c.model.image_head = "cls"  # 'qformer': BLIP-2's queries over the image tokens
+    c.model.qformer = ConfigDict(qformer_fields())
     c.model.head = ConfigDict(
         dict(layers=1, heads=8, mlp_width=4 * c.model.speech.width, weigh_layers=False, dropout=0.1)
     )
@@ -77,6 +80,7 @@ def base_config(speech: str, image: str) -> ConfigDict:
     c.optim.clip_norm = 4.0
     c.optim.no_decay = ("temperature", ".*/(bias|scale|g|cls|position)")
     c.optim.freeze = ()
+    c.optim.frozen_dtype = "float32"  # 'bfloat16': frozen parameters take half the memory
 
     c.train = ConfigDict()
     c.train.steps = 10_000
@@ -89,4 +93,25 @@ def base_config(speech: str, image: str) -> ConfigDict:
     c.train.compile_cache = ""
 
     c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+    return c
+
+
+def shrink(c: ConfigDict) -> ConfigDict:
+    """Turn an experiment into seconds on any machine: tiny random encoders of the same form.
+
+    Args:
+      c: a config from `base_config`, changed.
+
+    Returns:
+      The same config, four steps long; what it freezes, weighs and computes in stays as it was.
+    """
+    c.init.update(speech="", image="")
+    form, dropout = c.model.image.form, c.model.speech.dropout
+    c.model.speech = ConfigDict(hubert_fields("tiny", dropout=dropout))
+    c.model.image = ConfigDict(vit_fields("tiny", form=form))
+    c.model.qformer.update(queries=4, width=192, layers=2, heads=4, mlp_width=768)
+    c.model.head.update(heads=4, mlp_width=768)
+    c.data.update(image_size=64, batch_size=8, buckets=(46_000, 67_000))
+    c.optim.warmup_steps = 1
+    c.train.update(steps=4, eval_every=4, checkpoint_every=2, log_every=1, num_threads=2)
     return c

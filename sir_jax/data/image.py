@@ -13,6 +13,7 @@ from sir_jax.data.sources import read_source
 from sir_jax.errors import UserError
 
 MAX_PIXELS = 25_000_000
+FITS = ("crop", "squash")
 # Pillow's other parsers have a history of holes, and nobody keeps a photo collection in them.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # Beyond this ratio of sides, the whole resized picture would not fit in memory.
@@ -24,24 +25,33 @@ _CROP_DRAWS = 10
 
 @dataclasses.dataclass(frozen=True)
 class ImageSpec:
-    """What an image encoder wants: a square of `size` pixels, less `mean`, over `std` (RGB)."""
+    """What an image encoder wants: a square of `size` pixels, less `mean`, over `std` (RGB).
+
+    `fit` says how a picture becomes square: "crop" resizes the short side and cuts out the centre,
+    as CLIP does; "squash" resizes both sides, as BLIP-2 does.
+    """
 
     size: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    fit: str = "crop"
 
     @classmethod
     def from_config(cls, data_cfg: Any) -> "ImageSpec":
-        """Read `image_size`, `image_mean` and `image_std` of a data config.
+        """Read `image_size`, `image_mean`, `image_std` and `image_fit` of a data config.
 
         Raises:
-          UserError: a size below 1, or not three means and three positive deviations.
+          UserError: a size below 1, not three means and three positive deviations, or an unknown
+            fit.
         """
         spec = cls(
             int(data_cfg.image_size),
             tuple(float(x) for x in data_cfg.image_mean),
             tuple(float(x) for x in data_cfg.image_std),
+            data_cfg.image_fit,
         )
+        if spec.fit not in FITS:
+            raise UserError(f"data.image_fit={spec.fit!r} is none of {', '.join(FITS)}")
         if spec.size < 1:
             raise UserError(f"data.image_size={spec.size}: must be at least 1")
         if len(spec.mean) != 3 or len(spec.std) != 3 or min(spec.std) <= 0:
@@ -94,11 +104,12 @@ def load_image(
 
 
 def preprocess_image(image: Image.Image, spec: ImageSpec) -> np.ndarray:
-    """Resize the short side, crop the centre, normalise.
+    """Make a picture square as `spec.fit` says, and normalise.
 
-    Equals transformers' `CLIPImageProcessor` (PIL backend) bit for bit: bicubic, long side
-    rounded down, value / 255, less mean, over deviation. Sides of a ratio above 16 agree to one
-    grey level: only the part that the crop keeps is resized.
+    Equals transformers' `CLIPImageProcessor` ("crop") or `BlipImageProcessor` ("squash"), with
+    their PIL backend, bit for bit: bicubic, long side rounded down, value / 255, less mean, over
+    deviation. Cropped sides of a ratio above 16 agree to one grey level: only the part that the
+    crop keeps is resized.
 
     Args:
       image: RGB.
@@ -108,6 +119,9 @@ def preprocess_image(image: Image.Image, spec: ImageSpec) -> np.ndarray:
       float32 [h, w, 3] with h = w = spec.size.
     """
     width, height = image.size
+    if spec.fit == "squash":
+        squashed = image.resize((spec.size, spec.size), Image.Resampling.BICUBIC)
+        return _normalize(squashed, spec)
     short, long = min(width, height), max(width, height)
     if long > _MAX_ASPECT * short:
         return _normalize(_resize_centre(image, spec.size), spec)

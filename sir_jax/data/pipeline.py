@@ -123,8 +123,8 @@ def train_batches(
 
     Args:
       split: captions and pictures, by random access.
-      data_cfg: batch_size, buckets, image_size, image_mean, image_std, crop_scale,
-        normalize_wave.
+      data_cfg: batch_size, buckets, image_size, image_mean, image_std, image_fit,
+        crop_scale, normalize_wave.
       seed: of order, crops and augmentation.
       start: number of global batches already drawn.
       process_index: which rows of the global batch: process p of n gets [p*B/n, (p+1)*B/n).

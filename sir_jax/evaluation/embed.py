@@ -108,7 +108,7 @@ def embed_images(
       model: the joint model.
       params: its parameters; where they are sharded over a mesh, so is the batch.
       images: RGB PIL images; read as they are needed.
-      data_cfg: `config.data`, of which `image_size`, `image_mean` and `image_std` are used.
+      data_cfg: `config.data`, of which the `image_` fields are used.
       batch_size: rows of a batch.
 
     Returns:

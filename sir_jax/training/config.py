@@ -162,6 +162,19 @@ def check_config(cfg: ConfigDict) -> None:
             raise UserError(f"the config has no field {name}; start it from base_config()")
         if fields[name] < least:
             raise UserError(f"{name}={fields[name]} is below {least}")
+    choices = {
+        "model.image_head": ("cls", "qformer"),
+        "model.dtype": ("float32", "bfloat16"),
+        "optim.frozen_dtype": ("float32", "bfloat16"),
+    }
+    for name, allowed in choices.items():
+        if fields[name] not in allowed:
+            raise UserError(f"{name}={fields[name]!r} is none of {', '.join(allowed)}")
+    if cfg.model.image_head == "qformer" and cfg.model.qformer.projection != cfg.model.embed_width:
+        raise UserError(
+            f"model.embed_width={cfg.model.embed_width} differs from model.qformer.projection="
+            f"{cfg.model.qformer.projection}, which makes the embedding"
+        )
     BatchSpec.from_config(cfg.data)
     size, wanted = cfg.data.image_size, cfg.model.image.image_size
     if size != wanted:

@@ -157,7 +157,9 @@ def create_state(cfg, init: Callable, shardings: TrainState) -> TrainState:
         # The optimiser's state does not depend on the parameters' values.
         from sir_jax.pretrained import load_encoders
 
-        params = load_encoders(cfg, state.params)
+        params = jax.tree.map(
+            lambda new, old: new.astype(old.dtype), load_encoders(cfg, state.params), state.params
+        )
         state = state.replace(params=jax.device_put(params, shardings.params))
     return state
 

@@ -21,8 +21,8 @@ BATCH_SPEC = P(("data", "fsdp"))
 # state and EMA lie as their parameters do. Kernels are [in, out]; convolutions [tap, in, out].
 # Column-parallel then row-parallel over `tensor`, as Megatron-LM has it (arXiv 1909.08053).
 RULES: tuple[tuple[str, P], ...] = (
-    (r"attention/(query|key|value)/kernel", P("fsdp", "tensor")),
-    (r"attention/out/kernel", P("tensor", "fsdp")),
+    (r"(cross_)?attention/(query|key|value)/kernel", P("fsdp", "tensor")),
+    (r"(cross_)?attention/out/kernel", P("tensor", "fsdp")),
     (r"mlp/up/kernel", P("fsdp", "tensor")),
     (r"mlp/down/kernel", P("tensor", "fsdp")),
     (r"speech/frontend/conv_\d+/kernel", P(None, None, "fsdp")),
@@ -30,8 +30,8 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"speech/positional_conv/v", P(None, None, "fsdp")),
     (r"speech/positional_conv/g", P()),
     (r"image/patch_embed/kernel", P(None, None, None, "fsdp")),
-    (r"image/position", P(None, "fsdp")),
-    (r"(speech|image)_projection/kernel", P("fsdp", None)),
+    (r"image/position|image_head/queries", P(None, "fsdp")),
+    (r"((speech|image)_projection|image_head/projection)/kernel", P("fsdp", None)),
 )
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from sir_jax.models import SpeechImageModel, init_params
-from sir_jax.training.trees import check_patterns, leaf_paths, split_tree
+from sir_jax.training.trees import check_patterns, leaf_paths, merge_trees, split_tree
 
 
 @flax.struct.dataclass
@@ -16,7 +16,7 @@ class TrainState:
     """Everything that a step changes, and so everything that a checkpoint holds."""
 
     step: jax.Array  # int32 []: updates made, and global batches drawn
-    params: Any  # nested dict, float32
+    params: Any  # nested dict, float32; frozen leaves as `optim.frozen_dtype` says
     ema_params: Any  # the teacher's sub-trees, float32; None without a teacher
     opt_state: Any  # of the trainable leaves only
     queue: Any  # past embeddings; None without a queue
@@ -31,10 +31,12 @@ def init_state(
       key: of the parameters' initial values.
       model: from `build_model`.
       tx: from `make_optimizer`.
-      cfg: the whole config; `optim.freeze` is used.
+      cfg: the whole config; `optim.freeze` and `optim.frozen_dtype` are used.
     """
     params = init_params(model, key)
-    trainable, _ = split_tree(params, cfg.optim.freeze)
+    trainable, frozen = split_tree(params, cfg.optim.freeze)
+    frozen = jax.tree.map(lambda p: p.astype(cfg.optim.frozen_dtype), frozen)
+    params = merge_trees(trainable, frozen)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

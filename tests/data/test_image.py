@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from sir_jax.data.image import ImageSpec, augment_image, load_image, preprocess_image
@@ -70,6 +71,17 @@ def test_equals_clip_processor_bit_for_bit(width, height, size):
     got = preprocess_image(load_image(encode(image)), spec(size))
     assert got.dtype == np.float32 and got.shape == (size, size, 3)
     np.testing.assert_array_equal(got, reference(image, size))
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(64, 64), (500, 375), (7, 100), (1, 1), (2000, 1), (1, 2000)]
+)
+def test_squash_equals_blip_processor_bit_for_bit(width, height):
+    image = Image.fromarray(scene(width, height))
+    got = preprocess_image(load_image(encode(image)), ImageSpec(48, CLIP_MEAN, CLIP_STD, "squash"))
+    processor = BlipImageProcessorPil(size={"height": 48, "width": 48})
+    wanted = np.moveaxis(processor(image, return_tensors="np").pixel_values[0], 0, -1)
+    np.testing.assert_array_equal(got, wanted)
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ def data_config(**changes) -> ConfigDict:
             "image_size": 16,
             "image_mean": (0.5, 0.4, 0.3),
             "image_std": (0.2, 0.3, 0.4),
+            "image_fit": "crop",
             "crop_scale": (0.5, 1.0),
             "normalize_wave": True,
         }
@@ -309,6 +310,7 @@ def test_damaged_pictures_and_lying_indices_are_named_by_id():
         ({"crop_scale": (0.0, 1.0)}, "crop_scale"),
         ({"image_size": 0}, "image_size"),
         ({"image_std": (0.0, 1.0, 1.0)}, "image_std"),
+        ({"image_fit": "stretch"}, "image_fit"),
     ],
 )
 def test_bad_configs_are_refused_before_the_first_batch(changes, message):

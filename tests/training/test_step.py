@@ -102,6 +102,29 @@ def test_frozen_leaves_have_no_state_and_do_not_move(partly_frozen):
     assert sum(counts) == total and counts[1] == sum(x.size for x in leaf_paths(frozen).values())
 
 
+def test_bfloat16_frozen_encoders_take_half_the_memory_and_change_little():
+    cfg = tiny_config(**{"optim.freeze": ("speech", "image"), "model.head.weigh_layers": True})
+    wide = made(cfg)
+    cfg.optim.frozen_dtype = "bfloat16"
+    model, state, step = made(cfg)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params["speech"])} == {"bfloat16"}
+    # The same values as the float32 state's, rounded.
+    rounded = jax.tree.map(
+        lambda a, b: a.astype(b.dtype), wide[1].params, jax.tree.map(np.asarray, state.params)
+    )
+    batch = synthetic_batch(cfg)
+    after, metrics = step(state.replace(params=rounded), batch)
+    _, reference = wide[2](wide[1], batch)
+    assert abs(float(metrics["train/loss"]) - float(reference["train/loss"])) < 0.02
+    before, moved = leaf_paths(rounded), leaf_paths(after.params)
+    for path, leaf in moved.items():
+        frozen = path.startswith(("speech/", "image/"))
+        assert leaf.dtype == (jnp.bfloat16 if frozen else jnp.float32), path
+        assert not frozen or np.array_equal(leaf, before[path]), path
+    name = "speech_head/layer_weights"
+    assert not np.array_equal(moved[name], before[name])
+
+
 def test_accumulated_gradient_is_the_mean_over_microbatches(partly_frozen):
     cfg, model, state, _ = partly_frozen
     batch, key = synthetic_batch(cfg), jax.random.key(0)
