@@ -65,7 +65,8 @@ def base_config(speech: str, image: str) -> ConfigDict:
     c.model.remat = False
     c.model.dtype = "float32"
 
-    # Encoders to start from: a directory as `transformers` saves it; 'package:NAME' ships with us.
+    # Encoders to start from: a directory as `transformers` saves it, a hub id that the local cache
+    # has, or 'package:NAME', which ships with us.
     c.init = ConfigDict(dict(speech="", image=""))
 
     c.optim = ConfigDict()

@@ -12,6 +12,7 @@ import gc
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,6 +100,8 @@ def peer_functions(model, x: np.ndarray, compiled: bool) -> dict[str, Callable[[
 
     functions = {kind: functools.partial(run, model, kind) for kind in ("eager", "sdpa")}
     if compiled:
+        # Dynamo warns of code in transformers that it looks into.
+        warnings.filterwarnings("ignore", module="torch._dynamo")
         fast = torch.compile(model)
         functions["compile"] = lambda: fast(x).last_hidden_state
     return functions

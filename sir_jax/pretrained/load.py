@@ -242,15 +242,15 @@ def load_encoders(cfg, params: dict) -> dict:
     Args:
       cfg: the whole config; reads `init`, `model` and `data`. Where the image encoder differs in
         nothing but `image_size`, its position embeddings are resized. Where `model.image_head` is
-        'qformer' and the checkpoint has a Q-Former, `image_head` is replaced too.
+        'qformer', `image_head` is replaced too.
       params: the model's parameters; not changed.
 
     Returns:
       New parameters; replaced leaves are float32 NumPy.
 
     Raises:
-      UserError: where a checkpoint has another shape than the config's model, or was trained on
-        otherwise prepared input than `data` says.
+      UserError: where a checkpoint has another shape than the config's model, lacks the Q-Former
+        that the config wants, or was trained on otherwise prepared input than `data` says.
     """
     params = dict(params)
     if path := cfg.init.speech:
@@ -270,11 +270,16 @@ def _load_tower(path: str, tower: str, kinds) -> tuple[Spec, dict]:
 
 
 def _load_image(path: str, cfg) -> dict:
-    """Return `image`, and `image_head` where the config has a Q-Former and the checkpoint too."""
+    """Return `image`, and `image_head` where the config has a Q-Former."""
     spec, tree = _load_tower(path, "image", VitSpec | Blip2Spec)
-    loaded = {}
+    loaded, wanted = {}, cfg.model.image_head == "qformer"
+    if wanted and not isinstance(spec, Blip2Spec):
+        raise UserError(
+            f"init.image={path} has no Q-Former and model.image_head is 'qformer'; give a whole "
+            "BLIP-2 checkpoint, or set model.image_head=cls"
+        )
     if isinstance(spec, Blip2Spec):
-        if cfg.model.image_head == "qformer":
+        if wanted:
             ours = QFormerSpec(**cfg.model.qformer)
             _compare_shape("image", path, ours, spec.qformer, "model.qformer.")
             loaded["image_head"] = tree["qformer"]

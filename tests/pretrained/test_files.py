@@ -186,6 +186,8 @@ def test_damaged_header_is_refused(tmp_path, content, message):
         dict(dtype=["F32"], shape=[3, 5], data_offsets=[0, 60]),
         dict(dtype="F32", shape=[3, 4], data_offsets=[0, 60]),
         dict(dtype="I64", shape=[3, 5], data_offsets=[0, 60]),
+        # Of a kind that has no known size.
+        dict(dtype="F8_E4M3", shape=[60], data_offsets=[60, 0]),
     ],
 )  # fmt: skip
 def test_damaged_entry_is_named(single, entry):

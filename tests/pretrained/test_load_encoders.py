@@ -94,6 +94,15 @@ def test_another_size_and_another_width_is_refused_by_width(clip, tmp_path):
         pretrained.load_encoders(cfg, {})
 
 
+def test_qformer_wanted_of_a_checkpoint_without_one_is_refused(clip, tmp_path):
+    clip.save_pretrained(tmp_path)
+    cfg = base_config("tiny", "tiny")
+    cfg.init.image = str(tmp_path)
+    cfg.model.image_head = "qformer"
+    with pytest.raises(UserError, match="has no Q-Former and model.image_head is 'qformer'"):
+        pretrained.load_encoders(cfg, {})
+
+
 def test_qformer_goes_to_the_image_head(make_blip2, tmp_path):
     cfg, spec, params = image_config(make_blip2("Blip2VisionModelWithProjection"), tmp_path)
     loaded = pretrained.load_encoders(cfg, {"image_head": "kept"})
