@@ -5,7 +5,7 @@ An inferred value (one that neither paper states) is marked [I] where a config f
 
 from ml_collections import ConfigDict
 
-from sir_jax.models import hubert_fields, qformer_fields, vit_fields
+from sir_jax.models import fusion_fields, hubert_fields, qformer_fields, vit_fields
 
 # OpenAI CLIP's pixel statistics.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -60,6 +60,7 @@ def base_config(speech: str, image: str) -> ConfigDict:
     c.model.head = ConfigDict(
         dict(layers=1, heads=8, mlp_width=4 * c.model.speech.width, weigh_layers=False, dropout=0.1)
     )
+    c.model.fusion = ConfigDict(fusion_fields())
     c.model.embed_width = 256
     c.model.init_temperature = 0.07
     c.model.remat = False
@@ -68,6 +69,27 @@ def base_config(speech: str, image: str) -> ConfigDict:
     # Encoders to start from: a directory as `transformers` saves it, a hub id that the local cache
     # has, or 'package:NAME', which ships with us.
     c.init = ConfigDict(dict(speech="", image=""))
+
+    # loss = sic.weight SIC + sim.weight SIM + cmd.weight CMD; a weight of 0 leaves a term out.
+    c.loss = ConfigDict()
+    c.loss.sic = ConfigDict()
+    c.loss.sic.weight = 1.0
+    c.loss.sic.queue = 0  # past momentum embeddings that count as further candidates
+    c.loss.sic.alpha = 0.0  # weight of the momentum teacher's targets
+    c.loss.sic.alpha_ramp = 0  # steps in which alpha rises from 0
+    c.loss.sim = ConfigDict()
+    c.loss.sim.weight = 0.0
+    c.loss.sim.mining = "global"  # hard negatives from the whole batch, or each device's 'shard'
+    c.loss.cmd = ConfigDict()
+    c.loss.cmd.weight = 0.0
+    c.loss.cmd.direction = "image"  # what is made noisy and rebuilt: 'image', 'speech' or 'both'
+    c.loss.cmd.form = "cosine"  # 'cosine', 'mse' or 'infonce'
+    c.loss.cmd.tokens = "replaced"  # which tokens count: the 'replaced' ones or 'all'
+    c.loss.cmd.ratio = 0.3  # expected share of replaced tokens
+    c.loss.cmd.block = 1  # tokens replaced in a run
+    c.loss.cmd.source = "global"  # noise from the whole batch, or each device's 'shard'
+    c.loss.cmd.temperature = 0.07  # of 'infonce'
+    c.loss.teacher = ConfigDict(dict(momentum=0.995))  # there where queue or alpha ask for it
 
     c.optim = ConfigDict()
     c.optim.learning_rate = 1e-4
@@ -112,6 +134,9 @@ def shrink(c: ConfigDict) -> ConfigDict:
     c.model.image = ConfigDict(vit_fields("tiny", form=form))
     c.model.qformer.update(queries=4, width=192, layers=2, heads=4, mlp_width=768)
     c.model.head.update(heads=4, mlp_width=768)
+    c.model.fusion.update(layers=2, width=192, heads=4, mlp_width=768)
+    c.loss.sic.queue = min(c.loss.sic.queue, 20)
+    c.loss.sic.alpha_ramp = min(c.loss.sic.alpha_ramp, 2)
     c.data.update(image_size=64, batch_size=8, buckets=(46_000, 67_000))
     c.optim.warmup_steps = 1
     c.train.update(steps=4, eval_every=4, checkpoint_every=2, log_every=1, num_threads=2)

@@ -5,15 +5,17 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from sir_jax.models.fusion import FusionSpec, cross_attention
 from sir_jax.models.hubert import HUBERT_VARIANTS, Hubert, HubertSpec
 from sir_jax.models.qformer import Blip2, Blip2Spec, QFormerSpec
 from sir_jax.models.speech_image import Encoded, HeadSpec, SpeechImageModel
 from sir_jax.models.vit import VIT_VARIANTS, Vit, VitSpec
 
 __all__ = [
-    "Blip2Spec", "Encoded", "HUBERT_VARIANTS", "HeadSpec", "HubertSpec", "QFormerSpec",
-    "SpeechImageModel", "VIT_VARIANTS", "VitSpec", "build_encoder", "build_model", "hubert_fields",
-    "init_params", "qformer_fields", "vit_fields",
+    "Blip2Spec", "Encoded", "FusionSpec", "HUBERT_VARIANTS", "HeadSpec", "HubertSpec",
+    "QFormerSpec", "SpeechImageModel", "VIT_VARIANTS", "VitSpec", "attention_maps",
+    "build_encoder", "build_model", "fusion_fields", "hubert_fields", "init_params",
+    "qformer_fields", "vit_fields",
 ]  # fmt: skip
 
 
@@ -32,6 +34,11 @@ def qformer_fields(**changes) -> dict:
     return dataclasses.asdict(QFormerSpec(**changes))
 
 
+def fusion_fields(**changes) -> dict:
+    """Return every field of the fusion encoder as a dict, for a config file."""
+    return dataclasses.asdict(FusionSpec(**changes))
+
+
 def build_encoder(
     spec: HubertSpec | VitSpec | Blip2Spec, dtype: jnp.dtype = jnp.float32
 ) -> Hubert | Vit | Blip2:
@@ -45,13 +52,14 @@ def build_encoder(
     return module(spec, dtype=dtype)
 
 
-def build_model(cfg) -> SpeechImageModel:
+def build_model(cfg, tasks: tuple[str, ...] = ()) -> SpeechImageModel:
     """Build the joint model from `config.model`.
 
     Args:
-      cfg: has `speech`, `image` and `head` (fields of their specs), `image_head` ('cls', or
-        'qformer' with the fields of its spec in `qformer`), `embed_width`, `init_temperature`,
+      cfg: has `speech`, `image`, `head` and `fusion` (fields of their specs), `image_head` ('cls',
+        or 'qformer' with the fields of its spec in `qformer`), `embed_width`, `init_temperature`,
         `remat` and `dtype` ('float32' or 'bfloat16').
+      tasks: what the fusion encoder is for, of `fusion.TASKS`; none, and there is none.
 
     Returns:
       A hashable module, static under `jax.jit`.
@@ -61,6 +69,8 @@ def build_model(cfg) -> SpeechImageModel:
         image_spec=VitSpec(**cfg.image),
         head_spec=HeadSpec(**cfg.head),
         qformer_spec=QFormerSpec(**cfg.qformer) if cfg.image_head == "qformer" else None,
+        fusion_spec=FusionSpec(**cfg.fusion),
+        tasks=tuple(tasks),
         embed_width=cfg.embed_width,
         init_temperature=cfg.init_temperature,
         remat=cfg.remat,
@@ -74,3 +84,24 @@ def init_params(model: SpeechImageModel, key: jax.Array) -> dict:
     wave = jnp.zeros((1, model.speech_spec.min_samples), jnp.float32)
     lengths = jnp.full((1,), wave.shape[1], jnp.int32)
     return model.init(key, wave, lengths, jnp.zeros((1, size, size, 3), jnp.float32))["params"]
+
+
+def attention_maps(
+    model: SpeechImageModel, params: dict, speech: Encoded, image: Encoded
+) -> jax.Array:
+    """Return where the fusion encoder looks when it matches a pair.
+
+    Args:
+      model: with the task 'match', or any other.
+      params: its parameters.
+      speech: from `encode_speech`.
+      image: from `encode_image`.
+
+    Returns:
+      float32 [layers, B, H, T, S]: T tokens of the modality that `fusion_spec.query` names, S of
+      the other one; over the valid ones of these the weights of a token sum to 1.
+    """
+    _, state = model.apply(
+        {"params": params}, speech, image, method="fuse", mutable=["intermediates"]
+    )
+    return cross_attention(state["intermediates"]["fusion"])

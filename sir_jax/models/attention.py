@@ -30,11 +30,24 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     Returns:
       [B, T, H, K] in the dtype of `v`. A row without a valid key gives the mean of its values.
     """
-    q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
-    lowest = jnp.finfo(jnp.float32).min
-    bias = None if mask is None else jnp.where(mask, 0.0, lowest)[:, None, None, :]
+    q, bias = _scaled(q), _bias(mask)
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
     return jnp.swapaxes(_attention(q, k, v, bias), 1, 2)
+
+
+def attention_weights(q: Array, k: Array, mask: Array | None) -> Array:
+    """Return the weights that `attend` gives each key, float32 [B, H, T, S], to be looked at."""
+    q, k = jnp.swapaxes(_scaled(q), 1, 2), jnp.swapaxes(k, 1, 2)
+    return jax.nn.softmax(_logits(q, k, _bias(mask)), axis=-1)
+
+
+def _scaled(q: Array) -> Array:
+    return q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+
+
+def _bias(mask: Array | None) -> Array | None:
+    lowest = jnp.finfo(jnp.float32).min
+    return None if mask is None else jnp.where(mask, 0.0, lowest)[:, None, None, :]
 
 
 def _einsum(equation: str, a: Array, b: Array) -> Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sir_jax.models.attention import attend
+from sir_jax.models.attention import attend, attention_weights
 
 Array = jax.Array
 
@@ -88,12 +88,18 @@ class Attention(nn.Module):
         self.out = dense(self.width, self.dtype)
 
     def __call__(self, x: Array, context: Array, mask: Array | None) -> Array:
-        """Attend from x [B, T, D] to context [B, S, D'] where mask [B, S] is True: [B, T, D]."""
+        """Attend from x [B, T, D] to context [B, S, D'] where mask [B, S] is True: [B, T, D].
+
+        Where the collection 'intermediates' is mutable, the weights [B, H, T, S] go there; they
+        are computed for nobody else.
+        """
         b, t, _ = x.shape
         s = context.shape[1]
         q = self.query(x).reshape(b, t, self.heads, -1)
         k = self.key(context).reshape(b, s, self.heads, -1)
         v = self.value(context).reshape(b, s, self.heads, -1)
+        if self.is_mutable_collection("intermediates"):
+            self.sow("intermediates", "weights", attention_weights(q, k, mask))
         return self.out(attend(q, k, v, mask).reshape(b, t, self.width))
 
 
@@ -155,10 +161,12 @@ class CrossBlock(nn.Module):
     cross: bool
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    own: bool = True  # whether a token attends to its own stream
 
     def setup(self):
-        self.attention = Attention(self.width, self.heads, self.dtype)
-        self.attention_norm = layer_norm(self.epsilon, self.dtype)
+        if self.own:
+            self.attention = Attention(self.width, self.heads, self.dtype)
+            self.attention_norm = layer_norm(self.epsilon, self.dtype)
         if self.cross:
             self.cross_attention = Attention(self.width, self.heads, self.dtype)
             self.cross_attention_norm = layer_norm(self.epsilon, self.dtype)
@@ -173,8 +181,9 @@ class CrossBlock(nn.Module):
         context: Array | None,
         context_mask: Array | None,
         deterministic: bool,
+        rows: int | None = None,
     ) -> Array:
-        """Map x [B, T, D] to [B, T, D].
+        """Map x [B, T, D] to [B, T, D], or to its first `rows` tokens.
 
         Args:
           x: the layer's own stream.
@@ -182,18 +191,38 @@ class CrossBlock(nn.Module):
           context: the other stream, [B, S, C] of any width C; read only where `cross`.
           context_mask: True where a token of the context may be attended to, [B, S]; None for all.
           deterministic: False turns dropout on.
+          rows: how many leading tokens to compute, all of x being attended to; None for all.
 
         Raises:
           ValueError: where a cross layer has no context.
         """
-        h = self.attention(x, x, mask)
-        x = self.attention_norm(x + self.drop(h, deterministic=deterministic))
+        stream, x = x, x[:, :rows]
+        if self.own:
+            h = self.attention(x, stream, mask)
+            x = self.attention_norm(x + self.drop(h, deterministic=deterministic))
         if self.cross:
             if context is None:
                 raise ValueError("a layer with cross=True needs a context")
             h = self.cross_attention(x, context, context_mask)
             x = self.cross_attention_norm(x + self.drop(h, deterministic=deterministic))
         return self.mlp_norm(x + self.drop(self.mlp(x), deterministic=deterministic))
+
+
+def cross_stack(layers: int, remat: bool, cross_every: int = 1, **kwargs) -> list[CrossBlock]:
+    """Build cross blocks named `layers_00`, ...: names are the checkpoint's schema.
+
+    Args:
+      layers: how many.
+      remat: recompute each block's activations in the backward pass.
+      cross_every: layers 0, n, 2n, ... attend to the other stream.
+      **kwargs: further fields of `CrossBlock`.
+    """
+    # Arguments 5 and 6 of CrossBlock.__call__ (self counts as 0), `deterministic` and `rows`, are
+    # Python values.
+    cls = nn.remat(CrossBlock, static_argnums=(5, 6)) if remat else CrossBlock
+    return [
+        cls(**kwargs, cross=i % cross_every == 0, name=f"layers_{i:02d}") for i in range(layers)
+    ]
 
 
 def block_stack(layers: int, remat: bool, **kwargs) -> list[Block]:

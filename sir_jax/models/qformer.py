@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sir_jax.models.layers import Array, CrossBlock, dense, kernel_init, layer_norm
+from sir_jax.models.layers import Array, cross_stack, dense, kernel_init, layer_norm
 from sir_jax.models.vit import Vit, VitOutput, VitSpec
 
 
@@ -58,17 +58,11 @@ class QFormer(nn.Module):
         self.queries = self.param("queries", kernel_init, (spec.queries, spec.width))
         self.norm = layer_norm(spec.epsilon, self.dtype)
         self.drop = nn.Dropout(spec.dropout)
-        # Argument 5 of CrossBlock.__call__ (self counts as 0) is the bool `deterministic`.
-        cls = nn.remat(CrossBlock, static_argnums=(5,)) if self.remat else CrossBlock
-        self.blocks = [
-            cls(
-                width=spec.width, heads=spec.heads, mlp_width=spec.mlp_width,
-                activation=spec.activation, epsilon=spec.epsilon,
-                cross=i % spec.cross_every == 0, dropout=spec.dropout, dtype=self.dtype,
-                name=f"layers_{i:02d}",
-            )
-            for i in range(spec.layers)
-        ]  # fmt: skip
+        self.blocks = cross_stack(
+            spec.layers, self.remat, spec.cross_every, width=spec.width, heads=spec.heads,
+            mlp_width=spec.mlp_width, activation=spec.activation, epsilon=spec.epsilon,
+            dropout=spec.dropout, dtype=self.dtype,
+        )  # fmt: skip
         if spec.projection:
             self.projection = dense(spec.projection, self.dtype)
 
@@ -84,7 +78,7 @@ class QFormer(nn.Module):
         x = self.drop(x, deterministic=deterministic)
         states = [x]
         for block in self.blocks:
-            x = block(x, None, context, None, deterministic)
+            x = block(x, None, context, None, deterministic, None)
             states.append(x)
         projected = self.projection(x) if self.spec.projection else None
         return QFormerOutput(x, projected, tuple(states))

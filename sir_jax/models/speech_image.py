@@ -1,4 +1,4 @@
-"""The joint model: two encoders, a speech head and projections into one embedding space."""
+"""The joint model: two encoders, projections into one embedding space, and the fusion encoder."""
 
 import dataclasses
 from typing import NamedTuple
@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sir_jax.models.hubert import Hubert, HubertSpec
+from sir_jax.models.fusion import TASKS, Fusion, FusionSpec
+from sir_jax.models.hubert import Hubert, HubertOutput, HubertSpec
 from sir_jax.models.layers import Array, block_stack, dense, kernel_init, layer_norm
 from sir_jax.models.qformer import QFormer, QFormerSpec
-from sir_jax.models.vit import Vit, VitSpec
+from sir_jax.models.vit import Vit, VitOutput, VitSpec
 
 
 class Encoded(NamedTuple):
@@ -75,15 +76,18 @@ def unit_norm(x: Array) -> Array:
 
 
 class SpeechImageModel(nn.Module):
-    """Encode speech and images into one space.
+    """Encode speech and images into one space, and let one read the other.
 
-    The names of the sub-modules are the checkpoint's public schema.
+    The names of the sub-modules are the checkpoint's public schema. Without `tasks` there is no
+    fusion encoder; each of them brings its own head.
     """
 
     speech_spec: HubertSpec
     image_spec: VitSpec
     head_spec: HeadSpec
     qformer_spec: QFormerSpec | None = None
+    fusion_spec: FusionSpec = FusionSpec()
+    tasks: tuple[str, ...] = ()
     embed_width: int = 256
     init_temperature: float = 0.07
     remat: bool = False
@@ -96,7 +100,20 @@ class SpeechImageModel(nn.Module):
                 f"the Q-Former's projection {qformer.projection} is not embed_width "
                 f"{self.embed_width}"
             )
+        unknown = set(self.tasks) - set(TASKS)
+        if unknown:
+            raise ValueError(f"tasks {sorted(unknown)} are none of {', '.join(TASKS)}")
         super().__post_init__()
+
+    @property
+    def image_has_cls(self) -> bool:
+        """Tell whether token 0 of an encoded image is a CLS token; a Q-Former has none."""
+        return self.qformer_spec is None
+
+    @property
+    def image_width(self) -> int:
+        """Return the width of an encoded image's tokens."""
+        return self.image_spec.width if self.image_has_cls else self.qformer_spec.width
 
     def setup(self):
         self.speech = Hubert(self.speech_spec, self.remat, self.dtype)
@@ -113,29 +130,108 @@ class SpeechImageModel(nn.Module):
         self.temperature = self.param(
             "temperature", nn.initializers.constant(self.init_temperature), ()
         )
+        if self.tasks:
+            self.fusion = Fusion(self.fusion_spec, self.remat, self.dtype)
+        if "match" in self.tasks:
+            self.match_head = dense(2, self.dtype)
+        if "denoise_speech" in self.tasks:
+            self.denoise_speech = dense(self.speech_spec.width, self.dtype)
+        if "denoise_image" in self.tasks:
+            self.denoise_image = dense(self.image_width, self.dtype)
 
-    def encode_speech(self, wave: Array, lengths: Array, deterministic: bool = True) -> Encoded:
-        """Encode wave [B, N] with valid lengths [B]; a clip's result is the same in any batch."""
-        tokens, mask = self.speech_head(self.speech(wave, lengths, deterministic), deterministic)
+    def speech_features(
+        self, wave: Array, lengths: Array, deterministic: bool = True
+    ) -> HubertOutput:
+        """Run the speech encoder alone: what a frozen one gives to student and teacher alike."""
+        return self.speech(wave, lengths, deterministic)
+
+    def image_features(self, pixels: Array, deterministic: bool = True) -> VitOutput:
+        """Run the image encoder alone: what a frozen one gives to student and teacher alike."""
+        return self.image(pixels, deterministic)
+
+    def embed_speech(self, features: HubertOutput, deterministic: bool = True) -> Encoded:
+        """Make tokens and embeddings of `speech_features`."""
+        tokens, mask = self.speech_head(features, deterministic)
         return Encoded(tokens, mask, unit_norm(self.speech_projection(tokens[:, 0])))
 
-    def encode_image(self, pixels: Array, deterministic: bool = True) -> Encoded:
-        """Encode pixels [B, h, w, 3].
+    def embed_image(self, features: VitOutput, deterministic: bool = True) -> Encoded:
+        """Make tokens and embeddings of `image_features`.
 
         A Q-Former's embedding is the mean of its projected queries, because an index holds one
         vector an image; BLIP-2 itself takes the query most similar to each text.
         """
-        out = self.image(pixels, deterministic)
         if self.qformer_spec:
-            head = self.image_head(out.tokens, deterministic)
+            head = self.image_head(features.tokens, deterministic)
             tokens, embed = head.tokens, head.projected.mean(axis=1)
         else:
-            tokens, embed = out.tokens, self.image_projection(out.pooled)
+            tokens, embed = features.tokens, self.image_projection(features.pooled)
         return Encoded(tokens, jnp.ones(tokens.shape[:2], bool), unit_norm(embed))
+
+    def encode_speech(self, wave: Array, lengths: Array, deterministic: bool = True) -> Encoded:
+        """Encode wave [B, N] with valid lengths [B]; a clip's result is the same in any batch."""
+        return self.embed_speech(self.speech_features(wave, lengths, deterministic), deterministic)
+
+    def encode_image(self, pixels: Array, deterministic: bool = True) -> Encoded:
+        """Encode pixels [B, h, w, 3]; see `embed_image`."""
+        return self.embed_image(self.image_features(pixels, deterministic), deterministic)
+
+    def match(self, speech: Encoded, image: Encoded, deterministic: bool = True) -> Array:
+        """Ask of each row whether its speech and its image belong together.
+
+        Args:
+          speech: tokens and mask are read.
+          image: likewise.
+          deterministic: False turns dropout on.
+
+        Returns:
+          Logits, float32 [B, 2]; class 1 is 'they match'. They are read off the CLS token of the
+          modality that `fusion_spec.query` names; off all queries of a Q-Former, as their mean.
+        """
+        rows = 1 if self.fusion_spec.query == "speech" or self.image_has_cls else None
+        x = self.fuse(speech, image, deterministic, rows)
+        return self.match_head(x).astype(jnp.float32).mean(axis=1)
+
+    def fuse(
+        self, speech: Encoded, image: Encoded, deterministic: bool = True, rows: int | None = None
+    ) -> Array:
+        """Let the modality that `fusion_spec.query` names read the other: [B, T or rows, W]."""
+        query = self.fusion_spec.query
+        own, other = (speech, image) if query == "speech" else (image, speech)
+        return self.fusion(
+            own.tokens, own.mask, other.tokens, other.mask, query, deterministic, rows
+        )
+
+    def denoise(
+        self, noisy: Encoded, context: Encoded, modality: str, deterministic: bool = True
+    ) -> Array:
+        """Rebuild a modality's clean tokens from noisy ones, reading the other modality.
+
+        Args:
+          noisy: tokens [B, T, D] and mask are read.
+          context: the other modality's tokens and mask.
+          modality: of the noisy tokens: 'speech' or 'image'.
+          deterministic: False turns dropout on.
+
+        Returns:
+          float32 [B, T, D].
+        """
+        x = self.fusion(
+            noisy.tokens, noisy.mask, context.tokens, context.mask, modality, deterministic
+        )
+        head = self.denoise_speech if modality == "speech" else self.denoise_image
+        return head(x).astype(jnp.float32)
 
     def __call__(
         self, wave: Array, lengths: Array, pixels: Array, deterministic: bool = True
     ) -> tuple[Encoded, Encoded, Array]:
         """Encode both modalities: (speech, image, temperature)."""
         speech = self.encode_speech(wave, lengths, deterministic)
-        return speech, self.encode_image(pixels, deterministic), self.temperature
+        image = self.encode_image(pixels, deterministic)
+        if self.is_initializing():
+            if "match" in self.tasks:
+                self.match(speech, image)
+            if "denoise_speech" in self.tasks:
+                self.denoise(speech, image, "speech")
+            if "denoise_image" in self.tasks:
+                self.denoise(image, speech, "image")
+        return speech, image, self.temperature

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 
 from sir_jax.data.pipeline import BatchSpec
 from sir_jax.errors import UserError
+from sir_jax.losses.denoising import FORMS
 
 CONFIG_FILE = "config.json"
 
@@ -155,6 +156,8 @@ def check_config(cfg: ConfigDict) -> None:
     at_least = {
         "train.steps": 1, "train.log_every": 1, "train.eval_every": 0, "train.checkpoint_every": 0,
         "train.grad_accum": 1, "train.num_threads": 0, "train.num_workers": 0,
+        "loss.sic.queue": 0, "loss.sic.alpha_ramp": 0, "loss.cmd.block": 1,
+        "loss.sic.weight": 0, "loss.sim.weight": 0, "loss.cmd.weight": 0,
     }  # fmt: skip
     fields = config_fields(cfg)
     for name, least in at_least.items():
@@ -166,10 +169,17 @@ def check_config(cfg: ConfigDict) -> None:
         "model.image_head": ("cls", "qformer"),
         "model.dtype": ("float32", "bfloat16"),
         "optim.frozen_dtype": ("float32", "bfloat16"),
+        "model.fusion.query": ("speech", "image"),
+        "loss.sim.mining": ("global", "shard"),
+        "loss.cmd.direction": ("image", "speech", "both"),
+        "loss.cmd.form": FORMS,
+        "loss.cmd.tokens": ("replaced", "all"),
+        "loss.cmd.source": ("global", "shard"),
     }
     for name, allowed in choices.items():
         if fields[name] not in allowed:
             raise UserError(f"{name}={fields[name]!r} is none of {', '.join(allowed)}")
+    check_loss(cfg.loss)
     if cfg.model.image_head == "qformer" and cfg.model.qformer.projection != cfg.model.embed_width:
         raise UserError(
             f"model.embed_width={cfg.model.embed_width} differs from model.qformer.projection="
@@ -179,6 +189,27 @@ def check_config(cfg: ConfigDict) -> None:
     size, wanted = cfg.data.image_size, cfg.model.image.image_size
     if size != wanted:
         raise UserError(f"data.image_size={size} differs from model.image.image_size={wanted}")
+
+
+def check_loss(loss) -> None:
+    """Refuse an objective that cannot be computed.
+
+    Raises:
+      UserError: naming the field, its value and what it may be.
+    """
+    if not (loss.sic.weight or loss.sim.weight or loss.cmd.weight):
+        raise UserError(
+            "loss.sic.weight, loss.sim.weight and loss.cmd.weight are all 0; set one of them"
+        )
+    for name, value, fits, wanted in (
+        ("sic.alpha", loss.sic.alpha, 0 <= loss.sic.alpha <= 1, "from 0 to 1"),
+        ("cmd.ratio", loss.cmd.ratio, 0 < loss.cmd.ratio <= 1, "above 0 and at most 1"),
+        ("cmd.temperature", loss.cmd.temperature, loss.cmd.temperature > 0, "above 0"),
+        ("teacher.momentum", loss.teacher.momentum, 0 <= loss.teacher.momentum < 1,
+         "from 0 to below 1"),
+    ):  # fmt: skip
+        if not fits:
+            raise UserError(f"loss.{name}={value} must be {wanted}")
 
 
 def check_batch(cfg: ConfigDict, mesh) -> None:

@@ -31,8 +31,15 @@ from sir_jax.training.checkpoint import FOLDER, Checkpoints
 from sir_jax.training.config import check_batch, check_config, claim_workdir, compare_workdir
 from sir_jax.training.interrupt import Interrupt, Interrupted
 from sir_jax.training.metrics import MetricWriter, Progress, say
+from sir_jax.training.objective import frozen_patterns, fusion_tasks, has_teacher, queue_size
 from sir_jax.training.optimizer import make_optimizer
-from sir_jax.training.state import TrainState, check_param_patterns, count_params, init_state
+from sir_jax.training.state import (
+    TrainState,
+    check_param_patterns,
+    count_params,
+    init_ema,
+    init_state,
+)
 from sir_jax.training.step import STEP_FIELDS, train_step
 
 Evaluate = Callable[[Any, SpeechImageModel, Any], dict[str, float]]
@@ -103,7 +110,7 @@ def prepare(cfg, workdir: Path) -> Run:
     """
     mesh = sharding.make_mesh(cfg.mesh)
     check_batch(cfg, mesh)
-    model = build_model(cfg.model)
+    model = build_model(cfg.model, fusion_tasks(cfg.loss))
     tx = make_optimizer(cfg.optim, cfg.train.steps)
     init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
     abstract = jax.eval_shape(init, jax.random.key(cfg.seed))
@@ -132,9 +139,10 @@ def prepare(cfg, workdir: Path) -> Run:
 
 def describe(cfg, mesh: Mesh, abstract: TrainState) -> None:
     """Say what runs where, and what a reader would otherwise have to guess."""
-    trainable, frozen = count_params(abstract.params, cfg.optim.freeze)
+    trainable, frozen = count_params(abstract.params, frozen_patterns(cfg))
     axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     say(f"parameters: {trainable:,} trainable, {frozen:,} frozen")
+    say(f"objective: {describe_objective(cfg.loss)}")
     say(f"mesh: {axes} on {mesh.size} of {jax.device_count()} {jax.default_backend()} devices")
     for line in sharding.fallback_lines(abstract.params, mesh):
         say(line)
@@ -150,6 +158,18 @@ def describe(cfg, mesh: Mesh, abstract: TrainState) -> None:
         )
 
 
+def describe_objective(loss_cfg) -> str:
+    """Say which terms are on, in one line."""
+    parts = [f"{loss_cfg[name].weight:g} {name.upper()}" for name in ("sic", "sim", "cmd")
+             if loss_cfg[name].weight]  # fmt: skip
+    text = " + ".join(parts)
+    if has_teacher(loss_cfg):
+        sic = loss_cfg.sic
+        text += f"; teacher with momentum {loss_cfg.teacher.momentum:g}"
+        text += f", alpha {sic.alpha:g} after {sic.alpha_ramp} steps" if sic.alpha else ""
+    return text + (f"; queue of {queue_size(loss_cfg):,}" if queue_size(loss_cfg) else "")
+
+
 def create_state(cfg, init: Callable, shardings: TrainState) -> TrainState:
     """Create the state at step 0 already sharded, with pretrained encoders where config says."""
     state = jax.jit(init, out_shardings=shardings)(jax.random.key(cfg.seed))
@@ -161,6 +181,9 @@ def create_state(cfg, init: Callable, shardings: TrainState) -> TrainState:
             lambda new, old: new.astype(old.dtype), load_encoders(cfg, state.params), state.params
         )
         state = state.replace(params=jax.device_put(params, shardings.params))
+        if state.ema_params is not None:
+            copy = jax.jit(functools.partial(init_ema, cfg=cfg), out_shardings=shardings.ema_params)
+            state = state.replace(ema_params=copy(state.params))
     return state
 
 
@@ -170,7 +193,9 @@ def compile_programs(
     """Compile `train_step` for every bucket, so that no step of the run has to wait."""
     rows, size = sharding.batch_sharding(mesh), cfg.data.image_size
     jitted = jax.jit(
-        functools.partial(train_step, model=model, tx=tx, cfg=cfg),
+        functools.partial(
+            train_step, model=model, tx=tx, cfg=cfg, shards=mesh.shape["data"] * mesh.shape["fsdp"]
+        ),
         in_shardings=(shardings, {name: rows for name in STEP_FIELDS}),
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,

@@ -1,8 +1,9 @@
 """Make the small encoders that ship with sir_jax: each learns from text, neither meets the other.
 
-Speech learns to spell the words it hears (CTC, Graves et al. 2006), images learn which words
-their captions hold (sigmoid cross-entropy over the vocabulary). No speech is ever paired with an
-image here; that is what `sir-jax train` does.
+Speech learns to spell the words it hears (CTC, Graves et al. 2006), images learn which words, and
+which pairs of neighbouring words, their captions hold (sigmoid cross-entropy over both): the pairs
+tell a red circle and a blue star from a blue circle and a red star. No speech is ever paired with
+an image here; that is what `sir-jax train` does.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from sir_jax.base_config import base_config
 from sir_jax.data.builders.spoken_scenes import vocabulary, words_of
 from sir_jax.data.corpus import Split, open_corpus
 from sir_jax.data.pipeline import train_batches
+from sir_jax.errors import UserError
 from sir_jax.models import HubertSpec, VitSpec
 from sir_jax.models.hubert import Hubert
 from sir_jax.models.vit import Vit
@@ -35,14 +37,16 @@ class Transcripts:
     def __init__(self, split: Split, vocabulary: list[str]):
         number = {word: i + 1 for i, word in enumerate(vocabulary)}  # 0 is CTC's blank
         self._words: dict[int, list[int]] = {}
-        self._image_words: dict[int, set[int]] = {}
+        self._image_tags: dict[int, set[int]] = {}
+        classes = 1 + len(vocabulary)
         for row in range(len(split)):
             record = split[row]
             for caption in record.captions:
                 words = [number[word] for word in words_of(caption.text)]
                 self._words[caption.caption_id] = words
-                self._image_words.setdefault(record.image_id, set()).update(words)
-        self._classes = 1 + len(vocabulary)
+                pairs = (classes * (1 + a) + b for a, b in itertools.pairwise(words))
+                self._image_tags.setdefault(record.image_id, set()).update(words, pairs)
+        self._classes = classes
 
     def labels(self, caption_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return word numbers [B, MAX_WORDS] and a mask that is 1 where there is no word."""
@@ -55,10 +59,13 @@ class Transcripts:
         return labels, padding
 
     def tags(self, image_ids: np.ndarray) -> np.ndarray:
-        """Return 1 for each word that some caption of the image holds, [B, 1 + vocabulary]."""
-        tags = np.zeros((len(image_ids), self._classes), np.float32)
+        """Return 1 for each word and pair of words that some caption of the image holds.
+
+        [B, C (1 + C)] with C = 1 + vocabulary: the words, then every pair (a, b) at C (1 + a) + b.
+        """
+        tags = np.zeros((len(image_ids), self._classes * (1 + self._classes)), np.float32)
         for i, image_id in enumerate(image_ids):
-            tags[i, list(self._image_words[int(image_id)])] = 1.0
+            tags[i, list(self._image_tags[int(image_id)])] = 1.0
         return tags
 
 
@@ -84,13 +91,13 @@ def speech_loss(params, batch, rng, *, module: Hubert, deterministic: bool):
 
 
 def image_loss(params, batch, rng, *, module: Vit, deterministic: bool):
-    """Return the sigmoid cross-entropy over words and the share of words told rightly."""
+    """Return the sigmoid cross-entropy over tags and the share of tags told rightly."""
     out = module.apply(
         {"params": params["encoder"]}, batch["pixels"], deterministic, rngs={"dropout": rng}
     )
     logits = out.pooled @ params["head"]["kernel"] + params["head"]["bias"]
     loss = optax.sigmoid_binary_cross_entropy(logits, batch["tags"]).sum(axis=-1).mean()
-    # Of the words that are there, how many stand above every word that is not.
+    # Of the tags that are there, how many stand above every tag that is not.
     absent = jnp.where(batch["tags"] > 0, -jnp.inf, logits).max(axis=-1, keepdims=True)
     right = ((logits > absent) & (batch["tags"] > 0)).sum() / batch["tags"].sum()
     return loss, right
@@ -111,18 +118,26 @@ def _mixed_batches(splits, transcripts, data_cfg, tower, seed):
             yield {"pixels": batch["pixels"], "tags": words.tags(batch["image_ids"])}
 
 
-def _init(tower: str, spec: HubertSpec | VitSpec, classes: int):
-    key = jax.random.key(0)
+def _init(tower: str, spec: HubertSpec | VitSpec, words: int, source: str):
+    key, classes = jax.random.key(0), 1 + words
     if tower == "speech":
         module, loss = Hubert(spec), speech_loss
         args = jnp.zeros((1, spec.min_samples)), jnp.full((1,), spec.min_samples)
+        bias = 0.0
     else:
         module, loss = Vit(spec), image_loss
         args = (jnp.zeros((1, spec.image_size, spec.image_size, 3)),)
-    encoder = jax.jit(module.init)(key, *args)["params"]
+        classes *= 1 + classes
+        bias = -5.0  # most tags are absent; from 0 the first hundred steps only learn that
+    if source:
+        found, encoder = pretrained.load(source)
+        if found != spec:
+            raise UserError(f"--init={source} holds {found}, and --tower={tower} is {spec}")
+    else:
+        encoder = jax.jit(module.init)(key, *args)["params"]
     head = {
         "kernel": 0.02 * jax.random.normal(key, (spec.width, classes)),
-        "bias": jnp.zeros((classes,)),
+        "bias": jnp.full((classes,), bias),
     }
     return {"encoder": encoder, "head": head}, functools.partial(loss, module=module)
 
@@ -137,10 +152,10 @@ def pretrain(tower: str, spec, splits, vocabulary, data_cfg, args) -> dict:
       vocabulary: every word that a caption may hold.
       data_cfg: `config.data`.
       args: has `steps`, `until` (0: all of them), `learning_rate`, `seed`, `log_every`,
-        `save_every` and `out`.
+        `save_every`, `init` ('': random) and `out`.
     """
     transcripts = [Transcripts(split, vocabulary) for split in splits]
-    params, loss_fn = _init(tower, spec, 1 + len(vocabulary))
+    params, loss_fn = _init(tower, spec, len(vocabulary), args.init)
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, args.learning_rate, max(1, args.steps // 20), args.steps
     )
@@ -181,6 +196,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--tower", choices=("speech", "image"), required=True)
     parser.add_argument("--corpora", required=True, help="comma-separated corpus names")
     parser.add_argument("--data_dir", default="")
+    parser.add_argument("--init", default="", help="an encoder to start from, as config.init has")
     parser.add_argument("--out", required=True, help="directory for TOWER/model.safetensors")
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--until", type=int, default=0, help="stop here in the schedule of --steps")

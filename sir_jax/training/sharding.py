@@ -31,7 +31,11 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"speech/positional_conv/g", P()),
     (r"image/patch_embed/kernel", P(None, None, None, "fsdp")),
     (r"image/position|image_head/queries", P(None, "fsdp")),
-    (r"((speech|image)_projection|image_head/projection)/kernel", P("fsdp", None)),
+    (
+        r"((speech|image)_projection|image_head/projection|fusion/(speech|image)_in|match_head"
+        r"|denoise_(speech|image))/kernel",
+        P("fsdp", None),
+    ),
 )
 
 

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from sir_jax.losses.queue import Queue, empty_queue
 from sir_jax.models import SpeechImageModel, init_params
-from sir_jax.training.trees import check_patterns, leaf_paths, merge_trees, split_tree
+from sir_jax.training.objective import TEACHER_PARTS, frozen_patterns, has_teacher, queue_size
+from sir_jax.training.trees import check_patterns, leaf_paths, merge_trees, restrict, split_tree
 
 
 @flax.struct.dataclass
@@ -17,9 +19,9 @@ class TrainState:
 
     step: jax.Array  # int32 []: updates made, and global batches drawn
     params: Any  # nested dict, float32; frozen leaves as `optim.frozen_dtype` says
-    ema_params: Any  # the teacher's sub-trees, float32; None without a teacher
+    ema_params: Any  # the teacher's trained leaves, float32; None without a teacher
     opt_state: Any  # of the trainable leaves only
-    queue: Any  # past embeddings; None without a queue
+    queue: Queue | None  # past momentum embeddings
 
 
 def init_state(
@@ -31,19 +33,42 @@ def init_state(
       key: of the parameters' initial values.
       model: from `build_model`.
       tx: from `make_optimizer`.
-      cfg: the whole config; `optim.freeze` and `optim.frozen_dtype` are used.
+      cfg: the whole config; `loss`, `optim.freeze` and `optim.frozen_dtype` are used.
     """
     params = init_params(model, key)
-    trainable, frozen = split_tree(params, cfg.optim.freeze)
+    trainable, frozen = split_tree(params, frozen_patterns(cfg))
     frozen = jax.tree.map(lambda p: p.astype(cfg.optim.frozen_dtype), frozen)
     params = merge_trees(trainable, frozen)
+    size = queue_size(cfg.loss)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        ema_params=None,
+        ema_params=init_ema(params, cfg),
         opt_state=tx.init(trainable),
-        queue=None,
+        queue=empty_queue(size, model.embed_width) if size else None,
     )
+
+
+def init_ema(params: dict, cfg) -> dict | None:
+    """Copy the leaves that have a teacher, trained ones alone; None where no term wants one.
+
+    Copied, not aliased: the state is donated, and one buffer cannot be given away twice.
+    """
+    if not has_teacher(cfg.loss):
+        return None
+    trainable, _ = split_tree(params, frozen_patterns(cfg))
+    _, taught = split_tree(trainable, TEACHER_PARTS)
+    return jax.tree.map(lambda p: jnp.array(p, jnp.float32, copy=True), taught)
+
+
+def update_ema(ema_params: dict | None, params: dict, momentum: float) -> dict | None:
+    """Return momentum * ema + (1 - momentum) * params for the leaves that have a teacher."""
+    if ema_params is None:
+        return None
+    return jax.tree.map(
+        lambda ema, p: momentum * ema + (1.0 - momentum) * p.astype(jnp.float32),
+        ema_params, restrict(params, ema_params),
+    )  # fmt: skip
 
 
 def check_param_patterns(params: Any, cfg) -> None:
@@ -56,8 +81,8 @@ def check_param_patterns(params: Any, cfg) -> None:
     check_patterns(cfg.optim.no_decay, params, "optim.no_decay")
 
 
-def count_params(params: Any, freeze: tuple[str, ...]) -> tuple[int, int]:
+def count_params(params: Any, frozen: tuple[str, ...]) -> tuple[int, int]:
     """Return (trainable, frozen) numbers of parameters."""
-    rest, frozen = split_tree(params, freeze)
+    rest, frozen = split_tree(params, frozen)
     trainable, still = (sum(leaf.size for leaf in leaf_paths(t).values()) for t in (rest, frozen))
     return trainable, still

@@ -1,14 +1,13 @@
-"""One update: loss, gradient of the trainable leaves, optimiser, projection. All pure."""
-
-from typing import Any, NamedTuple
+"""One update: loss, gradient, optimiser, projection, teacher and queue. All pure."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from sir_jax.losses.contrastive import in_batch_contrastive
+from sir_jax.losses.queue import push
+from sir_jax.training.objective import Aux, frozen_patterns, loss_fn
 from sir_jax.training.optimizer import make_schedule
-from sir_jax.training.state import TrainState
+from sir_jax.training.state import TrainState, update_ema
 from sir_jax.training.trees import merge_trees, split_tree
 
 Array = jax.Array
@@ -18,45 +17,6 @@ TEMPERATURE_RANGE = (0.001, 0.5)
 
 # What the step needs of a batch; `caption_ids` stay on the host, for error messages.
 STEP_FIELDS = ("wave", "lengths", "pixels", "image_ids")
-
-
-class Aux(NamedTuple):
-    """What a loss returns beside its value."""
-
-    metrics: dict[str, Array]  # scalars, float32
-    queue_rows: Any = None  # rows to put into the queue; None without a queue
-
-
-def loss_fn(params, ema_params, queue, batch, rng, *, model, cfg) -> tuple[Array, Aux]:
-    """Compute the objective of one batch: the in-batch contrastive loss.
-
-    Args:
-      params: the whole parameter tree.
-      ema_params: the momentum teacher's sub-trees; None, as no term has a teacher yet.
-      queue: past momentum embeddings; None likewise.
-      batch: wave [B, N], lengths [B], pixels [B, h, w, 3], image_ids [B].
-      rng: key of this batch's dropout.
-      model: from `build_model`.
-      cfg: the whole config.
-
-    Returns:
-      The mean loss over the batch, and `Aux`.
-    """
-    del ema_params, queue, cfg
-    key_s, key_i = jax.random.split(rng)
-    variables = {"params": params}
-    speech = model.apply(
-        variables, batch["wave"], batch["lengths"], deterministic=False,
-        method="encode_speech", rngs={"dropout": key_s},
-    )  # fmt: skip
-    image = model.apply(
-        variables, batch["pixels"], deterministic=False,
-        method="encode_image", rngs={"dropout": key_i},
-    )  # fmt: skip
-    losses, accuracies = in_batch_contrastive(
-        speech.embed, image.embed, batch["image_ids"], params["temperature"]
-    )
-    return losses.mean(), Aux(metrics=accuracies)
 
 
 def microbatches(batch: dict[str, Array], count: int) -> dict[str, Array]:
@@ -69,11 +29,14 @@ def microbatches(batch: dict[str, Array], count: int) -> dict[str, Array]:
     )
 
 
-def loss_and_grads(trainable, frozen, state: TrainState, batch, rng, *, model, cfg):
+def loss_and_grads(
+    trainable, frozen, state: TrainState, batch, rng, *, model, cfg, shards: int = 1
+):
     """Compute the loss and its gradient with respect to the trainable leaves alone.
 
     With `train.grad_accum` > 1 both are means over microbatches, run one after the other; a
-    contrastive loss then sees the negatives of a microbatch only.
+    caption then sees the negatives of its microbatch only, beside the queue, which is that of
+    before the step for all of them.
 
     Returns:
       (loss, `Aux`, gradient with the structure of `trainable`).
@@ -81,7 +44,10 @@ def loss_and_grads(trainable, frozen, state: TrainState, batch, rng, *, model, c
 
     def loss_of(trainable, batch, rng):
         params = merge_trees(trainable, frozen)
-        return loss_fn(params, state.ema_params, state.queue, batch, rng, model=model, cfg=cfg)
+        return loss_fn(
+            params, state.ema_params, state.queue, batch, state.step, rng,
+            model=model, cfg=cfg, shards=shards,
+        )  # fmt: skip
 
     grad_of = jax.value_and_grad(loss_of, has_aux=True)
     count = cfg.train.grad_accum
@@ -100,7 +66,9 @@ def loss_and_grads(trainable, frozen, state: TrainState, batch, rng, *, model, c
     )
     metrics = jax.tree.map(lambda x: x.mean(axis=0), auxes.metrics)
     grads = jax.tree.map(lambda x: x / count, total)
-    return losses.mean(), Aux(metrics=metrics, queue_rows=auxes.queue_rows), grads
+    # Back into the batch's order, which `microbatches` had strided.
+    rows = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), auxes.queue_rows)
+    return losses.mean(), Aux(metrics=metrics, queue_rows=rows), grads
 
 
 def project_params(params: dict) -> dict:
@@ -111,7 +79,13 @@ def project_params(params: dict) -> dict:
 
 
 def train_step(
-    state: TrainState, batch: dict[str, Array], *, model, tx: optax.GradientTransformation, cfg
+    state: TrainState,
+    batch: dict[str, Array],
+    *,
+    model,
+    tx: optax.GradientTransformation,
+    cfg,
+    shards: int = 1,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Make one update.
 
@@ -121,14 +95,17 @@ def train_step(
       model: from `build_model`.
       tx: from `make_optimizer`.
       cfg: the whole config.
+      shards: parts of the batch's rows on different devices; see `objective.loss_fn`.
 
     Returns:
       The next state, and float32 scalars by name. `train/finite` is 1 where loss, gradient and
       update all are finite; the caller must stop where it is 0.
     """
     rng = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
-    trainable, frozen = split_tree(state.params, cfg.optim.freeze)
-    loss, aux, grads = loss_and_grads(trainable, frozen, state, batch, rng, model=model, cfg=cfg)
+    trainable, frozen = split_tree(state.params, frozen_patterns(cfg))
+    loss, aux, grads = loss_and_grads(
+        trainable, frozen, state, batch, rng, model=model, cfg=cfg, shards=shards
+    )
     updates, opt_state = tx.update(grads, state.opt_state, trainable)
     trainable = project_params(optax.apply_updates(trainable, updates))
     params = merge_trees(trainable, frozen)
@@ -142,5 +119,11 @@ def train_step(
         "learning_rate": make_schedule(cfg.optim, cfg.train.steps)(state.step),
         "finite": finite,
     }
-    state = state.replace(step=state.step + 1, params=params, opt_state=opt_state)
+    state = state.replace(
+        step=state.step + 1,
+        params=params,
+        ema_params=update_ema(state.ema_params, params, cfg.loss.teacher.momentum),
+        opt_state=opt_state,
+        queue=state.queue if aux.queue_rows is None else push(state.queue, aux.queue_rows),
+    )
     return state, {f"train/{name}": jnp.float32(value) for name, value in metrics.items()}

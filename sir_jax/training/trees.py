@@ -89,3 +89,20 @@ def merge_trees(a: Mapping, b: Mapping) -> dict:
         else:
             merged[name] = a[name] if name in a else b[name]
     return merged
+
+
+def overlay(base: Mapping, over: Mapping) -> dict:
+    """Return nested dicts `base` with the leaves that `over` has taken from there."""
+    return {
+        name: value if name not in over
+        else overlay(value, over[name]) if isinstance(value, Mapping) else over[name]
+        for name, value in base.items()
+    }  # fmt: skip
+
+
+def restrict(tree: Mapping, like: Mapping) -> dict:
+    """Return the leaves of nested dicts that `like` has as well."""
+    return {
+        name: restrict(tree[name], value) if isinstance(value, Mapping) else tree[name]
+        for name, value in like.items()
+    }
