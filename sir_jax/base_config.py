@@ -67,8 +67,9 @@ def base_config(speech: str, image: str) -> ConfigDict:
     c.model.dtype = "float32"
 
     # Encoders to start from: a directory as `transformers` saves it, a hub id that the local cache
-    # has, or 'package:NAME', which ships with us.
-    c.init = ConfigDict(dict(speech="", image=""))
+    # has, or 'package:NAME', which ships with us. `fusion` is a BERT of the fusion encoder's width,
+    # whose last layers it takes as ALBEF does; cross-attention and input projections stay random.
+    c.init = ConfigDict(dict(speech="", image="", fusion=""))
 
     # loss = sic.weight SIC + sim.weight SIM + cmd.weight CMD; a weight of 0 leaves a term out.
     c.loss = ConfigDict()
@@ -115,7 +116,66 @@ def base_config(speech: str, image: str) -> ConfigDict:
     c.train.num_workers = 0
     c.train.compile_cache = ""
 
+    # How many of the best by embedding `evaluate` has re-scored by the match logit; 0: none.
+    c.eval = ConfigDict(dict(rerank=0))
+
     c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+    return c
+
+
+# Where each variant's released weights are looked for: names of the hub, of which the local cache
+# is read and nothing is ever downloaded; the tiny ones ship with us.
+RELEASED_SPEECH = {
+    "tiny": "package:spoken_scenes/speech",
+    "base": "facebook/hubert-base-ls960",
+    "large": "facebook/hubert-large-ll60k",
+    "x-large": "facebook/hubert-xlarge-ll60k",
+}
+RELEASED_IMAGE = {
+    "tiny": "package:spoken_scenes/image",
+    "B/32": "openai/clip-vit-base-patch32",
+    "B/16": "openai/clip-vit-base-patch16",
+    "L/14": "openai/clip-vit-large-patch14",
+    "L/14-336": "openai/clip-vit-large-patch14-336",
+    "g/14": "Salesforce/blip2-itm-vit-g",
+}
+
+
+def frozen_pair(speech: str, image: str, corpus: str) -> ConfigDict:
+    """Return a config whose released encoders stay as they came, as both papers' may be read [I].
+
+    Args:
+      speech: a variant of HuBERT, of `RELEASED_SPEECH`.
+      image: a variant of ViT, of `RELEASED_IMAGE`; 'g/14' comes with BLIP-2's Q-Former, which is
+        trained.
+      corpus: to train on.
+
+    Raises:
+      ValueError: on an unknown variant.
+    """
+    for name, value, known in (
+        ("speech", speech, RELEASED_SPEECH), ("image", image, RELEASED_IMAGE),
+    ):  # fmt: skip
+        if value not in known:
+            raise ValueError(f"{name}={value!r} is none of {', '.join(known)}")
+    c = base_config(speech, image)
+    c.data.corpus = corpus
+    # Samples at 16 kHz. [I] Eight lengths up to 15 s waste about a fifth on padding.
+    c.data.buckets = (32_000, 48_000, 64_000, 80_000, 112_000, 144_000, 192_000, 240_000)
+    c.init.speech, c.init.image = RELEASED_SPEECH[speech], RELEASED_IMAGE[image]
+    if image == "g/14":
+        c.data.image_fit = "squash"
+        c.model.image_head = "qformer"
+    c.model.speech.dropout = 0.0  # frozen: nothing to regularise
+    c.model.head.heads = 4 if speech == "tiny" else 8
+    c.model.head.weigh_layers = True
+    c.model.remat = True
+    c.model.dtype = "bfloat16"
+    c.optim.freeze = ("speech", "image")
+    c.optim.frozen_dtype = "bfloat16"
+    c.train.steps = 50_000
+    c.train.eval_every = 1_000
+    c.train.checkpoint_every = 1_000
     return c
 
 
@@ -128,16 +188,17 @@ def shrink(c: ConfigDict) -> ConfigDict:
     Returns:
       The same config, four steps long; what it freezes, weighs and computes in stays as it was.
     """
-    c.init.update(speech="", image="")
+    c.init.update(speech="", image="", fusion="")
     form, dropout = c.model.image.form, c.model.speech.dropout
     c.model.speech = ConfigDict(hubert_fields("tiny", dropout=dropout))
     c.model.image = ConfigDict(vit_fields("tiny", form=form))
     c.model.qformer.update(queries=4, width=192, layers=2, heads=4, mlp_width=768)
     c.model.head.update(heads=4, mlp_width=768)
-    c.model.fusion.update(layers=2, width=192, heads=4, mlp_width=768)
+    c.model.fusion.update(layers=2, width=192, heads=4, mlp_width=768, init_std=192**-0.5)
     c.loss.sic.queue = min(c.loss.sic.queue, 20)
     c.loss.sic.alpha_ramp = min(c.loss.sic.alpha_ramp, 2)
     c.data.update(image_size=64, batch_size=8, buckets=(46_000, 67_000))
     c.optim.warmup_steps = 1
     c.train.update(steps=4, eval_every=4, checkpoint_every=2, log_every=1, num_threads=2)
+    c.eval.rerank = min(c.eval.rerank, 4)
     return c

@@ -15,6 +15,7 @@ VERBS = {
     "pretrain": ("sir_jax.training.pretrain", "make the small encoders that ship with sir_jax"),
     "train": ("sir_jax.training.main", "train a retriever"),
     "evaluate": ("sir_jax.evaluation.main", "print the recall table of a trained retriever"),
+    "ablate": ("sir_jax.evaluation.ablate", "train and evaluate variants of a config over seeds"),
     "search": ("sir_jax.retrieval.search", "find pictures in a folder by voice"),
     "bench": ("sir_jax.benchmarks.main", "measure speed against a peer in the same run"),
     "demo": ("sir_jax.retrieval.demo", "corpus, training, evaluation and search in one go"),

@@ -9,9 +9,12 @@ import torch
 import transformers
 
 from sir_jax.base_config import parse_arg
+from sir_jax.errors import UserError
+from sir_jax.evaluation.ablate import run_config
 from sir_jax.models import HUBERT_VARIANTS, HubertSpec, build_model
 from sir_jax.pretrained import hubert
-from sir_jax.training.config import check_config, load_config
+from sir_jax.training.config import check_config, load_config, load_module
+from sir_jax.training.objective import fusion_tasks
 from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.sharding import check_rules
 from sir_jax.training.state import check_param_patterns, init_state
@@ -22,7 +25,8 @@ CONFIGS = sorted(Path(__file__).parents[1].glob("configs/*.py"))
 
 def abstract_state(cfg):
     tx = make_optimizer(cfg.optim, cfg.train.steps)
-    init = functools.partial(init_state, model=build_model(cfg.model), tx=tx, cfg=cfg)
+    model = build_model(cfg.model, fusion_tasks(cfg.loss))
+    init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
     return jax.eval_shape(init, jax.random.key(0))
 
 
@@ -40,8 +44,60 @@ def test_config_builds_its_state(path, arg):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_first_line_is_the_command(path):
+    verb = "ablate" if path.stem == "ablations" else "train"
     first = path.read_text().splitlines()[0]
-    assert first.startswith(f'"""sir-jax train --config=configs/{path.name} --workdir=')
+    assert first.startswith(f'"""sir-jax {verb} --config=configs/{path.name} --workdir=')
+
+
+PAPERS = {
+    "cmd": {"fusion", "denoise_image"},
+    "coarse_to_fine": {"fusion", "match_head"},
+    "unified": {"fusion", "denoise_image", "match_head"},
+}
+
+
+@pytest.mark.parametrize("name", sorted(PAPERS))
+@pytest.mark.parametrize("pair", ["", "speech=base,image=B/32", "speech=tiny,image=tiny",
+                                  "speech=large,image=g/14"])  # fmt: skip
+def test_papers_train_their_terms_over_any_pair_of_encoders(name, pair):
+    cfg = load_config(f"{CONFIGS[0].parent}/{name}.py:{pair}")
+    check_config(cfg)
+    state = abstract_state(cfg)
+    trainable, frozen = split_tree(state.params, cfg.optim.freeze)
+    assert set(frozen) == {"speech", "image"}
+    heads = {"speech_head", "speech_projection", "temperature"}
+    heads |= {"image_head"} if cfg.model.image_head == "qformer" else {"image_projection"}
+    assert set(trainable) == heads | PAPERS[name]
+    queue = name != "cmd"
+    assert (state.queue is not None) == queue == (state.ema_params is not None)
+    if queue:
+        # Only what is trained and has a teacher has a copy.
+        assert set(state.ema_params) == heads - {"temperature"}
+
+
+def test_unknown_encoder_of_a_paper_is_refused():
+    with pytest.raises(UserError, match="image='B/3' is none of tiny, B/32"):
+        load_config(f"{CONFIGS[0].parent}/cmd.py:image=B/3")
+
+
+def test_every_inferred_value_of_the_papers_is_marked():
+    for name in PAPERS:
+        text = (CONFIGS[0].parent / f"{name}.py").read_text()
+        body = text.split("frozen_pair(arg.speech", 1)[1]
+        blocks = body.split("\n    # [I]")
+        # What stands outside a marked block is marked on its own line.
+        for line in blocks[0].splitlines()[1:]:
+            assert "[I]" in line or line.startswith("    #"), (name, line)
+
+
+def test_ablations_change_fields_that_exist():
+    base = load_config(f"{CONFIGS[0].parent}/ablations.py")
+    module = load_module(f"{CONFIGS[0].parent}/ablations.py")
+    assert len(module.SEEDS) >= 3
+    for name, deltas in module.ABLATIONS.items():
+        cfg = run_config(base, deltas, 7)
+        check_config(cfg)
+        assert cfg.seed == 7 and base.seed == 0, name
 
 
 # Parameters of the released encoders, in millions as published, and exactly.

@@ -28,6 +28,10 @@ from sir_jax.training.sharding import BATCH_SPEC, batch_sharding, replicated
 THREADS = 4  # decoders; they release the GIL
 AHEAD = 8  # decoded items that may wait; a picture can be 75 MB
 
+# Is given the number of a clip or an image and its valid tokens [n, D], CLS first, in the model's
+# dtype; for each window of a clip once, in no promised order.
+Keep = Callable[[int, np.ndarray], None]
+
 
 @dataclasses.dataclass(frozen=True)
 class Embeddings:
@@ -58,7 +62,7 @@ def windows(wave: np.ndarray, longest: int) -> list[np.ndarray]:
 
 
 def embed_speech(
-    model, params, waves: Iterable[np.ndarray], data_cfg, batch_size: int
+    model, params, waves: Iterable[np.ndarray], data_cfg, batch_size: int, keep: Keep | None = None
 ) -> np.ndarray:
     """Encode clips of any length.
 
@@ -68,6 +72,7 @@ def embed_speech(
       waves: float32[N] at 16 kHz each, N from 0 up, not normalised; read as they are needed.
       data_cfg: `config.data`, of which `buckets` and `normalize_wave` are used.
       batch_size: rows of a batch.
+      keep: where the tokens go; None for nowhere.
 
     Returns:
       float32[n, E], unit norm, in input order.
@@ -93,14 +98,19 @@ def embed_speech(
             yield _speech_batch(waiting[bucket], bucket, rows)
 
     sums: dict[int, np.ndarray] = {}
-    for numbers, vectors in _encoded(model, params, "encode_speech", batches, batch_size):
+    for numbers, vectors in _encoded(model, params, "encode_speech", batches, batch_size, keep):
         for number, vector in zip(numbers, vectors, strict=True):
             sums[number] = sums.get(number, 0) + vector.astype(np.float64)
     return _unit_rows(sums, model.embed_width)
 
 
 def embed_images(
-    model, params, images: Iterable[Image.Image], data_cfg, batch_size: int
+    model,
+    params,
+    images: Iterable[Image.Image],
+    data_cfg,
+    batch_size: int,
+    keep: Keep | None = None,
 ) -> np.ndarray:
     """Encode images of any size.
 
@@ -110,6 +120,7 @@ def embed_images(
       images: RGB PIL images; read as they are needed.
       data_cfg: `config.data`, of which the `image_` fields are used.
       batch_size: rows of a batch.
+      keep: where the tokens go; None for nowhere.
 
     Returns:
       float32[n, E], unit norm, in input order.
@@ -129,12 +140,20 @@ def embed_images(
             yield list(range(done, done + len(group))), (np.stack(filled),)
 
     found: dict[int, np.ndarray] = {}
-    for numbers, vectors in _encoded(model, params, "encode_image", batches, batch_size):
+    for numbers, vectors in _encoded(model, params, "encode_image", batches, batch_size, keep):
         found.update(zip(numbers, vectors, strict=True))
     return _unit_rows(found, model.embed_width)
 
 
-def embed_split(model, params, split, data_cfg, batch_size: int) -> Embeddings:
+def embed_split(
+    model,
+    params,
+    split,
+    data_cfg,
+    batch_size: int,
+    keep_speech: Keep | None = None,
+    keep_image: Keep | None = None,
+) -> Embeddings:
     """Encode every image and every caption of a split; each process encodes all of it.
 
     Args:
@@ -143,6 +162,9 @@ def embed_split(model, params, split, data_cfg, batch_size: int) -> Embeddings:
       split: a `sir_jax.data.corpus.Split`.
       data_cfg: `config.data`.
       batch_size: rows of a batch.
+      keep_speech: where the clips' tokens go, with the row of `Embeddings.speech`; None for
+        nowhere.
+      keep_image: likewise for the images'.
 
     Returns:
       `Embeddings`.
@@ -164,7 +186,8 @@ def embed_split(model, params, split, data_cfg, batch_size: int) -> Embeddings:
 
     waves = (wave for group in ordered_map(clips, zip(rows, slots, strict=True)) for wave in group)
     speech = np.empty((len(order), model.embed_width), np.float32)
-    speech[order] = embed_speech(model, params, waves, data_cfg, batch_size)
+    keep = keep_speech and (lambda number, tokens: keep_speech(int(order[number]), tokens))
+    speech[order] = embed_speech(model, params, waves, data_cfg, batch_size, keep)
 
     image_ids: list[int] = []
 
@@ -173,7 +196,7 @@ def embed_split(model, params, split, data_cfg, batch_size: int) -> Embeddings:
             image_ids.append(image_id)
             yield image
 
-    image = embed_images(model, params, pictures(), data_cfg, batch_size)
+    image = embed_images(model, params, pictures(), data_cfg, batch_size, keep_image)
     return Embeddings(
         speech=speech,
         image=image,
@@ -217,33 +240,63 @@ def _speech_batch(items: list[tuple[int, np.ndarray]], bucket: int, rows: int):
     return [number for number, _ in items], (wave, lengths)
 
 
-def _encoded(model, params, method: str, batches: Callable, batch_size: int):
+def fetched(started: Iterable[tuple]) -> Iterator[tuple]:
+    """Bring results of the device to the host, each while the next one is computed.
+
+    More in flight would only fill the device.
+
+    Args:
+      started: (label, device arrays); drawing one starts its computation.
+
+    Yields:
+      (label, the arrays as NumPy's), in order.
+    """
+    waiting = None
+    for label, result in started:
+        if waiting is not None:
+            yield waiting[0], jax.device_get(waiting[1])
+        waiting = label, result
+    if waiting is not None:
+        yield waiting[0], jax.device_get(waiting[1])
+
+
+def _encoded(model, params, method: str, batches: Callable, batch_size: int, keep: Keep | None):
     """Run batches; yield (numbers, float32[len(numbers), E]) with the filling dropped."""
     params = jax.tree.map(jnp.asarray, params)
-    split, whole, parts = _placement(params)
+    split, whole, parts = placement(params)
     rows = -(-batch_size // parts) * parts
-    encode = _compiled(model, method, whole)
-    waiting = None
-    for numbers, inputs in batches(rows):
-        # One batch runs while the next is decoded; more in flight would only fill the device.
-        result = encode(params, *jax.device_put(inputs, split))
-        if waiting is not None:
-            yield waiting[0], np.asarray(waiting[1])[: len(waiting[0])]
-        waiting = numbers, result
-    if waiting is not None:
-        yield waiting[0], np.asarray(waiting[1])[: len(waiting[0])]
+    encode = _compiled(model, method, keep is not None, whole)
+    started = (
+        (numbers, encode(params, *jax.device_put(inputs, split)))
+        for numbers, inputs in batches(rows)
+    )
+    for numbers, (vectors, *features) in fetched(started):
+        if keep is not None:
+            # Shorter than the batch where it was filled.
+            for number, tokens, mask in zip(numbers, *features, strict=False):
+                keep(number, tokens[mask])
+        yield numbers, vectors[: len(numbers)]
 
 
 @functools.lru_cache(maxsize=16)
-def _compiled(model, method: str, out: NamedSharding | None):
+def _compiled(model, method: str, with_tokens: bool, out: NamedSharding | None):
     def encode(params, *inputs):
-        return model.apply({"params": params}, *inputs, deterministic=True, method=method).embed
+        found = model.apply({"params": params}, *inputs, deterministic=True, method=method)
+        return (found.embed, found.tokens, found.mask) if with_tokens else (found.embed,)
 
     return jax.jit(encode, out_shardings=out)
 
 
-def _placement(params) -> tuple[NamedSharding | None, NamedSharding | None, int]:
-    """Return the batch's sharding, the result's (whole on every device) and the batch's parts."""
+def placement(params) -> tuple[NamedSharding | None, NamedSharding | None, int]:
+    """Find where batches go, by where the parameters lie.
+
+    Args:
+      params: leaves on a device, or sharded over a mesh.
+
+    Returns:
+      The batch's sharding, the result's (whole on every device) and the batch's parts; None, None
+      and 1 on one device.
+    """
     sharding = jax.tree.leaves(params)[0].sharding
     if not isinstance(sharding, NamedSharding) or sharding.mesh.size == 1:
         return None, None, 1

@@ -10,12 +10,15 @@ from sir_jax.data.corpus import open_corpus
 from sir_jax.errors import UserError
 from sir_jax.evaluation.embed import embed_split
 from sir_jax.evaluation.ranking import Metrics, retrieval_metrics
+from sir_jax.evaluation.rerank import Reranked, rerank
 from sir_jax.models import build_model
 from sir_jax.training.checkpoint import restore_params
 
 
-def evaluate_split(model, params, split, data_cfg, batch_size: int) -> Metrics:
-    """Embed a split and rank it both ways.
+def evaluate_split(
+    model, params, split, data_cfg, batch_size: int, k: int = 0
+) -> Metrics | Reranked:
+    """Embed a split and rank it both ways, and where wanted re-rank the best by the match score.
 
     Args:
       model: the joint model.
@@ -23,10 +26,16 @@ def evaluate_split(model, params, split, data_cfg, batch_size: int) -> Metrics:
       split: a `sir_jax.data.corpus.Split`.
       data_cfg: `config.data`.
       batch_size: rows of a batch.
+      k: items of each query that are re-ranked; 0 for none.
 
     Returns:
-      `Metrics`.
+      `Metrics`, or `Reranked` where k is not 0: both have `flat()` and `table()`.
+
+    Raises:
+      UserError: the model cannot match.
     """
+    if k:
+        return rerank(model, params, split, data_cfg, batch_size, k)
     z = embed_split(model, params, split, data_cfg, batch_size)
     return retrieval_metrics(z.speech, z.image, z.speech_image_ids, z.image_ids)
 
@@ -60,9 +69,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--which", default="best", choices=("best", "last"), help="checkpoint")
     parser.add_argument("--data_dir", default="", help="where the corpora live, if they moved")
     parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument(
+        "--rerank", type=int, default=0, metavar="K",
+        help="rank the K best of each query again by the match score; 0: by embedding alone",
+    )  # fmt: skip
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         raise UserError(f"--batch_size is {args.batch_size}; give 1 or more")
+    if args.rerank < 0:
+        raise UserError(f"--rerank is {args.rerank}; give 0 or more")
 
     cfg, params = restore_params(args.workdir, args.which)
     corpus = open_corpus(cfg.data.corpus, args.data_dir or cfg.data.data_dir)
@@ -71,8 +86,11 @@ def main(argv: list[str]) -> int:
             f"{corpus.name} has no split {args.split!r}; choose one of {', '.join(corpus.splits)}"
         )
     start = time.monotonic()
+    # A run from before there were other losses than SIC has no `loss` in its config.
+    trained = cfg.get("loss", {}).get("sim", {}).get("weight", 0)
+    model = build_model(cfg.model, ("match",) if args.rerank and trained else ())
     metrics = evaluate_split(
-        build_model(cfg.model), params, corpus.splits[args.split], cfg.data, args.batch_size
+        model, params, corpus.splits[args.split], cfg.data, args.batch_size, args.rerank
     )
     print(f"{corpus.name}, split {args.split}, {args.which} checkpoint of {args.workdir}")
     print(metrics.table())

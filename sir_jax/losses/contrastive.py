@@ -62,8 +62,8 @@ def contrastive(
 
     Args:
       z: unit-norm embeddings of one modality, [B, E].
-      keys: unit-norm embeddings of the other one, [B, E]: the momentum teacher's, or the online
-        ones where there is none.
+      keys: unit-norm embeddings of the other one, [B, E]: the momentum teacher's, with their
+        gradient stopped by the caller, or the online ones where there is none.
       past: the queue's rows of the other modality, [Q, E], Q from 0 up; has no gradient.
       filled: False for the queue's rows that hold nothing, [Q]: they are in no denominator.
       hard: targets by image id, [B, B + Q]; see `id_targets`.
@@ -74,7 +74,8 @@ def contrastive(
     Returns:
       The loss of each row, [B], and the share of rows whose most similar column is a positive.
     """
-    past = jax.lax.stop_gradient(past)
+    # Zeroed before the product: selected away only behind it, a NaN would come back by the gradient.
+    past = jnp.where(filled[:, None], jax.lax.stop_gradient(past), 0.0)
     logits = _similarities(z, keys, past, filled, temperature)
     targets = hard
     if teacher is not None:

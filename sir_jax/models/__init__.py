@@ -69,7 +69,7 @@ def build_model(cfg, tasks: tuple[str, ...] = ()) -> SpeechImageModel:
         image_spec=VitSpec(**cfg.image),
         head_spec=HeadSpec(**cfg.head),
         qformer_spec=QFormerSpec(**cfg.qformer) if cfg.image_head == "qformer" else None,
-        fusion_spec=FusionSpec(**cfg.fusion),
+        fusion_spec=FusionSpec(**cfg.fusion) if tasks else FusionSpec(),
         tasks=tuple(tasks),
         embed_width=cfg.embed_width,
         init_temperature=cfg.init_temperature,

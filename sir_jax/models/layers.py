@@ -11,7 +11,8 @@ from sir_jax.models.attention import attend, attention_weights
 Array = jax.Array
 
 # Gain-free inits follow the published code of HuBERT, CLIP and BERT: N(0, 0.02).
-kernel_init = nn.initializers.normal(stddev=0.02)
+INIT_STD = 0.02
+kernel_init = nn.initializers.normal(stddev=INIT_STD)
 
 
 def gelu(x: Array) -> Array:
@@ -64,11 +65,17 @@ def layer_norm(epsilon: float, dtype, name: str | None = None) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
 
 
-def dense(features: int, dtype, name: str | None = None, use_bias: bool = True) -> nn.Dense:
-    """Build a Dense layer with the project's kernel initialiser."""
+def dense(
+    features: int,
+    dtype,
+    name: str | None = None,
+    use_bias: bool = True,
+    init_std: float = INIT_STD,
+) -> nn.Dense:
+    """Build a Dense layer whose kernel starts from N(0, init_std)."""
     return nn.Dense(
-        features, use_bias=use_bias, dtype=dtype, kernel_init=kernel_init, name=name,
-        dot_general=dense_dot,
+        features, use_bias=use_bias, dtype=dtype, name=name, dot_general=dense_dot,
+        kernel_init=nn.initializers.normal(stddev=init_std),
     )  # fmt: skip
 
 
@@ -78,14 +85,15 @@ class Attention(nn.Module):
     width: int
     heads: int
     dtype: jnp.dtype = jnp.float32
+    init_std: float = INIT_STD
 
     def setup(self):
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
-        self.query = dense(self.width, self.dtype)
-        self.key = dense(self.width, self.dtype)
-        self.value = dense(self.width, self.dtype)
-        self.out = dense(self.width, self.dtype)
+        self.query = dense(self.width, self.dtype, init_std=self.init_std)
+        self.key = dense(self.width, self.dtype, init_std=self.init_std)
+        self.value = dense(self.width, self.dtype, init_std=self.init_std)
+        self.out = dense(self.width, self.dtype, init_std=self.init_std)
 
     def __call__(self, x: Array, context: Array, mask: Array | None) -> Array:
         """Attend from x [B, T, D] to context [B, S, D'] where mask [B, S] is True: [B, T, D].
@@ -110,10 +118,11 @@ class Mlp(nn.Module):
     hidden: int
     activation: str
     dtype: jnp.dtype = jnp.float32
+    init_std: float = INIT_STD
 
     def setup(self):
-        self.up = dense(self.hidden, self.dtype)
-        self.down = dense(self.width, self.dtype)
+        self.up = dense(self.hidden, self.dtype, init_std=self.init_std)
+        self.down = dense(self.width, self.dtype, init_std=self.init_std)
 
     def __call__(self, x: Array) -> Array:
         """Map [..., D] to [..., D]."""
@@ -162,15 +171,16 @@ class CrossBlock(nn.Module):
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
     own: bool = True  # whether a token attends to its own stream
+    init_std: float = INIT_STD
 
     def setup(self):
         if self.own:
-            self.attention = Attention(self.width, self.heads, self.dtype)
+            self.attention = Attention(self.width, self.heads, self.dtype, self.init_std)
             self.attention_norm = layer_norm(self.epsilon, self.dtype)
         if self.cross:
-            self.cross_attention = Attention(self.width, self.heads, self.dtype)
+            self.cross_attention = Attention(self.width, self.heads, self.dtype, self.init_std)
             self.cross_attention_norm = layer_norm(self.epsilon, self.dtype)
-        self.mlp = Mlp(self.width, self.mlp_width, self.activation, self.dtype)
+        self.mlp = Mlp(self.width, self.mlp_width, self.activation, self.dtype, self.init_std)
         self.mlp_norm = layer_norm(self.epsilon, self.dtype)
         self.drop = nn.Dropout(self.dropout)
 

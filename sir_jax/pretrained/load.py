@@ -13,10 +13,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sir_jax.errors import UserError
-from sir_jax.models import Blip2Spec, HubertSpec, VitSpec, build_encoder
+from sir_jax.models import Blip2Spec, FusionSpec, HubertSpec, VitSpec, build_encoder
 from sir_jax.models.layers import ACTIVATIONS
 from sir_jax.models.qformer import QFormerSpec
-from sir_jax.pretrained import blip2, blip2_vision, clip, hubert
+from sir_jax.pretrained import bert, blip2, blip2_vision, clip, hubert
 from sir_jax.pretrained.files import SINGLE, Tensors, open_tensors, read_json, write_tensors
 from sir_jax.pretrained.hub import BIN, BIN_INDEX, find_weights, resolve
 from sir_jax.pretrained.positions import resize_positions
@@ -35,26 +35,29 @@ FAMILIES: dict[str, ModuleType] = {
 }
 
 
-def read_spec(folder: Path, source: str) -> tuple[ModuleType, Spec]:
+def read_spec(
+    folder: Path, source: str, families: dict[str, ModuleType] = FAMILIES
+) -> tuple[ModuleType, Spec | bert.BertSpec]:
     """Read `config.json`: the family and the encoder's shape.
 
     Args:
       folder: the checkpoint's directory.
       source: what to call it in errors.
+      families: which are wanted, by model_type.
 
     Raises:
       UserError: on another family, and on a setting that is not ported.
     """
     config = read_json(folder / "config.json")
     kind = config.get("model_type")
-    known = ", ".join(FAMILIES)
+    known = ", ".join(families)
     if kind is None:
         raise UserError(f"{source}: config.json has no model_type; known are {known}")
     if kind == "clip_text_model":
         raise UserError(f"{source} is CLIP's text encoder alone; known are {known}")
-    if kind not in FAMILIES:
+    if kind not in families:
         raise UserError(f"{source} is a {kind!r} checkpoint; known are {known}")
-    family = FAMILIES[kind]
+    family = families[kind]
     try:
         spec = family.spec_from_config(config)
     except ValueError as error:
@@ -124,12 +127,13 @@ def load(path: str | os.PathLike, image_size: int | None = None) -> tuple[Spec, 
     return _resized(spec, params, image_size, source)
 
 
-def open_weights(folder: Path, source: str) -> Tensors:
+def open_weights(folder: Path, source: str, remedy: str = "") -> Tensors:
     """Open a checkpoint's safetensors.
 
     Args:
       folder: the checkpoint's directory.
       source: what to call it in errors.
+      remedy: how to make them of `pytorch_model.bin`; empty for `sir-jax convert`.
 
     Raises:
       UserError: where it has none, with the command that makes them, or where they are damaged.
@@ -139,9 +143,9 @@ def open_weights(folder: Path, source: str) -> Tensors:
         raise UserError(f"{source} has no {SINGLE}; get the whole checkpoint")
     if weights in (BIN, BIN_INDEX):
         out = f"{Path(source).resolve().name}-safetensors"
+        command = shlex.join(["sir-jax", "convert", "--source", source, "--out", out])
         raise UserError(
-            f"{source} has {weights} and no {SINGLE}; make that with: "
-            f"{shlex.join(['sir-jax', 'convert', '--source', source, '--out', out])}"
+            f"{source} has {weights} and no {SINGLE}; {remedy or f'make that with: {command}'}"
         )
     return open_tensors(folder)
 
@@ -239,6 +243,9 @@ def write_encoder(folder: Path, spec: Spec, leaves, dtype) -> int:
 def load_encoders(cfg, params: dict) -> dict:
     """Replace the encoders that `cfg.init` names by their checkpoints.
 
+    Of a BERT the last layers go into the fusion encoder, as in ALBEF (arXiv 2107.07651); what it
+    has beside them, its cross-attention and the projections before it, stays as it is.
+
     Args:
       cfg: the whole config; reads `init`, `model` and `data`. Where the image encoder differs in
         nothing but `image_size`, its position embeddings are resized. Where `model.image_head` is
@@ -250,7 +257,8 @@ def load_encoders(cfg, params: dict) -> dict:
 
     Raises:
       UserError: where a checkpoint has another shape than the config's model, lacks the Q-Former
-        that the config wants, or was trained on otherwise prepared input than `data` says.
+        that the config wants, or was trained on otherwise prepared input than `data` says; where
+        the model has nothing that a BERT could fill.
     """
     params = dict(params)
     if path := cfg.init.speech:
@@ -259,6 +267,8 @@ def load_encoders(cfg, params: dict) -> dict:
         _compare_data("speech", path, cfg.data, preprocessing(path))
     if path := cfg.init.image:
         params |= _load_image(path, cfg)
+    if path := cfg.init.fusion:
+        params["fusion"] = _load_fusion(path, cfg, params.get("fusion"))
     return params
 
 
@@ -292,6 +302,38 @@ def _load_image(path: str, cfg) -> dict:
     _compare_shape("image", path, ours, spec)
     _compare_data("image", path, cfg.data, data)
     return loaded | {"image": tree}
+
+
+def _load_fusion(path: str, cfg, params: dict | None) -> dict:
+    """Return the fusion encoder's parameters with a BERT's last layers in them."""
+    source, ours = f"init.fusion={path}", FusionSpec(**cfg.model.fusion)
+    if params is None:
+        raise UserError(
+            f"{source} has nothing to fill: without loss.sim.weight and loss.cmd.weight there is "
+            "no fusion encoder; set one of them, or init.fusion=''"
+        )
+    if not ours.self_attention:
+        raise UserError(
+            f"{source} has nothing to fill: model.fusion.self_attention is False; set it to True, "
+            "or init.fusion=''"
+        )
+    folder = resolve(path)
+    _, theirs = read_spec(folder, source, {"bert": bert})
+    # More layers than ours are no difference: the last ones are taken.
+    layers = min(ours.layers, theirs.layers)
+    _compare_shape(
+        "fusion", path, ours, dataclasses.replace(theirs, layers=layers), "model.fusion."
+    )
+    # `sir-jax convert` writes encoders of speech and images alone.
+    tensors = open_weights(folder, source, "load it with transformers and save it again")
+    leaves = flatten_dict(params, sep="/")
+    block = {
+        leaf: value.shape
+        for leaf, value in flatten_dict(params["layers_00"], sep="/").items()
+        if not leaf.startswith("cross_attention")
+    }
+    plan = bert.plan_last_layers(tensors.shapes, theirs.layers, ours.layers, block, source)
+    return unflatten_dict(leaves | dict(read_leaves(plan, tensors.read)), sep="/")
 
 
 def _compare_shape(tower: str, path: str, ours, theirs, where: str = "") -> None:

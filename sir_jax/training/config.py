@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from absl import flags
@@ -43,16 +44,16 @@ def config_fields(cfg: ConfigDict, prefix: str = "") -> dict[str, Any]:
     return fields
 
 
-def load_config(spec: str) -> ConfigDict:
-    """Load a config file.
+def load_module(spec: str) -> ModuleType:
+    """Run a config file.
 
     Args:
-      spec: `FILE.py` or `FILE.py:ARG`; the file defines `get_config(arg='')`.
+      spec: `FILE.py` or `FILE.py:ARG`; the argument is not read.
 
     Raises:
-      UserError: where the file is missing, has no `get_config`, or refuses the argument.
+      UserError: where the file is missing, or fails with a ValueError.
     """
-    name, _, arg = spec.partition(":")
+    name = spec.partition(":")[0]
     path = Path(name)
     if not path.is_file():
         here = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
@@ -63,8 +64,25 @@ def load_config(spec: str) -> ConfigDict:
     module = importlib.util.module_from_spec(module_spec)
     try:
         module_spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise UserError(f"--config={spec}: {name} defines no get_config(arg='')")
+    except ValueError as error:
+        raise UserError(f"--config={spec}: {error}") from error
+    return module
+
+
+def load_config(spec: str) -> ConfigDict:
+    """Load a config file.
+
+    Args:
+      spec: `FILE.py` or `FILE.py:ARG`; the file defines `get_config(arg='')`.
+
+    Raises:
+      UserError: where the file is missing, has no `get_config`, or refuses the argument.
+    """
+    name, _, arg = spec.partition(":")
+    module = load_module(spec)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"--config={spec}: {name} defines no get_config(arg='')")
+    try:
         return module.get_config(arg)
     except ValueError as error:
         raise UserError(f"--config={spec}: {error}") from error
@@ -157,7 +175,7 @@ def check_config(cfg: ConfigDict) -> None:
         "train.steps": 1, "train.log_every": 1, "train.eval_every": 0, "train.checkpoint_every": 0,
         "train.grad_accum": 1, "train.num_threads": 0, "train.num_workers": 0,
         "loss.sic.queue": 0, "loss.sic.alpha_ramp": 0, "loss.cmd.block": 1,
-        "loss.sic.weight": 0, "loss.sim.weight": 0, "loss.cmd.weight": 0,
+        "eval.rerank": 0, "loss.sic.weight": 0, "loss.sim.weight": 0, "loss.cmd.weight": 0,
     }  # fmt: skip
     fields = config_fields(cfg)
     for name, least in at_least.items():

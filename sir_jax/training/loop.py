@@ -173,7 +173,7 @@ def describe_objective(loss_cfg) -> str:
 def create_state(cfg, init: Callable, shardings: TrainState) -> TrainState:
     """Create the state at step 0 already sharded, with pretrained encoders where config says."""
     state = jax.jit(init, out_shardings=shardings)(jax.random.key(cfg.seed))
-    if cfg.init.speech or cfg.init.image:
+    if cfg.init.speech or cfg.init.image or cfg.init.fusion:
         # The optimiser's state does not depend on the parameters' values.
         from sir_jax.pretrained import load_encoders
 

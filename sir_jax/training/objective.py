@@ -10,7 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from sir_jax.losses.contrastive import contrastive, id_targets
-from sir_jax.losses.denoising import add_noise, cosine, denoising, draw_noise, other_rows
+from sir_jax.losses.denoising import (
+    Noise,
+    add_noise,
+    cosine,
+    denoising,
+    draw_noise,
+    other_rows,
+)
 from sir_jax.losses.matching import hard_negatives, masked_mean, matching
 from sir_jax.losses.queue import Rows, filled_rows
 from sir_jax.models import Encoded
@@ -80,10 +87,11 @@ def is_frozen(params, modality: str, cfg) -> bool:
     return all(any_match(patterns, path) for path in leaf_paths({modality: params[modality]}))
 
 
-def encode(params, ema_params, batch, keys, *, model, cfg) -> Views:
+def encode(params, ema_params, batch, keys, *, model, cfg, deterministic: bool = False) -> Views:
     """Encode a batch once by the student and, where there is one, once by the teacher.
 
-    A frozen encoder is the same for both: it is run once, without dropout.
+    A frozen encoder is the same for both: it is run once, without dropout. `deterministic` leaves
+    out the student's dropout as well.
     """
 
     def apply(params, method, *args, key=None):
@@ -98,6 +106,8 @@ def encode(params, ema_params, batch, keys, *, model, cfg) -> Views:
     for modality, key in zip(MODALITIES, keys, strict=True):
         frozen = is_frozen(params, modality, cfg)
         key_features, key_embed = jax.random.split(key)
+        if deterministic:
+            key_features = key_embed = None
         features = apply(
             params, f"{modality}_features", *inputs[modality], key=None if frozen else key_features
         )
@@ -252,62 +262,74 @@ def cmd_term(
     losses, metrics = [], {}
     for modality in noisy_modalities(cfg):
         key_noise, key_drop = jax.random.split(jax.random.fold_in(key, MODALITIES.index(modality)))
+        task = DenoisingTask.of(views, ids, modality, key_noise, model, cfg.cmd, groups)
+        rebuilt = task.rebuild(model, params, task.context, key_drop)
+        loss = task.loss(rebuilt, cfg.cmd)
+
+        def control(task=task, key_drop=key_drop):
+            context, wrong = task.wrong_context()
+            return task.similarity(task.rebuild(model, params, context, key_drop), wrong)
+
+        losses.append(loss)
+        metrics |= {
+            f"cmd_{modality}": loss,
+            f"cmd_{modality}_cosine": task.similarity(rebuilt),
+            f"cmd_{modality}_cosine_shuffled": jax.lax.cond(logged, control, lambda: jnp.zeros(())),
+        }
+    loss = sum(losses) / len(losses)
+    return loss, {"cmd": loss, **metrics}
+
+
+class DenoisingTask(NamedTuple):
+    """One modality's tokens made noisy, with what they are rebuilt from and compared with."""
+
+    modality: str
+    noisy: Encoded
+    context: Encoded  # the other modality, clean
+    target: Array  # clean tokens, the teacher's where there is one, [B, T, D]
+    noise: Noise  # grouped: [G, B / G, T]
+    valid: Array  # neither padding nor CLS, grouped likewise
+    ids: Array  # grouped likewise
+
+    @classmethod
+    def of(cls, views: Views, ids, modality: str, key, model, cmd, groups: int):
+        """Draw the noise and put it in."""
         if modality == "speech":
             clean, context, target = views.speech, views.image, views.speech_m
         else:
             clean, context, target = views.image, views.speech, views.image_m
         target = jax.lax.stop_gradient((clean if target is None else target).tokens)
         first = int(modality == "speech" or model.image_has_cls)
-        rebuild = Rebuild(model, params, modality, key_drop)
-        loss, noise, noisy, rebuilt = _denoise(
-            clean, context, target, ids, key_noise, rebuild, cfg.cmd, first, groups
+        ids, mask, tokens = _grouped((ids, clean.mask, clean.tokens), groups)
+        noise = jax.vmap(lambda *a: draw_noise(*a, cmd.ratio, cmd.block, first))(
+            jax.random.split(key, groups), mask, ids
         )
-        losses.append(loss)
-        similar = masked_mean(cosine(rebuilt, target), noise.replaced)
+        noisy = clean._replace(tokens=_flat(jax.vmap(add_noise)(tokens, noise)))
+        valid = mask & (jnp.arange(mask.shape[2]) >= first)
+        return cls(modality, noisy, context, target, noise, valid, ids)
 
-        def control(noisy=noisy, context=context, target=target, noise=noise, rebuild=rebuild):
-            rows, wrong = jax.vmap(other_rows)(_grouped(ids, groups))
-            shuffled = _flat(_take(_grouped(context, groups), rows))
-            counted = noise.replaced & wrong.reshape(-1, 1)
-            return masked_mean(cosine(rebuild(noisy, shuffled), target), counted)
-
-        shuffled = jax.lax.cond(logged, control, lambda: jnp.zeros(()))
-        metrics |= {
-            f"cmd_{modality}": loss,
-            f"cmd_{modality}_cosine": similar,
-            f"cmd_{modality}_cosine_shuffled": shuffled,
-        }
-    loss = sum(losses) / len(losses)
-    return loss, {"cmd": loss, **metrics}
-
-
-class Rebuild(NamedTuple):
-    """The denoising pass of one modality, with its dropout fixed."""
-
-    model: Any
-    params: Any
-    modality: str
-    key: Array
-
-    def __call__(self, noisy: Encoded, context: Encoded) -> Array:
-        """Return the rebuilt tokens, float32 [B, T, D]."""
-        return self.model.apply(
-            {"params": self.params}, noisy, context, self.modality, deterministic=False,
-            method="denoise", rngs={"dropout": self.key},
+    def rebuild(self, model, params, context: Encoded, key=None) -> Array:
+        """Return the rebuilt tokens, float32 [B, T, D]; without a key there is no dropout."""
+        return model.apply(
+            {"params": params}, self.noisy, context, self.modality, deterministic=key is None,
+            method="denoise", rngs=None if key is None else {"dropout": key},
         )  # fmt: skip
 
+    def loss(self, rebuilt: Array, cmd) -> Array:
+        """Return the mean of the loss over the items that have a token that counts."""
+        losses, counted = jax.vmap(
+            lambda *a: denoising(*a, cmd.form, cmd.tokens == "replaced", cmd.temperature)
+        )(*_grouped((rebuilt, self.target), self.ids.shape[0]), self.noise, self.valid)
+        return masked_mean(losses, counted)
 
-def _denoise(clean, context, target, ids, key, rebuild, cmd, first, groups):
-    """Add noise, rebuild, and compare: (loss, `Noise`, noisy `Encoded`, rebuilt tokens)."""
-    masks = _grouped(clean.mask, groups)
-    noise = jax.vmap(lambda *a: draw_noise(*a, cmd.ratio, cmd.block, first))(
-        jax.random.split(key, groups), masks, _grouped(ids, groups)
-    )
-    noisy = _flat(jax.vmap(add_noise)(_grouped(clean.tokens, groups), noise))
-    noisy = clean._replace(tokens=noisy)
-    rebuilt = rebuild(noisy, context)
-    valid = masks & (jnp.arange(masks.shape[2]) >= first)
-    losses, counted = jax.vmap(
-        lambda *a: denoising(*a, cmd.form, cmd.tokens == "replaced", cmd.temperature)
-    )(*_grouped((rebuilt, target), groups), noise, valid)
-    return masked_mean(losses, counted), _flat(noise), noisy, rebuilt
+    def wrong_context(self) -> tuple[Encoded, Array]:
+        """Return another image's context for each item, and which items have one, [B]."""
+        rows, wrong = jax.vmap(other_rows)(self.ids)
+        return _flat(_take(_grouped(self.context, self.ids.shape[0]), rows)), _flat(wrong)
+
+    def similarity(self, rebuilt: Array, rows: Array | None = None) -> Array:
+        """Return the mean cosine with the clean tokens over the replaced ones of the rows [B]."""
+        counted = _flat(self.noise.replaced)
+        if rows is not None:
+            counted = counted & rows[:, None]
+        return masked_mean(cosine(rebuilt, self.target), counted)

@@ -1,7 +1,13 @@
-"""A joint model of width 32, the production classes at toy size."""
+"""A joint model of width 32, the production classes at toy size, and a split in memory."""
+
+import io
+from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
+import soundfile
+from PIL import Image
 
 from sir_jax.base_config import base_config
 from sir_jax.models import build_model, init_params
@@ -26,3 +32,46 @@ def tiny():
     cfg = tiny_config()
     model = build_model(cfg.model)
     return cfg, model, jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
+
+
+class MemorySplit:
+    """Random access like `corpus.Split`, over records in memory.
+
+    A clip has 500 + 37 * its caption id samples.
+    """
+
+    name = "test"
+
+    def __init__(self, captions_of):
+        rng = np.random.default_rng(5)
+        self.records, entries = [], []
+        for row, (image_id, caption_ids) in enumerate(captions_of.items()):
+            png = io.BytesIO()
+            pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(png, "PNG")
+            captions = []
+            for slot, caption_id in enumerate(caption_ids):
+                flac = io.BytesIO()
+                samples = 500 + 37 * caption_id
+                wave = np.random.default_rng(samples).normal(size=samples) * 0.1
+                soundfile.write(flac, wave, 16_000, format="FLAC", subtype="PCM_16")
+                captions.append(SimpleNamespace(audio=flac.getvalue(), caption_id=caption_id))
+                entries.append((row, slot, samples, image_id, caption_id))
+            self.records.append(
+                SimpleNamespace(image=png.getvalue(), image_id=image_id, captions=tuple(captions))
+            )
+        fields = [("row", "i4"), ("slot", "i4"), ("samples", "i4"),
+                  ("image_id", "i8"), ("caption_id", "i8")]  # fmt: skip
+        self.index = np.sort(np.array(entries, fields), order="caption_id")
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, row):
+        return self.records[row]
+
+
+@pytest.fixture(scope="session")
+def memory_split():
+    """Return the class `MemorySplit`, made of {image id: caption ids}."""
+    return MemorySplit

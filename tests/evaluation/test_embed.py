@@ -1,13 +1,10 @@
 """Embeddings keep their order and do not depend on batch, bucket, mesh or neighbours."""
 
-import io
 import itertools
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-import soundfile
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 from PIL import Image
@@ -120,42 +117,9 @@ def test_the_same_on_a_mesh(tiny):
     np.testing.assert_allclose(z, expected_i, atol=TOLERANCE)
 
 
-class MemorySplit:
-    """Random access like `corpus.Split`, over records in memory."""
-
-    name = "test"
-
-    def __init__(self, captions_of):
-        rng = np.random.default_rng(5)
-        self.records, entries = [], []
-        for row, (image_id, caption_ids) in enumerate(captions_of.items()):
-            png = io.BytesIO()
-            pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(png, "PNG")
-            captions = []
-            for slot, caption_id in enumerate(caption_ids):
-                flac = io.BytesIO()
-                samples = 500 + 37 * caption_id
-                soundfile.write(flac, noise(samples), 16_000, format="FLAC", subtype="PCM_16")
-                captions.append(SimpleNamespace(audio=flac.getvalue(), caption_id=caption_id))
-                entries.append((row, slot, samples, image_id, caption_id))
-            self.records.append(
-                SimpleNamespace(image=png.getvalue(), image_id=image_id, captions=tuple(captions))
-            )
-        fields = [("row", "i4"), ("slot", "i4"), ("samples", "i4"),
-                  ("image_id", "i8"), ("caption_id", "i8")]  # fmt: skip
-        self.index = np.sort(np.array(entries, fields), order="caption_id")
-
-    def __len__(self):
-        return len(self.records)
-
-    def __getitem__(self, row):
-        return self.records[row]
-
-
-def test_split_rows_belong_to_their_ids(tiny):
+def test_split_rows_belong_to_their_ids(tiny, memory_split):
     cfg, model, params = tiny
-    split = MemorySplit({30: (8, 2), 10: (5,), 20: (), 40: (1, 9, 3, 70)})
+    split = memory_split({30: (8, 2), 10: (5,), 20: (), 40: (1, 9, 3, 70)})
     z = embed_split(model, params, split, cfg.data, batch_size=4)
     np.testing.assert_array_equal(z.image_ids, [30, 10, 20, 40])
     np.testing.assert_array_equal(z.caption_ids, [1, 2, 3, 5, 8, 9, 70])
@@ -169,9 +133,9 @@ def test_split_rows_belong_to_their_ids(tiny):
             np.testing.assert_allclose(z.speech[place], alone[0], atol=TOLERANCE)
 
 
-def test_a_damaged_record_is_named(tiny):
+def test_a_damaged_record_is_named(tiny, memory_split):
     cfg, model, params = tiny
-    split = MemorySplit({30: (8, 2)})
+    split = memory_split({30: (8, 2)})
     caption = split.records[0].captions[1]
     caption.audio = caption.audio[:200]
     with pytest.raises(UserError, match="caption 2 of test"):

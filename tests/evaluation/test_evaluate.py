@@ -11,15 +11,30 @@ from sir_jax.data.builders.spoken_scenes.config import SceneConfig
 from sir_jax.data.main import make_spoken_scenes
 from sir_jax.evaluation.main import evaluate_split
 from sir_jax.evaluation.ranking import format_table
+from sir_jax.evaluation.rerank import format_reranked
 from sir_jax.models import build_model
 from sir_jax.training.checkpoint import Checkpoints
 from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.state import init_state
 
 
+def write_checkpoint(workdir, model, cfg, written=None):
+    """Save random parameters, with the config or another, and return them."""
+    init = functools.partial(
+        init_state, model=model, tx=make_optimizer(cfg.optim, cfg.train.steps), cfg=cfg
+    )
+    checkpoints = Checkpoints(workdir)
+    state = jax.jit(init)(jax.random.key(1))
+    checkpoints.note_evaluation(1, {"val/mean_r1": 0.1})
+    checkpoints.save(state, 1, written or cfg)
+    checkpoints.wait()
+    checkpoints.close()
+    return state.params
+
+
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
-    """Return (workdir, data_dir, cfg, corpus): random parameters and six test images."""
+    """Return (workdir, data_dir, cfg, corpus, params): random parameters, six test images."""
     data_dir = tmp_path_factory.mktemp("corpora")
     scenes = SceneConfig(
         train_images=2, val_images=2, test_images=6, captions=2, image_size=32, seed=3
@@ -29,16 +44,8 @@ def run(tiny, tmp_path_factory):
     cfg.data.corpus = corpus.name
     cfg.data.buckets = (64_000,)
     workdir = tmp_path_factory.mktemp("run")
-    init = functools.partial(
-        init_state, model=tiny[1], tx=make_optimizer(cfg.optim, cfg.train.steps), cfg=cfg
-    )
-    checkpoints = Checkpoints(workdir)
-    state = jax.jit(init)(jax.random.key(1))
-    checkpoints.note_evaluation(1, {"val/mean_r1": 0.1})
-    checkpoints.save(state, 1, cfg)
-    checkpoints.wait()
-    checkpoints.close()
-    return workdir, data_dir, cfg, corpus, state.params
+    params = write_checkpoint(workdir, tiny[1], cfg)
+    return workdir, data_dir, cfg, corpus, params
 
 
 def test_table_and_json_hold_what_the_library_computes(run, capsys):
@@ -56,12 +63,51 @@ def test_table_and_json_hold_what_the_library_computes(run, capsys):
     assert written["metrics"]["s2i_chance_r1"] == pytest.approx(1 / 6)
 
 
+def test_reranked_table_and_json(run, capsys, tmp_path):
+    _, data_dir, cfg, corpus, _ = run
+    cfg = cfg.copy_and_resolve_references()
+    cfg.loss.sim.weight = 1.0
+    cfg.model.fusion.update(layers=1, width=32, heads=2, mlp_width=64)
+    model = build_model(cfg.model, ("match",))
+    params = write_checkpoint(tmp_path, model, cfg)
+    where = [f"--workdir={tmp_path}", f"--data_dir={data_dir}", "--batch_size=5"]
+    assert cli.main(["evaluate", *where, "--rerank=8"]) == 0
+    out = capsys.readouterr().out
+    found = evaluate_split(model, params, corpus.splits["test"], cfg.data, 5, k=8)
+    content = json.loads((tmp_path / "eval_test.json").read_text())
+    written = content["metrics"]
+    timed = ("rerank_seconds", "rerank_passes_per_s")
+    expected = {name: value for name, value in found.flat().items() if name not in timed}
+    assert expected.items() <= written.items() and written.keys() - expected.keys() == set(timed)
+    assert format_reranked(written) in out and format_table(written) == found.coarse.table()
+    assert (written["rerank_k_s2i"], written["rerank_k_i2s"]) == (6, 8)
+    assert written["rerank_cap_s2i"] == 1.0 and written["rerank_pairs"] == 72
+
+    # The same checkpoint without re-ranking: as ever.
+    assert cli.main(["evaluate", *where]) == 0
+    written = json.loads((tmp_path / "eval_test.json").read_text())["metrics"]
+    assert not [name for name in written if "rerank" in name]
+
+
+def test_a_config_from_before_there_were_losses_cannot_be_reranked(run, tiny, capsys, tmp_path):
+    _, data_dir, cfg, *_ = run
+    old = cfg.copy_and_resolve_references()
+    del old.loss
+    write_checkpoint(tmp_path, tiny[1], cfg, old)
+    where = [f"--workdir={tmp_path}", f"--data_dir={data_dir}"]
+    assert cli.main(["evaluate", *where, "--rerank=3"]) == 2
+    assert "loss.sim.weight is 0" in capsys.readouterr().err.splitlines()[-1]
+    assert cli.main(["evaluate", *where]) == 0
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--split=dev"], "no split 'dev'; choose one of train, val, test"),
         (["--data_dir=elsewhere"], "sir-jax data spoken_scenes"),
         (["--batch_size=0"], "--batch_size is 0"),
+        (["--rerank=-1"], "--rerank is -1"),
+        (["--rerank=5"], "loss.sim.weight is 0"),
         (["--workdir=nothing/here"], "no checkpoints"),
     ],
 )

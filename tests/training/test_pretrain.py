@@ -1,5 +1,6 @@
 """The objectives that make the shipped encoders, and one real run of both through files."""
 
+import dataclasses
 import io
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from PIL import Image
 from sir_jax import pretrained
 from sir_jax.base_config import base_config
 from sir_jax.data.corpus import INDEX_DTYPE, Caption, ImageRecord
+from sir_jax.errors import UserError
 from sir_jax.models import HubertSpec, VitSpec
 from sir_jax.models.hubert import HubertOutput
 from sir_jax.models.vit import VitOutput
@@ -65,7 +67,11 @@ def test_labels_and_tags_by_hand():
     labels, padding = words.labels(np.array([2, 1]))  # 'blue square', 'red circle'
     assert labels[:, :3].tolist() == [[1, 4, 0], [3, 2, 0]]
     assert padding.shape == (2, MAX_WORDS) and (1 - padding).sum(1).tolist() == [2, 2]
-    assert words.tags(np.array([13])).tolist() == [[0, 1, 1, 0, 0]]
+    # 'blue circle': both words, and the pair (1, 2) at 5 (1 + 1) + 2.
+    assert np.flatnonzero(words.tags(np.array([13]))[0]).tolist() == [1, 2, 12]
+    assert words.tags(np.array([13])).shape == (1, 5 * 6)
+    # A red circle with a blue square has the words of a blue circle with a red square.
+    assert not np.array_equal(words.tags(np.array([10])), words.tags(np.array([12])))
 
 
 def fixed_speech(best, frames=None):
@@ -137,6 +143,7 @@ def test_a_short_run_learns_and_its_file_loads(tower, tmp_path, capsys):
         seed=0,
         log_every=10,
         save_every=100,
+        init="",
         out=str(tmp_path),
     )
     params = pretrain(tower, spec, [TinySplit()], WORDS, cfg.data, args)
@@ -147,3 +154,19 @@ def test_a_short_run_learns_and_its_file_loads(tower, tmp_path, capsys):
     assert loaded_spec == spec
     name = "feature_projection" if tower == "speech" else "patch_embed"
     np.testing.assert_allclose(loaded[name]["kernel"], params[name]["kernel"], rtol=1e-3, atol=1e-4)
+
+
+def test_going_on_from_an_encoder_begins_where_it_stopped(tmp_path, capsys):
+    spec = VitSpec(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=32)
+    cfg = base_config("tiny", "tiny")
+    cfg.data.update(batch_size=4, buckets=(4_000,), image_size=16)
+    args = SimpleNamespace(steps=2, until=1, learning_rate=0.0, seed=0, log_every=10,
+                           save_every=10, init="", out=str(tmp_path / "a"))  # fmt: skip
+    first = pretrain("image", spec, [TinySplit()], WORDS, cfg.data, args)
+    args.init, args.out = str(tmp_path / "a" / "image"), str(tmp_path / "b")
+    second = pretrain("image", spec, [TinySplit()], WORDS, cfg.data, args)
+    np.testing.assert_allclose(
+        second["patch_embed"]["kernel"], first["patch_embed"]["kernel"], atol=1e-4
+    )
+    with pytest.raises(UserError, match="--tower=image is"):
+        pretrain("image", dataclasses.replace(spec, layers=2), [TinySplit()], WORDS, cfg.data, args)

@@ -1,0 +1,214 @@
+"""sir-jax ablate --config=FILE[:arg] --workdir=DIR [--only=NAME,..] [--seeds=0,1,2] [--split=test]
+             [--config.any.field=value ...]
+
+Runs every ablation of a config file with every seed, each in a folder of its own below the workdir,
+and writes DIR/results.csv, one row a metric; prints means and spread. Stopped, the same command
+goes on where it was.
+
+The file has `get_config(arg)`, the base; `ABLATIONS`, name -> {dotted field: value}; and `SEEDS`.
+"""
+
+import csv
+import itertools
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from sir_jax.data.corpus import open_corpus
+from sir_jax.errors import UserError
+from sir_jax.evaluation.denoise import denoising_metrics
+from sir_jax.evaluation.main import evaluate_split
+from sir_jax.models import build_model
+from sir_jax.training.checkpoint import restore_params
+from sir_jax.training.config import compare_workdir, load_module, parse_flags
+from sir_jax.training.loop import train
+from sir_jax.training.metrics import say
+from sir_jax.training.objective import fusion_tasks
+
+RESULTS = "results.csv"
+COLUMNS = ("ablation", "seed", "split", "metric", "value")
+
+
+def read_results(path: Path) -> list[dict]:
+    """Read the table: one dict a row, all values strings; empty where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise UserError(f"{path} has other columns than {','.join(COLUMNS)}; move it away")
+        return list(reader)
+
+
+def append_results(path: Path, rows: list[dict]) -> None:
+    """Add the rows of one run to the table, so that a kill adds all of them or none."""
+    part = path.with_suffix(".part")
+    with part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(read_results(path) + rows)
+    os.replace(part, path)
+
+
+# What the summary shows of each way of scoring: prefix in the table, title.
+SCORINGS = (("", "coarse"), ("reranked_", "re-ranked"), ("summed_", "summed"))
+SHOWN = (("s2i_r1", "s->i R@1"), ("i2s_r1", "i->s R@1"), ("mean_r1", "mean R@1"),
+         ("mean_r5", "mean R@5"), ("mean_r10", "mean R@10"))  # fmt: skip
+
+
+def summarise(rows: Iterable[dict]) -> list[dict]:
+    """Reduce the table to the mean and the spread over seeds.
+
+    Args:
+      rows: of `read_results`.
+
+    Returns:
+      One dict for each ablation, split and metric, in the table's order: `ablation`, `split`,
+      `metric`, `mean`, `std` (the sample's, n - 1; NaN for one seed) and `seeds`.
+    """
+    groups: dict[tuple, list[float]] = {}
+    for row in rows:
+        key = (row["ablation"], row["split"], row["metric"])
+        groups.setdefault(key, []).append(float(row["value"]))
+    return [
+        {
+            **dict(zip(("ablation", "split", "metric"), key, strict=True)),
+            "mean": float(np.mean(values)),
+            "std": float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"),
+            "seeds": len(values),
+        }
+        for key, values in groups.items()
+    ]
+
+
+def format_summary(rows: Iterable[dict], split: str) -> str:
+    """Lay out recalls in percent, mean +- standard deviation over seeds, one line a scoring."""
+    found = {(r["ablation"], r["metric"]): r for r in summarise(rows) if r["split"] == split}
+    lines = [["ablation", "scored", "seeds", *(title for _, title in SHOWN)]]
+    for ablation in dict.fromkeys(name for name, _ in found):
+        for prefix, title in SCORINGS:
+            cells = [found.get((ablation, prefix + metric)) for metric, _ in SHOWN]
+            if None not in cells:
+                spread = [f" +- {100 * c['std']:.1f}" if c["seeds"] > 1 else "" for c in cells]
+                texts = [f"{100 * c['mean']:.1f}{s}" for c, s in zip(cells, spread, strict=True)]
+                lines.append([ablation, title, str(cells[0]["seeds"]), *texts])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i > 1 else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def folder_name(ablation: str, seed: int) -> str:
+    """Return a run's folder: '+ queue + SIM' of seed 1 is 'queue_sim-s1'."""
+    return f"{re.sub(r'[^a-z0-9]+', '_', ablation.lower()).strip('_')}-s{seed}"
+
+
+def run_config(base, deltas: dict, seed: int):
+    """Return the base config with an ablation's fields and the seed.
+
+    Raises:
+      UserError: where a field is none of the config's.
+    """
+    cfg = base.copy_and_resolve_references()
+    try:
+        cfg.update_from_flattened_dict({**deltas, "seed": seed})
+    except (KeyError, TypeError) as error:
+        raise UserError(f"ABLATIONS {deltas}: {' '.join(str(error).split())}") from error
+    return cfg
+
+
+def run_one(cfg, workdir: Path, corpus, split: str) -> dict[str, float]:
+    """Train and evaluate one run, going on where its folder stands.
+
+    Returns:
+      Every number of the evaluation, by name.
+    """
+    train(cfg, workdir, corpus=corpus)
+    _, params = restore_params(workdir, "last")
+    tasks = fusion_tasks(cfg.loss)
+    model = build_model(cfg.model, tasks)
+    k = cfg.eval.rerank if "match" in tasks else 0
+    part = corpus.splits[split]
+    found = evaluate_split(model, params, part, cfg.data, cfg.data.batch_size, k).flat()
+    found |= denoising_metrics(model, params, part, cfg)
+    return found
+
+
+def parse(argv: list[str]) -> tuple:
+    """Return (base config, workdir, ablations by name, seeds, split, config spec's file).
+
+    Raises:
+      UserError: on anything mistyped.
+    """
+    own = {"--only": "", "--seeds": "", "--split": "test"}
+    rest = []
+    for arg in argv:
+        name, _, value = arg.partition("=")
+        if name in own:
+            own[name] = value
+        else:
+            rest.append(arg)
+    base, workdir = parse_flags(rest)
+    spec = next(arg.split("=", 1)[1] for arg in rest if arg.startswith("--config="))
+    module = load_module(spec)
+    if not getattr(module, "ABLATIONS", None):
+        raise UserError(f"--config={spec} defines no ABLATIONS: name -> fields that differ")
+    wanted = [name.strip() for name in own["--only"].split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in module.ABLATIONS]
+    if unknown:
+        raise UserError(
+            f"--only: no ablation {unknown[0]!r}; choose from {', '.join(module.ABLATIONS)}"
+        )
+    ablations = {name: module.ABLATIONS[name] for name in wanted or module.ABLATIONS}
+    try:
+        seeds = [int(seed) for seed in own["--seeds"].split(",") if seed] or [*module.SEEDS]
+    except ValueError:
+        raise UserError(f"--seeds={own['--seeds']}: give whole numbers, e.g. 0,1,2") from None
+    return base, Path(workdir), ablations, seeds, own["--split"]
+
+
+def main(argv: list[str]) -> int:
+    """Run `sir-jax ablate`.
+
+    Args:
+      argv: the arguments after the verb.
+
+    Raises:
+      UserError: on anything the user can mend.
+    """
+    if not argv or "--help" in argv or "-h" in argv:
+        print(__doc__.strip())
+        return 0 if argv else 2
+    base, workdir, ablations, seeds, split = parse(argv)
+    corpus = open_corpus(base.data.corpus, base.data.data_dir or None)
+    if split not in corpus.splits:
+        raise UserError(f"--split={split}: {corpus.name} has {', '.join(corpus.splits)}")
+    workdir.mkdir(parents=True, exist_ok=True)
+    table = workdir / RESULTS
+    plan = list(itertools.product(seeds, ablations))
+    for number, (seed, name) in enumerate(plan, 1):
+        cfg = run_config(base, ablations[name], seed)
+        folder = workdir / folder_name(name, seed)
+        # A row counts only for the config that it was made with.
+        compare_workdir(cfg, folder)
+        key = (name, str(seed), split)
+        if key in {(row["ablation"], row["seed"], row["split"]) for row in read_results(table)}:
+            say(f"{number}/{len(plan)} {name}, seed {seed}: is in {table} already")
+            continue
+        say(f"{number}/{len(plan)} {name}, seed {seed}: in {folder}")
+        found = run_one(cfg, folder, corpus, split)
+        append_results(
+            table,
+            [dict(zip(COLUMNS, (*key, metric, repr(float(x))), strict=True))
+             for metric, x in found.items()],
+        )  # fmt: skip
+    print(format_summary(read_results(table), split))
+    print(f"mean +- standard deviation over seeds, %; every number is in {table}")
+    return 0

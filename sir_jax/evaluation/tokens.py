@@ -1,0 +1,182 @@
+"""Token features of a whole corpus: in a temporary file, and cut into chunks for the device."""
+
+import dataclasses
+import tempfile
+
+import numpy as np
+
+from sir_jax.errors import UserError
+
+
+class TokenStore:
+    """Keep token sequences of any length in a file without a name, gone with the process.
+
+    25,031 clips of SpokenCOCO are 8 GB in bfloat16 at width 768: neither a list nor a device.
+
+    Args:
+      directory: where the file lies; None for Python's choice, the environment's TMPDIR first.
+    """
+
+    def __init__(self, directory=None):
+        self._directory = directory or tempfile.gettempdir()
+        # Unbuffered: a buffer would raise the error of a full disk a second time, at the close.
+        self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)
+        self._map: np.ndarray | None = None
+        self._width, self._dtype = 0, None
+        self._owners: list[int] = []
+        self._lengths: list[int] = []
+        self._offsets = [0]
+
+    def __enter__(self) -> "TokenStore":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    @property
+    def owners(self) -> np.ndarray:
+        """Return whose each entry is, int[n], as `append` was told."""
+        return np.array(self._owners, np.int64)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Return the tokens of each entry, int[n]."""
+        return np.array(self._lengths, np.int64)
+
+    @property
+    def token_bytes(self) -> int:
+        """Return what a token takes in a batch, its mask included."""
+        return self._width * self._dtype.itemsize + 1
+
+    def append(self, owner: int, tokens: np.ndarray) -> None:
+        """Write one entry behind the others.
+
+        Args:
+          owner: the number of the clip or image it belongs to; may repeat.
+          tokens: [n, D], n at least 1; the first one fixes D and the dtype.
+
+        Raises:
+          ValueError: it does not fit the entries before it.
+          UserError: the file cannot grow.
+        """
+        if self._dtype is None:
+            self._width, self._dtype = tokens.shape[-1], tokens.dtype
+        if tokens.ndim != 2 or not len(tokens) or tokens.shape[1] != self._width:
+            raise ValueError(f"tokens must be [n, {self._width}], not {tokens.shape}")
+        if tokens.dtype != self._dtype:
+            raise ValueError(f"tokens must be {self._dtype}, not {tokens.dtype}")
+        # As bytes: NumPy hands out no buffer of a bfloat16 array.
+        left = memoryview(np.ascontiguousarray(tokens).view(np.uint8)).cast("B")
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            raise UserError(
+                f"{self._directory} has no room for token features after "
+                f"{self._file.tell() >> 20} MiB ({error.strerror}); set TMPDIR to a folder that has"
+            ) from None
+        self._owners.append(owner)
+        self._lengths.append(len(tokens))
+        self._offsets.append(self._offsets[-1] + len(tokens))
+
+    def batch(self, indices: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read entries into one array.
+
+        Args:
+          indices: int[B], numbers of entries in the order of `append`; may repeat.
+          length: tokens of a row, at least those of the longest entry asked for.
+
+        Returns:
+          [B, length, D] in the dtype that was written, zeros behind each entry, and bool
+          [B, length], True where a token is an entry's.
+        """
+        if self._map is None or len(self._map) < self._offsets[-1]:
+            shape = (self._offsets[-1], self._width)
+            self._map = np.memmap(self._file, self._dtype, mode="r", shape=shape)
+        tokens = np.zeros((len(indices), length, self._width), self._dtype)
+        mask = np.zeros((len(indices), length), bool)
+        for row, index in enumerate(indices):
+            start, end = self._offsets[index], self._offsets[index + 1]
+            tokens[row, : end - start] = self._map[start:end]
+            mask[row, : end - start] = True
+        return tokens, mask
+
+    def close(self) -> None:
+        """Delete the file; nothing can be read any more."""
+        self._map = None
+        self._file.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Entries of a store that lie on the device together, as [rows, length, D]."""
+
+    entries: np.ndarray  # int[n], 1 <= n <= rows; rows behind them are filling
+    rows: int
+    length: int
+
+    @property
+    def filled(self) -> np.ndarray:
+        """Return the entry of each row, int[rows], copies of the last one for filling."""
+        return np.pad(self.entries, (0, self.rows - len(self.entries)), mode="edge")
+
+
+def plan_chunks(lengths: np.ndarray, token_bytes: int, multiple: int, budget: int) -> list[Chunk]:
+    """Cut entries, sorted by length, into chunks of few shapes.
+
+    A chunk is as long as its longest entry, rounded up to a multiple; chunks of one length have
+    one number of rows. So there are at most ceil(longest / multiple) shapes.
+
+    Args:
+      lengths: int[n], tokens of each entry.
+      token_bytes: of a token on the device.
+      multiple: of tokens.
+      budget: bytes that no chunk exceeds, unless one entry alone does.
+
+    Returns:
+      Chunks that hold every entry once.
+    """
+    chunks = []
+    padded = -(-lengths // multiple) * multiple
+    for length in np.unique(padded).tolist():
+        entries = np.flatnonzero(padded == length)
+        most = max(1, budget // (length * token_bytes))
+        # Evenly, so that the last chunk is no mere filling.
+        rows = -(-len(entries) // -(-len(entries) // most))
+        chunks += [
+            Chunk(entries[start : start + rows], rows, length)
+            for start in range(0, len(entries), rows)
+        ]
+    return chunks
+
+
+def plan_both(
+    speech_lengths: np.ndarray,
+    speech_token_bytes: int,
+    image_lengths: np.ndarray,
+    image_token_bytes: int,
+    multiple: int,
+    budget: int,
+) -> tuple[list[Chunk], list[Chunk]]:
+    """Plan the chunks of two stores of which one each lies on the device at a time.
+
+    Images take up to half of the budget, the clips what is left.
+
+    Args:
+      speech_lengths: int[Ns], tokens of each window.
+      speech_token_bytes: of a token on the device.
+      image_lengths: int[Ni]; images are not padded, their lengths being all the same.
+      image_token_bytes: likewise.
+      multiple: windows are padded to a multiple of so many tokens.
+      budget: bytes that a chunk of windows and one of images do not exceed together, unless one
+        entry alone does.
+
+    Returns:
+      The chunks of the windows, and of the images.
+    """
+    images = plan_chunks(image_lengths, image_token_bytes, 1, budget // 2)
+    taken = max(chunk.rows * chunk.length for chunk in images) * image_token_bytes
+    return plan_chunks(speech_lengths, speech_token_bytes, multiple, budget - taken), images

@@ -1,0 +1,225 @@
+"""The `ablate` verb on a real corpus of a few scenes: runs, goes on, and refuses."""
+
+import csv
+
+import jax
+import numpy as np
+import pytest
+
+from sir_jax import cli
+from sir_jax.data.corpus import open_corpus
+from sir_jax.errors import UserError
+from sir_jax.evaluation.ablate import (
+    append_results,
+    folder_name,
+    format_summary,
+    main,
+    read_results,
+    run_config,
+    summarise,
+)
+from sir_jax.evaluation.denoise import denoising_metrics
+from sir_jax.models import build_model, init_params
+from sir_jax.training.config import load_config
+from sir_jax.training.objective import fusion_tasks
+
+CONFIG = """
+from sir_jax.base_config import base_config
+
+SEEDS = (0, 1)
+ABLATIONS = {
+    "contrastive": {},
+    "+ everything": {
+        "loss.sic.queue": 20, "loss.sic.alpha": 0.4, "loss.sim.weight": 1.0,
+        "loss.cmd.weight": 1.0, "loss.cmd.direction": "both",
+    },
+}
+
+
+def get_config(arg=""):
+    c = base_config("tiny", "tiny")
+    c.data.corpus = "spoken_scenes/compositional-i16-d4-t8-c2-v64-p32-s0"
+    c.data.data_dir = DATA
+    c.data.update(buckets=(24_000,), image_size=16, batch_size=8)
+    c.model.speech.update(width=32, layers=1, heads=2, mlp_width=64, pos_kernel=8,
+                          conv_width=(8, 32), conv_kernel=(40, 8), conv_stride=(40, 16),
+                          pos_groups=4)
+    c.model.image.update(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=64)
+    c.model.head.update(heads=2, mlp_width=64)
+    c.model.fusion.update(layers=1, width=32, heads=2, mlp_width=64)
+    c.model.embed_width = 16
+    c.optim.warmup_steps = 1
+    c.train.update(steps=2, eval_every=0, checkpoint_every=2, log_every=1, num_threads=1)
+    c.mesh.data = 1
+    c.eval.rerank = 3
+    return c
+"""
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """Return a folder with the corpus and a config file."""
+    root = tmp_path_factory.mktemp("ablate")
+    assert cli.main([
+        "data", "spoken_scenes", "--level=compositional", "--train_images=16", "--val_images=4",
+        "--test_images=8", "--captions=2", "--image_size=32", f"--data_dir={root}/data",
+    ]) == 0  # fmt: skip
+    (root / "toy.py").write_text(CONFIG.replace("DATA", repr(f"{root}/data")))
+    return root
+
+
+def ablate(root, *more):
+    return main([f"--config={root}/toy.py", f"--workdir={root}/runs", *more])
+
+
+@pytest.mark.slow
+def test_runs_every_variant_once_and_goes_on(toy, capsys):
+    assert ablate(toy, "--seeds=0") == 0
+    printed = capsys.readouterr().out
+    table = toy / "runs" / "results.csv"
+    rows = read_results(table)
+    found = {(r["ablation"], r["metric"]): float(r["value"]) for r in rows}
+    assert {r["seed"] for r in rows} == {"0"} and {r["split"] for r in rows} == {"test"}
+    assert found["contrastive", "s2i_gallery"] == 8
+    assert ("contrastive", "reranked_s2i_r1") not in found
+    assert found["+ everything", "rerank_k_s2i"] == 3
+    assert found["+ everything", "rerank_cap_s2i"] >= found["+ everything", "reranked_s2i_r1"]
+    for modality in ("speech", "image"):
+        assert -1 <= found["+ everything", f"denoise_{modality}_cosine_shuffled"] <= 1
+    lines = [line.split("  ")[0] for line in printed.splitlines()]
+    assert lines.count("contrastive") == 1 and lines.count("+ everything") == 3
+    assert (toy / "runs" / "everything-s0" / "metrics.jsonl").exists()
+
+    # Nothing is made again; a seed more adds its rows, and only these.
+    before = table.read_text()
+    assert ablate(toy, "--seeds=0") == 0
+    assert capsys.readouterr().out.count("already") == 2
+    assert table.read_text() == before
+    assert ablate(toy, "--seeds=0,1", "--only=contrastive") == 0
+    assert table.read_text().startswith(before)
+    assert len(read_results(table)) - len(rows) == sum(r["ablation"] == "contrastive" for r in rows)
+
+    # A run that was trained and not written down is evaluated, not trained again, to equal rows.
+    kept = [r for r in rows if r["ablation"] == "contrastive"]
+    table.unlink()
+    append_results(table, kept)
+    assert ablate(toy, "--seeds=0") == 0
+    assert "nothing to train" in capsys.readouterr().out
+    times = ("rerank_seconds", "rerank_passes_per_s")
+    assert [r for r in read_results(table) if r["metric"] not in times] == [
+        r for r in rows if r["metric"] not in times]  # fmt: skip
+
+    # Rows count for the config that they were made with, and for no other.
+    with pytest.raises(UserError, match="optim.learning_rate is 0.0001 there and 0.5 here"):
+        ablate(toy, "--config.optim.learning_rate=0.5")
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--only=queue"], "no ablation 'queue'; choose from contrastive, \\+ everything"),
+    (["--seeds=a"], "--seeds=a: give whole numbers"),
+    (["--split=dev"], "--split=dev: .* has train, val, test"),
+    (["--config.loss.sim.wait=1"], "the nearest is 'loss.sim.weight'"),
+])  # fmt: skip
+def test_what_is_mistyped_is_refused(toy, options, message):
+    with pytest.raises(UserError, match=message):
+        ablate(toy, *options)
+
+
+def test_a_config_without_ablations_is_refused(toy):
+    path = toy / "plain.py"
+    path.write_text(CONFIG.split("ABLATIONS")[0] + CONFIG[CONFIG.index("\n\ndef"):]
+                    .replace("DATA", "'nowhere'"))  # fmt: skip
+    with pytest.raises(UserError, match="defines no ABLATIONS"):
+        main([f"--config={path}", "--workdir=x"])
+
+
+def test_a_delta_of_no_field_is_refused(toy):
+    base = load_config(f"{toy}/toy.py")
+    with pytest.raises(UserError, match="loss.sic.tail"):
+        run_config(base, {"loss.sic.tail": 3}, 0)
+    cfg = run_config(base, {"loss.sic.queue": 5}, 3)
+    assert (cfg.loss.sic.queue, cfg.seed, base.loss.sic.queue, base.seed) == (5, 3, 0, 0)
+
+
+def test_folders_have_names_a_shell_can_read():
+    assert folder_name("+ queue + SIM", 1) == "queue_sim-s1"
+    assert folder_name("contrastive", 0) == "contrastive-s0"
+
+
+ROWS = [
+    {"ablation": name, "seed": str(seed), "split": "test", "metric": metric, "value": str(value)}
+    for name, seed, shift in (("a", 0, 0.0), ("a", 1, 0.2), ("b", 0, 0.5))
+    for metric, value in (
+        ("s2i_r1", 0.1 + shift), ("i2s_r1", 0.3 + shift), ("mean_r1", 0.2 + shift),
+        ("mean_r5", 0.25 + shift), ("mean_r10", 0.3 + shift),
+        *((("reranked_s2i_r1", 0.4),) if name == "b" else ()),
+    )
+]  # fmt: skip
+
+
+def test_summary_by_hand():
+    found = {(r["ablation"], r["metric"]): r for r in summarise(ROWS)}
+    assert found["a", "s2i_r1"]["mean"] == pytest.approx(0.2)
+    assert found["a", "s2i_r1"]["std"] == pytest.approx(0.2 / np.sqrt(2))  # n - 1 below
+    assert found["a", "s2i_r1"]["seeds"] == 2 and np.isnan(found["b", "s2i_r1"]["std"])
+    lines = [line.split() for line in format_summary(ROWS, "test").splitlines()]
+    assert lines[1] == ["a", "coarse", "2", *"20.0 +- 14.1 40.0 +- 14.1 30.0 +- 14.1 "
+                        "35.0 +- 14.1 40.0 +- 14.1".split()]  # fmt: skip
+    # A scoring that lacks a column is left out, not guessed.
+    assert len(lines) == 3
+    # One seed has no spread.
+    assert lines[2] == ["b", "coarse", "1", "60.0", "80.0", "70.0", "75.0", "80.0"]
+
+
+def test_table_survives_names_with_commas_and_refuses_other_columns(tmp_path):
+    path = tmp_path / "results.csv"
+    rows = [{**ROWS[0], "ablation": 'a, "b"'}]
+    append_results(path, rows)
+    append_results(path, ROWS[1:2])
+    assert read_results(path) == [*rows, ROWS[1]]
+    with path.open(newline="") as file:
+        assert len(list(csv.reader(file))) == 3
+    path.write_text("name,value\n")
+    with pytest.raises(UserError, match="has other columns"):
+        read_results(path)
+
+
+@pytest.fixture(scope="module")
+def denoiser(toy):
+    """Return (cfg, model, params, test split) of a model that rebuilds both modalities."""
+    base = load_config(f"{toy}/toy.py")
+    cfg = run_config(base, {"loss.cmd.weight": 1.0, "loss.cmd.direction": "both"}, 0)
+    model = build_model(cfg.model, fusion_tasks(cfg.loss))
+    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda p: p + np.float32(0.2) * rng.normal(size=p.shape).astype("f"),
+                          params)  # fmt: skip
+    return cfg, model, params, open_corpus(cfg.data.corpus, cfg.data.data_dir).splits["test"]
+
+
+def test_control_tells_a_head_that_reads_the_other_modality_from_one_that_does_not(denoiser):
+    cfg, model, params, split = denoiser
+    found = denoising_metrics(model, params, split, cfg)
+    assert len(found) == 6
+    for modality in ("speech", "image"):
+        name = f"denoise_{modality}_cosine"
+        assert abs(found[name] - found[f"{name}_shuffled"]) > 1e-4
+        # The noise itself is a clean token of another item: like, but not the same.
+        assert found[f"{name}_noisy"] < 0.9999
+    deaf = jax.tree.map(lambda p: p, params)
+    deaf["fusion"]["layers_00"]["cross_attention"]["out"] = jax.tree.map(
+        np.zeros_like, params["fusion"]["layers_00"]["cross_attention"]["out"]
+    )
+    found = denoising_metrics(model, deaf, split, cfg)
+    for modality in ("speech", "image"):
+        name = f"denoise_{modality}_cosine"
+        assert found[name] == pytest.approx(found[f"{name}_shuffled"], abs=1e-6)
+
+
+def test_without_denoising_there_is_nothing_to_measure(denoiser):
+    cfg, model, params, split = denoiser
+    plain = run_config(cfg, {"loss.cmd.weight": 0.0}, 0)
+    assert denoising_metrics(model, params, split, plain) == {}
+    assert denoising_metrics(model, params, split, cfg) == denoising_metrics(
+        model, params, split, cfg, ratio=cfg.loss.cmd.ratio
+    )

@@ -1,0 +1,348 @@
+"""Cross-modal denoising: what noise is drawn and how often; the loss against NumPy and torch."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sir_jax.losses.denoising import (
+    FORMS,
+    Noise,
+    add_noise,
+    cosine,
+    denoising,
+    draw_noise,
+    other_rows,
+    replacements,
+)
+
+# Items 0 and 2 are of one image; item 1 is a CLS token alone, item 5 holds nothing at all.
+IDS = np.array([0, 1, 0, 2, 3, 4])
+LENGTHS = np.array([9, 1, 6, 4, 9, 0])
+TIME = 9
+MASK = np.arange(TIME) < LENGTHS[:, None]
+DRAWS = 5_000
+
+blocks_and_firsts = pytest.mark.parametrize("block,first", [(1, 1), (4, 1), (1, 0), (4, 0)])
+
+
+def usable(first=1):
+    """Tell which tokens may be replaced or used, [B, T]."""
+    return MASK & (np.arange(TIME) >= first)
+
+
+@jax.jit
+@partial(jax.vmap, in_axes=(0, *[None] * 5))
+def draw_each(key, mask, ids, ratio, block, first):
+    # One program for all: the options are traced.
+    return draw_noise(key, mask, ids, ratio, block, first)
+
+
+@cache
+def many_draws(block, first, ratio):
+    """Return DRAWS noises, [DRAWS, B, T] each."""
+    keys = jax.random.split(jax.random.key(0), DRAWS)
+    return Noise(*map(np.asarray, draw_each(keys, MASK, IDS, ratio, block, first)))
+
+
+def within(found, expected, draws, errors=4):
+    """Tell whether a share of `draws` trials is that of a probability, by its standard error."""
+    return abs(found - expected) <= errors * np.sqrt(expected * (1 - expected) / draws)
+
+
+@blocks_and_firsts
+def test_padding_cls_and_the_own_image_are_never_touched(block, first):
+    noise = many_draws(block, first, 0.3)
+    allowed = usable(first)
+    assert not noise.replaced[:, ~allowed].any()
+    _, item, _ = np.nonzero(noise.replaced)
+    rows, columns = noise.rows[noise.replaced], noise.columns[noise.replaced]
+    assert (IDS[rows] != IDS[item]).all()
+    assert allowed[rows, columns].all()
+    # All that may be replaced or used is, sooner or later: token 0 too where it is no CLS.
+    assert (noise.replaced.any(axis=0) == allowed).all()
+    used = np.zeros_like(allowed)
+    used[rows, columns] = True
+    assert (used == allowed).all()
+
+
+@blocks_and_firsts
+def test_every_token_is_replaced_as_often_as_the_ratio(block, first):
+    for ratio in (0.3, 0.75):
+        share = many_draws(block, first, ratio).replaced.mean(axis=0)
+        assert all(within(x, ratio, DRAWS) for x in share[usable(first)])
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_tokens_come_evenly_from_every_other_item_and_place(block):
+    noise = many_draws(block, 1, 0.75)
+    for item, place in ((0, 1), (3, 3), (4, 8)):
+        here = noise.replaced[:, item, place]
+        rows, columns = noise.rows[here, item, place], noise.columns[here, item, place]
+        sources = [j for j in range(6) if IDS[j] != IDS[item] and LENGTHS[j] > 1]
+        for source in sources:
+            for column in range(1, LENGTHS[source]):
+                share = ((rows == source) & (columns == column)).mean()
+                assert within(share, 1 / len(sources) / (LENGTHS[source] - 1), here.sum())
+
+
+def test_block_of_one_draws_every_token_by_itself():
+    noise = many_draws(1, 1, 0.75)
+    both = noise.replaced[:, 4, 5] & noise.replaced[:, 4, 6]
+    assert within(both.mean(), 0.75**2, DRAWS)
+    next_place = noise.columns[both, 4, 6] == noise.columns[both, 4, 5] + 1
+    same = noise.rows[both, 4, 6] == noise.rows[both, 4, 5]
+    assert within(same.mean(), 1 / 3, both.sum())  # items 0, 2 and 3
+    assert next_place[same].mean() < 0.3
+
+
+def test_runs_begin_at_a_random_phase():
+    # Two neighbours are in one run of 4 with probability 3/4, wherever they are.
+    noise = many_draws(4, 1, 0.3)
+    for place in range(1, 8):
+        both = noise.replaced[:, 4, place] & noise.replaced[:, 4, place + 1]
+        assert within(both.mean(), 0.3 * 0.75 + 0.3**2 * 0.25, DRAWS)
+
+
+@pytest.mark.parametrize("block", [3, 4, 7])
+def test_a_run_is_neighbours_of_one_item(block):
+    # At ratio 1 all is replaced, and so cut into runs from some phase on; an item of 3 usable
+    # tokens is gone round in a run of 4 or 7.
+    noise = many_draws(block, 1, 1.0)
+    length = LENGTHS - 1
+    around = 0
+    for draw in range(200):
+        for item in (0, 2, 3, 4):
+            places = np.arange(1, LENGTHS[item])
+            rows, columns = (x[draw, item, places] for x in (noise.rows, noise.columns))
+            # Columns begin with 1, so that the one after c is c % length + 1.
+            joined = rows[1:] == rows[:-1]
+            joined &= columns[1:] == columns[:-1] % length[rows[1:]] + 1
+            around += (joined & (columns[1:] < columns[:-1])).sum()
+            cuts = [(places[1:] - 1 + phase) % block == 0 for phase in range(block)]
+            assert any((joined | cut).all() for cut in cuts), (rows, columns)
+    assert around > 50
+
+
+def test_ratios_zero_and_one():
+    assert not many_draws(1, 1, 0.0).replaced.any()
+    for block, first in ((1, 1), (4, 1), (4, 0)):
+        replaced = many_draws(block, first, 1.0).replaced
+        np.testing.assert_array_equal(replaced, np.broadcast_to(usable(first), replaced.shape))
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_a_batch_of_one_image_is_left_as_it_is(block):
+    keys = jax.random.split(jax.random.key(0), DRAWS)
+    same = draw_each(keys, MASK, np.full(6, 3), 1.0, block, 1)
+    assert not same.replaced.any()
+    assert ((same.rows >= 0) & (same.rows < 6)).all()
+    # Nor is there anything to take where the others hold nothing but CLS tokens.
+    cls_only = MASK & (np.arange(TIME) < 1)
+    cls_only[0] = MASK[0]
+    alone = draw_each(keys, cls_only, IDS, 1.0, block, 1)
+    assert not alone.replaced.any()
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_a_key_fixes_the_noise_on_any_number_of_devices(block):
+    rng = np.random.default_rng(0)
+    mask, ids = np.arange(12) < rng.integers(1, 13, 32)[:, None], rng.integers(0, 20, 32)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    draw = jax.jit(draw_noise, static_argnums=(3, 4))
+    one = draw(jax.random.key(1), mask, ids, 0.5, block)
+    eight = draw(jax.random.key(1), *jax.device_put((mask, ids), rows), 0.5, block)
+    jax.tree.map(np.testing.assert_array_equal, one, eight)
+    assert (one.replaced != draw(jax.random.key(2), mask, ids, 0.5, block).replaced).any()
+
+
+def test_noise_puts_in_exactly_the_tokens_it_names():
+    tokens = np.random.default_rng(0).normal(size=(6, TIME, 3)).astype(np.float32)
+    noise = draw_noise(jax.random.key(0), MASK, IDS, 0.5, 2)
+    noisy, offered = add_noise(tokens, noise), replacements(tokens, noise)
+    assert noise.replaced.any()
+    for item in range(6):
+        for place in range(TIME):
+            source = noise.rows[item, place], noise.columns[item, place]
+            if noise.replaced[item, place]:
+                np.testing.assert_array_equal(noisy[item, place], tokens[source])
+                np.testing.assert_array_equal(offered[item, place], tokens[source])
+            else:
+                np.testing.assert_array_equal(noisy[item, place], tokens[item, place])
+    assert add_noise(tokens.astype(jnp.bfloat16), noise).dtype == jnp.bfloat16
+    # Tokens have the gradient of the places where they were left, none of those they went to.
+    grad = jax.grad(lambda x: add_noise(x, noise).sum())(tokens)
+    np.testing.assert_array_equal(grad, np.repeat(~noise.replaced[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    "ids,expected",
+    [
+        ([0, 1, 2, 3], [1, 2, 3, 0]),
+        ([5, 5, 2, 5], [2, 2, 3, 2]),
+        ([1, 2, 2, 1, 1], [1, 3, 3, 1, 1]),  # the next one is looked for around the end
+    ],
+)
+def test_other_rows_by_hand(ids, expected):
+    rows, exist = other_rows(jnp.array(ids))
+    np.testing.assert_array_equal(rows, expected)
+    assert rows.dtype == jnp.int32 and exist.all()
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_other_rows_of_one_image(batch):
+    rows, exist = other_rows(jnp.full(batch, 7))
+    assert not exist.any()
+    assert ((rows >= 0) & (rows < batch)).all()
+
+
+@cache
+def case():
+    """Return rebuilt and clean tokens, noise with items that have no replaced token, and valid."""
+    rng = np.random.default_rng(1)
+    targets = rng.normal(size=(6, TIME, 16)).astype(np.float32)
+    rebuilt = (targets + 1.5 * rng.normal(size=targets.shape)).astype(np.float32)
+    noise = Noise(*map(np.array, draw_noise(jax.random.key(0), MASK, IDS, 0.5, 2)))
+    noise.replaced[3] = False  # valid tokens, none of them replaced
+    assert noise.replaced[[0, 2, 4]].any(axis=1).all()
+    return rebuilt, targets, noise, usable()
+
+
+def per_token(rebuilt, targets, noise, valid, form, temperature):
+    """The docstring's formulas for each valid token, in float64."""
+    r, v = rebuilt.astype(np.float64), targets.astype(np.float64)
+
+    def cos(a, b):
+        return np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b)
+
+    losses = np.zeros(valid.shape)
+    for b, t in zip(*np.nonzero(valid), strict=True):
+        if form == "cosine":
+            losses[b, t] = 1 - cos(r[b, t], v[b, t])
+        elif form == "mse":
+            losses[b, t] = sum((r[b, t] - v[b, t]) ** 2) / r.shape[-1]
+        else:
+            own = [v[b, s] for s in np.nonzero(valid[b])[0]]
+            intruders = [
+                v[noise.rows[b, s], noise.columns[b, s]] for s in np.nonzero(noise.replaced[b])[0]
+            ]
+            terms = [np.exp(cos(r[b, t], k) / temperature) for k in own + intruders]
+            losses[b, t] = np.log(sum(terms)) - cos(r[b, t], v[b, t]) / temperature
+    return losses
+
+
+every_form = pytest.mark.parametrize("form", FORMS)
+replaced_or_all = pytest.mark.parametrize("replaced_only", [True, False])
+
+
+@replaced_or_all
+@every_form
+@pytest.mark.parametrize("temperature", [0.07, 0.5])
+def test_equals_float64_reference(form, replaced_only, temperature):
+    rebuilt, targets, noise, valid = case()
+    mean, counts = denoising(*case(), form, replaced_only, temperature)
+    losses = per_token(*case(), form, float(np.float32(temperature)))
+    counted = noise.replaced if replaced_only else valid
+    assert mean.dtype == jnp.float32 and mean.shape == counts.shape == (6,)
+    # Items 1 and 5 have no valid token; item 3 has no replaced one.
+    np.testing.assert_array_equal(counts, [True, False, True, not replaced_only, True, False])
+    for item in range(6):
+        expected = losses[item][counted[item]].mean() if counted[item].any() else 0.0
+        np.testing.assert_allclose(mean[item], expected, rtol=1e-6, atol=1e-6)
+
+
+def in_torch(rebuilt, targets, noise, valid, form, replaced_only, temperature):
+    """The candidate forms of the CMD loss, item by item in torch float64; with the gradient."""
+    leaf = torch.tensor(rebuilt, dtype=torch.float64, requires_grad=True)
+    clean = torch.tensor(targets, dtype=torch.float64)
+    means = []
+    for item in range(len(leaf)):
+        own, new = (np.nonzero(x[item])[0] for x in (valid, noise.replaced))
+        counted = new if replaced_only else own
+        if not len(counted):
+            means.append(torch.zeros((), dtype=torch.float64))
+            continue
+        r, v = leaf[item, counted], clean[item, counted]
+        if form == "cosine":
+            means.append(1 - F.cosine_similarity(r, v, dim=-1).mean())
+        elif form == "mse":
+            means.append(F.mse_loss(r, v))
+        else:
+            others = clean[noise.rows[item, new], noise.columns[item, new]]
+            keys = F.normalize(torch.cat([clean[item, own], others]), dim=-1)
+            logits = F.normalize(r, dim=-1) @ keys.T / temperature
+            means.append(F.cross_entropy(logits, torch.tensor(np.searchsorted(own, counted))))
+    total = torch.stack(means)
+    total.sum().backward()
+    return total.detach().numpy(), leaf.grad.numpy()
+
+
+@replaced_or_all
+@every_form
+def test_equals_torch_with_gradients(form, replaced_only):
+    rebuilt, *rest = case()
+    options = form, replaced_only, 0.07
+    expected, expected_grad = in_torch(*case(), *options[:2], float(np.float32(0.07)))
+    grad = jax.grad(lambda x: denoising(x, *rest, *options)[0].sum())(rebuilt)
+    np.testing.assert_allclose(denoising(*case(), *options)[0], expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(grad, expected_grad, rtol=1e-5, atol=1e-6)
+
+
+@replaced_or_all
+@every_form
+def test_targets_have_exactly_no_gradient(form, replaced_only):
+    rebuilt, targets, *rest = case()
+    by_both = jax.grad(lambda r, v: denoising(r, v, *rest, form, replaced_only)[0].sum(), (0, 1))
+    by_rebuilt, by_targets = by_both(rebuilt, targets)
+    assert np.abs(by_rebuilt).max() > 0.01
+    np.testing.assert_array_equal(by_targets, 0.0)
+
+
+@replaced_or_all
+@every_form
+@pytest.mark.parametrize("garbage", [1e4, 1e15, 1e30])
+def test_padding_and_cls_never_matter(form, replaced_only, garbage):
+    rebuilt, targets, noise, valid = case()
+
+    @jax.jit
+    def step(rebuilt, targets):
+        def loss(x):
+            mean, counts = denoising(x, targets, noise, valid, form, replaced_only)
+            return mean.sum(), (mean, counts)
+
+        return jax.value_and_grad(loss, has_aux=True)(rebuilt)
+
+    (_, expected), expected_grad = step(rebuilt, targets)
+    huge = np.float32(garbage)
+    where = valid[..., None]
+    (_, found), grad = step(np.where(where, rebuilt, huge), np.where(where, targets, -huge))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    np.testing.assert_array_equal(grad, expected_grad)
+
+
+@every_form
+def test_low_precision_tokens_are_compared_in_float32(form):
+    rough = [jnp.asarray(x, jnp.bfloat16) for x in case()[:2]]
+    exact = [x.astype(jnp.float32) for x in rough]
+    np.testing.assert_array_equal(
+        denoising(*rough, *case()[2:], form)[0], denoising(*exact, *case()[2:], form)[0]
+    )
+
+
+def test_a_zero_vector_has_cosine_zero_and_a_finite_gradient():
+    rebuilt, targets, noise, valid = case()
+    nought = np.zeros_like(rebuilt)
+    np.testing.assert_array_equal(cosine(nought, targets), 0.0)
+    for form in FORMS:
+        grad = jax.grad(lambda x, form=form: denoising(x, *case()[1:], form)[0].sum())(nought)
+        assert np.isfinite(grad).all()
+
+
+def test_unknown_form_is_refused():
+    with pytest.raises(ValueError, match="form 'l2' is none of cosine, mse, infonce"):
+        denoising(*case(), "l2")

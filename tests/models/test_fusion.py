@@ -1,0 +1,267 @@
+"""The fusion encoder: who reads whom, what masks hide, and where it looks."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sir_jax.base_config import base_config
+from sir_jax.models import Encoded, attention_maps, build_model, init_params
+from sir_jax.models.fusion import Fusion, FusionSpec, sinusoids
+from sir_jax.training.trees import leaf_paths
+
+TASKS = ("match", "denoise_speech", "denoise_image")
+SMALL = dict(layers=2, width=24, heads=2, mlp_width=48)
+
+
+def tiny(tasks=TASKS, qformer=False, remat=False, **fusion):
+    """Return (model, params with every leaf moved off its initial value)."""
+    c = base_config("tiny", "tiny").model
+    c.speech.update(
+        width=32, layers=1, heads=2, mlp_width=64, conv_width=(16, 32), conv_kernel=(40, 8),
+        conv_stride=(20, 8), pos_kernel=8, pos_groups=2,
+    )  # fmt: skip
+    c.image.update(image_size=16, patch=8, width=40, layers=1, heads=2, mlp_width=64)
+    c.head.update(heads=2, mlp_width=64)
+    c.fusion.update(**{**SMALL, **fusion})
+    c.update(embed_width=16, remat=remat)
+    if qformer:
+        c.image_head = "qformer"
+        c.qformer.update(queries=4, width=28, layers=1, heads=2, mlp_width=48, projection=16)
+    model = build_model(c, tasks)
+    params = jax.jit(functools.partial(init_params, model))(jax.random.key(0))
+    rng = np.random.default_rng(1)
+    return model, jax.tree.map(
+        lambda p: jnp.asarray(p + 0.2 * rng.normal(size=p.shape), jnp.float32), params
+    )
+
+
+def encoded(model, seed=0, b=3, t=9, p=5):
+    """Return random speech of three lengths and images, as the encoders would."""
+    rng = np.random.default_rng(seed)
+    lengths = np.array([t, 4, 6])[:b]
+    speech = Encoded(
+        rng.normal(size=(b, t, model.speech_spec.width)).astype(np.float32),
+        np.arange(t)[None, :] < lengths[:, None],
+        None,
+    )
+    tokens = rng.normal(size=(b, p, model.image_width)).astype(np.float32)
+    return speech, Encoded(tokens, np.ones((b, p), bool), None)
+
+
+def apply(model, params, method, *args, **kwargs):
+    run = jax.jit(lambda p, a: model.apply({"params": p}, *a, method=method, **kwargs))
+    return run(params, args)
+
+
+@pytest.fixture(scope="module", params=["speech", "image"])
+def made(request):
+    return tiny(query=request.param)
+
+
+def garbage(e: Encoded) -> Encoded:
+    """Return the same with other contents in the padding."""
+    return e._replace(tokens=np.where(e.mask[..., None], e.tokens, 77.0).astype(np.float32))
+
+
+def test_padding_of_either_stream_is_never_seen(made):
+    model, params = made
+    speech, image = encoded(model)
+    assert not speech.mask.all()
+    np.testing.assert_array_equal(
+        apply(model, params, "match", speech, image),
+        apply(model, params, "match", garbage(speech), image),
+    )
+    for noisy, context, modality in ((speech, image, "speech"), (image, speech, "image")):
+        a, b = (
+            model.apply({"params": params}, n, c, modality, method="denoise")
+            for n, c in ((noisy, context), (garbage(noisy), garbage(context)))
+        )
+        np.testing.assert_array_equal(a[noisy.mask], b[noisy.mask])
+
+
+def test_more_padding_and_other_company_change_nothing(made):
+    model, params = made
+    speech, image = encoded(model)
+    longer = Encoded(
+        np.pad(speech.tokens, ((0, 0), (0, 7), (0, 0))), np.pad(speech.mask, ((0, 0), (0, 7))), None
+    )
+    whole = apply(model, params, "match", speech, image)
+    np.testing.assert_allclose(apply(model, params, "match", longer, image), whole, atol=1e-5)
+    for row in range(3):
+        one = [Encoded(e.tokens[row : row + 1], e.mask[row : row + 1], None)
+               for e in (speech, image)]  # fmt: skip
+        np.testing.assert_allclose(apply(model, params, "match", *one)[0], whole[row], atol=1e-5)
+
+
+def test_match_reads_the_cls_token_of_the_whole_pass(made):
+    # The last layer is computed for one token alone; it must be what it is among all.
+    model, params = made
+    speech, image = encoded(model)
+    x = apply(model, params, "fuse", speech, image)
+    assert x.shape == (3, 9 if model.fusion_spec.query == "speech" else 5, 24)
+    head = params["match_head"]
+    np.testing.assert_allclose(
+        apply(model, params, "match", speech, image), x[:, 0] @ head["kernel"] + head["bias"],
+        atol=1e-5,
+    )  # fmt: skip
+
+
+def test_queries_of_a_qformer_vote_as_a_mean():
+    model, params = tiny(tasks=("match", "denoise_image"), qformer=True, query="image")
+    assert not model.image_has_cls and model.image_width == 28
+    speech, image = encoded(model, p=4)
+    x = apply(model, params, "fuse", speech, image)
+    logits = x @ params["match_head"]["kernel"] + params["match_head"]["bias"]
+    np.testing.assert_allclose(
+        apply(model, params, "match", speech, image), logits.mean(axis=1), atol=1e-5
+    )
+    assert params["denoise_image"]["kernel"].shape == (24, 28)
+
+
+def test_both_streams_decide(made):
+    model, params = made
+    speech, image = encoded(model)
+    other_speech, other_image = encoded(model, seed=1)
+    base = apply(model, params, "match", speech, image)
+    for pair in ((other_speech._replace(mask=speech.mask), image), (speech, other_image)):
+        assert np.abs(apply(model, params, "match", *pair) - base).min() > 1e-4
+
+
+def test_rebuilt_tokens_have_the_encoders_widths(made):
+    model, params = made
+    speech, image = encoded(model)
+    rebuilt = model.apply({"params": params}, speech, image, "speech", method="denoise")
+    assert rebuilt.shape == (3, 9, 32) and rebuilt.dtype == jnp.float32
+    rebuilt = model.apply({"params": params}, image, speech, "image", method="denoise")
+    assert rebuilt.shape == (3, 5, 40)
+
+
+def test_without_self_attention_tokens_know_nothing_of_their_neighbours():
+    changed = {}
+    for own in (True, False):
+        model, params = tiny(tasks=("denoise_image",), self_attention=own)
+        assert ("attention" in params["fusion"]["layers_00"]) == own
+        speech, image = encoded(model)
+        tokens = image.tokens.copy()
+        tokens[:, 2] += 1.0
+        a, b = (
+            model.apply({"params": params}, e, speech, "image", method="denoise")
+            for e in (image, image._replace(tokens=tokens))
+        )
+        changed[own] = np.abs(a - b).max(axis=(0, 2)) > 0
+    np.testing.assert_array_equal(changed[True], [True] * 5)
+    np.testing.assert_array_equal(changed[False], np.arange(5) == 2)
+
+
+def test_attention_maps_are_the_weights_that_make_the_output(made):
+    model, params = made
+    speech, image = encoded(model)
+    maps = attention_maps(model, params, speech, image)
+    t, s = (9, 5) if model.fusion_spec.query == "speech" else (5, 9)
+    assert maps.shape == (2, 3, 2, t, s) and maps.dtype == jnp.float32
+    np.testing.assert_allclose(maps.sum(axis=-1), 1.0, atol=1e-6)
+    context = image if model.fusion_spec.query == "speech" else speech
+    hidden = np.broadcast_to(~context.mask[None, :, None, None, :], maps.shape)
+    assert not np.any(np.asarray(maps)[hidden])
+    # By the formula, of the first layer, whose query is what follows its own attention.
+    seen = {}
+
+    def keep(next_fun, args, kwargs, module_context):
+        module = module_context.module
+        if module.name == "cross_attention" and module_context.method_name == "__call__":
+            seen.setdefault(module.parent.name, args)
+        return next_fun(*args, **kwargs)
+
+    from flax import linen as nn
+
+    with nn.intercept_methods(keep):
+        model.apply({"params": params}, speech, image, method="fuse")
+    x, context, mask = (np.asarray(a, np.float64) for a in seen["layers_00"])
+    p = {k: np.asarray(v, np.float64) for k, v in
+         leaf_paths(params["fusion"]["layers_00"]["cross_attention"]).items()}  # fmt: skip
+    q = (x @ p["query/kernel"] + p["query/bias"]).reshape(3, t, 2, 12)
+    k = (context @ p["key/kernel"] + p["key/bias"]).reshape(3, s, 2, 12)
+    logits = np.einsum("bthk,bshk->bhts", q, k) / np.sqrt(12)
+    weights = np.exp(logits) * mask[:, None, None, :]
+    np.testing.assert_allclose(maps[0], weights / weights.sum(-1, keepdims=True), atol=1e-5)
+
+
+def test_weights_are_computed_for_nobody_who_does_not_ask(made):
+    model, params = made
+    speech, image = encoded(model)
+
+    def fuse(p, **kwargs):
+        return model.apply({"params": p}, speech, image, method="fuse", **kwargs)
+
+    asked = functools.partial(fuse, mutable=["intermediates"])
+    flops = [jax.jit(f).lower(params).cost_analysis()["flops"] for f in (fuse, asked)]
+    assert flops[1] > flops[0] * 1.001
+    assert "intermediates" not in model.init(
+        jax.random.key(0), jnp.zeros((1, 400)), jnp.array([400]), jnp.zeros((1, 16, 16, 3))
+    )
+
+
+def test_position_code_by_hand():
+    code = sinusoids(3, 4)
+    wanted = [[np.sin(t), np.sin(t / 100), np.cos(t), np.cos(t / 100)] for t in range(3)]
+    np.testing.assert_allclose(code, wanted, atol=1e-6)
+
+
+def test_a_token_is_told_where_it_is():
+    model, params = tiny(tasks=("denoise_image",), self_attention=False)
+    speech, image = encoded(model)
+    same = image._replace(tokens=np.repeat(image.tokens[:, :1], 5, axis=1))
+    rebuilt = model.apply({"params": params}, same, speech, "image", method="denoise")
+    assert np.abs(rebuilt - rebuilt[:, :1])[:, 1:].max(axis=-1).min() > 1e-3
+
+
+def test_recomputing_changes_neither_value_nor_gradient():
+    speech, image = encoded(tiny()[0])
+    found = []
+    for remat in (False, True):
+        model, params = tiny(remat=remat)
+        loss = lambda p, m=model: m.apply({"params": p}, speech, image, method="match").sum()  # noqa: E731
+        found.append(jax.jit(jax.value_and_grad(loss))(params))
+    assert leaf_paths(found[0]).keys() == leaf_paths(found[1]).keys()
+    for a, b in zip(jax.tree.leaves(found[0]), jax.tree.leaves(found[1]), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("tasks", [(), ("match",), ("denoise_image",), ("denoise_speech",)])
+def test_every_task_brings_just_its_own_parameters(tasks):
+    _, params = tiny(tasks=tasks)
+    names = {name.split("/")[0] for name in leaf_paths(params)}
+    heads = {"match": "match_head"}
+    assert names - {"speech", "image", "speech_head", "speech_projection", "image_projection",
+                    "temperature"} == {heads.get(t, t) for t in tasks} | (
+        {"fusion"} if tasks else set())  # fmt: skip
+
+
+def test_what_cannot_be_built_is_refused():
+    with pytest.raises(ValueError, match="tasks \\['rank'\\] are none of match"):
+        tiny(tasks=("rank",))
+    for fields, message in (
+        (dict(query="text"), "query 'text' is neither"), (dict(layers=0), "layers 0"),
+        (dict(width=25), "width 25 is odd"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            FusionSpec(**fields)
+    with pytest.raises(ValueError, match="not a multiple of heads"):
+        spec = FusionSpec(**{**SMALL, "heads": 5})
+        Fusion(spec).init(jax.random.key(0), jnp.zeros((1, 2, 4)), jnp.ones((1, 2), bool),
+                          jnp.zeros((1, 2, 4)), jnp.ones((1, 2), bool), "image")  # fmt: skip
+
+
+def test_kernels_start_as_wide_as_the_config_says():
+    spec = FusionSpec(**{**SMALL, "width": 64, "mlp_width": 256}, init_std=0.125)
+    params = Fusion(spec).init(
+        jax.random.key(0), jnp.zeros((1, 2, 32)), jnp.ones((1, 2), bool), jnp.zeros((1, 2, 48)),
+        jnp.ones((1, 2), bool), "image",
+    )["params"]  # fmt: skip
+    kernels = {path: leaf for path, leaf in leaf_paths(params).items() if path.endswith("kernel")}
+    assert len(kernels) == 2 + 2 * (4 + 4 + 2)
+    for path, kernel in kernels.items():
+        assert np.std(kernel) == pytest.approx(0.125, rel=0.1), path
