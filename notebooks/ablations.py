@@ -15,8 +15,8 @@
 # # What each term adds
 #
 # Reads the table that `sir-jax ablate --config=configs/ablations.py --workdir=runs/ablations`
-# wrote; a copy of ours is in `docs`. Set `SIR_JAX_ABLATIONS` to another `results.csv`, and
-# `SIR_JAX_FIGURES` to a folder to keep the figures in.
+# wrote. Set `SIR_JAX_ABLATIONS` to another `results.csv`, and `SIR_JAX_FIGURES` to a folder to keep
+# the figures in.
 
 # %%
 import os
@@ -29,9 +29,10 @@ from sir_jax.evaluation.ablate import SCORINGS, format_summary, read_results, su
 
 # A notebook runs in its own folder, its script anywhere.
 root = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "setup.cfg").exists())
-table = Path(os.environ.get("SIR_JAX_ABLATIONS", root / "docs" / "ablations.csv"))
+table = Path(os.environ.get("SIR_JAX_ABLATIONS", root / "runs/ablations/results.csv"))
 figures = os.environ.get("SIR_JAX_FIGURES", "")
 rows = read_results(table)
+assert rows, f"{table} is not there; run sir-jax ablate, or set SIR_JAX_ABLATIONS"
 split = rows[0]["split"]
 seeds = sorted({int(row["seed"]) for row in rows})
 print(f"{table.name}: {len(rows)} rows, split {split}, seeds {seeds}")

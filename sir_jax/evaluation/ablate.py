@@ -23,7 +23,13 @@ from sir_jax.evaluation.denoise import denoising_metrics
 from sir_jax.evaluation.main import evaluate_split
 from sir_jax.models import build_model
 from sir_jax.training.checkpoint import restore_params
-from sir_jax.training.config import compare_workdir, load_module, parse_flags
+from sir_jax.training.config import (
+    compare_workdir,
+    config_fields,
+    load_module,
+    nearest,
+    parse_flags,
+)
 from sir_jax.training.loop import train
 from sir_jax.training.metrics import say
 from sir_jax.training.objective import fusion_tasks
@@ -114,12 +120,16 @@ def run_config(base, deltas: dict, seed: int):
     """Return the base config with an ablation's fields and the seed.
 
     Raises:
-      UserError: where a field is none of the config's.
+      UserError: where a field is none of the config's, or a value of another type.
     """
+    unknown = sorted(deltas.keys() - config_fields(base).keys())
+    if unknown:
+        near = nearest(unknown[0], base)
+        raise UserError(f"ABLATIONS: there is no field {unknown[0]!r}; the nearest is {near}")
     cfg = base.copy_and_resolve_references()
     try:
         cfg.update_from_flattened_dict({**deltas, "seed": seed})
-    except (KeyError, TypeError) as error:
+    except TypeError as error:
         raise UserError(f"ABLATIONS {deltas}: {' '.join(str(error).split())}") from error
     return cfg
 

@@ -70,13 +70,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--data_dir", default="", help="where the corpora live, if they moved")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument(
-        "--rerank", type=int, default=0, metavar="K",
-        help="rank the K best of each query again by the match score; 0: by embedding alone",
+        "--rerank", type=int, metavar="K",
+        help="rank the K best of each query again by the match score; 0: by embedding alone; the "
+        "default is the config's eval.rerank, where the model can match",
     )  # fmt: skip
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         raise UserError(f"--batch_size is {args.batch_size}; give 1 or more")
-    if args.rerank < 0:
+    if args.rerank is not None and args.rerank < 0:
         raise UserError(f"--rerank is {args.rerank}; give 0 or more")
 
     cfg, params = restore_params(args.workdir, args.which)
@@ -88,10 +89,11 @@ def main(argv: list[str]) -> int:
     start = time.monotonic()
     # A run from before there were other losses than SIC has no `loss` in its config.
     trained = cfg.get("loss", {}).get("sim", {}).get("weight", 0)
-    model = build_model(cfg.model, ("match",) if args.rerank and trained else ())
-    metrics = evaluate_split(
-        model, params, corpus.splits[args.split], cfg.data, args.batch_size, args.rerank
-    )
+    k = args.rerank
+    if k is None:
+        k = cfg.get("eval", {}).get("rerank", 0) if trained else 0
+    model = build_model(cfg.model, ("match",) if k and trained else ())
+    metrics = evaluate_split(model, params, corpus.splits[args.split], cfg.data, args.batch_size, k)
     print(f"{corpus.name}, split {args.split}, {args.which} checkpoint of {args.workdir}")
     print(metrics.table())
     path = Path(args.workdir) / f"eval_{args.split}.json"

@@ -74,7 +74,7 @@ def contrastive(
     Returns:
       The loss of each row, [B], and the share of rows whose most similar column is a positive.
     """
-    # Zeroed before the product: selected away only behind it, a NaN would come back by the gradient.
+    # Zeroed before the product: a NaN selected away behind it would come back by the gradient.
     past = jnp.where(filled[:, None], jax.lax.stop_gradient(past), 0.0)
     logits = _similarities(z, keys, past, filled, temperature)
     targets = hard

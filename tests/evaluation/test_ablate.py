@@ -118,7 +118,7 @@ def test_runs_every_variant_once_and_goes_on(toy, capsys):
     (["--only=queue"], "no ablation 'queue'; choose from contrastive, \\+ everything"),
     (["--seeds=a"], "--seeds=a: give whole numbers"),
     (["--split=dev"], "--split=dev: .* has train, val, test"),
-    (["--config.loss.sim.wait=1"], "the nearest is 'loss.sim.weight'"),
+    (["--config.loss.sim.wait=1"], "the nearest is loss.sim.weight"),
 ])  # fmt: skip
 def test_what_is_mistyped_is_refused(toy, options, message):
     with pytest.raises(UserError, match=message):
@@ -135,8 +135,10 @@ def test_a_config_without_ablations_is_refused(toy):
 
 def test_a_delta_of_no_field_is_refused(toy):
     base = load_config(f"{toy}/toy.py")
-    with pytest.raises(UserError, match="loss.sic.tail"):
+    with pytest.raises(UserError, match="no field 'loss.sic.tail'; the nearest is loss.sic."):
         run_config(base, {"loss.sic.tail": 3}, 0)
+    with pytest.raises(UserError, match="ABLATIONS .*'loss.sic.queue': 'long'"):
+        run_config(base, {"loss.sic.queue": "long"}, 0)
     cfg = run_config(base, {"loss.sic.queue": 5}, 3)
     assert (cfg.loss.sic.queue, cfg.seed, base.loss.sic.queue, base.seed) == (5, 3, 0, 0)
 

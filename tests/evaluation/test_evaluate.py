@@ -68,10 +68,11 @@ def test_reranked_table_and_json(run, capsys, tmp_path):
     cfg = cfg.copy_and_resolve_references()
     cfg.loss.sim.weight = 1.0
     cfg.model.fusion.update(layers=1, width=32, heads=2, mlp_width=64)
+    cfg.eval.rerank = 8
     model = build_model(cfg.model, ("match",))
     params = write_checkpoint(tmp_path, model, cfg)
     where = [f"--workdir={tmp_path}", f"--data_dir={data_dir}", "--batch_size=5"]
-    assert cli.main(["evaluate", *where, "--rerank=8"]) == 0
+    assert cli.main(["evaluate", *where]) == 0
     out = capsys.readouterr().out
     found = evaluate_split(model, params, corpus.splits["test"], cfg.data, 5, k=8)
     content = json.loads((tmp_path / "eval_test.json").read_text())
@@ -84,7 +85,7 @@ def test_reranked_table_and_json(run, capsys, tmp_path):
     assert written["rerank_cap_s2i"] == 1.0 and written["rerank_pairs"] == 72
 
     # The same checkpoint without re-ranking: as ever.
-    assert cli.main(["evaluate", *where]) == 0
+    assert cli.main(["evaluate", *where, "--rerank=0"]) == 0
     written = json.loads((tmp_path / "eval_test.json").read_text())["metrics"]
     assert not [name for name in written if "rerank" in name]
 
