@@ -25,7 +25,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from sir_jax.evaluation.ablate import SCORINGS, format_summary, read_results, summarise
+from sir_jax.evaluation.ablate import format_summary, read_results, summarise
+from sir_jax.evaluation.rerank import SCORINGS
 
 # A notebook runs in its own folder, its script anywhere.
 root = next(p for p in (Path.cwd(), *Path.cwd().parents) if (p / "setup.cfg").exists())

@@ -21,6 +21,8 @@ from sir_jax.data.corpus import open_corpus
 from sir_jax.errors import UserError
 from sir_jax.evaluation.denoise import denoising_metrics
 from sir_jax.evaluation.main import evaluate_split
+from sir_jax.evaluation.ranking import aligned
+from sir_jax.evaluation.rerank import SCORINGS
 from sir_jax.models import build_model
 from sir_jax.training.checkpoint import restore_params
 from sir_jax.training.config import (
@@ -59,8 +61,7 @@ def append_results(path: Path, rows: list[dict]) -> None:
     os.replace(part, path)
 
 
-# What the summary shows of each way of scoring: prefix in the table, title.
-SCORINGS = (("", "coarse"), ("reranked_", "re-ranked"), ("summed_", "summed"))
+# What the summary shows of each way of scoring: metric, title.
 SHOWN = (("s2i_r1", "s->i R@1"), ("i2s_r1", "i->s R@1"), ("mean_r1", "mean R@1"),
          ("mean_r5", "mean R@5"), ("mean_r10", "mean R@10"))  # fmt: skip
 
@@ -101,14 +102,7 @@ def format_summary(rows: Iterable[dict], split: str) -> str:
                 spread = [f" +- {100 * c['std']:.1f}" if c["seeds"] > 1 else "" for c in cells]
                 texts = [f"{100 * c['mean']:.1f}{s}" for c, s in zip(cells, spread, strict=True)]
                 lines.append([ablation, title, str(cells[0]["seeds"]), *texts])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if i > 1 else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return "\n".join(aligned(lines, left=2))
 
 
 def folder_name(ablation: str, seed: int) -> str:

@@ -89,20 +89,25 @@ def format_table(flat: Mapping[str, float]) -> str:
         rows.append([title, gallery, captions, *recalls(name), rank])
     both = f"{int(flat['s2i_gallery'])} / {int(flat['i2s_gallery'])}"
     rows.append(["mean of both", both, captions, *recalls("mean"), ""])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    lines = aligned(rows, left=1)
     lines.append(
         f"mean R {100 * flat['mean_r']:.1f} % ({100 * flat['mean_chance_r']:.3g}); "
         f"{int(flat['s2i_queries'])} spoken and {int(flat['i2s_queries'])} image queries; "
         "in brackets: chance"
     )
     return "\n".join(lines)
+
+
+def aligned(rows: list[list[str]], left: int) -> list[str]:
+    """Pad the cells of a table to columns, the first `left` of them at their left end."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def chance_recall(gallery: int, right: np.ndarray, k: int) -> float:

@@ -27,13 +27,14 @@ from sir_jax.evaluation.ranking import (
     RECALL_AT,
     Direction,
     Metrics,
+    aligned,
     retrieval_metrics,
     retrieval_ranks,
 )
 from sir_jax.evaluation.tokens import TokenStore
 
 # The kinds of ranking with the prefix of their numbers and their title in the table.
-_KINDS = (("", "coarse"), ("reranked_", "re-ranked"), ("summed_", "summed"))
+SCORINGS = (("", "coarse"), ("reranked_", "re-ranked"), ("summed_", "summed"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Reranked:
         flat = {
             f"{prefix}{name}": value
             for (prefix, _), metrics in zip(
-                _KINDS, (self.coarse, self.reranked, self.summed), strict=True
+                SCORINGS, (self.coarse, self.reranked, self.summed), strict=True
             )
             for name, value in metrics.flat().items()
         }
@@ -104,32 +105,24 @@ def format_reranked(flat: Mapping[str, float]) -> str:
         ("i2s", "image->speech", "clips"),
     ):
         gallery = f"{int(flat[f'{side}_gallery'])} {unit}"
-        for prefix, kind in _KINDS:
+        for prefix, kind in SCORINGS:
             cap = f"{100 * flat[f'rerank_cap_{side}']:.1f}" if prefix else ""
             rank = flat[f"{prefix}{side}_median_rank"]
             rank = f"{rank:g} ({flat[f'{side}_chance_median_rank']:g})"
             rows.append([title, kind, gallery, captions, *recalls(prefix, side), cap, rank])
     both = f"{int(flat['s2i_gallery'])} / {int(flat['i2s_gallery'])}"
-    for prefix, kind in _KINDS:
+    for prefix, kind in SCORINGS:
         rows.append(["mean of both", kind, both, captions, *recalls(prefix, "mean"), "", ""])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column > 1 else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    means = ", ".join(f"{kind} {100 * flat[f'{prefix}mean_r']:.1f} %" for prefix, kind in _KINDS)
-    lines += [
+    means = ", ".join(f"{kind} {100 * flat[f'{prefix}mean_r']:.1f} %" for prefix, kind in SCORINGS)
+    return "\n".join([
+        *aligned(rows, left=2),
         f"mean R: {means} ({100 * flat['mean_chance_r']:.3g}); "
         f"{int(flat['s2i_queries'])} spoken and {int(flat['i2s_queries'])} image queries; "
         "in brackets: chance",
         f"k: {int(flat['rerank_k_s2i'])} images for a clip, {int(flat['rerank_k_i2s'])} clips for "
         f"an image; cap: coarse R@k; {int(flat['rerank_passes'])} fusion passes, "
         f"{flat['rerank_passes_per_s']:.1f} passes/s",
-    ]
-    return "\n".join(lines)
+    ])  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
