@@ -139,7 +139,7 @@ def test_accumulated_gradient_is_the_mean_over_microbatches(partly_frozen):
     def one(trainable, rows):
         def value(trainable):
             params = merge_trees(trainable, frozen)
-            return loss_fn(params, None, None, rows, key, model=model, cfg=cfg)[0]
+            return loss_fn(params, None, None, rows, 0, key, model=model, cfg=cfg)[0]
 
         return jax.value_and_grad(value)(trainable)
 
