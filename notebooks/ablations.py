@@ -71,9 +71,9 @@ for place, ablation in enumerate(order):
 axis.set_yticks(range(len(order)), order)
 axis.invert_yaxis()
 axis.set_xlabel("mean R@1 of both directions, %")
-axis.set_title(f"{split} split, {len(seeds)} seeds")
+axis.set_title(f"{split} split, {len(seeds)} seed{'s' if len(seeds) > 1 else ''}")
 axis.margins(x=0.08)
-axis.legend(loc="lower right", fontsize=8)
+axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8)
 figure.tight_layout()
 if figures:
     figure.savefig(Path(figures) / "ablations.png", dpi=110)
@@ -107,7 +107,7 @@ for number, ((kind, title), colour) in enumerate(zip(KINDS, COLOURS, strict=True
 axis.set_xticks(range(len(denoised)), [f"{a}: {m} tokens" for a, m in denoised])
 axis.set_ylabel("cosine with the clean tokens")
 axis.margins(y=0.12)
-axis.legend(fontsize=8, loc="upper right", bbox_to_anchor=(1.0, 1.0))
+axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), fontsize=8)
 figure.tight_layout()
 if figures:
     figure.savefig(Path(figures) / "denoising.png", dpi=110)
