@@ -10,7 +10,7 @@ Arguments, e.g. `--config=configs/hubert_large_vit_g.py:patches`:
   runlocal  tiny encoders and four steps, to see the whole path run in seconds
 """
 
-from sir_jax.base_config import base_config, parse_arg, shrink
+from sir_jax.base_config import frozen_pair, parse_arg, shrink
 
 CORPUS = "spoken_scenes/two-i3000-d250-t500-c4-v64-p128-s0"
 
@@ -18,29 +18,13 @@ CORPUS = "spoken_scenes/two-i3000-d250-t500-c4-v64-p128-s0"
 def get_config(arg: str = ""):
     """Return the config of the HuBERT large + ViT-g pair."""
     arg = parse_arg(arg, corpus=CORPUS, patches=False, runlocal=False)
-    c = base_config("large", "g/14")
-    c.data.corpus = arg.corpus
-    # Samples at 16 kHz. [I] Eight lengths up to 15 s waste about a fifth on padding.
-    c.data.buckets = (32_000, 48_000, 64_000, 80_000, 112_000, 144_000, 192_000, 240_000)
-    c.data.image_fit = "squash"
-    # Names of the hub: the local cache is read, nothing is ever downloaded.
-    c.init.speech = "facebook/hubert-large-ll60k"
-    c.init.image = "Salesforce/blip2-itm-vit-g"
+    c = frozen_pair("large", "g/14", arg.corpus)
     c.model.image_head = "cls" if arg.patches else "qformer"
-    c.model.speech.dropout = 0.0  # frozen: nothing to regularise
-    c.model.head.weigh_layers = True
     c.model.embed_width = 256
-    c.model.remat = True
-    c.model.dtype = "bfloat16"
     # [I] ALBEF's retrieval recipe, with everything pretrained frozen but the Q-Former.
     c.optim.learning_rate = 1e-4
     c.optim.warmup_steps = 1_000
     c.optim.weight_decay = 0.02
     c.optim.schedule = "cosine"
     c.optim.end_factor = 1e-2
-    c.optim.freeze = ("speech", "image")
-    c.optim.frozen_dtype = "bfloat16"
-    c.train.steps = 50_000
-    c.train.eval_every = 1_000
-    c.train.checkpoint_every = 1_000
     return shrink(c) if arg.runlocal else c

@@ -35,6 +35,30 @@ def parse_arg(arg: str, **defaults) -> ConfigDict:
     return ConfigDict(values)
 
 
+def _loss_config() -> ConfigDict:
+    """Return `config.loss`: the three terms of the objective; a weight of 0 leaves one out."""
+    c = ConfigDict()
+    c.sic = ConfigDict()
+    c.sic.weight = 1.0
+    c.sic.queue = 0  # past momentum embeddings that count as further candidates
+    c.sic.alpha = 0.0  # weight of the momentum teacher's targets
+    c.sic.alpha_ramp = 0  # steps in which alpha rises from 0
+    c.sim = ConfigDict()
+    c.sim.weight = 0.0
+    c.sim.mining = "global"  # hard negatives from the whole batch, or each device's 'shard'
+    c.cmd = ConfigDict()
+    c.cmd.weight = 0.0
+    c.cmd.direction = "image"  # what is made noisy and rebuilt: 'image', 'speech' or 'both'
+    c.cmd.form = "cosine"  # 'cosine', 'mse' or 'infonce'
+    c.cmd.tokens = "replaced"  # which tokens count: the 'replaced' ones or 'all'
+    c.cmd.ratio = 0.3  # expected share of replaced tokens
+    c.cmd.block = 1  # tokens replaced in a run
+    c.cmd.source = "global"  # noise from the whole batch, or each device's 'shard'
+    c.cmd.temperature = 0.07  # of 'infonce'
+    c.teacher = ConfigDict(dict(momentum=0.995))  # there where queue or alpha ask for it
+    return c
+
+
 def base_config(speech: str, image: str) -> ConfigDict:
     """Return a config with every field, for one pair of encoder variants."""
     c = ConfigDict()
@@ -71,26 +95,7 @@ def base_config(speech: str, image: str) -> ConfigDict:
     # whose last layers it takes as ALBEF does; cross-attention and input projections stay random.
     c.init = ConfigDict(dict(speech="", image="", fusion=""))
 
-    # loss = sic.weight SIC + sim.weight SIM + cmd.weight CMD; a weight of 0 leaves a term out.
-    c.loss = ConfigDict()
-    c.loss.sic = ConfigDict()
-    c.loss.sic.weight = 1.0
-    c.loss.sic.queue = 0  # past momentum embeddings that count as further candidates
-    c.loss.sic.alpha = 0.0  # weight of the momentum teacher's targets
-    c.loss.sic.alpha_ramp = 0  # steps in which alpha rises from 0
-    c.loss.sim = ConfigDict()
-    c.loss.sim.weight = 0.0
-    c.loss.sim.mining = "global"  # hard negatives from the whole batch, or each device's 'shard'
-    c.loss.cmd = ConfigDict()
-    c.loss.cmd.weight = 0.0
-    c.loss.cmd.direction = "image"  # what is made noisy and rebuilt: 'image', 'speech' or 'both'
-    c.loss.cmd.form = "cosine"  # 'cosine', 'mse' or 'infonce'
-    c.loss.cmd.tokens = "replaced"  # which tokens count: the 'replaced' ones or 'all'
-    c.loss.cmd.ratio = 0.3  # expected share of replaced tokens
-    c.loss.cmd.block = 1  # tokens replaced in a run
-    c.loss.cmd.source = "global"  # noise from the whole batch, or each device's 'shard'
-    c.loss.cmd.temperature = 0.07  # of 'infonce'
-    c.loss.teacher = ConfigDict(dict(momentum=0.995))  # there where queue or alpha ask for it
+    c.loss = _loss_config()
 
     c.optim = ConfigDict()
     c.optim.learning_rate = 1e-4

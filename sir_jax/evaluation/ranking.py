@@ -229,7 +229,21 @@ def retrieval_metrics(
     Raises:
       ValueError: as `retrieval_ranks`.
     """
-    rank_s, rank_i = retrieval_ranks(z_s, z_i, speech_image_ids, image_ids, chunk)
+    ranks = retrieval_ranks(z_s, z_i, speech_image_ids, image_ids, chunk)
+    return metrics_of_ranks(*ranks, speech_image_ids, image_ids)
+
+
+def metrics_of_ranks(
+    rank_s: np.ndarray, rank_i: np.ndarray, speech_image_ids: np.ndarray, image_ids: np.ndarray
+) -> Metrics:
+    """Compute what `retrieval_metrics` does from ranks, those of `retrieval_ranks` or other ones.
+
+    Args:
+      rank_s: int[Ns] from 1.
+      rank_i: int[Ni] from 1; 0 for an image without a caption.
+      speech_image_ids: int[Ns], the image that each caption describes.
+      image_ids: int[Ni].
+    """
     asked = rank_i > 0
     right_s = _occurrences(speech_image_ids, image_ids)
     right_i = _occurrences(np.asarray(image_ids)[asked], speech_image_ids)

@@ -25,10 +25,9 @@ from sir_jax.evaluation.embed import embed_split
 from sir_jax.evaluation.passes import BUDGET, score_pairs
 from sir_jax.evaluation.ranking import (
     RECALL_AT,
-    Direction,
     Metrics,
     aligned,
-    retrieval_metrics,
+    metrics_of_ranks,
     retrieval_ranks,
 )
 from sir_jax.evaluation.tokens import TokenStore
@@ -287,9 +286,8 @@ def rerank(
     with TokenStore() as speech, TokenStore() as images:
         z = embed_split(model, params, split, data_cfg, batch_size, speech.append, images.append)
         vectors = (z.speech, z.image, z.speech_image_ids, z.image_ids)
-        coarse = retrieval_metrics(*vectors)
-        lists_s, lists_i = coarse_lists(*vectors, k)
         rank_s, rank_i = retrieval_ranks(*vectors)
+        lists_s, lists_i = coarse_lists(*vectors, k)
         asked = np.flatnonzero(rank_i)
         lists_i = Lists(lists_i.items[asked], lists_i.scores[asked], lists_i.right[asked])
         pairs, in_s, in_i = distinct_pairs(lists_s.items, asked, lists_i.items, len(z.image))
@@ -300,14 +298,16 @@ def rerank(
         seconds = time.monotonic() - start
 
     def metrics(weight: int) -> Metrics:
-        return dataclasses.replace(
-            coarse,
-            s2i=_again(coarse.s2i, rank_s, lists_s, fine[in_s], weight),
-            i2s=_again(coarse.i2s, rank_i[asked], lists_i, fine[in_i], weight),
+        """Rank the lists by fine + weight * coarse scores."""
+        new_s = reranked_ranks(rank_s, fine[in_s] + weight * lists_s.scores, lists_s.right)
+        new_i = np.zeros_like(rank_i)
+        new_i[asked] = reranked_ranks(
+            rank_i[asked], fine[in_i] + weight * lists_i.scores, lists_i.right
         )
+        return metrics_of_ranks(new_s, new_i, *vectors[2:])
 
     return Reranked(
-        coarse=coarse,
+        coarse=metrics_of_ranks(rank_s, rank_i, *vectors[2:]),
         reranked=metrics(0),
         summed=metrics(1),
         k_s2i=lists_s.items.shape[1],
@@ -317,16 +317,4 @@ def rerank(
         pairs=len(pairs),
         passes=passes,
         seconds=seconds,
-    )
-
-
-def _again(
-    side: Direction, coarse_ranks: np.ndarray, lists: Lists, fine: np.ndarray, weight: int
-) -> Direction:
-    """Rank by fine + weight * coarse scores; queries, gallery and chance stay."""
-    ranks = reranked_ranks(coarse_ranks, fine + weight * lists.scores, lists.right)
-    return dataclasses.replace(
-        side,
-        recall=tuple(float(np.mean(ranks <= k)) for k in RECALL_AT),
-        median_rank=float(np.median(ranks)),
     )
