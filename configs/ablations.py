@@ -60,9 +60,9 @@ def get_config(arg: str = ""):
     c.optim.learning_rate = 1e-3
     c.optim.warmup_steps = 20
     c.optim.clip_norm = 1.0
-    c.train.steps = 400
+    c.train.steps = 600
     c.train.eval_every = 0
-    c.train.checkpoint_every = 200
+    c.train.checkpoint_every = 300
     c.train.num_threads = 2
     c.eval.rerank = 16
     return shrink(c) if arg.runlocal else c
