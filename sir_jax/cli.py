@@ -10,7 +10,7 @@ from sir_jax.errors import UserError
 
 # verb -> (module whose main(argv) runs it, one line of help)
 VERBS = {
-    "data": ("sir_jax.data.main", "make a corpus"),
+    "data": ("sir_jax.data.main", "make, read, check and show corpora"),
     "convert": ("sir_jax.pretrained.convert", "make safetensors of a released checkpoint"),
     "pretrain": ("sir_jax.training.pretrain", "make the small encoders that ship with sir_jax"),
     "train": ("sir_jax.training.main", "train a retriever"),

@@ -7,6 +7,8 @@ from sir_jax.errors import UserError
 # name -> (module whose main(argv) runs it, one line of help)
 BENCHMARKS = {
     "encoders": ("sir_jax.benchmarks.encoders", "encoders against transformers on PyTorch"),
+    "input": ("sir_jax.benchmarks.input", "raw files to batches, against librosa and PyTorch"),
+    "step": ("sir_jax.benchmarks.step", "what each term of the objective costs a train step"),
 }
 
 

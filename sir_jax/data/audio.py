@@ -1,9 +1,12 @@
 """Sound files and arrays to 16 kHz mono float32, and the waveform normalisation of HuBERT."""
 
+import contextlib
+import dataclasses
 import io
 import math
 import os
 import struct
+from collections.abc import Iterator
 from numbers import Real
 from typing import BinaryIO
 
@@ -12,7 +15,7 @@ import soundfile
 import soxr
 
 from sir_jax.data.sources import read_source
-from sir_jax.errors import UserError
+from sir_jax.errors import BadMedia, UserError
 
 SAMPLE_RATE = 16_000
 
@@ -32,9 +35,36 @@ _STREAMED_SIZE = 0x7FFF_0000
 _UNKNOWN_FRAMES = (1 << 63) - 1
 
 
+@dataclasses.dataclass(frozen=True)
+class AudioHeader:
+    """What a sound file announces: samples per channel, channels, and rate in Hz."""
+
+    samples: int
+    channels: int
+    rate: int
+
+
+def read_header(source: str | os.PathLike | bytes | BinaryIO, name: str | None = None):
+    """Return the `AudioHeader` of a sound file, decoding none of its samples.
+
+    Args:
+      source: path, bytes or open file.
+      name: what error messages call it; where None, its path.
+
+    Raises:
+      UserError: as `load_audio`, for what a header shows.
+    """
+    label, data = read_source(source, name, "sound")
+    with _opened(data, label) as sound:
+        return AudioHeader(sound.frames, sound.channels, sound.samplerate)
+
+
 def load_audio(
     source: str | os.PathLike | bytes | BinaryIO | tuple[np.ndarray, int],
     name: str | None = None,
+    *,
+    max_seconds: float | None = None,
+    max_channels: int | None = None,
 ) -> np.ndarray:
     """Load a sound as 16 kHz mono.
 
@@ -47,6 +77,8 @@ def load_audio(
       source: path, bytes or open file (wav, flac, ogg, mp3); or an array [N] or [N, channels]
         with its rate in Hz, of float in [-1, 1], int16, int32 or uint8.
       name: what error messages call it; where None, its path.
+      max_seconds: a longer sound is refused by its header, before any sample is decoded.
+      max_channels: one with more channels, likewise.
 
     Returns:
       float32 [N], in [-1, 1) for integer sources; N is 0 for a clip without samples.
@@ -57,11 +89,13 @@ def load_audio(
     if isinstance(source, tuple):
         label = name or "sound array"
         samples, rate = _check_array(source, label)
+        header = AudioHeader(*samples.shape, rate)
+        _check_limits(header, label, max_seconds, max_channels)
     else:
         label, data = read_source(source, name, "sound")
-        samples, rate = _decode(data, label)
+        samples, rate = _decode(data, label, max_seconds, max_channels)
     if not np.isfinite(samples).all():
-        raise UserError(f"{label}: holds infinite or undefined samples; export it again")
+        raise BadMedia(f"{label}: holds infinite or undefined samples; export it again")
     if samples.shape[1] == 1:
         mono = np.ascontiguousarray(samples[:, 0])
     else:
@@ -84,25 +118,38 @@ def normalize_waveform(wave: np.ndarray) -> np.ndarray:
     wave = np.asarray(wave, np.float32)
     if not wave.size:
         return wave
-    return (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
+    out = wave - wave.mean()
+    out /= np.sqrt(wave.var() + 1e-7)
+    return out
 
 
-def _decode(data: bytes, label: str) -> tuple[np.ndarray, int]:
+def _decode(
+    data: bytes, label: str, max_seconds: float | None, max_channels: int | None
+) -> tuple[np.ndarray, int]:
     """Decode a whole file to float32 [N, channels] and its rate in Hz."""
+    with _opened(data, label) as sound:
+        frames, rate = sound.frames, sound.samplerate
+        header = AudioHeader(frames, sound.channels, rate)
+        _check_limits(header, label, max_seconds, max_channels)
+        samples = sound.read(dtype="float32", always_2d=True)
+    if len(samples) != frames:
+        raise _truncated(label, f"{frames} samples", str(len(samples)))
+    return samples, rate
+
+
+@contextlib.contextmanager
+def _opened(data: bytes, label: str) -> Iterator[soundfile.SoundFile]:
+    """Open a sound whose first bytes and header are within the bounds."""
     _check_container(data, label)
     try:
         with soundfile.SoundFile(io.BytesIO(data)) as sound:
-            frames = _check_header(sound, label)
-            samples = sound.read(dtype="float32", always_2d=True)
-            rate = sound.samplerate
+            _check_header(sound, label)
+            yield sound
     except soundfile.SoundFileError as error:
         reason = getattr(error, "error_string", str(error)).rstrip(". ")
-        raise UserError(
+        raise BadMedia(
             f"{label}: damaged or truncated ({reason}); copy or record it again"
         ) from None
-    if len(samples) != frames:
-        raise UserError(_truncated(label, f"{frames} samples", str(len(samples))))
-    return samples, rate
 
 
 def _check_container(data: bytes, label: str) -> None:
@@ -113,7 +160,7 @@ def _check_container(data: bytes, label: str) -> None:
     elif magic == b"OggS":
         _check_ogg(data, label)
     elif not (magic == b"fLaC" or magic[:3] == b"ID3" or _is_mp3_sync(magic)):
-        raise UserError(
+        raise BadMedia(
             f"{label}: not a wav, flac, ogg or mp3 file; "
             "convert it, e.g. with: ffmpeg -i FILE out.wav"
         )
@@ -132,14 +179,14 @@ def _check_wav(data: bytes, label: str) -> None:
         body, left = offset + 8, len(data) - offset - 8
         if chunk == b"data":
             if codec not in _WAV_CODECS:
-                raise UserError(
+                raise BadMedia(
                     f"{label}: wav codec {codec} is not PCM, float, A-law or mu-law; "
                     "convert it, e.g. with: ffmpeg -i FILE out.wav"
                 )
             announced = size if long_size is None else long_size
             streamed = long_size is None and size >= _STREAMED_SIZE
             if announced > left and not streamed:
-                raise UserError(_truncated(label, f"{announced} bytes of sound", str(left)))
+                raise _truncated(label, f"{announced} bytes of sound", str(left))
             return
         if size > left:
             break
@@ -150,7 +197,7 @@ def _check_wav(data: bytes, label: str) -> None:
             if codec == _WAV_EXTENSIBLE and size >= 26:
                 codec = struct.unpack_from(f"{order}24xH", data, body)[0]
         offset = body + size + size % 2
-    raise UserError(_truncated(label, "a data chunk", "none"))
+    raise _truncated(label, "a data chunk", "none")
 
 
 def _check_ogg(data: bytes, label: str) -> None:
@@ -163,28 +210,47 @@ def _check_ogg(data: bytes, label: str) -> None:
         page = 27 + len(table) + sum(table)
         if offset + page > len(data):
             held = f"{len(data) - offset}"
-            raise UserError(_truncated(label, f"a last Ogg page of {page} bytes", held))
+            raise _truncated(label, f"a last Ogg page of {page} bytes", held)
         offset += page
 
 
-def _check_header(sound: soundfile.SoundFile, label: str) -> int:
-    """Return the announced number of samples per channel, within the bounds."""
+def _check_header(sound: soundfile.SoundFile, label: str) -> None:
+    """Refuse what is announced beyond the bounds."""
     if sound.format not in FORMATS:
-        raise UserError(f"{label}: {sound.format} is not wav, flac, ogg or mp3; convert it")
+        raise BadMedia(f"{label}: {sound.format} is not wav, flac, ogg or mp3; convert it")
     if sound.frames == _UNKNOWN_FRAMES:
-        raise UserError(f"{label}: its header does not say how long it is; encode it again")
+        raise BadMedia(f"{label}: its header does not say how long it is; encode it again")
     if sound.frames * sound.channels > MAX_VALUES:
-        raise UserError(
+        raise BadMedia(
             f"{label}: {sound.frames} samples x {sound.channels} channels is over the bound "
-            f"of {MAX_VALUES} values; cut it into shorter files"
+            f"of {MAX_VALUES} values; cut it into shorter files",
+            "too large",
         )
     _check_rate(sound.samplerate, label)
-    return sound.frames
+
+
+def _check_limits(
+    header: AudioHeader, label: str, max_seconds: float | None, max_channels: int | None
+) -> None:
+    """Refuse what is longer or has more channels than the caller wants."""
+    seconds = header.samples / header.rate
+    if max_seconds is not None and seconds > max_seconds:
+        raise BadMedia(
+            f"{label}: {seconds:.2f} s is over the limit of {max_seconds:g} s; cut it into "
+            "shorter files",
+            "too long",
+        )
+    if max_channels is not None and header.channels > max_channels:
+        raise BadMedia(
+            f"{label}: {header.channels} channels are over the limit of {max_channels}; "
+            "mix it down first",
+            "too large",
+        )
 
 
 def _check_rate(rate: int, label: str) -> None:
     if not MIN_RATE <= rate <= MAX_RATE:
-        raise UserError(f"{label}: {rate} Hz is outside {MIN_RATE} to {MAX_RATE} Hz")
+        raise BadMedia(f"{label}: {rate} Hz is outside {MIN_RATE} to {MAX_RATE} Hz", "wrong rate")
 
 
 def _check_array(source: tuple[np.ndarray, int], label: str) -> tuple[np.ndarray, int]:
@@ -219,8 +285,9 @@ def _resample(mono: np.ndarray, rate: int) -> np.ndarray:
     return np.pad(out[:length], (0, max(0, length - len(out))))
 
 
-def _truncated(label: str, announced: str, held: str) -> str:
-    return (
+def _truncated(label: str, announced: str, held: str) -> BadMedia:
+    return BadMedia(
         f"{label}: truncated: its header announces {announced}, the file holds {held}; "
-        "copy or record it again"
+        "copy or record it again",
+        "truncated",
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sir_jax.data.builders.recordings import LAYOUTS, load_layout
 from sir_jax.data.paths import data_dir as resolve_data_dir
 from sir_jax.errors import UserError
 
@@ -21,22 +22,27 @@ INDEX_DTYPE = np.dtype(
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
-    """One spoken caption: FLAC bytes of int16 16 kHz mono, its length, words and speaker."""
+    """One spoken caption: FLAC bytes of int16 16 kHz mono, its length, words and speaker.
+
+    `key` is the id its publisher gave it, '' where the corpus has none.
+    """
 
     audio: bytes
     samples: int
     caption_id: int
     text: str
     speaker: str
+    key: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageRecord:
-    """One image as encoded bytes, with its captions."""
+    """One image as encoded bytes, with its captions; `key` as in `Caption`."""
 
     image: bytes
     image_id: int
     captions: tuple[Caption, ...]
+    key: str = ""
 
 
 class Split:
@@ -44,7 +50,7 @@ class Split:
 
     Args:
       directory: of the prepared corpus, with its version.
-      name: 'train', 'val' or 'test'.
+      name: e.g. 'train', 'val' or 'test'.
     """
 
     def __init__(self, directory: str | os.PathLike, name: str):
@@ -86,18 +92,24 @@ class Split:
             raise IndexError(f"row {row} of split {self.name!r} with {len(self)} images")
         record = self._open()[int(row)]
         columns = record["captions"]
+        # spoken_scenes, which is planned and not published, has no keys.
+        keys = columns.get("key", [b""] * len(columns["audio"]))
         captions = tuple(
-            Caption(audio, int(samples), int(caption_id), text.decode(), speaker.decode())
-            for audio, samples, caption_id, text, speaker in zip(
+            Caption(
+                audio, int(samples), int(caption_id), text.decode(), speaker.decode(), key.decode()
+            )
+            for audio, samples, caption_id, text, speaker, key in zip(
                 columns["audio"],
                 columns["samples"],
                 columns["caption_id"],
                 columns["text"],
                 columns["speaker"],
+                keys,
                 strict=True,
             )
         )
-        return ImageRecord(record["image"], int(record["image_id"]), captions)
+        key = record.get("key", b"").decode()
+        return ImageRecord(record["image"], int(record["image_id"]), captions, key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +119,22 @@ class Corpus:
     name: str
     directory: Path
     splits: dict[str, Split]
+
+    def split(self, name: str) -> Split:
+        """Return a split.
+
+        Raises:
+          UserError: there is none of this name.
+        """
+        if name not in self.splits:
+            builder, _, config = self.name.partition("/")
+            refused = load_layout(builder).refused if builder in LAYOUTS else {}
+            if name in refused.get(config, {}):
+                raise UserError(refused[config][name])
+            raise UserError(
+                f"{self.name} has no split {name!r}; choose one of {', '.join(self.splits)}"
+            )
+        return self.splits[name]
 
 
 def index_path(directory: Path, split: str) -> Path:
@@ -142,10 +170,14 @@ def corpus_directory(name: str, data_dir=None) -> Path | None:
 
 
 def split_names(directory: Path) -> list[str]:
-    """Return the splits of a prepared corpus, train before val before test."""
+    """Return the splits of a prepared corpus: train*, then val*, then test*, then others."""
     info = json.loads((directory / "dataset_info.json").read_text())
-    order = {"train": 0, "val": 1, "test": 2}
-    return sorted((s["name"] for s in info["splits"]), key=lambda n: order.get(n, len(order)))
+    order = ("train", "val", "test")
+
+    def place(name: str) -> tuple[int, str]:
+        return next((i for i, kind in enumerate(order) if name.startswith(kind)), len(order)), name
+
+    return sorted((split["name"] for split in info["splits"]), key=place)
 
 
 def make_command(name: str, data_dir=None) -> str:
@@ -155,19 +187,29 @@ def make_command(name: str, data_dir=None) -> str:
       UserError: no builder has this name.
     """
     builder, _, config = name.partition("/")
-    if builder != "spoken_scenes":
-        raise UserError(f"corpus {name!r} is unknown; its name must begin with 'spoken_scenes/'")
-    from sir_jax.data.builders.spoken_scenes.config import SceneConfig
+    if builder == "spoken_scenes":
+        from sir_jax.data.builders.spoken_scenes.config import SceneConfig
 
-    command = SceneConfig.from_name(config).command()
+        command = SceneConfig.from_name(config).command()
+    elif builder == "manifest" and config:
+        command = f"sir-jax data prepare manifest --name={config} --manifest=FILE"
+    elif builder in LAYOUTS and config in load_layout(builder).configs:
+        command = f"sir-jax data prepare {name} --archives=DIR"
+    else:
+        raise UserError(f"corpus {name!r} is unknown; choose one of {', '.join(_known_names())}")
     return f"{command} --data_dir={data_dir}" if data_dir else command
+
+
+def _known_names() -> list[str]:
+    published = [f"{name}/{config}" for name in LAYOUTS for config in load_layout(name).configs]
+    return [*published, "manifest/NAME", "spoken_scenes/CONFIG"]
 
 
 def open_corpus(name: str, data_dir=None) -> Corpus:
     """Open a prepared corpus.
 
     Args:
-      name: 'spoken_scenes/CONFIG', as `sir-jax data` prints it.
+      name: 'BUILDER/CONFIG', as `sir-jax data` prints it.
       data_dir: see `sir_jax.data.paths.data_dir`.
 
     Raises:

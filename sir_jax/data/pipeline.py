@@ -11,18 +11,23 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from sir_jax.data.audio import load_audio, normalize_waveform
-from sir_jax.data.image import ImageSpec, augment_image, load_image
+from sir_jax.data.augment import AugmentSpec, augment_wave
+from sir_jax.data.image import ColorJitter, ImageSpec, augment_image, load_image
 from sir_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from sir_jax.data.corpus import Split
+    from sir_jax.data.corpus import ImageRecord, Split
+    from sir_jax.data.feature_store import Features
 
 Batch = dict[str, np.ndarray]
 
+MODALITIES = ("speech", "image")
+
 # Keep the random streams of one seed apart.
-_PLAN_STREAM, _ITEM_STREAM = 0, 1
+_PLAN_STREAM, _ITEM_STREAM, _AUGMENT_STREAM = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +40,8 @@ class BatchSpec:
       image: what the image encoder reads.
       crop_scale: least and largest share of a picture's area; (1.0, 1.0) means no augmentation.
       normalize_wave: zero mean and unit variance per clip.
+      augment: what happens to waveforms.
+      jitter: what happens to colours.
     """
 
     batch_size: int
@@ -42,6 +49,8 @@ class BatchSpec:
     image: ImageSpec
     crop_scale: tuple[float, float]
     normalize_wave: bool
+    augment: AugmentSpec = AugmentSpec()
+    jitter: ColorJitter = ColorJitter()
 
     @classmethod
     def from_config(cls, data_cfg: Any) -> "BatchSpec":
@@ -59,9 +68,12 @@ class BatchSpec:
             raise UserError(f"data.buckets={buckets}: give rising numbers of samples, at least one")
         if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
             raise UserError(f"data.crop_scale={scale}: give (min, max) with 0 < min <= max <= 1")
+        # Runs from before there was augmentation have no such field.
+        augment = data_cfg.get("augment")
         return cls(
             batch_size, buckets, ImageSpec.from_config(data_cfg), scale,
-            bool(data_cfg.normalize_wave),
+            bool(data_cfg.normalize_wave), AugmentSpec.from_config(augment),
+            ColorJitter.from_config(augment),
         )  # fmt: skip
 
 
@@ -118,6 +130,7 @@ def train_batches(
     process_count: int = 1,
     num_threads: int,
     num_workers: int = 0,
+    features: "Features | None" = None,
 ) -> Iterator[Batch]:
     """Stream training batches for ever, from any position, epoch after epoch.
 
@@ -131,11 +144,13 @@ def train_batches(
       process_count: n above.
       num_threads: that decode and prefetch batches, per worker; 0 decodes on demand.
       num_workers: worker processes, for when the threads' share of Python is the limit.
+      features: frozen encoders' outputs, read in place of their waveforms or pixels.
 
     Returns:
       An iterator with `.close()`. A batch holds, N being the length of its bucket:
       wave float32 [B, N] (normalised over the valid samples, then padded with zeros), lengths
-      int32 [B], pixels float32 [B, h, w, 3], image_ids int32 [B], caption_ids int32 [B].
+      int32 [B], pixels float32 [B, h, w, 3], image_ids int32 [B], caption_ids int32 [B]. With
+      `features`, its fields stand for those of the modalities that it has.
 
     Raises:
       UserError: a config that cannot be dealt, or, while iterating, a caption or picture that
@@ -144,7 +159,7 @@ def train_batches(
     import grain  # of the [train] extra, which people who only search do not have
 
     batches = _Batches(
-        split, BatchSpec.from_config(data_cfg), int(seed), process_index, process_count
+        split, BatchSpec.from_config(data_cfg), int(seed), process_index, process_count, features
     )
     if start < 0:
         raise UserError(f"start={start}: the number of batches already drawn cannot be negative")
@@ -165,7 +180,13 @@ class _Batches:
     """Random access to this process's rows of the global batches, by batch number."""
 
     def __init__(
-        self, split: "Split", spec: BatchSpec, seed: int, process_index: int, process_count: int
+        self,
+        split: "Split",
+        spec: BatchSpec,
+        seed: int,
+        process_index: int,
+        process_count: int,
+        features: "Features | None",
     ):
         captions, images = split.index["caption_id"], split.index["image_id"]
         if spec.batch_size % process_count:
@@ -181,7 +202,14 @@ class _Batches:
             raise UserError(f"seed={seed}: must not be negative")
         if max(captions.max(), images.max()) >= 1 << 31:
             raise ValueError("ids beyond int32 would collide on the device")
-        self._split, self._spec, self._seed = split, spec, seed
+        stored = features.modalities if features else ()
+        for modality, change in zip(MODALITIES, (spec.augment, spec.jitter), strict=True):
+            if change.active and modality in stored:
+                raise UserError(
+                    f"data.augment changes what the {modality} encoder reads, which stored "
+                    "features cannot follow; switch it off, or leave data.features empty"
+                )
+        self._split, self._spec, self._seed, self._features = split, spec, seed, features
         rows = spec.batch_size // process_count
         self._rows = range(process_index * rows, (process_index + 1) * rows)
         self._per_epoch = len(captions) // spec.batch_size
@@ -200,25 +228,45 @@ class _Batches:
     def __getitem__(self, number: int) -> Batch:
         epoch, step = divmod(int(number), self._per_epoch)
         items, bucket = self._plan(epoch)
-        length, size = self._spec.buckets[bucket[step]], self._spec.image.size
+        length = self._spec.buckets[bucket[step]]
+        captions = items[step, self._rows.start : self._rows.stop]
+        entries = self._split.index[captions]
         batch = {
-            "wave": np.zeros((len(self._rows), length), np.float32),
-            "lengths": np.zeros(len(self._rows), np.int32),
-            "pixels": np.empty((len(self._rows), size, size, 3), np.float32),
-            "image_ids": np.zeros(len(self._rows), np.int32),
-            "caption_ids": np.zeros(len(self._rows), np.int32),
+            "image_ids": entries["image_id"].astype(np.int32),
+            "caption_ids": entries["caption_id"].astype(np.int32),
         }
-        for out, row in enumerate(self._rows):
-            entry = self._split.index[items[step, row]]
+        missing = MODALITIES
+        if self._features:
+            batch |= self._features.read(captions, entries["row"], length)
+            missing = tuple(m for m in MODALITIES if m not in self._features.modalities)
+        if missing:
             # One stream per global position, so that the draws do not depend on who decodes it.
-            position = int(number) * self._spec.batch_size + row
-            rng = np.random.default_rng((self._seed, _ITEM_STREAM, position))
-            wave, pixels = self._decode(entry, length, rng)
-            batch["wave"][out, : len(wave)] = wave
-            batch["lengths"][out] = len(wave)
-            batch["pixels"][out] = pixels
-            batch["image_ids"][out] = entry["image_id"]
-            batch["caption_ids"][out] = entry["caption_id"]
+            first = int(number) * self._spec.batch_size + self._rows.start
+            batch |= self._decode_rows(entries, length, first, missing)
+        return batch
+
+    def _decode_rows(
+        self, entries: np.ndarray, length: int, first: int, modalities: tuple[str, ...]
+    ) -> Batch:
+        """Decode the rows of a batch; the first one's global position gives all their draws."""
+        size, count, batch = self._spec.image.size, len(entries), {}
+        if "speech" in modalities:
+            batch["wave"] = np.zeros((count, length), np.float32)
+            batch["lengths"] = np.zeros(count, np.int32)
+        if "image" in modalities:
+            batch["pixels"] = np.empty((count, size, size, 3), np.float32)
+        for out, entry in enumerate(entries):
+            record = self._split[int(entry["row"])]
+            rng = np.random.default_rng((self._seed, _ITEM_STREAM, first + out))
+            if "speech" in modalities:
+                wave = self._wave(record, entry, length, rng, first + out)
+                batch["wave"][out, : len(wave)] = wave
+                batch["lengths"][out] = len(wave)
+            if "image" in modalities:
+                image = read_image(self._split, record)
+                batch["pixels"][out] = augment_image(
+                    image, self._spec.image, rng, self._spec.crop_scale, self._spec.jitter
+                )
         return batch
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -233,27 +281,61 @@ class _Batches:
                 )  # fmt: skip
             return self._plans[epoch]
 
-    def _decode(
-        self, entry: np.void, length: int, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the clip float32 [n <= length] and the pixels float32 [h, w, 3] of a caption."""
-        record = self._split[int(entry["row"])]
-        where = f"of split {self._split.name!r}"
-        wave = load_audio(
-            record.captions[int(entry["slot"])].audio, f"caption {entry['caption_id']} {where}"
+    def _wave(
+        self,
+        record: "ImageRecord",
+        entry: np.void,
+        length: int,
+        rng: np.random.Generator,
+        position: int,
+    ) -> np.ndarray:
+        """Return a caption's clip as the encoder reads it, float32 [n <= length]."""
+        wave = read_clip(self._split, record, entry)
+        spare = len(wave) - length
+        first = int(rng.integers(0, spare + 1)) if spare > 0 else 0
+        if self._spec.augment.active:
+            # A stream of its own, so that the picture's draws are those without augmentation.
+            stream = np.random.default_rng((self._seed, _AUGMENT_STREAM, position))
+            wave = augment_wave(wave, self._spec.augment, stream)
+            first = int(stream.integers(0, max(0, len(wave) - length) + 1))
+        wave = wave[first : first + length]
+        return normalize_waveform(wave) if self._spec.normalize_wave else wave
+
+
+def read_clip(split: "Split", record: "ImageRecord", entry: np.void) -> np.ndarray:
+    """Decode a caption's clip.
+
+    Args:
+      split: that it is of.
+      record: the caption's image's.
+      entry: the caption's, of `split.index`.
+
+    Returns:
+      float32 [N], the whole clip.
+
+    Raises:
+      UserError: it cannot be decoded, or has another length than its index says.
+    """
+    name = f"caption {entry['caption_id']} of split {split.name!r}"
+    wave = load_audio(record.captions[int(entry["slot"])].audio, name)
+    if len(wave) != entry["samples"]:
+        raise UserError(
+            f"{name}: {len(wave)} samples, its index says {entry['samples']}; make the corpus again"
         )
-        if len(wave) != entry["samples"]:
-            raise UserError(
-                f"caption {entry['caption_id']} {where}: {len(wave)} samples, its index says "
-                f"{entry['samples']}; make the corpus again"
-            )
-        if len(wave) > length:
-            first = int(rng.integers(0, len(wave) - length + 1))
-            wave = wave[first : first + length]
-        if self._spec.normalize_wave:
-            wave = normalize_waveform(wave)
-        image = load_image(record.image, f"image {entry['image_id']} {where}")
-        return wave, augment_image(image, self._spec.image, rng, self._spec.crop_scale)
+    return wave
+
+
+def read_image(split: "Split", record: "ImageRecord") -> Image.Image:
+    """Decode a record's picture.
+
+    Args:
+      split: that it is of.
+      record: the picture's.
+
+    Raises:
+      UserError: it cannot be decoded.
+    """
+    return load_image(record.image, f"image {record.image_id} of split {split.name!r}")
 
 
 def _spread(items: np.ndarray, image_ids: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
-from sir_jax.errors import UserError
+from sir_jax.errors import BadMedia, UserError
 
 # A bound on what one file may make this process read.
 MAX_FILE_BYTES = 1 << 30
@@ -24,7 +24,8 @@ def read_source(
       The name and the bytes.
 
     Raises:
-      UserError: missing, unreadable, a folder, empty, or larger than `MAX_FILE_BYTES`.
+      UserError: missing, unreadable, a folder, empty, or larger than `MAX_FILE_BYTES`; a
+        `BadMedia` where it is the file's own fault.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         label, data = name or f"{kind} of {len(source)} bytes", bytes(source)
@@ -41,23 +42,23 @@ def read_source(
     if not isinstance(data, bytes):
         raise UserError(f"{label}: opened as text; open it in mode 'rb'")
     if not data:
-        raise UserError(f"{label}: the file is empty (0 bytes); replace or remove it")
+        raise BadMedia(f"{label}: the file is empty (0 bytes); replace or remove it", "truncated")
     if len(data) > MAX_FILE_BYTES:
-        raise UserError(_too_large(label))
+        raise BadMedia(_too_large(label), "too large")
     return label, data
 
 
 def _read_path(path: Path, label: str) -> bytes:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise UserError(_too_large(label))
+            raise BadMedia(_too_large(label), "too large")
         return path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{label}: no such file") from None
+        raise BadMedia(f"{label}: no such file", "missing") from None
     except IsADirectoryError:
-        raise UserError(f"{label}: is a folder; give a file") from None
+        raise BadMedia(f"{label}: is a folder; give a file") from None
     except OSError as error:
-        raise UserError(f"{label}: cannot be read ({error.strerror})") from None
+        raise BadMedia(f"{label}: cannot be read ({error.strerror})") from None
 
 
 def _too_large(label: str) -> str:

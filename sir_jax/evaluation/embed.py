@@ -9,7 +9,6 @@ is encoded as a clip of its own; the clip's vector is the mean of theirs, scaled
 """
 
 import collections
-import concurrent.futures
 import dataclasses
 import functools
 import math
@@ -23,10 +22,8 @@ from PIL import Image
 
 from sir_jax.data.audio import load_audio, normalize_waveform
 from sir_jax.data.image import ImageSpec, load_image, preprocess_image
+from sir_jax.data.parallel import ordered_map
 from sir_jax.training.sharding import BATCH_SPEC, batch_sharding, replicated
-
-THREADS = 4  # decoders; they release the GIL
-AHEAD = 8  # decoded items that may wait; a picture can be 75 MB
 
 # Is given the number of a clip or an image and its valid tokens [n, D], CLS first, in the model's
 # dtype; for each window of a clip once, in no promised order.
@@ -204,26 +201,6 @@ def embed_split(
         image_ids=np.array(image_ids, np.int64),
         caption_ids=np.array(split.index["caption_id"]),
     )
-
-
-def ordered_map(function: Callable, items: Iterable) -> Iterator:
-    """Apply a function in threads, in order, holding at most `AHEAD` results.
-
-    Args:
-      function: called with one item.
-      items: may be endless; read from the caller's thread only.
-
-    Yields:
-      The results in the order of the items; a raised error where its item's result would be.
-    """
-    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        waiting: collections.deque = collections.deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) == AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def _decoded(caption, split: str) -> np.ndarray:

@@ -9,8 +9,9 @@ from pathlib import Path
 from sir_jax.data.corpus import open_corpus
 from sir_jax.errors import UserError
 from sir_jax.evaluation.embed import embed_split
-from sir_jax.evaluation.ranking import Metrics, retrieval_metrics
-from sir_jax.evaluation.rerank import Reranked, rerank
+from sir_jax.evaluation.folds import folds_of, mean_flat
+from sir_jax.evaluation.ranking import Metrics, format_table, retrieval_metrics
+from sir_jax.evaluation.rerank import SCORINGS, Reranked, format_reranked, rerank
 from sir_jax.models import build_model
 from sir_jax.training.checkpoint import restore_params
 
@@ -40,6 +41,51 @@ def evaluate_split(
     return retrieval_metrics(z.speech, z.image, z.speech_image_ids, z.image_ids)
 
 
+def evaluate_folds(
+    model, params, split, data_cfg, batch_size: int, k: int, images: int
+) -> tuple[dict[str, float], str]:
+    """Evaluate a split in folds of so many images; see `evaluation.folds`.
+
+    Args:
+      model, params, split, data_cfg, batch_size, k: see `evaluate_split`.
+      images: of a fold.
+
+    Returns:
+      The means by name, and the printed table of them.
+
+    Raises:
+      UserError: the split has fewer images than a fold.
+    """
+    folds = folds_of(split, images)
+    flat = mean_flat(
+        [evaluate_split(model, params, fold, data_cfg, batch_size, k).flat() for fold in folds]
+    )
+    left = len(split) - images * len(folds)
+    lines = [
+        f"mean over {len(folds)} folds of {images} images"
+        + (f"; {left} images that fill no fold are left out" if left else ""),
+        format_reranked(flat) if k else format_table(flat),
+        "spread over the folds: mean R@1 "
+        + ", ".join(
+            f"{title} +- {100 * flat[f'std_{prefix}mean_r1']:.1f} %"
+            for prefix, title in SCORINGS
+            if f"std_{prefix}mean_r1" in flat
+        ),
+    ]
+    return flat, "\n".join(lines)
+
+
+def result_path(workdir: Path, split: str, corpus: str, trained_on: str, fold_images: int) -> Path:
+    """Return where the numbers go: another corpus or another protocol has a file of its own."""
+    parts = ["eval"]
+    if corpus != trained_on:
+        parts.append(corpus.replace("/", "-"))
+    parts.append(split)
+    if fold_images:
+        parts.append(f"folds-of-{fold_images}")
+    return Path(workdir) / f"{'_'.join(parts)}.json"
+
+
 def write_json(path: Path, content: dict) -> None:
     """Write JSON so that an interrupt leaves the old file or the new one.
 
@@ -67,6 +113,14 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--workdir", required=True, help="where `sir-jax train` wrote")
     parser.add_argument("--split", default="test", help="train, val or test")
     parser.add_argument("--which", default="best", choices=("best", "last"), help="checkpoint")
+    parser.add_argument(
+        "--corpus", default="",
+        help="evaluate on this corpus, zero-shot; the default is the one trained on",
+    )  # fmt: skip
+    parser.add_argument(
+        "--fold_images", type=int, default=0, metavar="N",
+        help="mean over folds of N images each, as COCO's 1k protocol with N=1000; 0: all at once",
+    )  # fmt: skip
     parser.add_argument("--data_dir", default="", help="where the corpora live, if they moved")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument(
@@ -79,13 +133,12 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--batch_size is {args.batch_size}; give 1 or more")
     if args.rerank is not None and args.rerank < 0:
         raise UserError(f"--rerank is {args.rerank}; give 0 or more")
+    if args.fold_images < 0:
+        raise UserError(f"--fold_images is {args.fold_images}; give 0 or more")
 
     cfg, params = restore_params(args.workdir, args.which)
-    corpus = open_corpus(cfg.data.corpus, args.data_dir or cfg.data.data_dir)
-    if args.split not in corpus.splits:
-        raise UserError(
-            f"{corpus.name} has no split {args.split!r}; choose one of {', '.join(corpus.splits)}"
-        )
+    corpus = open_corpus(args.corpus or cfg.data.corpus, args.data_dir or cfg.data.data_dir)
+    split = corpus.split(args.split)
     start = time.monotonic()
     # A run from before there were other losses than SIC has no `loss` in its config.
     trained = cfg.get("loss", {}).get("sim", {}).get("weight", 0)
@@ -93,11 +146,23 @@ def main(argv: list[str]) -> int:
     if k is None:
         k = cfg.get("eval", {}).get("rerank", 0) if trained else 0
     model = build_model(cfg.model, ("match",) if k and trained else ())
-    metrics = evaluate_split(model, params, corpus.splits[args.split], cfg.data, args.batch_size, k)
-    print(f"{corpus.name}, split {args.split}, {args.which} checkpoint of {args.workdir}")
-    print(metrics.table())
-    path = Path(args.workdir) / f"eval_{args.split}.json"
-    content = {"corpus": corpus.name, "split": args.split, "which": args.which}
-    write_json(path, content | {"metrics": metrics.flat()})
+    given = (model, params, split, cfg.data, args.batch_size, k)
+    if args.fold_images:
+        flat, table = evaluate_folds(*given, args.fold_images)
+    else:
+        metrics = evaluate_split(*given)
+        flat, table = metrics.flat(), metrics.table()
+    zero_shot = corpus.name != cfg.data.corpus
+    print(
+        f"{corpus.name}, split {args.split}, {args.which} checkpoint of {args.workdir}"
+        + (f", trained on {cfg.data.corpus}: zero-shot" if zero_shot else "")
+    )
+    print(table)
+    path = result_path(args.workdir, args.split, corpus.name, cfg.data.corpus, args.fold_images)
+    content = {
+        "corpus": corpus.name, "trained_on": cfg.data.corpus, "split": args.split,
+        "which": args.which, "fold_images": args.fold_images, "metrics": flat,
+    }  # fmt: skip
+    write_json(path, content)
     print(f"written to {path} ({time.monotonic() - start:.1f} s)")
     return 0

@@ -56,10 +56,11 @@ class SpeechHead(nn.Module):
 
     def __call__(self, encoded, deterministic: bool) -> tuple[Array, Array]:
         """Map a `HubertOutput` to tokens [B, 1 + T, D] and mask [B, 1 + T]."""
-        x = encoded.tokens
         if self.spec.weigh_layers:
-            weights = jax.nn.softmax(self.layer_weights)
-            x = jnp.einsum("lbtd,l->btd", jnp.stack(encoded.states), weights.astype(x.dtype))
+            states, weights = jnp.stack(encoded.states), jax.nn.softmax(self.layer_weights)
+            x = jnp.einsum("lbtd,l->btd", states, weights.astype(states.dtype))
+        else:
+            x = encoded.tokens
         b = x.shape[0]
         cls = jnp.broadcast_to(self.cls.astype(x.dtype), (b, 1, self.width))
         x = jnp.concatenate([cls, x], axis=1)

@@ -100,14 +100,34 @@ def parse_flags(argv: list[str]) -> tuple[ConfigDict, str]:
     Raises:
       UserError: on anything mistyped; for a field, with the nearest field's name.
     """
+    cfg, options = parse_options(argv, {"workdir": ""})
+    if not options["workdir"]:
+        raise UserError("give --workdir=DIR, the folder that gets checkpoints and metrics")
+    return cfg, options["workdir"]
+
+
+def parse_options(argv: list[str], options: dict[str, str]) -> tuple[ConfigDict, dict[str, str]]:
+    """Read `--config=FILE[:arg] --config.any.field=value` and a verb's own options.
+
+    Args:
+      argv: arguments after the verb.
+      options: the default of each of the verb's own options.
+
+    Returns:
+      The config with the overrides in place, locked, and the value of each option.
+
+    Raises:
+      UserError: on anything mistyped; for a field, with the nearest field's name.
+    """
     argv = list(_joined(argv))
     specs = [arg.split("=", 1)[1] for arg in argv if arg.startswith("--config=")]
     if len(specs) != 1:
         raise UserError("give one --config=FILE.py[:arg], e.g. --config=configs/demo.py")
     cfg = load_config(specs[0])
-    _check_names(argv, cfg)
+    _check_names(argv, cfg, options)
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", "", "folder of the run", flag_values=values)
+    for name, default in options.items():
+        flags.DEFINE_string(name, default, "", flag_values=values)
     rest = ["sir-jax", *(arg for arg in argv if not arg.startswith("--config="))]
     config_flags.DEFINE_config_dict("config", cfg, flag_values=values, sys_argv=rest)
     try:
@@ -117,9 +137,7 @@ def parse_flags(argv: list[str]) -> tuple[ConfigDict, str]:
         raise UserError(" ".join(str(error).split())) from error
     if extra:
         raise UserError(f"{extra[0]!r} is not an option; options look like --config.field=value")
-    if not values.workdir:
-        raise UserError("give --workdir=DIR, the folder that gets checkpoints and metrics")
-    return values.config, values.workdir
+    return values.config, {name: values[name].value for name in options}
 
 
 def _joined(argv: list[str]) -> Iterator[str]:
@@ -138,10 +156,11 @@ def _joined(argv: list[str]) -> Iterator[str]:
         yield arg
 
 
-def _check_names(argv: list[str], cfg: ConfigDict) -> None:
+def _check_names(argv: list[str], cfg: ConfigDict, options: dict[str, str]) -> None:
     """Refuse an option that is no field, naming the nearest one."""
     fields = config_fields(cfg)
-    names = {"--config", "--workdir", *(f"--config.{field}" for field in fields)}
+    own = (f"--{name}" for name in options)
+    names = {"--config", *own, *(f"--config.{field}" for field in fields)}
     for arg in argv:
         name = arg.split("=", 1)[0]
         if not name.startswith("--") or name in names:
@@ -305,7 +324,10 @@ def compare_workdir(cfg: ConfigDict, workdir: Path) -> list[str]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}); choose another --workdir") from error
     phrases = config_differences(old, to_json(cfg))
-    fixed = [phrase for name, phrase in phrases.items() if name not in FREE_FIELDS]
+    # Where stored features lie may change; whether they are used may not, as they are rounded.
+    both = old.get("data", {}).get("features") and cfg.data.features
+    free = (*FREE_FIELDS, "data.features") if both else FREE_FIELDS
+    fixed = [phrase for name, phrase in phrases.items() if name not in free]
     if fixed:
         raise UserError(
             f"workdir {workdir} holds a run with another config: {'; '.join(fixed)}; "

@@ -8,6 +8,9 @@ A checkpoint at step n therefore holds n updates, n drawn batches and the evalua
 parameters, and going on from it draws batch n next. Logging runs one step behind, so that the
 devices never wait for the host; it catches up before every evaluation and every save, so that
 nothing is evaluated or saved that has not been found finite.
+
+This is the input's double buffering, too: sending a batch and running a step only queue work, so
+batch n+1 is drawn and travels to the devices while they run step n, which is waited for after that.
 """
 
 import dataclasses
@@ -23,12 +26,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sir_jax.data.corpus import Corpus, open_corpus
+from sir_jax.data.feature_store import Features
 from sir_jax.data.pipeline import train_batches
 from sir_jax.errors import UserError
 from sir_jax.models import SpeechImageModel, build_model
 from sir_jax.training import sharding
 from sir_jax.training.checkpoint import FOLDER, Checkpoints
 from sir_jax.training.config import check_batch, check_config, claim_workdir, compare_workdir
+from sir_jax.training.features import cached_modalities, check_cacheable, open_features
 from sir_jax.training.interrupt import Interrupt, Interrupted
 from sir_jax.training.metrics import MetricWriter, Progress, say
 from sir_jax.training.objective import frozen_patterns, fusion_tasks, has_teacher, queue_size
@@ -40,7 +45,7 @@ from sir_jax.training.state import (
     init_ema,
     init_state,
 )
-from sir_jax.training.step import STEP_FIELDS, train_step
+from sir_jax.training.step import batch_shapes, bucket_length, train_step
 
 Evaluate = Callable[[Any, SpeechImageModel, Any], dict[str, float]]
 
@@ -56,7 +61,8 @@ class Run:
     workdir: Path
     mesh: Mesh
     model: SpeechImageModel
-    programs: dict[int, Callable]  # bucket's samples -> compiled train_step
+    programs: dict[int, Callable]  # `bucket_length` of a batch -> compiled train_step
+    features: Features | None  # what batches take from `data.features`
     checkpoints: Checkpoints
     state: TrainState
     step: int  # state.step, on the host
@@ -92,7 +98,7 @@ def train(
     """
     check_config(cfg)
     corpus = open_corpus(cfg.data.corpus, cfg.data.data_dir or None) if corpus is None else corpus
-    run = prepare(cfg, Path(workdir))
+    run = prepare(cfg, Path(workdir), corpus)
     writer = MetricWriter(run.workdir, run.step)
     try:
         with Interrupt() as interrupt:
@@ -102,7 +108,7 @@ def train(
         run.checkpoints.close()
 
 
-def prepare(cfg, workdir: Path) -> Run:
+def prepare(cfg, workdir: Path, corpus: Corpus) -> Run:
     """Build everything that the loop needs, compiled and with the state in place.
 
     Raises:
@@ -116,6 +122,8 @@ def prepare(cfg, workdir: Path) -> Run:
     abstract = jax.eval_shape(init, jax.random.key(cfg.seed))
     sharding.check_rules(abstract.params)
     check_param_patterns(abstract.params, cfg)
+    if cfg.data.features:
+        check_cacheable(abstract.params, cfg)
     for phrase in compare_workdir(cfg, workdir):
         say(f"goes on with another setting: {phrase}")
     shardings = sharding.tree_shardings(abstract, mesh)
@@ -127,14 +135,15 @@ def prepare(cfg, workdir: Path) -> Run:
         say(f"resumes {workdir} at step {step}")
     else:
         state = create_state(cfg, init, shardings)
-    programs = {}
+    programs, features = {}, None
     if step < cfg.train.steps:
+        features = open_features(state.params, cfg, corpus, corpus.splits["train"])
         programs = compile_programs(cfg, mesh, abstract, shardings, model, tx)
     # Only now: a run that could not begin must not hold the folder against the mended config.
     if jax.process_index() == 0:
         claim_workdir(cfg, workdir)
     checkpoints = checkpoints or Checkpoints(workdir)
-    return Run(cfg, workdir, mesh, model, programs, checkpoints, state, step)
+    return Run(cfg, workdir, mesh, model, programs, features, checkpoints, state, step)
 
 
 def describe(cfg, mesh: Mesh, abstract: TrainState) -> None:
@@ -146,16 +155,29 @@ def describe(cfg, mesh: Mesh, abstract: TrainState) -> None:
     say(f"mesh: {axes} on {mesh.size} of {jax.device_count()} {jax.default_backend()} devices")
     for line in sharding.fallback_lines(abstract.params, mesh):
         say(line)
-    accum, batch, size = cfg.train.grad_accum, cfg.data.batch_size, cfg.data.image_size
-    waves = ", ".join(f"wave[{batch},{samples}]" for samples in cfg.data.buckets)
-    say(f"train_step: {len(cfg.data.buckets)} programs, one a length bucket: {waves}; each with "
-        f"pixels[{batch},{size},{size},3]")  # fmt: skip
+    accum, batch = cfg.train.grad_accum, cfg.data.batch_size
+    cached = cached_modalities(abstract.params, cfg)
+    if cached:
+        say(f"features of frozen encoders from {cfg.data.features}: {', '.join(cached)}")
+    shapes = [batch_shapes(cfg, samples, cached) for samples in cfg.data.buckets]
+    speech = ", ".join(_shape_text(found)[0] for found in shapes)
+    say(f"train_step: {len(shapes)} programs, one a length bucket: {speech}; each with "
+        f"{_shape_text(shapes[0])[1]}")  # fmt: skip
     if accum > 1:
         say(
             f"train.grad_accum={accum}: a gradient is the mean over {accum} microbatches of "
             f"{batch // accum}; a caption's negatives come from its own microbatch only, so it "
             f"sees {batch // accum - 1} other pairs, not {batch - 1}"
         )
+
+
+def _shape_text(shapes: dict[str, jax.ShapeDtypeStruct]) -> tuple[str, str]:
+    """Spell the shapes of a batch's speech and of its images."""
+    names = ("wave", "speech_tokens", "speech_states"), ("pixels", "image_tokens")
+    return tuple(
+        next(f"{name}{list(shapes[name].shape)}".replace(" ", "") for name in group
+             if name in shapes) for group in names
+    )  # fmt: skip
 
 
 def describe_objective(loss_cfg) -> str:
@@ -191,26 +213,21 @@ def compile_programs(
     cfg, mesh: Mesh, abstract: TrainState, shardings: TrainState, model, tx
 ) -> dict[int, Callable]:
     """Compile `train_step` for every bucket, so that no step of the run has to wait."""
-    rows, size = sharding.batch_sharding(mesh), cfg.data.image_size
+    rows, cached = sharding.batch_sharding(mesh), cached_modalities(abstract.params, cfg)
+    batches = [batch_shapes(cfg, samples, cached) for samples in cfg.data.buckets]
     jitted = jax.jit(
         functools.partial(
             train_step, model=model, tx=tx, cfg=cfg, shards=mesh.shape["data"] * mesh.shape["fsdp"]
         ),
-        in_shardings=(shardings, {name: rows for name in STEP_FIELDS}),
+        in_shardings=(shardings, {name: rows for name in batches[0]}),
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
     )
-    b, programs = cfg.data.batch_size, {}
-    for samples in cfg.data.buckets:
-        batch = {
-            "wave": jax.ShapeDtypeStruct((b, samples), np.float32),
-            "lengths": jax.ShapeDtypeStruct((b,), np.int32),
-            "pixels": jax.ShapeDtypeStruct((b, size, size, 3), np.float32),
-            "image_ids": jax.ShapeDtypeStruct((b,), np.int32),
-        }
+    programs = {}
+    for batch in batches:
         began = time.perf_counter()
-        programs[samples] = jitted.lower(abstract, batch).compile()
-        say(f"  wave[{b},{samples}] compiled in {time.perf_counter() - began:.1f} s")
+        programs[bucket_length(batch)] = jitted.lower(abstract, batch).compile()
+        say(f"  {_shape_text(batch)[0]} compiled in {time.perf_counter() - began:.1f} s")
     return programs
 
 
@@ -229,7 +246,7 @@ def run_loop(run: Run, split, evaluate, writer: MetricWriter, interrupt: Interru
     batches = train_batches(
         split, cfg.data, seed=cfg.seed, start=run.step, process_index=jax.process_index(),
         process_count=jax.process_count(), num_threads=cfg.train.num_threads,
-        num_workers=cfg.train.num_workers,
+        num_workers=cfg.train.num_workers, features=run.features,
     )  # fmt: skip
     pending, last = None, {}
     try:
@@ -282,8 +299,9 @@ def take_step(run: Run, batches, bar: Progress) -> Pending:
     began = time.perf_counter()
     batch = next(batches)
     bar.data_wait(time.perf_counter() - began)
-    placed = sharding.place_batch({name: batch[name] for name in STEP_FIELDS}, run.mesh)
-    program = run.programs[batch["wave"].shape[1]]
+    fields = {name: rows for name, rows in batch.items() if name != "caption_ids"}
+    placed = sharding.place_batch(fields, run.mesh)
+    program = run.programs[bucket_length(batch)]
     # Nothing but the arrays just placed may travel to or from the devices in here.
     with jax.transfer_guard("disallow"):
         run.state, metrics = program(run.state, placed)

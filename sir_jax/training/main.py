@@ -18,15 +18,20 @@ from sir_jax.training.metrics import say
 
 
 def make_evaluate(corpus: Corpus) -> Evaluate | None:
-    """Return the function that ranks the validation split during training; None without one."""
-    if "val" not in corpus.splits:
+    """Return the function that ranks the validation split during training; None without one.
+
+    That is `val`, or the first of several whose names begin so, as of Places' `val_seen`.
+    """
+    splits = [name for name in corpus.splits if name == "val" or name.startswith("val_")]
+    if not splits:
         say(f"corpus {corpus.name} has no split 'val': nothing is evaluated, no checkpoint is best")
         return None
+    split = corpus.splits[splits[0]]
     from sir_jax.evaluation.embed import embed_split
     from sir_jax.evaluation.ranking import retrieval_metrics
 
     def evaluate(params, model, cfg) -> dict[str, float]:
-        out = embed_split(model, params, corpus.splits["val"], cfg.data, cfg.data.batch_size)
+        out = embed_split(model, params, split, cfg.data, cfg.data.batch_size)
         metrics = retrieval_metrics(out.speech, out.image, out.speech_image_ids, out.image_ids)
         return {f"val/{name}": value for name, value in metrics.flat().items()}
 

@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from sir_jax.losses.queue import push
+from sir_jax.training.features import bucket_frames, image_tokens, speech_states
 from sir_jax.training.objective import Aux, frozen_patterns, loss_fn
 from sir_jax.training.optimizer import make_schedule
 from sir_jax.training.state import TrainState, update_ema
@@ -15,8 +17,47 @@ Array = jax.Array
 # ALBEF's clamp (arXiv 2107.07651, public code), after the update.
 TEMPERATURE_RANGE = (0.001, 0.5)
 
-# What the step needs of a batch; `caption_ids` stay on the host, for error messages.
+# What the step needs of a batch without stored features; `caption_ids` stay on the host, for error
+# messages.
 STEP_FIELDS = ("wave", "lengths", "pixels", "image_ids")
+
+
+def batch_shapes(
+    cfg, samples: int, cached: tuple[str, ...] = ()
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """Return the shapes and types of what the step needs of a batch of one length bucket.
+
+    Args:
+      cfg: the whole config.
+      samples: of the bucket.
+      cached: modalities whose features are stored; see `features.cached_modalities`.
+    """
+    b, size = cfg.data.batch_size, cfg.data.image_size
+    frames, states = bucket_frames(cfg, samples), speech_states(cfg)
+    width, image_width = cfg.model.speech.width, cfg.model.image.width
+    fields = {}
+    if "speech" not in cached:
+        fields |= {"wave": ((b, samples), np.float32), "lengths": ((b,), np.int32)}
+    elif states > 1:
+        fields["speech_states"] = (b, states, frames, width), jnp.bfloat16
+    else:
+        fields["speech_tokens"] = (b, frames, width), jnp.bfloat16
+    if "speech" in cached:
+        fields["frames"] = (b,), np.int32
+    if "image" in cached:
+        fields["image_tokens"] = (b, image_tokens(cfg), image_width), jnp.bfloat16
+        fields["image_pooled"] = (b, image_width), jnp.bfloat16
+    else:
+        fields["pixels"] = (b, size, size, 3), np.float32
+    fields["image_ids"] = (b,), np.int32
+    return {name: jax.ShapeDtypeStruct(*field) for name, field in fields.items()}
+
+
+def bucket_length(batch) -> int:
+    """Return what tells a batch's length bucket: its samples or, of stored speech, its frames."""
+    if "wave" in batch:
+        return batch["wave"].shape[1]
+    return next(batch[x] for x in ("speech_states", "speech_tokens") if x in batch).shape[-2]
 
 
 def microbatches(batch: dict[str, Array], count: int) -> dict[str, Array]:
@@ -91,7 +132,7 @@ def train_step(
 
     Args:
       state: donated by the caller.
-      batch: the fields `STEP_FIELDS`.
+      batch: the fields of `batch_shapes`.
       model: from `build_model`.
       tx: from `make_optimizer`.
       cfg: the whole config.

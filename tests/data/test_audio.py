@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import Wav2Vec2FeatureExtractor
 
 from sir_jax.data.audio import SAMPLE_RATE, load_audio, normalize_waveform
-from sir_jax.errors import UserError
+from sir_jax.errors import BadMedia, UserError
 
 
 def voice(samples: int, channels: int = 1, seed: int = 0) -> np.ndarray:
@@ -200,3 +200,34 @@ def test_normalisation_against_float64():
     np.testing.assert_allclose(normalize_waveform(wave), exact, atol=2e-6)
     assert normalize_waveform(np.zeros(0)).shape == (0,)
     np.testing.assert_array_equal(normalize_waveform(np.zeros(7)), np.zeros(7))
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate", "channels"),
+    [("WAV", 16_000, 2), ("FLAC", 44_100, 2), ("OGG", 16_000, 2), ("MP3", 44_100, 2)],
+)
+def test_limits_are_held_before_any_sample_is_decoded(kind, rate, channels):
+    whole = encode(voice(2 * rate, channels), rate, kind)
+    np.testing.assert_array_equal(
+        load_audio(whole, max_seconds=2.1, max_channels=2), load_audio(whole)
+    )
+    assert "2 channels are over the limit of 1" in refusal(whole, max_channels=1)
+    with pytest.raises(BadMedia, match=r"clip: 2.\d\d s is over the limit of 1.5 s; cut") as caught:
+        load_audio(whole, "clip", max_seconds=1.5)
+    assert caught.value.fault == "too long"
+    # What would be a fault of the samples is not even looked at.
+    if kind == "FLAC":
+        spoilt = whole[:8_000] + b"\0" * (len(whole) - 8_000)
+        assert "damaged" in refusal(spoilt)
+        assert "over the limit of 1.5 s" in refusal(spoilt, max_seconds=1.5)
+    if kind == "WAV":
+        undefined = encode(np.full((2 * rate, channels), np.nan), rate, kind, "FLOAT")
+        assert "undefined" in refusal(undefined)
+        assert "over the limit of 1.5 s" in refusal(undefined, max_seconds=1.5)
+
+
+def test_limits_of_arrays():
+    sound = np.zeros((8_000, 2), np.float32)
+    assert "0.50 s is over the limit of 0.4 s" in refusal((sound, 16_000), max_seconds=0.4)
+    assert "2 channels" in refusal((sound, 16_000), max_channels=1)
+    assert len(load_audio((sound, 16_000), max_seconds=0.5, max_channels=2)) == 8_000

@@ -11,9 +11,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from sir_jax.data.builders.spoken_scenes import SPLITS, SceneConfig, plan_corpus
-from sir_jax.data.corpus import INDEX_DTYPE, index_path, open_corpus, write_index
+from sir_jax.data.corpus import INDEX_DTYPE, Corpus, index_path, open_corpus, write_index
 from sir_jax.data.features import FlacAudio
-from sir_jax.data.main import make_spoken_scenes
+from sir_jax.data.make_scenes import make_spoken_scenes
 from sir_jax.data.paths import data_dir
 from sir_jax.errors import UserError
 
@@ -160,3 +160,14 @@ def test_flac_feature_round_trips_arrays_and_bytes():
     np.testing.assert_array_equal(feature.decode_example_np(stored), wave)
     assert soundfile.info(io.BytesIO(stored)).samplerate == 8000
     assert FlacAudio.from_json_content(feature.to_json_content()).sample_rate == 8000
+
+
+def test_a_split_that_leaks_is_refused_with_the_way_out(corpus, tmp_path):
+    assert corpus.split("val") is corpus.splits["val"]
+    with pytest.raises(UserError, match="no split 'dev'; choose one of train, val, test"):
+        corpus.split("dev")
+    original = Corpus("spoken_coco/original", tmp_path, {"original_val": corpus.splits["val"]})
+    assert original.split("original_val") is corpus.splits["val"]
+    for name in ("val", "test"):
+        with pytest.raises(UserError, match="ask for --split=original_val by name"):
+            original.split(name)

@@ -7,11 +7,19 @@ import zlib
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from sir_jax.data.image import ImageSpec, augment_image, load_image, preprocess_image
+from sir_jax.base_config import base_config
+from sir_jax.data.image import (
+    ColorJitter,
+    ImageSpec,
+    augment_image,
+    load_image,
+    preprocess_image,
+)
 from sir_jax.errors import UserError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -233,3 +241,94 @@ def test_augmentation_of_a_very_long_picture_falls_back_to_the_centre():
     image = Image.fromarray(scene(900, 10))
     got = augment_image(image, spec(32), np.random.default_rng(0), (0.9, 1.0))
     np.testing.assert_array_equal(got, preprocess_image(image, spec(32)))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_a_limit_of_pixels_is_held_before_decoding(kind):
+    data = encode(Image.fromarray(scene(200, 150)), kind)
+    assert load_image(data, max_pixels=30_000).size == (200, 150)
+    # Half a file has a whole header, except to the parser of WebP.
+    unread = data if kind == "WEBP" else data[: len(data) // 2]
+    assert kind == "WEBP" or "damaged" in refusal(unread)
+    assert refusal(unread, name="big", max_pixels=29_999) == (
+        "big: 200 x 150 is more than 29999 pixels; shrink it first"
+    )
+
+
+PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "grey": 0.0}
+
+
+def jittered(seed: int = 0, scale=(1.0, 1.0), **amounts: float) -> np.ndarray:
+    """Return the augmented picture as values from 0 to 1, float64 [32, 32, 3]."""
+    image = Image.fromarray(scene(90, 60))
+    rng = np.random.default_rng(seed)
+    got = augment_image(image, spec(32), rng, scale, ColorJitter(**amounts))
+    assert got.dtype == np.float32
+    return got.astype(np.float64) * CLIP_STD + CLIP_MEAN
+
+
+def draws(seed: int = 0) -> tuple[np.ndarray, float]:
+    """Return the three draws from -1 to 1 and the one from 0 to 1."""
+    stream = np.random.default_rng(seed).spawn(1)[0]
+    return stream.uniform(-1, 1, 3), stream.random()
+
+
+def grey_of(pixels: np.ndarray) -> np.ndarray:
+    return 0.299 * pixels[..., 0] + 0.587 * pixels[..., 1] + 0.114 * pixels[..., 2]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_colour_changes_equal_their_formulas(seed):
+    plain, (b, c, s) = jittered(), 1 + 0.8 * draws(seed)[0]
+    np.testing.assert_allclose(jittered(seed, brightness=0.8), (plain * b).clip(0, 1), atol=2e-7)
+    mean = grey_of(plain).mean()
+    np.testing.assert_allclose(
+        jittered(seed, contrast=0.8), (c * plain + (1 - c) * mean).clip(0, 1), atol=2e-7
+    )
+    grey = grey_of(plain)[..., None]
+    np.testing.assert_allclose(
+        jittered(seed, saturation=0.8), (s * plain + (1 - s) * grey).clip(0, 1), atol=2e-7
+    )
+    black_and_white = jittered(seed, grey=1.0)
+    np.testing.assert_allclose(black_and_white, np.repeat(grey, 3, axis=2), atol=2e-7)
+
+
+def test_all_colour_changes_in_their_order():
+    b, c, s = 1 + np.array([0.4, 0.5, 0.6]) * draws(3)[0]
+    wanted = (jittered() * b).clip(0, 1)
+    wanted = (c * wanted + (1 - c) * grey_of(wanted).mean()).clip(0, 1)
+    wanted = (s * wanted + (1 - s) * grey_of(wanted)[..., None]).clip(0, 1)
+    got = jittered(3, brightness=0.4, contrast=0.5, saturation=0.6)
+    np.testing.assert_allclose(got, wanted, atol=3e-7)
+
+
+def test_grey_comes_as_often_as_asked():
+    greys = 0
+    for seed in range(400):
+        picture = jittered(seed, grey=0.25)
+        is_grey = np.ptp(picture, axis=2).max() < 1e-6
+        assert is_grey == (draws(seed)[1] < 0.25)
+        greys += is_grey
+    assert abs(greys - 100) < 40  # Binomial(400, 0.25) has deviation 8.7
+
+
+def test_colours_leave_the_crop_and_each_other_alone():
+    for seed in range(4):
+        crop = jittered(seed, (0.3, 1.0))
+        b = 1 + 0.2 * draws(seed)[0][0]
+        got = jittered(seed, (0.3, 1.0), brightness=0.2)
+        np.testing.assert_allclose(got, (crop * b).clip(0, 1), atol=2e-7)
+        rng, plain = np.random.default_rng(seed), np.random.default_rng(seed)
+        image = Image.fromarray(scene(90, 60))
+        augment_image(image, spec(32), rng, (0.3, 1.0), ColorJitter(brightness=0.2))
+        augment_image(image, spec(32), plain, (0.3, 1.0))
+        assert rng.bit_generator.state == plain.bit_generator.state
+
+
+def test_colour_settings_are_checked():
+    assert ColorJitter.from_config(None) == ColorJitter() and not ColorJitter().active
+    config = base_config("tiny", "tiny").data.augment
+    assert ColorJitter.from_config(config) == ColorJitter()
+    for name in PLAIN:
+        with pytest.raises(UserError, match=f"data.augment.image.{name}=1.5: must be from 0 to 1"):
+            ColorJitter.from_config(ConfigDict({"image": PLAIN | {name: 1.5}}))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+from rerank_helpers import fill_stores, matching_model, scores_alone
 
 from sir_jax.base_config import base_config
 from sir_jax.models import build_model, init_params
@@ -75,3 +76,24 @@ class MemorySplit:
 def memory_split():
     """Return the class `MemorySplit`, made of {image id: caption ids}."""
     return MemorySplit
+
+
+@pytest.fixture(scope="module")
+def case(tiny, memory_split):
+    """Return (config, model, params, split, scores of each pair alone).
+
+    13 clips of two buckets, two of two windows; 7 images: one twice, one without a caption.
+    """
+    cfg, model, params = matching_model(tiny[0])
+    split = memory_split(
+        {30: (8, 2, 90), 10: (5,), 21: (), 40: (1, 9, 3, 70), 20: (), 50: (81, 4), 60: (6, 7, 60)}
+    )
+    split.records[2].image_id = 30
+    return cfg, model, params, split, scores_alone(cfg, model, params, split)
+
+
+@pytest.fixture(scope="module")
+def stores(case):
+    speech, images, z = fill_stores(case)
+    with speech, images:
+        yield speech, images, z

@@ -12,8 +12,7 @@ from PIL import Image
 from sir_jax.data.audio import load_audio
 from sir_jax.data.image import load_image
 from sir_jax.errors import UserError
-from sir_jax.evaluation import embed
-from sir_jax.evaluation.embed import embed_images, embed_speech, embed_split, ordered_map, windows
+from sir_jax.evaluation.embed import embed_images, embed_speech, embed_split, windows
 from sir_jax.training.sharding import make_mesh
 
 TOLERANCE = 1e-5
@@ -140,17 +139,3 @@ def test_a_damaged_record_is_named(tiny, memory_split):
     caption.audio = caption.audio[:200]
     with pytest.raises(UserError, match="caption 2 of test"):
         embed_split(model, params, split, cfg.data, batch_size=4)
-
-
-def test_ordered_map_is_lazy_and_ordered():
-    drawn = []
-
-    def source():
-        for number in range(1000):
-            drawn.append(number)
-            yield number
-
-    out = ordered_map(lambda n: n * n, source())
-    assert [next(out) for _ in range(20)] == [n * n for n in range(20)]
-    assert len(drawn) <= 20 + embed.AHEAD
-    out.close()

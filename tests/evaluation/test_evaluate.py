@@ -8,7 +8,8 @@ import pytest
 
 from sir_jax import cli
 from sir_jax.data.builders.spoken_scenes.config import SceneConfig
-from sir_jax.data.main import make_spoken_scenes
+from sir_jax.data.make_scenes import make_spoken_scenes
+from sir_jax.evaluation.folds import folds_of
 from sir_jax.evaluation.main import evaluate_split
 from sir_jax.evaluation.ranking import format_table
 from sir_jax.evaluation.rerank import format_reranked
@@ -63,6 +64,41 @@ def test_table_and_json_hold_what_the_library_computes(run, capsys):
     assert written["metrics"]["s2i_chance_r1"] == pytest.approx(1 / 6)
 
 
+def test_folds_are_the_mean_of_their_own_evaluations(run, capsys):
+    workdir, data_dir, cfg, corpus, params = run
+    where = [f"--workdir={workdir}", f"--data_dir={data_dir}", "--batch_size=5"]
+    assert cli.main(["evaluate", *where, "--fold_images=4"]) == 0
+    out = capsys.readouterr().out
+    assert "mean over 1 folds of 4 images; 2 images that fill no fold are left out" in out
+    assert cli.main(["evaluate", *where, "--fold_images=2"]) == 0
+    written = json.loads((workdir / "eval_test_folds-of-2.json").read_text())
+    model = build_model(cfg.model)
+    flats = [
+        evaluate_split(model, params, fold, cfg.data, 5).flat()
+        for fold in folds_of(corpus.splits["test"], 2)
+    ]
+    assert len(flats) == 3 and written["fold_images"] == 2
+    for name in ("s2i_r1", "i2s_r1", "mean_r", "s2i_gallery", "i2s_median_rank"):
+        expected = sum(flat[name] for flat in flats) / 3
+        assert written["metrics"][name] == pytest.approx(expected), name
+    assert written["metrics"]["s2i_gallery"] == 2
+
+
+def test_another_corpus_is_evaluated_zero_shot(run, capsys):
+    workdir, data_dir, cfg, _, params = run
+    scenes = SceneConfig("two", 2, 2, 4, captions=3, image_size=32, seed=5)
+    other = make_spoken_scenes(scenes, data_dir, workers=1)
+    where = [f"--workdir={workdir}", f"--data_dir={data_dir}", "--batch_size=5"]
+    assert cli.main(["evaluate", *where, f"--corpus={other.name}"]) == 0
+    assert f"trained on {cfg.data.corpus}: zero-shot" in capsys.readouterr().out
+    path = workdir / f"eval_{other.name.replace('/', '-')}_test.json"
+    written = json.loads(path.read_text())
+    assert (written["corpus"], written["trained_on"]) == (other.name, cfg.data.corpus)
+    metrics = evaluate_split(build_model(cfg.model), params, other.splits["test"], cfg.data, 5)
+    assert written["metrics"] == pytest.approx(metrics.flat())
+    assert written["metrics"]["captions_per_image_min"] == 3
+
+
 def test_reranked_table_and_json(run, capsys, tmp_path):
     _, data_dir, cfg, corpus, _ = run
     cfg = cfg.copy_and_resolve_references()
@@ -107,6 +143,8 @@ def test_a_config_from_before_there_were_losses_cannot_be_reranked(run, tiny, ca
         (["--split=dev"], "no split 'dev'; choose one of train, val, test"),
         (["--data_dir=elsewhere"], "sir-jax data spoken_scenes"),
         (["--batch_size=0"], "--batch_size is 0"),
+        (["--fold_images=-1"], "--fold_images is -1"),
+        (["--fold_images=7"], "has 6 images, not the 7 of one fold"),
         (["--rerank=-1"], "--rerank is -1"),
         (["--rerank=5"], "loss.sim.weight is 0"),
         (["--workdir=nothing/here"], "no checkpoints"),

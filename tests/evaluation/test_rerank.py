@@ -3,19 +3,10 @@
 import dataclasses
 import itertools
 
-import jax
-import ml_dtypes
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
-from ml_collections import ConfigDict
 
-from sir_jax.data.audio import load_audio
-from sir_jax.data.image import ImageSpec, load_image, preprocess_image
 from sir_jax.errors import UserError
-from sir_jax.evaluation.embed import embed_split, placement, windows
-from sir_jax.evaluation.passes import BUDGET, _compiled, score_pairs, window_passes
 from sir_jax.evaluation.ranking import format_table, retrieval_metrics, retrieval_ranks
 from sir_jax.evaluation.rerank import (
     Reranked,
@@ -25,11 +16,6 @@ from sir_jax.evaluation.rerank import (
     rerank,
     reranked_ranks,
 )
-from sir_jax.evaluation.tokens import TokenStore
-from sir_jax.models import build_model, init_params
-from sir_jax.training.sharding import make_mesh, tree_shardings
-
-TOLERANCE = 2e-5
 
 
 def tied_case(seed=0, images=9, clips=17):
@@ -160,180 +146,6 @@ def test_a_pair_of_both_directions_is_there_once():
             assert tuple(pairs[in_i[query, place]]) == (image_items[query, place], image)
 
 
-def test_each_window_of_a_clip_meets_its_images():
-    # Clip 1 has entries 0 and 3 of the store, clip 0 entry 2, clip 2 entries 1, 4 and 5; images
-    # were written in the order 1, 0.
-    pair, window, image = window_passes(
-        np.array([1, 2, 0, 1, 2, 2]), np.array([1, 0]), np.array([[2, 0], [0, 1], [1, 1], [2, 1]])
-    )
-    found = sorted(zip(pair.tolist(), window.tolist(), image.tolist(), strict=True))
-    assert found == [
-        (0, 1, 1), (0, 4, 1), (0, 5, 1), (1, 2, 0), (2, 0, 0), (2, 3, 0), (3, 1, 0), (3, 4, 0),
-        (3, 5, 0),
-    ]  # fmt: skip
-
-
-def matching_model(cfg, dtype="float32"):
-    """Return (config, model, parameters); the scores of different pairs lie well apart."""
-    cfg = cfg.copy_and_resolve_references()
-    cfg.model.fusion.update(layers=2, width=32, heads=2, mlp_width=64)
-    cfg.model.dtype = dtype
-    model = build_model(cfg.model, ("match",))
-    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
-    # Kernels of N(0, 0.02) would give all pairs almost the same scores.
-    params = jax.tree.map(lambda x: 8 * x if x.ndim == 2 else x, params)
-    # A log-odds then weighs a few times as much as a similarity.
-    params["match_head"] = jax.tree.map(lambda x: 0.3 * x, params["match_head"])
-    return cfg, model, params
-
-
-def scores_alone(cfg, model, params, split):
-    """Score each pair on its own, windows from the padded encoder output; float64[Ns, Ni]."""
-
-    def apply(method):
-        return jax.jit(lambda params, *x: model.apply({"params": params}, *x, method=method))
-
-    encode_speech, encode_image, match = map(apply, ("encode_speech", "encode_image", "match"))
-    longest = cfg.data.buckets[-1]
-    spec = ImageSpec.from_config(cfg.data)
-    pictures = []
-    for record in split.records:
-        pixels = preprocess_image(load_image(record.image), spec=spec)[None]
-        pictures.append(encode_image(params, pixels))
-    scores = np.zeros((len(split.index), len(split)))
-    for clip, entry in enumerate(split.index):
-        cut = windows(load_audio(split[entry["row"]].captions[entry["slot"]].audio), longest)
-        for window in cut:
-            normal = (window - window.mean()) / np.sqrt(window.var() + 1e-7)
-            wave = np.pad(normal, (0, longest - len(normal)))[None].astype(np.float32)
-            speech = encode_speech(params, wave, np.array([len(window)]))
-            for row, image in enumerate(pictures):
-                wrong, right = match(params, speech, image)[0]
-                scores[clip, row] += float(right - wrong) / len(cut)
-    return scores
-
-
-@pytest.fixture(scope="module")
-def case(tiny, memory_split):
-    """Return (config, model, params, split, scores of each pair alone).
-
-    13 clips of two buckets, two of two windows; 7 images: one twice, one without a caption.
-    """
-    cfg, model, params = matching_model(tiny[0])
-    split = memory_split(
-        {30: (8, 2, 90), 10: (5,), 21: (), 40: (1, 9, 3, 70), 20: (), 50: (81, 4), 60: (6, 7, 60)}
-    )
-    split.records[2].image_id = 30
-    return cfg, model, params, split, scores_alone(cfg, model, params, split)
-
-
-class ReadStore(TokenStore):
-    """A store that notes the shapes it was read in."""
-
-    def batch(self, indices, length):
-        tokens, mask = super().batch(indices, length)
-        self.__dict__.setdefault("shapes", []).append(mask.shape)
-        return tokens, mask
-
-
-def fill_stores(case):
-    cfg, model, params, split, _ = case
-    speech, images = ReadStore(), ReadStore()
-    z = embed_split(model, params, split, cfg.data, 4, speech.append, images.append)
-    return speech, images, z
-
-
-@pytest.fixture(scope="module")
-def stores(case):
-    speech, images, z = fill_stores(case)
-    with speech, images:
-        yield speech, images, z
-
-
-def all_pairs(scores):
-    return np.stack(np.indices(scores.shape), axis=-1).reshape(-1, 2)
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "budget", "multiple"),
-    [
-        (5, BUDGET, 64),  # one chunk of each, padded
-        (64, 4000, 7),  # more rows than pairs in a chunk; several chunks of each
-        (1, 1, 1),  # one entry in a chunk; no padding at all
-        (4, 9000, 16),
-    ],
-)
-def test_scores_are_those_of_each_pair_alone(case, stores, batch_size, budget, multiple):
-    _, model, params, _, alone = case
-    speech, images, _ = stores
-    pairs = all_pairs(alone)
-    found, passes = score_pairs(model, params, speech, images, pairs, batch_size, budget, multiple)
-    np.testing.assert_allclose(found, alone.ravel(), atol=TOLERANCE)
-    # Two clips have two windows.
-    assert len(speech) == 15 and passes == 15 * 7
-    assert np.ptp(found) > 1000 * TOLERANCE
-
-
-def test_some_pairs_in_any_order(case, stores):
-    _, model, params, _, alone = case
-    speech, images, _ = stores
-    pairs = np.random.default_rng(4).permutation(all_pairs(alone))[:11]
-    found, passes = score_pairs(model, params, speech, images, pairs, 4, budget=4000)
-    np.testing.assert_allclose(found, alone[tuple(pairs.T)], atol=TOLERANCE)
-    assert passes == np.bincount(speech.owners)[pairs[:, 0]].sum()
-
-
-def test_a_chunk_is_read_once_for_each_chunk_of_the_other(case, stores):
-    _, model, params, _, alone = case
-    speech, images, _ = stores
-    speech.shapes, images.shapes = [], []
-    score_pairs(model, params, speech, images, all_pairs(alone), 2, 4000, 7)
-    # A token is 129 bytes. Seven images of 5 tokens: three fit in a half. 2065 bytes are left for
-    # windows: two of the nine of up to 7 tokens, less than one of the six of up to 21.
-    assert images.shapes == [(3, 5)] * 3 * (5 + 6)
-    assert speech.shapes == [(2, 7)] * 5 + [(1, 21)] * 6
-
-
-def test_a_long_clip_scores_the_mean_of_its_windows(case, stores):
-    _, model, params, _, alone = case
-    speech, images, _ = stores
-    (clip, _) = np.flatnonzero(np.bincount(speech.owners) == 2)
-    entries = np.flatnonzero(speech.owners == clip)
-    with TokenStore() as apart:
-        for number, entry in enumerate(entries):
-            tokens, mask = speech.batch([entry], int(speech.lengths[entry]))
-            apart.append(number, tokens[0, mask[0]])
-        each, _ = score_pairs(model, params, apart, images, all_pairs(alone[:2]), 4)
-    each = each.reshape(2, -1)
-    np.testing.assert_allclose(each.mean(axis=0), alone[clip], atol=TOLERANCE)
-    assert np.abs(each[0] - each[1]).max() > 10 * TOLERANCE
-
-
-def test_the_same_scores_and_ranks_on_a_mesh(case, stores):
-    cfg, model, params, split, alone = case
-    speech, images, _ = stores
-    mesh = make_mesh(ConfigDict(dict(data=2, fsdp=4, tensor=1)))
-    spread = jax.device_put(params, tree_shardings(params, mesh))
-    for batch_size, budget in ((3, BUDGET), (16, 4000)):  # 3 pairs become 8, one a device
-        found, passes = score_pairs(
-            model, spread, speech, images, all_pairs(alone), batch_size, budget
-        )
-        np.testing.assert_allclose(found, alone.ravel(), atol=TOLERANCE)
-        assert passes == 15 * 7
-    # 16 pairs: two a device, none of them as a whole anywhere.
-    split_to, whole, _ = placement(spread)
-    chunks = [
-        tuple(jax.device_put(part, whole) for part in store.batch(range(7), length))
-        for store, length in ((speech, 24), (images, 5))
-    ]
-    rows = jax.device_put(np.zeros((2, 16), np.int32), NamedSharding(mesh, P(None, *split_to.spec)))
-    program = _compiled(model, split_to, whole).lower(spread, *chunks, *rows).compile().as_text()
-    assert "f32[2,24,32]" in program and "f32[16,24,32]" not in program
-    here = rerank(model, params, split, cfg.data, 4, 3)
-    there = rerank(model, spread, split, cfg.data, 4, 3)
-    assert dataclasses.replace(here, seconds=1.0) == dataclasses.replace(there, seconds=1.0)
-
-
 @pytest.mark.parametrize("k", [1, 2, 4, 40])
 def test_a_split_is_ranked_as_a_naive_loop_ranks_it(case, stores, k):
     cfg, model, params, split, alone = case
@@ -371,18 +183,6 @@ def test_a_split_is_ranked_as_a_naive_loop_ranks_it(case, stores, k):
     assert out.pairs == len(pairs)
     assert out.passes == sum(np.bincount(stores[0].owners)[clip] for clip, _ in pairs)
     assert out.passes_per_s == out.passes / out.seconds > 0
-
-
-def test_bfloat16_is_kept_as_it_is(tiny, memory_split):
-    cfg, model, params = matching_model(tiny[0], "bfloat16")
-    split = memory_split({30: (8, 90), 10: (5,), 20: ()})
-    alone = scores_alone(cfg, model, params, split)
-    speech, images, _ = fill_stores((cfg, model, params, split, alone))
-    with speech, images:
-        for store in (speech, images):
-            assert store.batch([0], int(store.lengths[0]))[0].dtype == ml_dtypes.bfloat16
-        found, _ = score_pairs(model, params, speech, images, all_pairs(alone), 4)
-    np.testing.assert_allclose(found, alone.ravel(), atol=0.05 * np.ptp(alone))
 
 
 def test_a_model_without_the_matching_head_is_refused(tiny, memory_split):

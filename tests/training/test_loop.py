@@ -2,6 +2,7 @@ import functools
 import json
 import os
 import signal
+import threading
 
 import jax
 import numpy as np
@@ -219,3 +220,44 @@ def test_what_runs_where_is_announced(capsys):
     assert "2 programs, one a length bucket: wave[8,3200], wave[8,6400]; each with pixels[8," in out
     assert "train.grad_accum=2: a gradient is the mean over 2 microbatches of 4; a caption's" in out
     assert "negatives come from its own microbatch only, so it sees 3 other pairs, not 7" in out
+
+
+def test_next_batch_is_on_its_way_before_a_step_is_waited_for(corpus, tmp_path, monkeypatch):
+    """The double buffer: placed n+1, dispatched n+1, and only then waited for n."""
+    events, place, settle = [], loop.sharding.place_batch, loop.settle
+
+    def noted_place(batch, mesh):
+        events.append(("placed", 1 + sum(kind == "placed" for kind, _ in events)))
+        return place(batch, mesh)
+
+    def noted_settle(run, pending, *rest):
+        if pending is not None:
+            events.append(("waited", pending.step))
+        return settle(run, pending, *rest)
+
+    monkeypatch.setattr(loop.sharding, "place_batch", noted_place)
+    monkeypatch.setattr(loop, "settle", noted_settle)
+    loop.train(tiny_config(**RUN), tmp_path, None, corpus)
+    # A save at step 3 waits for all there is; between saves the next batch goes first.
+    assert events == [
+        ("placed", 1), ("placed", 2), ("waited", 1), ("placed", 3), ("waited", 2), ("waited", 3),
+        ("placed", 4), ("placed", 5), ("waited", 4), ("placed", 6), ("waited", 5), ("waited", 6),
+    ]  # fmt: skip
+
+
+def test_no_thread_of_the_pipeline_outlives_the_loop(corpus, tmp_path, monkeypatch):
+    before, started = set(), set()
+    train_batches, place = loop.train_batches, loop.sharding.place_batch
+
+    def noted_batches(*args, **kwargs):
+        before.update(threading.enumerate())
+        return train_batches(*args, **kwargs)
+
+    def noted_place(batch, mesh):
+        started.update(set(threading.enumerate()) - before)
+        return place(batch, mesh)
+
+    monkeypatch.setattr(loop, "train_batches", noted_batches)
+    monkeypatch.setattr(loop.sharding, "place_batch", noted_place)
+    loop.train(tiny_config(**RUN), tmp_path, None, corpus)
+    assert started and not any(thread.is_alive() for thread in started)

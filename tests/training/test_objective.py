@@ -1,22 +1,18 @@
-"""The composed objective: what each term sees, costs and moves, on one device and on eight."""
+"""The composed objective: what each term sees, costs and moves."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training_helpers import filled, synthetic_batch, tiny_config
+from objective_helpers import EVERYTHING, STILL, TERMS, loss_of, made
+from training_helpers import synthetic_batch, tiny_config
 
 from sir_jax.losses.contrastive import contrastive, id_targets
 from sir_jax.losses.denoising import add_noise, cosine, denoising, draw_noise, other_rows
 from sir_jax.losses.matching import hard_negatives
-from sir_jax.losses.queue import Queue
-from sir_jax.models import build_model
-from sir_jax.training import sharding
 from sir_jax.training.objective import (
-    fusion_tasks,
     has_teacher,
     loss_fn,
     queue_size,
@@ -28,47 +24,6 @@ from sir_jax.training.step import train_step
 from sir_jax.training.trees import leaf_paths, overlay, restrict
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
-
-TERMS = {
-    "sic": {"loss.sic.weight": 1.0},
-    "queue": {"loss.sic.queue": 20, "loss.sic.alpha": 0.4, "loss.sic.alpha_ramp": 2},
-    "sim": {"loss.sim.weight": 0.7},
-    "cmd": {"loss.cmd.weight": 0.5, "loss.cmd.direction": "both"},
-}
-EVERYTHING = {name: value for fields in TERMS.values() for name, value in fields.items()}
-STILL = {"model.speech.dropout": 0.0, "model.head.dropout": 0.0, "model.fusion.dropout": 0.0}
-
-
-def made(**fields):
-    """Return (cfg, model, state) with small random values everywhere, the queue half filled."""
-    cfg = tiny_config(**fields)
-    model = build_model(cfg.model, fusion_tasks(cfg.loss))
-    tx = make_optimizer(cfg.optim, cfg.train.steps)
-    init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
-    state = filled(jax.eval_shape(init, jax.random.key(0)))
-    if state.queue is not None:
-        rng = np.random.default_rng(5)
-        size, width = state.queue.speech.shape
-        rows = [x / np.linalg.norm(x, axis=1, keepdims=True)
-                for x in rng.normal(size=(2, size, width)).astype(np.float32)]  # fmt: skip
-        ids = rng.integers(0, 6, size).astype(np.int32)
-        state = state.replace(queue=Queue(*rows, ids, np.int32(size // 2), np.int32(size // 2)))
-    return cfg, model, state
-
-
-def loss_of(cfg, model, state, batch, key=1, **changes):
-    """Return (loss, aux) under jit; arrays of the state can be replaced by name."""
-    arrays = {"params": state.params, "ema": state.ema_params, "queue": state.queue, "step": 0}
-    arrays |= changes
-
-    @jax.jit
-    def run(arrays, batch):
-        return loss_fn(
-            arrays["params"], arrays["ema"], arrays["queue"], batch, arrays["step"],
-            jax.random.key(key), model=model, cfg=cfg,
-        )  # fmt: skip
-
-    return run(arrays, batch)
 
 
 @pytest.fixture(scope="module")
@@ -385,77 +340,3 @@ def test_accumulation_queues_every_row_in_the_batchs_order():
         rows[accum] = step(state, batch)[0].queue
     np.testing.assert_array_equal(rows[2].ids[10:18], np.arange(8))
     np.testing.assert_allclose(rows[2].speech, rows[1].speech, atol=1e-6)
-
-
-def compiled_step(devices: int, mining: str = "global", queue: int = 1009):
-    """Return (cfg, state, compiled train step) on so many devices, everything on."""
-    cfg, model, state = made(**{
-        **EVERYTHING, "data.batch_size": 16, "loss.sic.queue": queue, "mesh.data": devices,
-        "loss.sim.mining": mining, "loss.cmd.source": mining, "train.log_every": 1,
-    })  # fmt: skip
-    mesh = sharding.make_mesh(cfg.mesh)
-    tx = make_optimizer(cfg.optim, cfg.train.steps)
-    shardings = sharding.tree_shardings(state, mesh)
-    batch = synthetic_batch(cfg)
-    rows = {name: sharding.batch_sharding(mesh) for name in batch}
-    step = jax.jit(
-        functools.partial(train_step, model=model, tx=tx, cfg=cfg, shards=devices),
-        in_shardings=(shardings, rows), out_shardings=(shardings, sharding.replicated(mesh)),
-    )  # fmt: skip
-    return cfg, state, batch, step.lower(state, batch).compile()
-
-
-COLLECTIVE = re.compile(
-    r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(-start)?\("
-)
-
-
-@pytest.mark.parametrize("mining", ["global", "shard"])
-def test_no_collective_of_eight_devices_moves_the_queue(mining):
-    _, _, _, step = compiled_step(8, mining)
-    lines = [line for line in step.as_text().splitlines() if COLLECTIVE.search(line)]
-    # There are collectives, of the batch's embeddings among them, and the queue is in the program.
-    assert any("all-gather" in line and "[16,16]" in line for line in lines)
-    assert "[1009,16]" in step.as_text()
-    assert [line for line in lines if re.search(r"[\[,]1009[\],]", line)] == []
-    # Mining within a shard moves no token either: these are 20 frames or 5 patches of width 32.
-    moved = [line for line in lines if re.search(r",(20|5),32\]", line)]
-    assert bool(moved) == (mining == "global")
-
-
-def test_update_on_eight_devices_is_that_of_one():
-    # Accuracies and the shares of draws are equal where the draws are: bit for bit.
-    found = {}
-    for devices in (1, 8):
-        _, state, batch, step = compiled_step(devices, queue=50)
-        after, metrics = step(state, batch)
-        found[devices] = leaf_paths(jax.device_get((after.params, after.ema_params, after.queue,
-                                                    metrics)))  # fmt: skip
-    assert found[1]["3/train/sim_accuracy"] == found[8]["3/train/sim_accuracy"]
-    for path, leaf in found[1].items():
-        np.testing.assert_allclose(found[8][path], leaf, atol=1e-5, rtol=1e-5, err_msg=path)
-
-
-def test_gradients_on_eight_devices_are_those_of_one(everything):
-    cfg, model, state = everything
-    batch = synthetic_batch(cfg)
-
-    def loss(params, queue, batch):
-        return loss_fn(params, state.ema_params, queue, batch, 0, jax.random.key(0),
-                       model=model, cfg=cfg)[0]  # fmt: skip
-
-    grad = jax.jit(jax.value_and_grad(loss))
-    one = grad(state.params, state.queue, batch)
-    cfg.mesh.data = 8
-    mesh = sharding.make_mesh(cfg.mesh)
-    cfg.mesh.data = 1
-    eight = grad(
-        jax.device_put(state.params, sharding.replicated(mesh)),
-        jax.device_put(state.queue, sharding.replicated(mesh)),
-        sharding.place_batch(batch, mesh),
-    )
-    np.testing.assert_allclose(eight[0], one[0], rtol=1e-6)
-    got, wanted = leaf_paths(eight[1]), leaf_paths(one[1])
-    norm = np.sqrt(sum(np.square(leaf).sum() for leaf in wanted.values()))
-    for path, leaf in wanted.items():
-        np.testing.assert_allclose(got[path] / norm, leaf / norm, atol=1e-6, err_msg=path)

@@ -1,33 +1,23 @@
 """Draw and speak a plan in parallel, into chunk files that survive an interrupt.
 
 Every chunk is made by a process of its own, because eSpeak NG carries state from one utterance to
-the next, and reaches its name only when complete. A second call goes on with the missing chunks.
+the next.
 """
 
+import functools
 import hashlib
-import multiprocessing
-import os
-import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import numpy as np
 
+from sir_jax.data.builders.chunks import chunks_of, make_chunks, save_chunk
 from sir_jax.data.builders.spoken_scenes.plan import PlannedImage
 from sir_jax.data.builders.spoken_scenes.render import encode_png, render
 from sir_jax.data.builders.spoken_scenes.synthesis import Synthesiser, encode_flac
-from sir_jax.errors import UserError
 
 # About half a second of work: what an interrupt can lose per worker.
 CHUNK_IMAGES = 24
-_ATTEMPTS = 2
-
-
-def default_workers() -> int:
-    """Return the number of CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def fingerprint(plan: Sequence[PlannedImage], image_size: int) -> str:
@@ -38,19 +28,13 @@ def fingerprint(plan: Sequence[PlannedImage], image_size: int) -> str:
     return digest.hexdigest()
 
 
-def chunks_of(plan: Sequence[PlannedImage], folder: Path) -> dict[Path, Sequence[PlannedImage]]:
-    """Return the chunk files of a plan and the images in each."""
-    starts = range(0, len(plan), CHUNK_IMAGES)
-    return {folder / f"{i:06d}.npz": plan[i : i + CHUNK_IMAGES] for i in starts}
-
-
-def make_chunk(path: Path, images: Sequence[PlannedImage], image_size: int) -> None:
+def make_chunk(image_size: int, path: Path, images: Sequence[PlannedImage]) -> None:
     """Draw and speak some images into a file that appears only when complete.
 
     Args:
+      image_size: side in pixels.
       path: of the chunk; its folder exists.
       images: of the plan.
-      image_size: side in pixels.
     """
     synthesiser = Synthesiser()
     arrays = {}
@@ -61,27 +45,7 @@ def make_chunk(path: Path, images: Sequence[PlannedImage], image_size: int) -> N
             wave = synthesiser.speak(caption.text, caption.speaker, caption.rate, caption.pitch)
             arrays[f"audio-{caption.caption_id}"] = np.frombuffer(encode_flac(wave), np.uint8)
             arrays[f"samples-{caption.caption_id}"] = np.array(len(wave), np.int64)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as stream:
-        np.savez(stream, **arrays)
-    os.replace(partial, path)
-
-
-def _work(path: Path, images: Sequence[PlannedImage], image_size: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the parent decides what happens.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        make_chunk(path, images, image_size)
-    except OSError as error:
-        print(f"{path.name}: {error}", file=sys.stderr)
-        sys.exit(1)
-
-
-def _context():
-    # Not fork: the caller may hold threads. The server imports once and forks clean children.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__])
-    return context
+    save_chunk(path, arrays)
 
 
 def generate_chunks(
@@ -103,42 +67,8 @@ def generate_chunks(
     Raises:
       UserError: a chunk failed twice (a worker was killed, the disk is full, ...).
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for partial in folder.glob("*.partial"):
-        partial.unlink(missing_ok=True)
-    chunks = chunks_of(plan, folder)
-    pending = [path for path in chunks if not path.exists()]
-    report(sum(len(chunks[path]) for path in chunks if path not in set(pending)))
-    pending.reverse()
-    failures: dict[Path, int] = {}
-    running: dict[int, tuple] = {}
-    context = _context()
-    try:
-        while pending or running:
-            while pending and len(running) < workers:
-                path = pending.pop()
-                process = context.Process(target=_work, args=(path, chunks[path], image_size))
-                process.start()
-                running[process.sentinel] = (process, path)
-            for sentinel in wait(list(running)):
-                process, path = running.pop(sentinel)
-                process.join()
-                if process.exitcode == 0:
-                    report(len(chunks[path]))
-                    continue
-                failures[path] = failures.get(path, 0) + 1
-                if failures[path] == _ATTEMPTS:
-                    raise UserError(
-                        f"making {path.name} failed {_ATTEMPTS} times (exit status "
-                        f"{process.exitcode}); mend the cause above and run the same command "
-                        "again, finished chunks are kept"
-                    )
-                pending.append(path)
-    finally:
-        for process, _ in running.values():
-            process.terminate()
-        for process, _ in running.values():
-            process.join()
+    make = functools.partial(make_chunk, image_size)
+    make_chunks(chunks_of(plan, folder, CHUNK_IMAGES), make, workers, report)
 
 
 def read_chunks(plan: Sequence[PlannedImage], folder: Path) -> Iterator[tuple[PlannedImage, dict]]:

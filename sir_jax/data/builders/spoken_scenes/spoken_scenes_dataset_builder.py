@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
+from sir_jax.data.builders.chunks import default_workers
 from sir_jax.data.builders.spoken_scenes.config import SPLITS, SceneConfig
 from sir_jax.data.builders.spoken_scenes.generate import (
-    default_workers,
     fingerprint,
     generate_chunks,
     read_chunks,

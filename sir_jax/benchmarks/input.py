@@ -1,0 +1,349 @@
+"""Time the input pipeline against librosa and against a PyTorch `DataLoader`, in the same run.
+
+From raw files to ready batches: read, decode, resample, normalise, crop at random, resize, pad.
+Outputs are compared before anything is timed. All contestants stand ready at once and take turns;
+those with threads or workers are first drawn from until what they had prepared in advance is gone.
+A rate is by the clock and divided by the cores a contestant may use. CPU time, of this process and
+its workers together, is what an example costs when other programs want the cores, too.
+"""
+
+import argparse
+import dataclasses
+import gc
+import io
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from sir_jax.base_config import CLIP_MEAN, CLIP_STD, base_config
+from sir_jax.benchmarks import input_peers, padding, raw_files
+from sir_jax.benchmarks.raw_files import KINDS, Pair
+from sir_jax.benchmarks.timing import OtherLoad
+from sir_jax.data.corpus import INDEX_DTYPE, Caption, ImageRecord
+from sir_jax.data.features import FlacAudio
+from sir_jax.data.image import ImageSpec
+from sir_jax.data.pipeline import train_batches
+from sir_jax.errors import UserError
+
+IMAGE_SIZE = 224
+CROP_SCALE = (0.5, 1.0)
+# Threads and worker processes of ours, by the number of cores.
+SETTINGS = {
+    "ours, threads": lambda cores: (cores, 0),
+    "ours, more threads": lambda cores: (2 * cores, 0),
+    "ours, workers": lambda cores: (1, cores),
+}
+PEERS = ("librosa + Pillow", "DataLoader")
+# More batches than any contestant prepares in advance.
+AHEAD = 10
+# Pairs a second that one chip can train on, half its peak taken for granted: HuBERT-base on 10 s
+# and CLIP B/32, both trained, all three losses, 1440 GFLOP a pair. Estimates, not measurements.
+NEEDED = {"H200": 274, "TPU v4": 95}
+
+
+class PairSplit:
+    """The interface of `sir_jax.data.corpus.Split` over raw files."""
+
+    name = "raw"
+
+    def __init__(self, pairs: list[Pair]):
+        self._pairs = pairs
+        entries = [(row, 0, pair.samples, row, row) for row, pair in enumerate(pairs)]
+        self.index = np.array(entries, INDEX_DTYPE)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, row: int) -> ImageRecord:
+        pair = self._pairs[row]
+        caption = Caption(pair.audio.read_bytes(), pair.samples, row, "", "")
+        return ImageRecord(pair.image.read_bytes(), row, (caption,))
+
+
+@dataclasses.dataclass
+class Contestant:
+    """One way to make batches: how many cores it may use, its batches, and what each took."""
+
+    name: str
+    cores: int
+    batches: Iterator
+    wall: list[float] = dataclasses.field(default_factory=list)  # seconds per example
+    cpu: list[float] = dataclasses.field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        """Return examples a second and core, by the clock."""
+        return 1 / statistics.median(self.wall) / self.cores
+
+    @property
+    def cpu_ms(self) -> float:
+        """Return milliseconds of CPU an example."""
+        return 1e3 * statistics.median(self.cpu)
+
+
+def data_config(batch: int, scale: tuple[float, float]):
+    """Return a data config of the shipped buckets."""
+    c = base_config("base", "B/32").data
+    c.update(batch_size=batch, buckets=padding.shipped_buckets(), crop_scale=scale)
+    return c
+
+
+def image_spec() -> ImageSpec:
+    """Return what CLIP reads."""
+    return ImageSpec(IMAGE_SIZE, CLIP_MEAN, CLIP_STD)
+
+
+def check_equal(pairs: list[Pair], readers: dict) -> None:
+    """See that every peer makes of each pair what we do, where nothing is random.
+
+    Args:
+      pairs: on disk.
+      readers: peer's name -> its function from a path to a waveform.
+
+    Raises:
+      UserError: a waveform or the pixels differ; names the peer and the file.
+    """
+    split, longest = PairSplit(pairs), padding.shipped_buckets()[-1]
+    whole = {row for row, pair in enumerate(pairs) if pair.samples <= longest}
+    seen = set()
+    batches = train_batches(split, data_config(1, (1.0, 1.0)), seed=0, start=0, num_threads=0)
+    for _ in pairs:
+        batch = next(batches)
+        row = int(batch["caption_ids"][0])
+        if row not in whole:
+            continue
+        seen.add(row)
+        wave = batch["wave"][0, : batch["lengths"][0]]
+        for name, read in readers.items():
+            dataset = input_peers.PairDataset(pairs, image_spec(), (1.0, 1.0), read, longest)
+            theirs = dataset[row]
+            for kind, a, b in (
+                ("wave", wave, theirs[0]),
+                ("pixels", batch["pixels"][0], theirs[1]),
+            ):
+                # Not `>`: NaN must not pass.
+                if a.shape != b.shape or not np.abs(a - b).max(initial=0) <= 2e-6:
+                    raise UserError(f"{name}: {kind} of {pairs[row].audio} differ; not timed")
+    batches.close()
+    if seen != whole:
+        raise RuntimeError("an epoch of single pairs must hold every pair")
+
+
+def contestants(pairs: list[Pair], batch: int, cores: int) -> list[Contestant]:
+    """Start every contestant; none has made a batch yet."""
+    split, config, ready = PairSplit(pairs), data_config(batch, CROP_SCALE), []
+    for name, setting in SETTINGS.items():
+        threads, workers = setting(cores)
+        batches = train_batches(
+            split, config, seed=0, start=0, num_threads=threads, num_workers=workers
+        )
+        ready.append(Contestant(name, cores, batches))
+    for name, read in readers().items():
+        dataset = input_peers.PairDataset(pairs, image_spec(), CROP_SCALE, read, config.buckets[-1])
+        if name == "DataLoader":
+            batches = input_peers.loader_batches(dataset, batch, cores)
+            ready.append(Contestant(name, cores, batches))
+        else:
+            ready.append(Contestant(name, 1, input_peers.loop_batches(dataset, batch)))
+    return ready
+
+
+def readers() -> dict:
+    """Return how each peer reads a clip."""
+    return dict(zip(PEERS, (input_peers.librosa_wave, input_peers.soundfile_wave), strict=True))
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and its children so far, those still alive among them."""
+    total = time.process_time()
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rpartition(")")[2].split()
+        except OSError:  # ended meanwhile
+            continue
+        # Of proc(5), counted from the state on: parent, and user and system time in ticks.
+        if int(fields[1]) == os.getpid():
+            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def take_turns(ready: list[Contestant], rounds: int, count: int) -> None:
+    """Time `count` batches of each contestant in every round."""
+    for _ in range(rounds):
+        for contestant in ready:
+            for _ in range(AHEAD):
+                next(contestant.batches)
+            clock, cpu, examples = time.perf_counter(), cpu_seconds(), 0
+            for _ in range(count):
+                examples += len(next(contestant.batches)["lengths"])
+            contestant.wall.append((time.perf_counter() - clock) / examples)
+            contestant.cpu.append((cpu_seconds() - cpu) / examples)
+            # Let it fill its buffers before the next one's turn.
+            time.sleep(AHEAD * contestant.wall[-1] * examples / count)
+
+
+def bench_kind(kind: str, args: argparse.Namespace, folder: Path) -> list[dict]:
+    """Check and time one kind of files; print and return its rows of the table."""
+    pairs = raw_files.make_pairs(folder / kind, kind, args.pairs)
+    check_equal(pairs, readers())
+    sizes = [np.mean([p.stat().st_size for p in paths]) / 1e3
+             for paths in ([x.image for x in pairs], [x.audio for x in pairs])]  # fmt: skip
+    seconds = np.mean([pair.samples for pair in pairs]) / 16_000
+    print(f"{kind}: JPEG of {sizes[0]:.0f} kB, clips of {seconds:.1f} s and {sizes[1]:.0f} kB")
+    ready = contestants(pairs, args.batch, args.cores)
+    try:
+        take_turns(ready, args.rounds, args.batches)
+    finally:
+        for contestant in ready:
+            if hasattr(contestant.batches, "close"):
+                contestant.batches.close()
+    best = max((c for c in ready if c.name in SETTINGS), key=lambda c: c.rate)
+    thrifty = min(c.cpu_ms for c in ready if c.name in SETTINGS)
+    rows = []
+    for c in ready:
+        row = {"kind": kind, "name": c.name, "cores": c.cores, "per_core": c.rate,
+               "cpu_ms": c.cpu_ms}  # fmt: skip
+        if c.name in PEERS:
+            row |= {"ahead": best.rate / c.rate, "cpu_ahead": c.cpu_ms / thrifty}
+        rows.append(row)
+        print(format_row(row), flush=True)
+    # A DataLoader has no close: its workers end with its iterator.
+    del ready, c
+    gc.collect()
+    needs = ", ".join(f"{name} {pairs / best.rate:.1f}" for name, pairs in NEEDED.items())
+    print(f"  cores that feed one accelerator: {needs}", flush=True)
+    return rows
+
+
+def format_row(row: dict) -> str:
+    """Return one line of the table."""
+    line = f"  {row['name']:<20}{row['cores']:>5}{row['per_core']:>14.1f}{row['cpu_ms']:>9.2f}"
+    if "ahead" in row:
+        line += f"{row['ahead']:>12.2f}{row['cpu_ahead']:>11.2f}"
+    return line
+
+
+def compare_storage(pairs: list[Pair], rounds: int) -> dict:
+    """Measure FLAC against plain int16 on the same 16 kHz clips, print it and what we decided."""
+    sounds = [soundfile.read(pair.audio, dtype="int16")[0] for pair in pairs]
+    stored = {
+        "FLAC": [FlacAudio().encode_example(sound) for sound in sounds],
+        "int16": [sound.tobytes() for sound in sounds],
+    }
+
+    def decode_flac():
+        for data in stored["FLAC"]:
+            soundfile.read(io.BytesIO(data), dtype="float32")
+
+    def decode_int16():
+        for data in stored["int16"]:
+            np.frombuffer(data, np.int16).astype(np.float32) / np.float32(32_768)
+
+    cpu = {"FLAC": [], "int16": []}
+    for _ in range(rounds):
+        for name, decode in (("FLAC", decode_flac), ("int16", decode_int16)):
+            began = time.process_time()
+            decode()
+            cpu[name].append(time.process_time() - began)
+    hours, found = sum(map(len, sounds)) / 16_000 / 3_600, {}
+    for name, clips in stored.items():
+        found[name] = {
+            "ms": 1e3 * statistics.median(cpu[name]) / len(clips),
+            "mb_an_hour": sum(map(len, clips)) / hours / 1e6,
+        }
+        print(
+            f"storage as {name:<6}{found[name]['ms']:7.3f} ms of CPU to decode a clip, "
+            f"{found[name]['mb_an_hour']:6.1f} MB an hour of sound"
+        )
+    share = found["FLAC"]["mb_an_hour"] / found["int16"]["mb_an_hour"]
+    spent = NEEDED["H200"] * found["FLAC"]["ms"] / 1e3
+    print(
+        f"  decision: FLAC; it takes {100 * share:.0f} % of the space, and to decode it for one "
+        f"H200 takes {spent:.2f} of a core"
+    )
+    return found
+
+
+def parse_args(argv: list[str]) -> argparse.Namespace:
+    """Read the options.
+
+    Raises:
+      UserError: an unknown kind of files, or a number out of range.
+    """
+    parser = argparse.ArgumentParser(
+        prog="sir-jax bench input", allow_abbrev=False,
+        description="Time the input pipeline against librosa and a PyTorch DataLoader.",
+    )  # fmt: skip
+    parser.add_argument("--kinds", default=",".join(KINDS), help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--pairs", type=int, default=96, help="pictures and clips of each kind")
+    parser.add_argument("--batch", type=int, default=16, help="pairs a batch")
+    parser.add_argument("--batches", type=int, default=24, help="timed batches a round")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant")
+    parser.add_argument("--cores", type=int, default=2, help="that all of it may use")
+    parser.add_argument("--sigma", type=float, default=raw_files.SIGMA, help="of the lengths")
+    parser.add_argument("--encoder", action=argparse.BooleanOptionalAction, default=True,
+                        help="also time an encoder on buckets")  # fmt: skip
+    parser.add_argument("--json", default="", help="write the figures to this file, too")
+    args = parser.parse_args(argv)
+    args.kinds = args.kinds.split(",")
+    unknown = [kind for kind in args.kinds if kind not in KINDS]
+    if unknown:
+        raise UserError(f"--kinds: no {unknown[0]!r}; choose among {', '.join(KINDS)}")
+    for name in ("pairs", "batch", "batches", "rounds", "cores"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name}={getattr(args, name)}: must be at least 1")
+    if args.batch > args.pairs:
+        raise UserError(f"--batch={args.batch}: more than --pairs={args.pairs}; lower it")
+    available = len(os.sched_getaffinity(0))
+    if args.cores > available:
+        raise UserError(f"--cores={args.cores}: there are {available}; lower it")
+    if not 0 <= args.sigma <= 1:
+        raise UserError(f"--sigma={args.sigma}: must be from 0 to 1")
+    return args
+
+
+def main(argv: list[str]) -> int:
+    """Run `sir-jax bench input`.
+
+    Raises:
+      UserError: where librosa or PyTorch is not installed, outputs differ, or an option is wrong.
+    """
+    args = parse_args(argv)
+    try:
+        import librosa
+        import torch
+    except ImportError as error:
+        raise UserError(f"{error}; pip install 'sir_jax[test]'") from None
+    allowed = os.sched_getaffinity(0)
+    # Threads and processes that start from here on inherit it.
+    os.sched_setaffinity(0, sorted(allowed)[: args.cores])
+    print(
+        f"librosa {librosa.__version__}, torch {torch.__version__}, {args.cores} cores; batches of "
+        f"{args.batch}, pictures to {IMAGE_SIZE} px, crops of {CROP_SCALE[0]:g} to "
+        f"{CROP_SCALE[1]:g} of the area"
+    )
+    print(f"  {'':<20}cores  examples/s   CPU ms   ours ahead  by CPU time")
+    print("                            a core  /example     (times)      (times)")
+    load = OtherLoad()
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            rows = [row for kind in args.kinds for row in bench_kind(kind, args, Path(folder))]
+            flac = raw_files.make_pairs(Path(folder) / "storage", "flac16", args.pairs)
+            storage = compare_storage(flac, args.rounds)
+        finally:
+            os.sched_setaffinity(0, allowed)
+    share = load.share()
+    if share is not None:
+        print(f"other processes took {100 * share:.0f} % of the machine meanwhile")
+    found = padding.report(args.rounds if args.encoder else 0, args.sigma)
+    if args.json:
+        content = {"input": rows, "storage": storage, "padding": found}
+        Path(args.json).write_text(json.dumps(content, indent=2) + "\n")
+    return 0

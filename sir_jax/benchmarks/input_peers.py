@@ -1,0 +1,150 @@
+"""What people write for the same work: librosa and Pillow in a loop, and a PyTorch `DataLoader`."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+from sir_jax.benchmarks.raw_files import Pair
+from sir_jax.data.audio import SAMPLE_RATE
+from sir_jax.data.image import ImageSpec
+
+Item = tuple[np.ndarray, np.ndarray]
+
+
+def librosa_wave(path) -> np.ndarray:
+    """Return a clip at 16 kHz by librosa, normalised: float32 [N]."""
+    import librosa
+
+    return _normalized(librosa.load(path, sr=SAMPLE_RATE)[0])
+
+
+def soundfile_wave(path) -> np.ndarray:
+    """Return a clip at 16 kHz by soundfile and soxr, normalised: float32 [N]."""
+    import soundfile
+    import soxr
+
+    wave, rate = soundfile.read(path, dtype="float32")
+    if wave.ndim > 1:
+        wave = wave.mean(axis=1)
+    if rate != SAMPLE_RATE:
+        # librosa's length, from which soxr's may differ by one.
+        length = math.ceil(len(wave) * (SAMPLE_RATE / rate))
+        wave = soxr.resample(wave, rate, SAMPLE_RATE, quality="HQ")[:length]
+        wave = np.pad(wave, (0, length - len(wave)))
+    return _normalized(wave)
+
+
+def _normalized(wave: np.ndarray) -> np.ndarray:
+    return (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
+
+
+def pillow_pixels(path, spec: ImageSpec, scale: tuple[float, float], rng) -> np.ndarray:
+    """Return a picture, cropped at random unless `scale` is (1, 1): float32 [h, w, 3]."""
+    image = Image.open(path).convert("RGB")
+    box = _random_box(image.size, scale, rng) if scale != (1.0, 1.0) else None
+    if box is not None:
+        image = image.resize((spec.size, spec.size), Image.Resampling.BICUBIC, box=box)
+    else:
+        ratio = spec.size / min(image.size)
+        width, height = (max(spec.size, int(side * ratio + 1e-6)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = (width - spec.size) // 2, (height - spec.size) // 2
+        image = image.crop((left, top, left + spec.size, top + spec.size))
+    pixels = np.asarray(image, np.float32)
+    pixels /= 255
+    pixels -= np.asarray(spec.mean, np.float32)
+    pixels /= np.asarray(spec.std, np.float32)
+    return pixels
+
+
+def _random_box(size, scale, rng) -> tuple[float, ...] | None:
+    """Draw a crop as torchvision's RandomResizedCrop does; None where none fits."""
+    for _ in range(10):
+        area = size[0] * size[1] * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        width, height = math.sqrt(area * aspect), math.sqrt(area / aspect)
+        if width <= size[0] and height <= size[1]:
+            left, top = rng.uniform(0, size[0] - width), rng.uniform(0, size[1] - height)
+            return left, top, min(left + width, size[0]), min(top + height, size[1])
+    return None
+
+
+class PairDataset:
+    """A map-style dataset of waveforms and pixels, as `torch.utils.data` wants it.
+
+    Args:
+      pairs: on disk.
+      spec: of the pictures.
+      scale: of the random crop.
+      read_wave: path -> float32 [N].
+      longest: samples beyond which a stretch is cut out at random.
+    """
+
+    def __init__(
+        self, pairs: Sequence[Pair], spec: ImageSpec, scale: tuple[float, float],
+        read_wave: Callable, longest: int,
+    ):  # fmt: skip
+        self._pairs, self._spec, self._scale = pairs, spec, scale
+        self._read_wave, self._longest = read_wave, longest
+        self._rng = np.random.default_rng()
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, number: int) -> Item:
+        pair = self._pairs[number]
+        wave = self._read_wave(pair.audio)
+        if len(wave) > self._longest:
+            first = int(self._rng.integers(len(wave) - self._longest + 1))
+            wave = wave[first : first + self._longest]
+        return wave, pillow_pixels(pair.image, self._spec, self._scale, self._rng)
+
+
+def pad(items: list[Item]) -> dict[str, np.ndarray]:
+    """Lay items into a batch as long as its longest clip."""
+    lengths = np.array([len(wave) for wave, _ in items], np.int32)
+    waves = np.zeros((len(items), lengths.max()), np.float32)
+    for row, (wave, _) in zip(waves, items, strict=True):
+        row[: len(wave)] = wave
+    return {"wave": waves, "lengths": lengths, "pixels": np.stack([p for _, p in items])}
+
+
+def pad_tensors(items: list[Item]) -> dict:
+    """Do the same with tensors, which a `DataLoader` sends through shared memory."""
+    import torch
+
+    return {name: torch.from_numpy(array) for name, array in pad(items).items()}
+
+
+class _Endless:
+    """Batches of numbers in random order, for ever."""
+
+    def __init__(self, count: int, batch: int):
+        self._count, self._batch = count, batch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for epoch in itertools.count():
+            order = np.random.default_rng(epoch).permutation(self._count).tolist()
+            for first in range(0, self._count - self._batch + 1, self._batch):
+                yield order[first : first + self._batch]
+
+
+def loop_batches(dataset: PairDataset, batch: int) -> Iterator[dict[str, np.ndarray]]:
+    """Stream batches made in this process, one item after the other."""
+    for numbers in _Endless(len(dataset), batch):
+        yield pad([dataset[number] for number in numbers])
+
+
+def loader_batches(dataset: PairDataset, batch: int, workers: int) -> Iterator[dict]:
+    """Stream batches of a `DataLoader` with worker processes."""
+    import torch
+
+    # One process after another must not inherit this one's threads by fork.
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_sampler=_Endless(len(dataset), batch), num_workers=workers,
+        collate_fn=pad_tensors, multiprocessing_context="spawn",
+    )  # fmt: skip
+    return iter(loader)

@@ -1,0 +1,192 @@
+"""sir-jax bench step [--config=configs/FILE.py[:arg]] [--config.any.field=value] [--rounds=N]
+                   [--batch=N] [--samples=N] [--json=FILE]
+
+Times the compiled train step of one config with contrastive learning alone and with each further
+term of the objective, in turn in the same run, and prints what each costs relative to contrastive
+alone: time, memory and operations. Weights, sounds and pictures are random. The batch is the
+config's, and 32 on a CPU.
+
+state: bytes that live between steps (parameters, optimiser, teacher, queue); peak: the most that
+the compiler counts on at once, the state among it.
+"""
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from sir_jax.benchmarks.timing import OtherLoad, Times, interleave
+from sir_jax.errors import UserError
+from sir_jax.models import build_model
+from sir_jax.training import sharding
+from sir_jax.training.config import check_batch, check_config, parse_options
+from sir_jax.training.loop import compile_programs
+from sir_jax.training.objective import fusion_tasks
+from sir_jax.training.optimizer import make_optimizer
+from sir_jax.training.state import init_state
+from sir_jax.training.step import STEP_FIELDS
+
+DEFAULT_CONFIG = "configs/unified.py:speech=tiny,image=tiny"
+BATCH_ON_CPU = 32
+MIB = 2**20
+
+
+class Cost(NamedTuple):
+    """What one variant of the objective costs a step."""
+
+    variant: str
+    seconds: Times
+    state_bytes: int
+    peak_bytes: int
+    flops: float
+
+
+def variants(loss_cfg) -> dict[str, dict]:
+    """Return what each variant sets, name -> fields of the config.
+
+    The options of a term (queue length, alpha, direction, ...) are the config's own.
+
+    Args:
+      loss_cfg: `config.loss`, with some term beside plain contrastive learning.
+
+    Raises:
+      UserError: it has none.
+    """
+    sic, off = loss_cfg.sic, {"loss.sic.queue": 0, "loss.sic.alpha": 0.0,
+                              "loss.sim.weight": 0.0, "loss.cmd.weight": 0.0}  # fmt: skip
+    terms = {}
+    if sic.queue:
+        terms["+ queue"] = {"loss.sic.queue": sic.queue}
+    if sic.alpha:
+        terms["+ distillation"] = {"loss.sic.alpha": sic.alpha}
+    if loss_cfg.sim.weight:
+        terms["+ SIM"] = {"loss.sim.weight": loss_cfg.sim.weight}
+    if loss_cfg.cmd.weight:
+        terms[f"+ CMD of {loss_cfg.cmd.direction}"] = {"loss.cmd.weight": loss_cfg.cmd.weight}
+    if not terms or not sic.weight:
+        raise UserError(
+            "the config's objective is not contrastive learning and something more; "
+            f"choose another --config, e.g. {DEFAULT_CONFIG}"
+        )
+    found = {"contrastive": off} | {name: off | fields for name, fields in terms.items()}
+    return found | {"all": {}} if len(terms) > 1 else found
+
+
+def random_batch(cfg, samples: int) -> dict[str, np.ndarray]:
+    """Return the fields that a step reads; every clip fills its bucket, every image has an id."""
+    rng, b, size = np.random.default_rng(0), cfg.data.batch_size, cfg.data.image_size
+    return {
+        "wave": rng.normal(size=(b, samples)).astype(np.float32),
+        "lengths": np.full(b, samples, np.int32),
+        "pixels": rng.normal(size=(b, size, size, 3)).astype(np.float32),
+        "image_ids": np.arange(b, dtype=np.int32),
+    }
+
+
+def build_step(cfg, samples: int) -> tuple[Callable[[], None], Callable[[Times], Cost]]:
+    """Compile one variant's train step.
+
+    Args:
+      cfg: the config of the variant.
+      samples: of every clip.
+
+    Returns:
+      A function that makes a step and waits for it, and one from its times to a `Cost` whose
+      variant is still ''.
+    """
+    cfg.data.buckets = (samples,)
+    mesh = sharding.make_mesh(cfg.mesh)
+    check_batch(cfg, mesh)
+    model = build_model(cfg.model, fusion_tasks(cfg.loss))
+    tx = make_optimizer(cfg.optim, cfg.train.steps)
+    init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
+    abstract = jax.eval_shape(init, jax.random.key(0))
+    shardings = sharding.tree_shardings(abstract, mesh)
+    program = compile_programs(cfg, mesh, abstract, shardings, model, tx)[samples]
+    state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+    batch = random_batch(cfg, samples)
+    placed = sharding.place_batch({name: batch[name] for name in STEP_FIELDS}, mesh)
+
+    def step() -> None:
+        nonlocal state
+        state, metrics = program(state, placed)
+        jax.block_until_ready((state, metrics))
+
+    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
+    memory, flops = program.memory_analysis(), program.cost_analysis()["flops"]
+    # The state is donated: what leaves lies where what came in lay.
+    peak = (memory.argument_size_in_bytes + memory.temp_size_in_bytes
+            + memory.output_size_in_bytes - memory.alias_size_in_bytes)  # fmt: skip
+    return step, lambda times: Cost("", times, state_bytes, peak, flops)
+
+
+def format_table(costs: list[Cost]) -> str:
+    """Lay out the costs; in brackets, relative to the first."""
+    first = costs[0]
+    lines = [f"{'objective':<18}{'ms a step':>16}{'state MiB':>18}{'peak MiB':>18}{'GFLOP':>18}"]
+    for cost in costs:
+        cells = [
+            (1e3 * cost.seconds.median, 1e3 * first.seconds.median),
+            (cost.state_bytes / MIB, first.state_bytes / MIB),
+            (cost.peak_bytes / MIB, first.peak_bytes / MIB),
+            (cost.flops / 1e9, first.flops / 1e9),
+        ]
+        texts = [f"{value:.0f} (x{value / base:.2f})" for value, base in cells]
+        lines.append(f"{cost.variant:<18}{texts[0]:>16}" + "".join(f"{t:>18}" for t in texts[1:]))
+    return "\n".join(lines)
+
+
+def _number(name: str, text: str, least: int) -> int:
+    if not text.isdigit() or int(text) < least:
+        raise UserError(f"--{name}={text}: give a whole number from {least} up")
+    return int(text)
+
+
+def main(argv: list[str]) -> int:
+    """Run `sir-jax bench step`.
+
+    Args:
+      argv: the arguments after the verb's name.
+
+    Raises:
+      UserError: on a wrong option, or a config that cannot be trained.
+    """
+    if "--help" in argv or "-h" in argv:
+        print(__doc__.strip())
+        return 0
+    if not any(arg.startswith("--config=") for arg in argv):
+        argv = [f"--config={DEFAULT_CONFIG}", *argv]
+    cfg, own = parse_options(argv, {"rounds": "5", "batch": "0", "samples": "0", "json": ""})
+    rounds = _number("rounds", own["rounds"], 1)
+    batch, samples = (_number(name, own[name], 0) for name in ("batch", "samples"))
+    check_config(cfg)
+    on_cpu = jax.default_backend() == "cpu"
+    cfg.data.batch_size = batch or (BATCH_ON_CPU if on_cpu else cfg.data.batch_size)
+    samples = samples or cfg.data.buckets[len(cfg.data.buckets) // 2]
+    spec = next(arg for arg in argv if arg.startswith("--config="))
+    print(
+        f"{spec}: {cfg.data.batch_size} pairs a step, clips of {samples / 16_000:.2f} s, "
+        f"{cfg.model.dtype}, frozen: {', '.join(cfg.optim.freeze) or 'nothing'}; "
+        f"{jax.device_count()} {jax.devices()[0].device_kind} devices"
+    )
+    steps, finish = {}, {}
+    for name, fields in variants(cfg.loss).items():
+        changed = cfg.copy_and_resolve_references()
+        changed.update_from_flattened_dict(fields)
+        print(f"{name}:", file=sys.stderr)
+        steps[name], finish[name] = build_step(changed, samples)
+    load = OtherLoad()
+    times = interleave(steps, rounds)
+    costs = [finish[name](times[name])._replace(variant=name) for name in steps]
+    print(format_table(costs))
+    share = load.share()
+    if share is not None:
+        print(f"other processes took {100 * share:.0f} % of the machine meanwhile")
+    if own["json"]:
+        Path(own["json"]).write_text(json.dumps([c._asdict() for c in costs], indent=2) + "\n")
+    return 0

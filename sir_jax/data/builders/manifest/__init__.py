@@ -1,0 +1,1 @@
+"""manifest: a corpus of one's own, listed line by line."""

@@ -1,0 +1,203 @@
+"""Plan a corpus from a list of one's own: JSON lines or CSV."""
+
+import csv
+import difflib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from sir_jax.data.builders.recordings import (
+    Layout,
+    Plan,
+    PlannedCaption,
+    PlannedImage,
+    Problem,
+)
+from sir_jax.errors import UserError
+
+COLUMNS = ("image", "audio", "image_id", "split", "text", "speaker")
+SUFFIXES = (".jsonl", ".csv")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_SPLIT = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+def check_name(name: str) -> str:
+    """Return the name of a manifest corpus.
+
+    Raises:
+      UserError: it cannot be a folder's name.
+    """
+    if not _NAME.fullmatch(name):
+        raise UserError(f"--name {name!r}: use letters, digits, '-' and '_', a letter first")
+    return name
+
+
+def manifest_layout(manifest: Path, name: str, root: Path) -> Layout:
+    """Return the layout of a corpus that a manifest lists.
+
+    Args:
+      manifest: a .jsonl or .csv file with the columns COLUMNS; only image and audio are needed.
+      name: of the corpus.
+      root: what its paths are relative to.
+
+    Raises:
+      UserError: a wrong name, or no such file.
+    """
+    if manifest.suffix not in SUFFIXES:
+        raise UserError(f"--manifest {str(manifest)!r}: give a file in {' or '.join(SUFFIXES)}")
+    if not manifest.is_file():
+        raise UserError(f"--manifest {str(manifest)!r}: no such file")
+    if not root.is_dir():
+        raise UserError(f"--root {str(root)!r}: no such folder")
+    return Layout(
+        name="manifest",
+        configs={check_name(name): f"what {manifest.name} lists"},
+        archives=(),
+        plan=lambda folder, config: plan_manifest(manifest),
+        expected={name: {}},
+        rate=None,
+    )
+
+
+def plan_manifest(manifest: Path) -> Plan:
+    """Plan a corpus from its manifest.
+
+    Args:
+      manifest: a .jsonl or .csv file.
+
+    Returns:
+      Pictures in the order in which they first occur, which numbers them; recordings are numbered
+      by their line.
+
+    Raises:
+      UserError: a column that is none of COLUMNS.
+    """
+    images: dict[str, _Image] = {}
+    sounds: dict[str, str] = {}
+    problems = []
+    lines = _read_json(manifest) if manifest.suffix == ".jsonl" else _read_csv(manifest)
+    for number, row in lines:
+        where = f"{manifest.name}:{number}"
+        if isinstance(row, str):
+            problems.append(Problem(where, "bad metadata", row))
+            continue
+        split = row.get("split") or "train"
+        fault = _fault(row, split)
+        key = row.get("image_id") or row.get("image", "")
+        image = images.get(key)
+        if not fault and image and image.split != split:
+            fault = f"its picture {key!r} is in split {image.split!r} by an earlier line"
+        if fault:
+            known = split if _SPLIT.fullmatch(split) else ""
+            problems.append(Problem(where, "bad metadata", fault, known))
+        elif image and image.path != row["image"]:
+            detail = f"{where}: an earlier line gives the image_id {key!r} to {image.path}"
+            problems.append(Problem(row["image"], "duplicate id", detail, split, key))
+        elif row["audio"] in sounds:
+            detail = f"{where}: {sounds[row['audio']]} names this recording as well"
+            problems.append(Problem(row["audio"], "duplicate id", detail, split, row["audio"]))
+        else:
+            if image is None:
+                image = images[key] = _Image(split, row["image"])
+            sounds[row["audio"]] = where
+            image.add(number, row)
+    return Plan(
+        tuple(image.planned(i, key) for i, (key, image) in enumerate(images.items())),
+        tuple(problems),
+    )
+
+
+class _Image:
+    """One picture while lines are read."""
+
+    def __init__(self, split: str, path: str):
+        self.split, self.path = split, path
+        self._captions: list[PlannedCaption] = []
+
+    def add(self, number: int, row: dict[str, str]) -> None:
+        """Add the recording of a line."""
+        audio = row["audio"]
+        self._captions.append(
+            PlannedCaption(number, audio, audio, row.get("text", ""), row.get("speaker", ""))
+        )
+
+    def planned(self, image_id: int, key: str) -> PlannedImage:
+        """Return the picture with its recordings."""
+        return PlannedImage(image_id, key, self.split, self.path, tuple(self._captions))
+
+
+def _fault(row: dict[str, str], split: str) -> str:
+    """Say what is wrong with a line, '' where nothing is."""
+    for column in ("image", "audio"):
+        if not row.get(column):
+            return f"no {column}"
+    for column, value in row.items():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return f"{column} is not UTF-8"
+        if "\0" in value:
+            return f"{column} holds a zero byte"
+    if not _SPLIT.fullmatch(split) or split == "all":
+        return f"split {split!r} is no word of letters, digits and '_', or is 'all'"
+    return ""
+
+
+def _check_columns(columns, where: str) -> None:
+    for column in columns:
+        if column not in COLUMNS:
+            near = difflib.get_close_matches(str(column), COLUMNS, 1, 0.0)[0]
+            raise UserError(
+                f"{where}: no column {column!r}; did you mean {near!r}? (columns: "
+                f"{', '.join(COLUMNS)})"
+            )
+
+
+def _read_json(manifest: Path) -> Iterator[tuple[int, dict[str, str] | str]]:
+    """Yield the number of each line and its row, or what is wrong with it."""
+    with manifest.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                yield number, f"no JSON ({error})"
+                continue
+            if not isinstance(row, dict):
+                yield number, "no JSON object"
+                continue
+            _check_columns(row, f"{manifest.name}:{number}")
+            row = {column: value for column, value in row.items() if value is not None}
+            # Ids and speakers are often numbers.
+            wrong = [c for c, value in row.items() if type(value) not in (str, int)]
+            if wrong:
+                yield number, f"{wrong[0]} is no text"
+            else:
+                yield number, {column: str(value) for column, value in row.items()}
+
+
+def _read_csv(manifest: Path) -> Iterator[tuple[int, dict[str, str] | str]]:
+    """Yield the number of each row's last line and the row, or what is wrong with it."""
+    with manifest.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        reader = csv.reader(stream)
+        header = next(reader, None)
+        if not header:
+            raise UserError(f"{manifest.name}: empty; its first line names the columns")
+        header = [column.strip() for column in header]
+        _check_columns(header, f"{manifest.name}:1")
+        if len(set(header)) < len(header):
+            raise UserError(f"{manifest.name}:1: a column is named twice")
+        while True:
+            try:
+                fields = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield reader.line_num, str(error)
+                continue
+            if len(fields) == len(header):
+                yield reader.line_num, dict(zip(header, fields, strict=True))
+            elif fields:
+                yield reader.line_num, f"{len(fields)} fields, the first line has {len(header)}"

@@ -1,0 +1,378 @@
+"""Read, check and store what a plan of recorded captions names; list what cannot be used.
+
+A chunk is two files: the bytes of what is good (.npz), and one line for each thing that is not
+(.problems). The second is there first, so that a chunk that is there is complete.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from sir_jax.data.audio import SAMPLE_RATE, load_audio, read_header
+from sir_jax.data.builders.chunks import chunks_of, make_chunks, parts_of, save_chunk
+from sir_jax.data.builders.recordings import Plan, PlannedCaption, PlannedImage, Problem
+from sir_jax.data.image import load_image
+from sir_jax.data.sources import read_source
+from sir_jax.errors import BadMedia, UserError
+
+# About half a second of work with five recordings each: what an interrupt can lose per worker.
+CHUNK_IMAGES = 24
+MAX_CHANNELS = 8
+# A chunk takes a second; a disk far away, a minute.
+DEADLINE_SECONDS = 120.0
+# `BadMedia.fault` -> reason, where the reason says of what.
+_OF_WHAT = ("missing", "undecodable", "truncated")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """What is accepted.
+
+    Attributes:
+      folder: below which the plan's paths are.
+      rate: of every recording, in Hz; None where any is fine.
+      max_seconds: that a recording may last.
+    """
+
+    folder: Path
+    rate: int | None
+    max_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Lost:
+    """A problem with what it takes out of the corpus.
+
+    Attributes:
+      problem: for the report.
+      image_id: the picture that is out; -1 where it stays.
+      caption_id: the recording that is out; -1 where none is.
+      stamp: size and time of the file that was read, None where it was not there; a chunk is made
+        again when it differs.
+    """
+
+    problem: Problem
+    image_id: int = -1
+    caption_id: int = -1
+    stamp: tuple[int, int] | None = None
+
+
+def encode_wave(wave: np.ndarray) -> bytes:
+    """Return float32 [N] at 16 kHz as FLAC of 16 bits; bit-exact where it was 16 bits."""
+    scaled = np.clip(np.rint(wave * np.float32(32768)), -32768, 32767).astype(np.int16)
+    stream = io.BytesIO()
+    soundfile.write(stream, scaled, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return stream.getvalue()
+
+
+def read_recording(path: Path, rules: Rules, name: str) -> np.ndarray:
+    """Return a recording as float32 [N] at 16 kHz, its header checked before it is decoded.
+
+    Raises:
+      BadMedia: it cannot be used.
+    """
+    _, data = read_source(_regular(path, name), name, "sound")
+    header = read_header(data, name)
+    if rules.rate is not None and header.rate != rules.rate:
+        raise BadMedia(f"{name}: {header.rate} Hz, published at {rules.rate} Hz", "wrong rate")
+    if header.channels > MAX_CHANNELS:
+        raise BadMedia(f"{name}: {header.channels} channels, at most {MAX_CHANNELS}", "too large")
+    seconds = header.samples / header.rate
+    if seconds > rules.max_seconds:
+        raise BadMedia(
+            f"{name}: {seconds:.1f} s, at most {rules.max_seconds:g} s (--max-seconds)", "too long"
+        )
+    wave = load_audio(data, name)
+    if not wave.size:
+        raise BadMedia(f"{name}: holds no samples", "no samples")
+    return wave
+
+
+def read_picture(path: Path, name: str) -> bytes:
+    """Return a picture's bytes as they are, once it has been decoded.
+
+    Raises:
+      BadMedia: it cannot be used.
+    """
+    _, data = read_source(_regular(path, name), name, "picture")
+    load_image(data, name)
+    return data
+
+
+def make_chunk(rules: Rules, path: Path, images: Sequence[PlannedImage]) -> None:
+    """Read some pictures and their recordings into the two files of a chunk.
+
+    Args:
+      rules: what is accepted.
+      path: of the chunk; its folder exists.
+      images: of the plan.
+    """
+    arrays, lost = {}, []
+    for image in images:
+        stored, found = _read_image(rules, image)
+        arrays.update(stored)
+        lost += found
+    _save(path, arrays, lost)
+
+
+def make_chunks_of(
+    plan: Plan,
+    rules: Rules,
+    folder: Path,
+    workers: int,
+    report: Callable[[int], None] = lambda images: None,
+    deadline: float = DEADLINE_SECONDS,
+    make=make_chunk,
+) -> None:
+    """Make every missing chunk, and those again whose files have changed.
+
+    Args:
+      plan: of `without_duplicates`.
+      rules: what is accepted.
+      folder: where the chunks go; made where missing.
+      workers: processes at a time.
+      report: called with the number of pictures that just became ready.
+      deadline: seconds after which a decoder is taken to hang.
+      make: of one chunk, as `make_chunk`.
+
+    Raises:
+      UserError: the disk is full, or the like.
+    """
+    for path in _stale(folder, rules):
+        path.with_suffix(".npz").unlink(missing_ok=True)
+        path.unlink()
+    chunks = chunks_of(plan.images, folder, CHUNK_IMAGES)
+    make_chunks(chunks, functools.partial(make, rules), workers, report, deadline, _give_up)
+
+
+def fingerprint(plan: Plan, rules: Rules) -> str:
+    """Return a short name of a plan and its rules, for the folder of its chunks."""
+    digest = hashlib.blake2b(f"{rules} {CHUNK_IMAGES}".encode(), digest_size=6)
+    for image in plan.images:
+        digest.update(repr(image).encode(errors="surrogatepass"))
+    return digest.hexdigest()
+
+
+def without_duplicates(plan: Plan) -> Plan:
+    """Keep the first of each image id, caption id, key and sound file; report the others."""
+    images, problems = [], list(plan.problems)
+    ids, names, captions = set(), set(), set()
+
+    def repeated(path: str, detail: str, image: PlannedImage, key: str) -> None:
+        problems.append(Problem(path, "duplicate id", detail, image.split, key))
+
+    for image in plan.images:
+        # Places Audio has pictures in two splits, each with an id of its own.
+        if image.image_id in ids or (image.split, image.key) in names:
+            detail = f"another picture has the id {image.key!r}"
+            for caption in image.captions:
+                repeated(caption.audio, detail, image, caption.key)
+            repeated(image.image, detail, image, image.key)
+            continue
+        ids.add(image.image_id)
+        names.add((image.split, image.key))
+        kept = []
+        for caption in image.captions:
+            marks = {("id", caption.caption_id), ("key", caption.key), ("file", caption.audio)}
+            if twice := sorted(marks & captions, key=repr):
+                detail = f"another recording has the {twice[0][0]} {twice[0][1]!r}"
+                repeated(caption.audio, detail, image, caption.key)
+            else:
+                captions |= marks
+                kept.append(caption)
+        if kept:
+            images.append(dataclasses.replace(image, captions=tuple(kept)))
+        else:
+            problems.append(_no_audio(image))
+    return Plan(tuple(images), tuple(problems))
+
+
+def read_losses(plan: Plan, folder: Path) -> list[Lost]:
+    """Return what the chunks of a plan could not use, in the plan's order."""
+    lost = []
+    for path, images in chunks_of(plan.images, folder, CHUNK_IMAGES).items():
+        for part in [path] if path.exists() else parts_of(path, images):
+            lost += _load(part.with_suffix(".problems"))
+    return lost
+
+
+def kept_images(plan: Plan, lost: Sequence[Lost]) -> tuple[PlannedImage, ...]:
+    """Return the pictures and recordings that are left of a plan."""
+    images = {entry.image_id for entry in lost}
+    captions = {entry.caption_id for entry in lost}
+    return tuple(
+        dataclasses.replace(
+            image, captions=tuple(c for c in image.captions if c.caption_id not in captions)
+        )
+        for image in plan.images
+        if image.image_id not in images
+    )
+
+
+def read_chunks(
+    plan: Plan, kept: Sequence[PlannedImage], folder: Path
+) -> Iterator[tuple[PlannedImage, bytes, list[bytes], list[int]]]:
+    """Yield pictures with their bytes, from the chunks of a plan.
+
+    Args:
+      plan: that the chunks were made of.
+      kept: of `kept_images`, or some of them.
+      folder: with the chunks.
+
+    Yields:
+      The picture, its bytes, and the FLAC bytes and number of samples of its recordings.
+    """
+    left = {image.image_id: image for image in kept}
+    for path, images in chunks_of(plan.images, folder, CHUNK_IMAGES).items():
+        if not any(image.image_id in left for image in images):
+            continue
+        parts = {path: images} if path.exists() else parts_of(path, images)
+        for part, inside in parts.items():
+            with np.load(part) as arrays:
+                for image in (left.get(planned.image_id) for planned in inside):
+                    if image is not None:
+                        ids = [caption.caption_id for caption in image.captions]
+                        yield (
+                            image,
+                            arrays[f"image-{image.image_id}"].tobytes(),
+                            [arrays[f"audio-{i}"].tobytes() for i in ids],
+                            [int(arrays[f"samples-{i}"]) for i in ids],
+                        )
+
+
+def _read_image(rules: Rules, image: PlannedImage) -> tuple[dict[str, np.ndarray], list[Lost]]:
+    """Return what is good of one picture and its recordings, and what is not."""
+    stored, lost = {}, []
+    for caption in image.captions:
+        try:
+            wave = read_recording(rules.folder / caption.audio, rules, caption.audio)
+        except UserError as error:
+            lost.append(_lost_caption(rules, image, caption, error))
+        else:
+            flac = np.frombuffer(encode_wave(wave), np.uint8)
+            stored[f"audio-{caption.caption_id}"] = flac
+            stored[f"samples-{caption.caption_id}"] = np.array(len(wave), np.int64)
+    try:
+        picture = read_picture(rules.folder / image.image, image.image)
+    except UserError as error:
+        problem = _problem(image.image, error, "image", image.split, image.key)
+        stamp = _stamp(rules.folder / image.image)
+        good = [c for c in image.captions if f"audio-{c.caption_id}" in stored]
+        without = [
+            Lost(Problem(c.audio, "no image", f"{image.image} is out", image.split, c.key),
+                 caption_id=c.caption_id, stamp=_stamp(rules.folder / c.audio))
+            for c in good
+        ]  # fmt: skip
+        return {}, [Lost(problem, image.image_id, stamp=stamp), *lost, *without]
+    if not any(name.startswith("audio-") for name in stored):
+        stamp = _stamp(rules.folder / image.image)
+        return {}, [*lost, Lost(_no_audio(image), image.image_id, stamp=stamp)]
+    stored[f"image-{image.image_id}"] = np.frombuffer(picture, np.uint8)
+    return stored, lost
+
+
+def _lost_caption(
+    rules: Rules, image: PlannedImage, caption: PlannedCaption, error: UserError
+) -> Lost:
+    problem = _problem(caption.audio, error, "audio", image.split, caption.key)
+    stamp = _stamp(rules.folder / caption.audio)
+    return Lost(problem, caption_id=caption.caption_id, stamp=stamp)
+
+
+def _problem(path: str, error: UserError, kind: str, split: str, key: str) -> Problem:
+    fault = getattr(error, "fault", "undecodable")
+    reason = f"{fault} {kind}" if fault in _OF_WHAT else fault
+    detail = " ".join(str(error).removeprefix(f"{path}: ").split())
+    return Problem(path, reason, detail, split, key)
+
+
+def _no_audio(image: PlannedImage) -> Problem:
+    detail = "no usable recording is left of it"
+    return Problem(image.image, "no audio", detail, image.split, image.key)
+
+
+def _give_up(path: Path, image: PlannedImage, why: str) -> None:
+    """Leave out a picture and its recordings, one of which no decoder survives."""
+    # Stamps that no file has: the next call tries again.
+    stamp = (-1, -1)
+    detail = f"{why}, reading this picture or one of its {len(image.captions)} recordings"
+    picture = Problem(image.image, "decoder died", detail, image.split, image.key)
+    lost = [Lost(picture, image.image_id, stamp=stamp)]
+    for caption in image.captions:
+        detail = f"{why}, reading this recording, its picture or another recording of it"
+        problem = Problem(caption.audio, "decoder died", detail, image.split, caption.key)
+        lost.append(Lost(problem, caption_id=caption.caption_id, stamp=stamp))
+    _save(path, {}, lost)
+
+
+def _regular(path: Path, name: str) -> Path:
+    """Return the path of a regular file; opening a pipe would wait for ever."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise BadMedia(f"{name}: no such file", "missing") from None
+    except OSError as error:
+        raise BadMedia(f"{name}: cannot be read ({error.strerror})", "missing") from None
+    except ValueError:
+        raise BadMedia(f"{name!r}: no path of a file", "missing") from None
+    if not stat.S_ISREG(mode):
+        raise BadMedia(f"{name}: no regular file, but a {_kind(mode)}")
+    return path
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe (FIFO)", stat.S_IFSOCK: "socket"}
+    return kinds.get(stat.S_IFMT(mode), "device")
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _save(path: Path, arrays: dict[str, np.ndarray], lost: Sequence[Lost]) -> None:
+    problems = path.with_suffix(".problems")
+    # Of a call that was killed between the two files.
+    problems.unlink(missing_ok=True)
+    if lost:
+        lines = (json.dumps(dataclasses.asdict(entry)) + "\n" for entry in lost)
+        partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
+        partial.write_text("".join(lines))
+        os.replace(partial, problems)
+    save_chunk(path, arrays)
+
+
+def _load(path: Path) -> list[Lost]:
+    if not path.exists():
+        return []
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    return [
+        Lost(
+            Problem(**entry["problem"]),
+            entry["image_id"],
+            entry["caption_id"],
+            entry["stamp"] and tuple(entry["stamp"]),
+        )
+        for entry in entries
+    ]
+
+
+def _stale(folder: Path, rules: Rules) -> list[Path]:
+    """Return the problem files that name a file which is no longer as it was."""
+    return [
+        path
+        for path in sorted(folder.glob("*.problems"))
+        if any(_stamp(rules.folder / e.problem.path) != e.stamp for e in _load(path))
+    ]

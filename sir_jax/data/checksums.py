@@ -1,0 +1,44 @@
+"""The checksums of a prepared corpus' files."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+NAME = "checksums.json"
+
+
+def checked_files(directory: Path) -> list[Path]:
+    """Return the files of a prepared corpus that have a checksum, in name order."""
+    return sorted(
+        path
+        for path in directory.iterdir()
+        if path.is_file() and path.name != NAME and not path.name.endswith(".partial")
+    )
+
+
+def file_sha256(path: Path, report: Callable[[int], None] = lambda size: None) -> str:
+    """Return the sha256 of a file, calling `report` with the bytes of each part read."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while part := stream.read(1 << 20):
+            digest.update(part)
+            report(len(part))
+    return digest.hexdigest()
+
+
+def write_checksums(directory: Path, report: Callable[[int], None] = lambda size: None) -> None:
+    """Write the checksums of all files of a prepared corpus beside them."""
+    sums = {path.name: file_sha256(path, report) for path in checked_files(directory)}
+    partial = directory / f"{NAME}.partial"
+    partial.write_text(json.dumps(sums, indent=1) + "\n")
+    os.replace(partial, directory / NAME)
+
+
+def read_checksums(directory: Path) -> dict[str, str] | None:
+    """Return file's name -> sha256, None where the corpus has none."""
+    try:
+        return json.loads((directory / NAME).read_text())
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,73 @@
+"""The step benchmark: runs for real on a tiny config; a term that is off is not in its program."""
+
+import json
+
+import pytest
+
+from sir_jax.base_config import base_config
+from sir_jax.benchmarks import step
+from sir_jax.benchmarks.main import main
+from sir_jax.benchmarks.timing import Times
+from sir_jax.errors import UserError
+
+ARGS = ["step", "--config=configs/unified.py:runlocal", "--config.mesh.data=1", "--rounds=2",
+        "--batch=4", "--samples=16000"]  # fmt: skip
+
+
+def test_every_term_adds_to_contrastive_alone(tmp_path, capsys):
+    path = tmp_path / "costs.json"
+    assert main([*ARGS, f"--json={path}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    costs = {cost["variant"]: cost for cost in json.loads(path.read_text())}
+    assert list(costs) == ["contrastive", "+ queue", "+ distillation", "+ SIM", "+ CMD of image",
+                           "all"]  # fmt: skip
+    alone = costs.pop("contrastive")
+    for name, cost in costs.items():
+        # A teacher, a queue or a fusion encoder lives between steps.
+        assert cost["state_bytes"] > alone["state_bytes"], name
+        assert cost["flops"] > alone["flops"], name
+        assert cost["peak_bytes"] > cost["state_bytes"]
+        assert cost["flops"] <= costs["all"]["flops"]
+    # The queue: 20 rows of two embeddings and an id, head and fill; the teacher is in both.
+    queue = costs["+ queue"]["state_bytes"] - costs["+ distillation"]["state_bytes"]
+    assert queue == 20 * (2 * 256 * 4 + 4) + 8
+    table = {line.split("  ")[0]: line for line in lines}
+    assert "(x1.00)" in table["contrastive"]
+    ratio = costs["all"]["flops"] / alone["flops"]
+    assert table["all"].endswith(f"(x{ratio:.2f})")
+
+
+def test_variants_keep_the_configs_options():
+    cfg = base_config("tiny", "tiny")
+    cfg.loss.sic.queue = 12
+    cfg.loss.cmd.update(weight=0.5, direction="both")
+    found = step.variants(cfg.loss)
+    assert list(found) == ["contrastive", "+ queue", "+ CMD of both", "all"]
+    assert found["contrastive"]["loss.sic.queue"] == 0
+    assert found["+ queue"]["loss.sic.queue"] == 12 and found["+ queue"]["loss.cmd.weight"] == 0
+    assert found["+ CMD of both"]["loss.cmd.weight"] == 0.5
+    assert found["all"] == {}
+
+
+def test_table_divides_by_the_first():
+    costs = [step.Cost("contrastive", Times(0.1, 0.1), 2**20, 2**21, 1e9),
+             step.Cost("+ SIM", Times(0.25, 0.2), 3 * 2**20, 2**22, 3e9)]  # fmt: skip
+    cells = step.format_table(costs).splitlines()[2].split("  ")
+    assert [cell.strip() for cell in cells if cell] == [
+        "+ SIM", "250 (x2.50)", "3 (x3.00)", "4 (x2.00)", "3 (x3.00)"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--rounds=0"], "--rounds=0: give a whole number"),
+        (["--batch=x"], "--batch=x: give a whole number"),
+        (["--round=2"], "there is no option --round"),
+        (["--config=configs/demo.py"], "contrastive learning and something more"),
+        (["--config=configs/unified.py", "--config.loss.sic.weight=0."], "something more"),
+    ],
+)
+def test_mistakes_are_named(args, message):
+    with pytest.raises(UserError, match=message):
+        main(["step", *args])

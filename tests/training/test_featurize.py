@@ -1,0 +1,431 @@
+"""Training from stored features is training from the waveforms and pixels, to bfloat16 rounding."""
+
+import dataclasses
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_kill import finish, start
+from training_helpers import memory_corpus, tiny_config
+
+from sir_jax.data.audio import normalize_waveform
+from sir_jax.data.corpus import Corpus
+from sir_jax.data.feature_store import BFLOAT16, FeatureReader, read_manifest
+from sir_jax.data.image import ImageSpec, preprocess_image
+from sir_jax.data.pipeline import read_clip, read_image
+from sir_jax.errors import UserError
+from sir_jax.models import SpeechImageModel, build_model
+from sir_jax.training import features as features_module
+from sir_jax.training import featurize as featurize_module
+from sir_jax.training import loop
+from sir_jax.training.checkpoint import restore_params
+from sir_jax.training.config import compare_workdir, to_json
+from sir_jax.training.features import make_layout, open_features, params_hash
+from sir_jax.training.featurize import featurize
+from sir_jax.training.metrics import JSONL, read_records
+from sir_jax.training.step import batch_shapes, bucket_length
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+# Every clip of `memory_corpus` fits: a longer one is cut at random from its waveform alone.
+FROZEN = {"optim.freeze": ("speech", "image"), "data.buckets": (7_000,), "train.steps": 3}
+
+# Both directions of everything that a config can ask of the features.
+UNIFIED = FROZEN | {
+    "loss.sic.queue": 20, "loss.sic.alpha": 0.4, "loss.sim.weight": 1.0, "loss.cmd.weight": 1.0,
+    "loss.cmd.direction": "both", "loss.cmd.ratio": 0.5,
+}  # fmt: skip
+
+
+class RoundedModel(SpeechImageModel):
+    """The joint model with what its frozen encoders give rounded as a store rounds it."""
+
+    frozen: tuple[str, ...] = ()
+
+    def speech_features(self, *args, **kwargs):
+        return self._rounded("speech", super().speech_features(*args, **kwargs))
+
+    def image_features(self, *args, **kwargs):
+        return self._rounded("image", super().image_features(*args, **kwargs))
+
+    def _rounded(self, modality, features):
+        if modality not in self.frozen:
+            return features
+        return jax.tree.map(
+            lambda x: x if x.dtype == bool else jax.lax.reduce_precision(x, 8, 7), features
+        )
+
+
+def build_rounded(cfg, tasks=(), *, frozen):
+    model = build_model(cfg, tasks)
+    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)
+              if field.name not in ("parent", "name")}  # fmt: skip
+    return RoundedModel(**fields, frozen=frozen)
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return memory_corpus()
+
+
+def losses(cfg, workdir, corpus):
+    loop.train(cfg, workdir, None, corpus)
+    return np.array([record["train/loss"] for record in read_records(workdir / JSONL)])
+
+
+def compare(fields, tmp_path, corpus, monkeypatch, modalities=("speech", "image")):
+    """Return the losses live, from rounded features live, and from stored features."""
+    out = tmp_path / "features"
+    folders = featurize(tiny_config(**fields), corpus, "train", out, 8)
+    assert [folder.name.split("-")[0] for folder in folders] == list(modalities)
+    stored = tiny_config(**fields, **{"data.features": str(out)})
+    plain = tiny_config(**fields)
+    live = losses(plain, tmp_path / "live", corpus)
+    found = losses(stored, tmp_path / "stored", corpus)
+    build = functools.partial(build_rounded, frozen=modalities)
+    monkeypatch.setattr(loop, "build_model", build)
+    rounded = losses(plain, tmp_path / "rounded", corpus)
+    return live, rounded, found
+
+
+# Rounding to bfloat16 changes a value by at most 2^-9 of itself, so unit vectors made of features
+# move by about that, and a similarity over the temperature of 0.07 by at most 2 * 2^-9 / 0.07. A
+# loss is a mean over many, whose errors have either sign: a tenth of that is asked for, and a
+# twentieth of the tenth is seen.
+BFLOAT16_BOUND = 0.1 * 2 * 2**-9 / 0.07
+
+# Beside the rounding the paths are equal, mostly to the bit: float32 sums in another order make a
+# value in some thousand round to the other neighbour.
+ROUNDED_BOUND = 1e-5
+
+
+def check_losses(live, rounded, found):
+    assert len(found) == 3 and np.isfinite(found).all()
+    seen = np.abs(found - live).max(), np.abs(found - rounded).max()
+    assert 0 < seen[0] < BFLOAT16_BOUND and seen[1] < ROUNDED_BOUND, (live, rounded, found)
+
+
+@pytest.mark.parametrize("weigh_layers", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_unified_objective_has_the_same_losses(tmp_path, corpus, monkeypatch, weigh_layers):
+    fields = UNIFIED | {"model.head.weigh_layers": weigh_layers}
+    runs = compare(fields, tmp_path, corpus, monkeypatch)
+    check_losses(*runs)
+    # A checkpoint is whole: evaluation and search encode with what it holds.
+    _, params = restore_params(tmp_path / "stored", "last")
+    _, other = restore_params(tmp_path / "live", "last")
+    for modality in ("speech", "image"):
+        assert params_hash(params[modality]) == params_hash(other[modality])
+
+
+@pytest.mark.parametrize("modality", ["speech", "image"])
+def test_one_frozen_modality_with_accumulated_gradients(tmp_path, corpus, monkeypatch, modality):
+    # No dropout: the other encoder is trained, and its first updates must be the same, too.
+    fields = FROZEN | {"optim.freeze": (modality,), "train.grad_accum": 2, "loss.sic.queue": 20}
+    runs = compare(fields, tmp_path, corpus, monkeypatch, (modality,))
+    check_losses(*runs)
+
+
+@pytest.mark.slow
+def test_losses_from_features_do_not_depend_on_the_mesh(tmp_path, corpus):
+    fields = UNIFIED | {"data.features": str(tmp_path / "f"), "model.head.weigh_layers": True}
+    # Written by eight devices, and read by one and by eight.
+    featurize(tiny_config(**fields, **{"mesh.data": 8}), corpus, "train", tmp_path / "f", 4)
+    one = losses(tiny_config(**fields), tmp_path / "one", corpus)
+    for sizes in ((8, 1), (4, 2)):
+        mesh = dict(zip(("mesh.data", "mesh.fsdp"), sizes, strict=True))
+        many = losses(tiny_config(**fields, **mesh), tmp_path / f"many{sizes}", corpus)
+        np.testing.assert_allclose(many, one, rtol=0, atol=1e-5)
+
+
+def frozen_config(**fields):
+    return tiny_config(**{"optim.freeze": ("speech", "image"), **fields})
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory, corpus):
+    """Return a folder with features of `frozen_config`, several files each, and the parameters."""
+    out = tmp_path_factory.mktemp("stored")
+    patch = pytest.MonkeyPatch()
+    patch.setattr("sir_jax.data.feature_store.SHARD_BYTES", 3_000)
+    cfg = frozen_config()
+    featurize(cfg, corpus, "train", out, 4)
+    patch.undo()
+    return out, featurize_module._frozen_model(cfg, loop.sharding.make_mesh(cfg.mesh))
+
+
+def only(out, modality):
+    (folder,) = out.glob(f"{modality}-*")
+    return folder
+
+
+def reader(out, modality, cfg, split):
+    folder = only(out, modality)
+    rows = read_manifest(folder)["rows_per_shard"]
+    return FeatureReader(make_layout(modality, folder, cfg, split, rows))
+
+
+def test_a_store_holds_what_the_encoders_give_of_each_clip_alone(stored, corpus):
+    (out, (model, params)), cfg = stored, frozen_config()
+    split = corpus.splits["train"]
+    longest = cfg.data.buckets[-1]
+    assert (split.index["samples"] > longest).any()
+    speech, image = (reader(out, modality, cfg, split) for modality in ("speech", "image"))
+    assert speech.layout.shards > 2 and image.layout.shards > 2
+    apply = jax.jit(
+        lambda *args, method: model.apply({"params": params}, *args, method=method),
+        static_argnames="method",
+    )
+    # Float32 sums in another order may round to the other neighbour, one in 256 away.
+    close = {"rtol": 2**-7, "atol": 1e-4}
+    for row in (0, 17, int(np.argmax(split.index["samples"]))):
+        entry = split.index[row]
+        wave = normalize_waveform(read_clip(split, split[entry["row"]], entry)[:longest])
+        batch = np.zeros((1, 7_000), np.float32)
+        batch[0, : len(wave)] = wave
+        wanted = apply(batch, np.array([len(wave)]), method="speech_features")
+        tokens = np.asarray(wanted.tokens[0][wanted.mask[0]])
+        assert speech[row].shape == (1, *tokens.shape) and speech[row].dtype == BFLOAT16
+        np.testing.assert_allclose(speech[row][0].astype(np.float32), tokens, **close)
+        picture = read_image(split, split[entry["row"]])
+        pixels = preprocess_image(picture, ImageSpec.from_config(cfg.data))
+        wanted = apply(pixels[None], method="image_features")
+        found = image[entry["row"]][0].astype(np.float32)
+        np.testing.assert_allclose(found[:-1], wanted.tokens[0], **close)
+        np.testing.assert_allclose(found[-1], wanted.pooled[0], **close)
+
+
+def test_what_is_to_be_written_is_told_before_and_the_cut_clips_counted(tmp_path, corpus, capsys):
+    cfg = frozen_config(**{"optim.freeze": ("speech",), "model.head.weigh_layers": True})
+    (folder,) = featurize(cfg, corpus, "train", tmp_path, 4)
+    out, split = capsys.readouterr().out, corpus.splits["train"]
+    cut = int((split.index["samples"] > 6_400).sum())
+    assert (
+        f"{cut} of 48 clips are longer than the longest bucket, 6,400 samples, and are cut to"
+        in out
+    )
+    manifest = read_manifest(folder)
+    frames = make_layout("speech", folder, cfg, split, 1).sizes
+    assert manifest["bytes"] == 2 * 2 * 32 * frames.sum()
+    assert f"speech: 48 clips x 2 x {frames.mean():.1f} x 32 in bfloat16" in out
+    assert manifest["initialised_from"] == "random, seed 0"
+    assert manifest["identity"]["preprocessing"] == {
+        "normalize_wave": True, "longest_samples": 6_400,
+    }  # fmt: skip
+    featurize(cfg, corpus, "train", tmp_path, 4)
+    assert f"{folder} is complete already" in capsys.readouterr().out
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_what_is_missing_is_made_again_to_the_same_bytes(tmp_path, stored, corpus, monkeypatch):
+    out, whole = stored[0], {m: contents(only(stored[0], m)) for m in ("speech", "image")}
+    monkeypatch.setattr("sir_jax.data.feature_store.SHARD_BYTES", 3_000)
+    featurize(frozen_config(), corpus, "train", tmp_path, 4)
+    for modality in ("speech", "image"):
+        folder = only(tmp_path, modality)
+        assert contents(folder) == whole[modality]
+        shards = sorted(folder.glob("*.array_record"))
+        kept = shards[0].stat()
+        # As a killed process leaves it: the last in part, and of one in the middle nothing.
+        data = shards[-1].read_bytes()
+        shards[-1].with_suffix(".part").write_bytes(data[: len(data) // 2])
+        shards[-1].unlink()
+        shards[1].unlink()
+        with pytest.raises(UserError, match=f"{modality}-.* 2 of .* files are missing; go on with"):
+            open_features(stored[1][1], frozen_config(**{"data.features": str(tmp_path)}), corpus,
+                          corpus.splits["train"])  # fmt: skip
+        # The layout is the manifest's, whatever would be chosen now.
+        monkeypatch.undo()
+        featurize(frozen_config(), corpus, "train", tmp_path, 4)
+        assert contents(folder) == whole[modality]
+        assert shards[0].stat().st_mtime_ns == kept.st_mtime_ns
+    assert out != tmp_path
+
+
+def test_a_store_of_something_else_is_refused_by_name(stored, corpus):
+    out, (_, params) = stored
+    split = corpus.splits["train"]
+
+    def opened(params=params, corpus=corpus, **fields):
+        cfg = frozen_config(**{"data.features": str(out), **fields})
+        return open_features(params, cfg, corpus, corpus.splits["train"])
+
+    assert opened().modalities == ("speech", "image")
+    # Neither the heads nor the objective are any of a store's business, nor are shorter buckets
+    # that cut the same clips.
+    found = opened(**{"loss.sim.weight": 1.0, "data.buckets": (1_600, 6_400)})
+    assert set(found.bucket_frames) == {1_600, 6_400}
+    moved = params["image"]["cls"].at[0].add(1e-3)
+    other = {**params, "image": {**params["image"], "cls": moved}}
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    index = split.index.copy()
+    index["samples"][0] += 1
+    longer = memory_corpus()
+    longer.splits["train"].index = index
+    renamed = Corpus("spoken_scenes/other", corpus.directory, corpus.splits)
+    cases = [
+        ({"params": other}, "no image features of this run's kind; the nearest differ in checkp"),
+        ({"params": half}, r"speech .* param_dtype \(\['float32'\] there, \['bfloat16'\] here\)"),
+        ({"data.normalize_wave": False}, r"preprocessing.normalize_wave \(True there, False here"),
+        ({"data.buckets": (3_200, 6_000)},
+         r"preprocessing.longest_samples \(6400 there, 6000 here\)"),
+        ({"data.image_fit": "squash"}, r"preprocessing.image_fit \('crop' there, 'squash' here\)"),
+        ({"model.head.weigh_layers": True}, r"stored \('tokens' there, 'states' here\)"),
+        ({"model.dtype": "bfloat16"}, r"compute_dtype \('float32' there, 'bfloat16' here\)"),
+        ({"corpus": longer}, r"differ in corpus.index \([0-9a-f]{12} there, [0-9a-f]{12} here\)"),
+        ({"corpus": renamed}, "differ in corpus.name"),
+    ]  # fmt: skip
+    for changes, message in cases:
+        with pytest.raises(UserError, match=message) as error:
+            opened(**changes)
+        command = f"`sir-jax data featurize --out={out}` and this run's --config options"
+        assert str(error.value).endswith(f"make them with {command}"), changes
+        assert "\n" not in str(error.value)
+
+
+def test_training_refuses_before_it_compiles_or_writes(tmp_path, stored, corpus, monkeypatch):
+    out = str(stored[0])
+
+    def compiled(*args):
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr(loop, "compile_programs", compiled)
+    cases = [
+        ({"data.features": str(tmp_path / "none")}, "has no speech features; make them with"),
+        ({"data.features": out, "seed": 1}, "differ in checkpoint"),
+        ({"data.features": out, "data.crop_scale": (0.5, 1.0)}, "data.crop_scale=.0.5, 1.0. chang"),
+        ({"data.features": out, "data.augment.noise.probability": 0.1}, "data.augment changes"),
+        ({"data.features": out, "data.augment.image.grey": 0.1}, "data.augment.image changes"),
+        ({"data.features": out, "optim.freeze": ("speech/frontend",)},
+         "freezes neither 'speech' nor 'image' as a whole"),
+    ]  # fmt: skip
+    for fields, message in cases:
+        with pytest.raises(UserError, match=message):
+            loop.train(frozen_config(**fields), tmp_path / "run", None, corpus)
+    assert not (tmp_path / "run").exists()
+
+
+def test_augmentation_of_what_is_trained_is_no_matter(stored, corpus):
+    out, (_, params) = stored
+    cfg = frozen_config(**{
+        "optim.freeze": ("speech",), "data.crop_scale": (0.5, 1.0), "data.features": str(out),
+    })  # fmt: skip
+    features_module.check_cacheable(params, cfg)
+    assert open_features(params, cfg, corpus, corpus.splits["train"]).modalities == ("speech",)
+
+
+def test_bad_commands_are_refused(tmp_path, corpus, monkeypatch):
+    cfg = frozen_config()
+    with pytest.raises(UserError, match="--split='dev': spoken_scenes/in-memory has train, val"):
+        featurize(cfg, corpus, "dev", tmp_path, 4)
+    with pytest.raises(UserError, match="freezes neither"):
+        featurize(tiny_config(), corpus, "train", tmp_path, 4)
+    usage = type("usage", (), {"free": 50_000})
+    monkeypatch.setattr(featurize_module.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=r"needs .* kB and has 50 kB free; make room, choose"):
+        featurize(cfg, corpus, "train", tmp_path, 4)
+    assert not list(tmp_path.iterdir())
+    file = tmp_path / "c.py"
+    file.write_text(CONFIG.format(json.dumps(to_json(cfg))))
+    for argv, message in (
+        ([], "give --out=DIR"),
+        (["--out=x", "--batch_size=0"], "--batch_size=0; give 1 or more"),
+        (["--out=x", "--batchsize=3"], "no option --batchsize; the nearest is --batch_size"),
+    ):
+        with pytest.raises(UserError, match=message):
+            featurize_module.main([f"--config={file}", *argv])
+
+
+def test_a_cache_may_move_but_not_come_or_go(tmp_path):
+    before = to_json(tiny_config(**{"data.features": "a"}))
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    moved = compare_workdir(tiny_config(**{"data.features": "b"}), tmp_path)
+    assert moved == ["data.features is 'a' there and 'b' here"]
+    with pytest.raises(UserError, match="data.features is 'a' there and '' here"):
+        compare_workdir(tiny_config(), tmp_path)
+
+
+def test_batch_shapes_are_those_of_the_batches(stored, corpus):
+    out, (_, params) = stored
+    for cached, freeze in (((), ()), (("speech",), ("speech",)), (("image",), ("image",)),
+                           (("speech", "image"), ("speech", "image"))):  # fmt: skip
+        cfg = tiny_config(**{"optim.freeze": freeze, "data.features": str(out) if freeze else ""})
+        features = open_features(params, cfg, corpus, corpus.splits["train"])
+        batches = loop.train_batches(corpus.splits["train"], cfg.data, seed=0, start=0,
+                                     num_threads=0, features=features)  # fmt: skip
+        shapes = [batch_shapes(cfg, samples, cached) for samples in cfg.data.buckets]
+        by_length = {bucket_length(found): found for found in shapes}
+        for _ in range(6):
+            batch = next(batches)
+            del batch["caption_ids"]
+            wanted = by_length[bucket_length(batch)]
+            found = {name: (x.shape, x.dtype) for name, x in batch.items()}
+            assert found == {name: (x.shape, x.dtype) for name, x in wanted.items()}
+        batches.close()
+
+
+CONFIG = """
+import json
+from sir_jax.training.config import from_json
+
+def get_config(arg=""):
+    return from_json(json.loads('''{}'''))
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_and_the_same_command_give_the_same_bytes(tmp_path):
+    """And training runs from the result, through the command line."""
+    made = finish(start(
+        "data", "spoken_scenes", "--level=one", "--train_images=40", "--val_images=4",
+        "--test_images=4", "--captions=2", "--image_size=32", f"--data_dir={tmp_path}/data",
+    ))  # fmt: skip
+    (name,) = {word.strip(",.:'") for word in made.split() if "spoken_scenes/one-" in word
+               and "/data/" not in word}  # fmt: skip
+    cfg = frozen_config(**{
+        "data.corpus": name, "data.data_dir": f"{tmp_path}/data", "train.steps": 2,
+        "data.buckets": (16_000, 40_000), "train.compile_cache": f"{tmp_path}/compiled",
+    })  # fmt: skip
+    (tmp_path / "tiny.py").write_text(CONFIG.format(json.dumps(to_json(cfg))))
+    # Two clips a batch, four a file: twenty files.
+    program = "\n".join([
+        "import sys, sir_jax.data.feature_store as store",
+        "from sir_jax.cli import main",
+        "store.SHARD_BYTES = 1",
+        "sys.exit(main(sys.argv[1:]))",
+    ])  # fmt: skip
+
+    def run(out):
+        command = [sys.executable, "-c", program, "data", "featurize", f"--out={out}",
+                   f"--config={tmp_path}/tiny.py", "--batch_size=2"]  # fmt: skip
+        return subprocess.Popen(command, env={**os.environ, "JAX_PLATFORMS": "cpu"}, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+    finish(run(tmp_path / "whole"))
+    killed = tmp_path / "killed"
+    process = run(killed)
+    while process.poll() is None and not list(killed.glob("speech-*/*.array_record")):
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    out, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL, out
+    assert len(list(killed.glob("*/*.array_record"))) < 30
+    finish(run(killed))
+    for modality in ("speech", "image"):
+        ours, theirs = (contents(only(d, modality)) for d in (killed, tmp_path / "whole"))
+        assert len([n for n in ours if n.endswith(".array_record")]) in (20, 10)
+        assert ours == theirs
+    out = finish(start("train", f"--config={tmp_path}/tiny.py", f"--workdir={tmp_path}/run",
+                       f"--config.data.features={killed}"))  # fmt: skip
+    assert f"features of frozen encoders from {killed}: speech, image" in out
+    assert read_records(tmp_path / "run" / JSONL)[-1]["step"] == 2

@@ -1,0 +1,59 @@
+"""From a publisher's archives to fifty steps of training, live and from stored features."""
+
+import json
+
+import layouts
+import pytest
+
+from sir_jax import cli
+from sir_jax.data.corpus import open_corpus
+
+CORPORA = {
+    "flickr8k_audio/official": 19,
+    "spoken_coco/karpathy": 20,
+    "places_audio/2020": 4,
+}
+STEPS = 50
+
+
+def losses_of(workdir) -> list[float]:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [row["train/loss"] for row in map(json.loads, lines) if "train/loss" in row]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CORPORA)
+def test_fifty_steps_live_and_from_features(name, tmp_path, capsys):
+    builder, _, _ = name.partition("/")
+    layouts.write(builder, tmp_path / "archives")
+    where = f"--data_dir={tmp_path / 'data'}"
+    assert cli.main(["data", "prepare", name, f"--archives={tmp_path / 'archives'}", where,
+                     "--tolerance=1", "--workers=1"]) == 0  # fmt: skip
+    corpus = open_corpus(name, tmp_path / "data")
+    assert len(corpus.splits["train"].index) == CORPORA[name]
+    # Two pairs a batch, of one picture at times: then a row has no negative at all.
+    config = [
+        f"--config=configs/unified.py:runlocal,corpus={name}",
+        f"--config.data.data_dir={tmp_path / 'data'}", "--config.data.batch_size=2",
+        "--config.data.buckets=(4000,8000)", "--config.mesh.data=1",
+        "--config.model.speech.layers=2", "--config.model.image.layers=2",
+        f"--config.train.steps={STEPS}", "--config.train.eval_every=0",
+        "--config.train.checkpoint_every=0", "--config.optim.warmup_steps=5",
+    ]  # fmt: skip
+    assert cli.main(["train", *config, f"--workdir={tmp_path / 'live'}"]) == 0
+    features = tmp_path / "features"
+    assert cli.main(["data", "featurize", *config, f"--out={features}"]) == 0
+    config.append(f"--config.data.features={features}")
+    assert cli.main(["train", *config, f"--workdir={tmp_path / 'stored'}"]) == 0
+    live, stored = losses_of(tmp_path / "live"), losses_of(tmp_path / "stored")
+    assert len(live) == len(stored) == STEPS
+    # The first step differs by the rounding of the features alone.
+    assert stored[0] == pytest.approx(live[0], rel=2e-2)
+    for losses in (live, stored):
+        assert sum(losses[-10:]) < sum(losses[:10])
+    # The image's splits are evaluated by name where there are several.
+    split = "test_seen" if builder == "places_audio" else "test"
+    capsys.readouterr()
+    assert cli.main(["evaluate", f"--workdir={tmp_path / 'stored'}", f"--split={split}", where,
+                     "--which=last", "--rerank=2"]) == 0  # fmt: skip
+    assert f"{name}, split {split}" in capsys.readouterr().out
