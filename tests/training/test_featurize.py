@@ -16,13 +16,14 @@ import pytest
 from test_kill import finish, start
 from training_helpers import memory_corpus, tiny_config
 
+from sir_jax import pretrained
 from sir_jax.data.audio import normalize_waveform
 from sir_jax.data.corpus import Corpus
 from sir_jax.data.feature_store import BFLOAT16, FeatureReader, read_manifest
 from sir_jax.data.image import ImageSpec, preprocess_image
 from sir_jax.data.pipeline import read_clip, read_image
 from sir_jax.errors import UserError
-from sir_jax.models import SpeechImageModel, build_model
+from sir_jax.models import HubertSpec, SpeechImageModel, VitSpec, build_model
 from sir_jax.training import features as features_module
 from sir_jax.training import featurize as featurize_module
 from sir_jax.training import loop
@@ -135,7 +136,15 @@ def test_one_frozen_modality_with_accumulated_gradients(tmp_path, corpus, monkey
 
 @pytest.mark.slow
 def test_losses_from_features_do_not_depend_on_the_mesh(tmp_path, corpus):
-    fields = UNIFIED | {"data.features": str(tmp_path / "f"), "model.head.weigh_layers": True}
+    # Encoders from a file: random ones differ in their last bits where they are made in shards.
+    cfg = frozen_config()
+    _, params = featurize_module._frozen_model(cfg, loop.sharding.make_mesh(cfg.mesh))
+    for name, spec in (("speech", HubertSpec), ("image", VitSpec)):
+        pretrained.save(tmp_path / name, spec(**cfg.model[name]), jax.device_get(params[name]))
+    fields = UNIFIED | {
+        "data.features": str(tmp_path / "f"), "model.head.weigh_layers": True,
+        "init.speech": str(tmp_path / "speech"), "init.image": str(tmp_path / "image"),
+    }  # fmt: skip
     # Written by eight devices, and read by one and by eight.
     featurize(tiny_config(**fields, **{"mesh.data": 8}), corpus, "train", tmp_path / "f", 4)
     one = losses(tiny_config(**fields), tmp_path / "one", corpus)
