@@ -10,7 +10,7 @@ import pytest
 from nbclient import NotebookClient
 from PIL import Image
 
-from sir_jax.evaluation.ablate import COLUMNS
+from sir_jax.evaluation.ablate import COLUMNS, format_summary, read_results
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
@@ -67,3 +67,13 @@ def test_ablation_notebook_reads_a_table_into_numbers_and_figures(monkeypatch, t
     for name in ("ablations.png", "denoising.png"):
         pixels = np.asarray(Image.open(tmp_path / name).convert("RGB"))
         assert min(pixels.shape[:2]) > 200 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
+
+
+def test_readme_and_notebook_show_the_table_as_it_was_measured(monkeypatch, tmp_path):
+    table = ROOT / "docs" / "ablations.csv"
+    rows = read_results(table)
+    lines = format_summary(rows, "test").splitlines()
+    assert len(lines) == 11 and {row["seed"] for row in rows} == {"0", "1", "2"}
+    assert "\n".join(lines) in (ROOT / "README.md").read_text()
+    printed = execute(monkeypatch, table, tmp_path)
+    assert "\n".join(lines) in printed and f"{len(rows)} rows" in printed
