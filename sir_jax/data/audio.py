@@ -131,10 +131,20 @@ def _decode(
         frames, rate = sound.frames, sound.samplerate
         header = AudioHeader(frames, sound.channels, rate)
         _check_limits(header, label, max_seconds, max_channels)
-        samples = sound.read(dtype="float32", always_2d=True)
+        samples = sound.read(frames, dtype="float32", always_2d=True)
     if len(samples) != frames:
         raise _truncated(label, f"{frames} samples", str(len(samples)))
     return samples, rate
+
+
+class _OneWay(soundfile.SoundFile):
+    """A sound that is read once, from its start.
+
+    Where it can, soundfile seeks to where it is after each read, for which FLAC decodes a block.
+    """
+
+    def seekable(self) -> bool:
+        return False
 
 
 @contextlib.contextmanager
@@ -142,7 +152,7 @@ def _opened(data: bytes, label: str) -> Iterator[soundfile.SoundFile]:
     """Open a sound whose first bytes and header are within the bounds."""
     _check_container(data, label)
     try:
-        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+        with _OneWay(io.BytesIO(data)) as sound:
             _check_header(sound, label)
             yield sound
     except soundfile.SoundFileError as error:

@@ -34,7 +34,7 @@ def test_prints_every_contestant_with_the_ratio_of_medians(monkeypatch, tmp_path
     rows = {row["name"]: row for row in found["input"]}
     assert list(rows) == [threads, workers, "librosa + Pillow", "DataLoader"]
     best = max(rows[name]["per_core"] for name in (threads, workers))
-    thrifty = min(rows[name]["cpu_ms"] for name in (threads, workers))
+    thrifty = min(rows[name]["cpu_ms"] for name in (threads, workers))  # all have one core here
     for name, row in rows.items():
         assert row["kind"] == "wav16" and row["cores"] == 1
         line = next(line for line in out.splitlines() if line.startswith(f"  {name} "))
@@ -47,6 +47,23 @@ def test_prints_every_contestant_with_the_ratio_of_medians(monkeypatch, tmp_path
     assert storage["FLAC"]["mb_an_hour"] < storage["int16"]["mb_an_hour"]
     assert f"H200 {274 / best:.1f}, TPU v4 {95 / best:.1f}" in out
     assert found["padding"]["bucket_efficiency"] >= 0.75
+
+
+def test_peers_are_compared_with_ours_on_as_many_cores():
+    ready = [
+        bench.Contestant("ours, one core", 1, iter(()), [0.1], [0.010]),
+        bench.Contestant("ours, threads", 2, iter(()), [0.04, 0.08, 0.05], [0.030]),
+        bench.Contestant("ours, workers", 2, iter(()), [0.10], [0.020]),
+        bench.Contestant("librosa + Pillow", 1, iter(()), [0.2], [0.012]),
+        bench.Contestant("DataLoader", 2, iter(()), [0.2, 0.1, 0.1], [0.050]),
+    ]
+    rows = {row["name"]: row for row in bench.make_rows("wav16", ready)}
+    assert [rows[c.name]["per_core"] for c in ready] == pytest.approx([10, 10, 5, 5, 5])
+    assert rows["librosa + Pillow"]["ahead"] == pytest.approx(2.0)
+    assert rows["librosa + Pillow"]["cpu_ahead"] == pytest.approx(1.2)
+    assert rows["DataLoader"]["ahead"] == pytest.approx(2.0)
+    assert rows["DataLoader"]["cpu_ahead"] == pytest.approx(2.5)
+    assert "ahead" not in rows["ours, threads"]
 
 
 def test_different_waves_or_pixels_are_not_timed(pairs, monkeypatch):
