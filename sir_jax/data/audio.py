@@ -119,7 +119,7 @@ def normalize_waveform(wave: np.ndarray) -> np.ndarray:
     if not wave.size:
         return wave
     out = wave - wave.mean()
-    out /= np.sqrt(wave.var() + 1e-7)
+    out /= np.sqrt(np.square(out).mean() + 1e-7)  # the variance, as `var` would go on
     return out
 
 

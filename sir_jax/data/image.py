@@ -187,6 +187,7 @@ def augment_image(
     rng: np.random.Generator,
     scale: tuple[float, float],
     jitter: ColorJitter = ColorJitter(),
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Take a random crop, resize it, change its colours; never flip: captions say left and right.
 
@@ -199,15 +200,18 @@ def augment_image(
       rng: where the draws come from.
       scale: least and largest share of the area; (1.0, 1.0) means no crop.
       jitter: how much the colours change; its draws leave those of the crop as they are.
+      out: contiguous float32 [h, w, 3] for the result, e.g. its row of a batch; None for a new one.
 
     Returns:
       float32 [h, w, 3] with h = w = spec.size.
     """
     square = _crop_at_random(image, spec, rng, scale)
     if not jitter.active:
-        return _normalize(square, spec)
+        return _normalize(square, spec, out)
     values = _jitter_colors(np.asarray(square) / 255, jitter, rng.spawn(1)[0])
-    return _standardize(values.astype(np.float32), spec)
+    out = np.empty(values.shape, np.float32) if out is None else out
+    out[...] = values
+    return _standardize(out, spec)
 
 
 def _crop_at_random(
@@ -259,11 +263,11 @@ def _grey(pixels: np.ndarray) -> np.ndarray:
     return sum(pixels[..., c : c + 1] * share for c, share in enumerate(_LUMA))
 
 
-def _normalize(image: Image.Image, spec: ImageSpec) -> np.ndarray:
-    # transformers rescales in float64, rounds to float32, and goes on in float32. `dtype` makes
-    # NumPy do so block by block, without an array of float64.
-    pixels = np.empty((spec.size, spec.size, 3), np.float32)
-    np.multiply(np.asarray(image), 1 / 255, out=pixels, dtype=np.float64, casting="same_kind")
+def _normalize(image: Image.Image, spec: ImageSpec, out: np.ndarray | None = None) -> np.ndarray:
+    # transformers multiplies by 1 / 255 in float64 and rounds to float32. Dividing in float32 gives
+    # the same for each of the 256 values.
+    pixels = np.empty((spec.size, spec.size, 3), np.float32) if out is None else out
+    np.divide(np.asarray(image), np.float32(255), out=pixels, dtype=np.float32)
     return _standardize(pixels, spec)
 
 

@@ -264,9 +264,10 @@ class _Batches:
                 batch["lengths"][out] = len(wave)
             if "image" in modalities:
                 image = read_image(self._split, record)
-                batch["pixels"][out] = augment_image(
-                    image, self._spec.image, rng, self._spec.crop_scale, self._spec.jitter
-                )
+                augment_image(
+                    image, self._spec.image, rng, self._spec.crop_scale, self._spec.jitter,
+                    out=batch["pixels"][out],
+                )  # fmt: skip
         return batch
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:

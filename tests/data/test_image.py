@@ -237,6 +237,23 @@ def test_augmentation_off_is_the_plain_preprocessing():
     np.testing.assert_array_equal(got, preprocess_image(image, spec(32)))
 
 
+def test_every_grey_level_is_what_transformers_makes_of_it():
+    levels = Image.fromarray(np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, 2))
+    plain = ImageSpec(16, (0.0,) * 3, (1.0,) * 3)
+    wanted = (np.arange(256).astype(np.float64) * (1 / 255)).astype(np.float32)
+    np.testing.assert_array_equal(preprocess_image(levels, plain)[..., 0].ravel(), wanted)
+
+
+@pytest.mark.parametrize("jitter", [ColorJitter(), ColorJitter(0.3, 0.3, 0.3, 0.5)])
+def test_augmentation_fills_the_row_it_is_given(jitter):
+    image, batch = Image.fromarray(scene(90, 60)), np.full((3, 32, 32, 3), np.nan, np.float32)
+    rngs = [np.random.default_rng(5) for _ in range(2)]
+    wanted = augment_image(image, spec(32), rngs[0], (0.5, 1.0), jitter)
+    augment_image(image, spec(32), rngs[1], (0.5, 1.0), jitter, out=batch[1])
+    np.testing.assert_array_equal(batch[1], wanted)
+    assert np.isnan(batch[[0, 2]]).all()
+
+
 def test_augmentation_of_a_very_long_picture_falls_back_to_the_centre():
     image = Image.fromarray(scene(900, 10))
     got = augment_image(image, spec(32), np.random.default_rng(0), (0.9, 1.0))

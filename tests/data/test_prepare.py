@@ -250,8 +250,9 @@ def test_full_disk_is_one_line(tmp_path, size, what):
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
     words = f"data prepare manifest --manifest {manifest} --name mine --tolerance=1".split()
+    # -B: on a new machine the limit would cut bytecode short as well, for every later import.
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; from sir_jax.cli import main; sys.exit(main())",
+        [sys.executable, "-B", "-c", "import sys; from sir_jax.cli import main; sys.exit(main())",
          *words, f"--data-dir={tmp_path / 'data'}"],
         preexec_fn=limit, capture_output=True, text=True,
     )  # fmt: skip
