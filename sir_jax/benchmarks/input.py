@@ -1,8 +1,9 @@
 """Time the input pipeline against librosa and against a PyTorch `DataLoader`, in the same run.
 
 From raw files to ready batches: read, decode, resample, normalise, crop at random, resize, pad.
-Outputs are compared before anything is timed. All contestants stand ready at once and take turns;
-those with threads or workers are first drawn from until what they had prepared in advance is gone.
+Outputs are compared before anything is timed. All contestants stand ready at once and take turns:
+batch by batch those that work only when asked; the others for many batches, of which the first do
+not count, because threads and workers had prepared them in advance.
 A rate is by the clock and divided by the cores a contestant may use, and compared with ours on as
 many cores: one core of two is faster alone than beside the other one. CPU time, of this process and
 its workers together, is what an example costs when other programs want the cores, too.
@@ -71,11 +72,15 @@ class PairSplit:
 
 @dataclasses.dataclass
 class Contestant:
-    """One way to make batches: how many cores it may use, its batches, and what each took."""
+    """One way to make batches: how many cores it may use, its batches, and what an example took.
+
+    `ahead` says that it prepares batches before they are asked for.
+    """
 
     name: str
     cores: int
     batches: Iterator
+    ahead: bool
     wall: list[float] = dataclasses.field(default_factory=list)  # seconds per example
     cpu: list[float] = dataclasses.field(default_factory=list)
 
@@ -146,14 +151,15 @@ def contestants(pairs: list[Pair], batch: int, cores: int) -> list[Contestant]:
         batches = train_batches(
             split, config, seed=0, start=0, num_threads=threads, num_workers=workers
         )
-        ready.append(Contestant(name, used, batches))
+        ready.append(Contestant(name, used, batches, ahead=threads + workers > 0))
     for name, read in readers().items():
         dataset = input_peers.PairDataset(pairs, image_spec(), CROP_SCALE, read, config.buckets[-1])
         if name == "DataLoader":
             batches = input_peers.loader_batches(dataset, batch, cores)
-            ready.append(Contestant(name, cores, batches))
+            ready.append(Contestant(name, cores, batches, ahead=True))
         else:
-            ready.append(Contestant(name, 1, input_peers.loop_batches(dataset, batch)))
+            batches = input_peers.loop_batches(dataset, batch)
+            ready.append(Contestant(name, 1, batches, ahead=False))
     return ready
 
 
@@ -178,17 +184,31 @@ def cpu_seconds() -> float:
 
 def take_turns(ready: list[Contestant], rounds: int, count: int) -> None:
     """Time `count` batches of each contestant in every round."""
+    prompt = [c for c in ready if not c.ahead]
+    for contestant in prompt:
+        next(contestant.batches)
     for _ in range(rounds):
+        for _ in range(count):
+            for contestant in prompt:
+                time_batches(contestant, 1)
         for contestant in ready:
-            for _ in range(AHEAD):
-                next(contestant.batches)
-            clock, cpu, examples = time.perf_counter(), cpu_seconds(), 0
-            for _ in range(count):
-                examples += len(next(contestant.batches)["lengths"])
-            contestant.wall.append((time.perf_counter() - clock) / examples)
-            contestant.cpu.append((cpu_seconds() - cpu) / examples)
-            # Let it fill its buffers before the next one's turn.
-            time.sleep(AHEAD * contestant.wall[-1] * examples / count)
+            if contestant.ahead:
+                for _ in range(AHEAD):
+                    next(contestant.batches)
+                seconds = time_batches(contestant, count)
+                # Let it fill its buffers before the next one's turn.
+                time.sleep(AHEAD * seconds / count)
+
+
+def time_batches(contestant: Contestant, count: int) -> float:
+    """Draw batches, note what an example took, and return the seconds of all."""
+    clock, cpu, examples = time.perf_counter(), cpu_seconds(), 0
+    for _ in range(count):
+        examples += len(next(contestant.batches)["lengths"])
+    seconds = time.perf_counter() - clock
+    contestant.wall.append(seconds / examples)
+    contestant.cpu.append((cpu_seconds() - cpu) / examples)
+    return seconds
 
 
 def bench_kind(kind: str, args: argparse.Namespace, folder: Path) -> list[dict]:

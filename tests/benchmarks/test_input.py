@@ -51,11 +51,11 @@ def test_prints_every_contestant_with_the_ratio_of_medians(monkeypatch, tmp_path
 
 def test_peers_are_compared_with_ours_on_as_many_cores():
     ready = [
-        bench.Contestant("ours, one core", 1, iter(()), [0.1], [0.010]),
-        bench.Contestant("ours, threads", 2, iter(()), [0.04, 0.08, 0.05], [0.030]),
-        bench.Contestant("ours, workers", 2, iter(()), [0.10], [0.020]),
-        bench.Contestant("librosa + Pillow", 1, iter(()), [0.2], [0.012]),
-        bench.Contestant("DataLoader", 2, iter(()), [0.2, 0.1, 0.1], [0.050]),
+        bench.Contestant("ours, one core", 1, iter(()), False, [0.1], [0.010]),
+        bench.Contestant("ours, threads", 2, iter(()), True, [0.04, 0.08, 0.05], [0.030]),
+        bench.Contestant("ours, workers", 2, iter(()), True, [0.10], [0.020]),
+        bench.Contestant("librosa + Pillow", 1, iter(()), False, [0.2], [0.012]),
+        bench.Contestant("DataLoader", 2, iter(()), True, [0.2, 0.1, 0.1], [0.050]),
     ]
     rows = {row["name"]: row for row in bench.make_rows("wav16", ready)}
     assert [rows[c.name]["per_core"] for c in ready] == pytest.approx([10, 10, 5, 5, 5])
@@ -64,6 +64,23 @@ def test_peers_are_compared_with_ours_on_as_many_cores():
     assert rows["DataLoader"]["ahead"] == pytest.approx(2.0)
     assert rows["DataLoader"]["cpu_ahead"] == pytest.approx(2.5)
     assert "ahead" not in rows["ours, threads"]
+
+
+def test_those_who_prepare_nothing_alternate_and_others_lose_what_they_prepared(monkeypatch):
+    monkeypatch.setattr(bench, "AHEAD", 3)
+    drawn = []
+
+    def batches(name):
+        while True:
+            drawn.append(name)
+            yield {"lengths": [1, 2]}
+
+    ready = [bench.Contestant(name, 1, batches(name), name in "xy") for name in "axby"]
+    bench.take_turns(ready, rounds=2, count=2)
+    one_round = "abab" + "xxxxx" + "yyyyy"
+    assert "".join(drawn) == "ab" + 2 * one_round
+    assert [len(c.wall) for c in ready] == [4, 2, 4, 2]
+    assert all(w > 0 for c in ready for w in c.wall)
 
 
 def test_different_waves_or_pixels_are_not_timed(pairs, monkeypatch):
