@@ -5,7 +5,6 @@ import fcntl
 import io
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -246,15 +245,18 @@ def test_second_process_is_refused(tmp_path, capsys):
 def test_full_disk_is_one_line(tmp_path, size, what):
     manifest = small(tmp_path)
 
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
     words = f"data prepare manifest --manifest {manifest} --name mine --tolerance=1".split()
+    # The child limits itself: a function run between fork and exec is not for a process with JAX.
     # -B: on a new machine the limit would cut bytecode short as well, for every later import.
+    program = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
+from sir_jax.cli import main
+sys.exit(main())
+"""
     done = subprocess.run(
-        [sys.executable, "-B", "-c", "import sys; from sir_jax.cli import main; sys.exit(main())",
-         *words, f"--data-dir={tmp_path / 'data'}"],
-        preexec_fn=limit, capture_output=True, text=True,
+        [sys.executable, "-B", "-c", program, *words, f"--data-dir={tmp_path / 'data'}"],
+        capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
