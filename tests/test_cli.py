@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from sir_jax import cli
+from sir_jax.benchmarks import main as bench_main
+from sir_jax.data import main as data_main
 from sir_jax.errors import UserError
 
 HEAVY = ("torch", "tensorflow", "transformers", "librosa", "tensorflow_datasets", "grain", "jax")
@@ -51,9 +53,17 @@ def test_a_users_mistake_is_one_line_and_status_2(capsys, monkeypatch):
     assert capsys.readouterr().err == "sir-jax data: left is wrong; write right\n"
 
 
-@pytest.mark.parametrize("verb", sorted(cli.VERBS))
-def test_every_verb_has_help(verb):
-    code = f"import sys; from sir_jax.cli import main; sys.exit(main(['{verb}', '--help']))"
+@pytest.mark.parametrize(
+    "words",
+    [
+        *([verb] for verb in sorted(cli.VERBS)),
+        *(["data", action] for action in data_main.ACTIONS),
+        *(["bench", name] for name in bench_main.BENCHMARKS),
+    ],
+    ids=" ".join,
+)
+def test_everything_has_help(words):
+    code = f"import sys; from sir_jax.cli import main; sys.exit(main({[*words, '--help']}))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
-    assert f"sir-jax {verb}" in out.stdout
+    assert " ".join(["sir-jax", *words]) in out.stdout

@@ -27,7 +27,7 @@ import soundfile
 from sir_jax.base_config import CLIP_MEAN, CLIP_STD, base_config
 from sir_jax.benchmarks import input_peers, padding, raw_files
 from sir_jax.benchmarks.raw_files import KINDS, Pair
-from sir_jax.benchmarks.timing import OtherLoad
+from sir_jax.benchmarks.timing import OtherLoad, cpu_seconds
 from sir_jax.data.corpus import INDEX_DTYPE, Caption, ImageRecord
 from sir_jax.data.features import FlacAudio
 from sir_jax.data.image import ImageSpec
@@ -166,20 +166,6 @@ def contestants(pairs: list[Pair], batch: int, cores: int) -> list[Contestant]:
 def readers() -> dict:
     """Return how each peer reads a clip."""
     return dict(zip(PEERS, (input_peers.librosa_wave, input_peers.soundfile_wave), strict=True))
-
-
-def cpu_seconds() -> float:
-    """Return the CPU time of this process and its children so far, those still alive among them."""
-    total = time.process_time()
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = entry.read_text().rpartition(")")[2].split()
-        except OSError:  # ended meanwhile
-            continue
-        # Of proc(5), counted from the state on: parent, and user and system time in ticks.
-        if int(fields[1]) == os.getpid():
-            total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return total
 
 
 def take_turns(ready: list[Contestant], rounds: int, count: int) -> None:

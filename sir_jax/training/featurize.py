@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
       UserError: on anything the user can mend.
     """
     if not argv or "--help" in argv or "-h" in argv:
-        print_help([arg for arg in argv if arg.startswith("--config=")], __doc__)
+        print_help(argv, __doc__)
         return 0 if argv else 2
     cfg, options = parse_options(argv, {"out": "", "split": "train", "batch_size": "32"})
     if not options["out"]:

@@ -38,9 +38,9 @@ def make_evaluate(corpus: Corpus) -> Evaluate | None:
     return evaluate
 
 
-def print_help(argv: list[str]) -> None:
+def print_help(argv: list[str], usage: str) -> None:
     """Print the usage, and the fields of the config where one is given."""
-    print(__doc__.strip())
+    print(usage.strip())
     for arg in argv:
         if arg.startswith("--config="):
             print("\nfields:")
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
       UserError: on anything the user can mend.
     """
     if not argv or "--help" in argv or "-h" in argv:
-        print_help(argv)
+        print_help(argv, __doc__)
         return 0 if argv else 2
     cfg, workdir = parse_flags(argv)
     if not flags.FLAGS.is_parsed():

@@ -1,12 +1,14 @@
 """The encoder benchmark: runs for real on a tiny case, and refuses to time what differs."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from sir_jax.benchmarks import encoders
 from sir_jax.benchmarks.main import main
-from sir_jax.benchmarks.timing import OtherLoad, Times, interleave
+from sir_jax.benchmarks.timing import OtherLoad, Times, cpu_seconds, interleave
 from sir_jax.errors import UserError
 from sir_jax.models import HubertSpec, VitSpec
 
@@ -74,6 +76,18 @@ def test_ratio_divides_by_the_fastest_peer():
     times = {"ours": Times(3.0, 2.0), "eager": Times(6.0, 5.0), "sdpa": Times(4.0, 4.0)}
     row = encoders.Row("x", "1 x 1 s", "forward", times, 1.0)
     assert (row.ratio("median"), row.ratio("best")) == (0.75, 0.5)
+
+
+def test_cpu_time_counts_children_and_this_process():
+    burn = "import time\nwhile time.process_time() < 0.5: pass\nprint('done', flush=True)\ninput()"
+    before = cpu_seconds()
+    with subprocess.Popen(
+        [sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout.readline() == b"done\n"
+        assert cpu_seconds() - before >= 0.45
+        child.communicate(b"\n")
+    assert cpu_seconds() - before >= 0.45
 
 
 def test_own_work_is_no_load_of_others(monkeypatch):
