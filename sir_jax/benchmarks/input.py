@@ -1,6 +1,7 @@
 """Time the input pipeline against librosa and against a PyTorch `DataLoader`, in the same run.
 
-From raw files to ready batches: read, decode, resample, normalise, crop at random, resize, pad.
+From raw files to ready batches: read, decode, resample, add noise and gain, normalise, crop at
+random, resize, pad.
 Outputs are compared before anything is timed. All contestants stand ready at once and take turns:
 batch by batch those that work only when asked; the others for many batches, of which the first do
 not count, because threads and workers had prepared them in advance.
@@ -35,7 +36,7 @@ from sir_jax.data.pipeline import train_batches
 from sir_jax.errors import UserError
 
 IMAGE_SIZE = 224
-CROP_SCALE = (0.5, 1.0)
+AUGMENT = input_peers.Augment(crop=(0.5, 1.0), snr=(5.0, 25.0), gain=(-6.0, 6.0))
 # What ours runs on, by the number of cores that it may use: cores, threads, worker processes.
 SETTINGS = {
     "ours, one core": lambda cores: (1, 0, 0),
@@ -95,10 +96,14 @@ class Contestant:
         return 1e3 * statistics.median(self.cpu)
 
 
-def data_config(batch: int, scale: tuple[float, float]):
-    """Return a data config of the shipped buckets."""
+def data_config(batch: int, augment: input_peers.Augment | None):
+    """Return a data config of the shipped buckets; None for nothing random but the order."""
     c = base_config("base", "B/32").data
-    c.update(batch_size=batch, buckets=padding.shipped_buckets(), crop_scale=scale)
+    c.update(batch_size=batch, buckets=padding.shipped_buckets(), crop_scale=(1.0, 1.0))
+    if augment is not None:
+        c.crop_scale = augment.crop
+        c.augment.noise.update(probability=1.0, kinds=("white",), snr=augment.snr)
+        c.augment.gain.update(probability=1.0, db=augment.gain)
     return c
 
 
@@ -120,7 +125,7 @@ def check_equal(pairs: list[Pair], readers: dict) -> None:
     split, longest = PairSplit(pairs), padding.shipped_buckets()[-1]
     whole = {row for row, pair in enumerate(pairs) if pair.samples <= longest}
     seen = set()
-    batches = train_batches(split, data_config(1, (1.0, 1.0)), seed=0, start=0, num_threads=0)
+    batches = train_batches(split, data_config(1, None), seed=0, start=0, num_threads=0)
     for _ in pairs:
         batch = next(batches)
         row = int(batch["caption_ids"][0])
@@ -129,7 +134,7 @@ def check_equal(pairs: list[Pair], readers: dict) -> None:
         seen.add(row)
         wave = batch["wave"][0, : batch["lengths"][0]]
         for name, read in readers.items():
-            dataset = input_peers.PairDataset(pairs, image_spec(), (1.0, 1.0), read, longest)
+            dataset = input_peers.PairDataset(pairs, image_spec(), None, read, longest)
             theirs = dataset[row]
             for kind, a, b in (
                 ("wave", wave, theirs[0]),
@@ -145,7 +150,7 @@ def check_equal(pairs: list[Pair], readers: dict) -> None:
 
 def contestants(pairs: list[Pair], batch: int, cores: int) -> list[Contestant]:
     """Start every contestant; none has made a batch yet."""
-    split, config, ready = PairSplit(pairs), data_config(batch, CROP_SCALE), []
+    split, config, ready = PairSplit(pairs), data_config(batch, AUGMENT), []
     for name, setting in SETTINGS.items():
         used, threads, workers = setting(cores)
         batches = train_batches(
@@ -153,7 +158,7 @@ def contestants(pairs: list[Pair], batch: int, cores: int) -> list[Contestant]:
         )
         ready.append(Contestant(name, used, batches, ahead=threads + workers > 0))
     for name, read in readers().items():
-        dataset = input_peers.PairDataset(pairs, image_spec(), CROP_SCALE, read, config.buckets[-1])
+        dataset = input_peers.PairDataset(pairs, image_spec(), AUGMENT, read, config.buckets[-1])
         if name == "DataLoader":
             batches = input_peers.loader_batches(dataset, batch, cores)
             ready.append(Contestant(name, cores, batches, ahead=True))
@@ -342,8 +347,9 @@ def main(argv: list[str]) -> int:
     os.sched_setaffinity(0, sorted(allowed)[: args.cores])
     print(
         f"librosa {librosa.__version__}, torch {torch.__version__}, {args.cores} cores; batches of "
-        f"{args.batch}, pictures to {IMAGE_SIZE} px, crops of {CROP_SCALE[0]:g} to "
-        f"{CROP_SCALE[1]:g} of the area"
+        f"{args.batch}, pictures to {IMAGE_SIZE} px, crops of {AUGMENT.crop[0]:g} to "
+        f"{AUGMENT.crop[1]:g} of the area; white noise at {AUGMENT.snr[0]:g} to "
+        f"{AUGMENT.snr[1]:g} dB, gain of {AUGMENT.gain[0]:g} to {AUGMENT.gain[1]:g} dB"
     )
     print(f"  {'':<20}cores  examples/s   CPU ms   ours ahead  by CPU time")
     print("                            a core  /example     (times)      (times)")

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -14,15 +15,23 @@ from sir_jax.data.image import ImageSpec
 Item = tuple[np.ndarray, np.ndarray]
 
 
+class Augment(NamedTuple):
+    """What is random: the crop's share of the area, the noise's dB and the gain's dB."""
+
+    crop: tuple[float, float]
+    snr: tuple[float, float]
+    gain: tuple[float, float]
+
+
 def librosa_wave(path) -> np.ndarray:
-    """Return a clip at 16 kHz by librosa, normalised: float32 [N]."""
+    """Return a clip at 16 kHz by librosa: float32 [N]."""
     import librosa
 
-    return _normalized(librosa.load(path, sr=SAMPLE_RATE)[0])
+    return librosa.load(path, sr=SAMPLE_RATE)[0]
 
 
 def soundfile_wave(path) -> np.ndarray:
-    """Return a clip at 16 kHz by soundfile and soxr, normalised: float32 [N]."""
+    """Return a clip at 16 kHz by soundfile and soxr: float32 [N]."""
     import soundfile
     import soxr
 
@@ -34,10 +43,19 @@ def soundfile_wave(path) -> np.ndarray:
         length = math.ceil(len(wave) * (SAMPLE_RATE / rate))
         wave = soxr.resample(wave, rate, SAMPLE_RATE, quality="HQ")[:length]
         wave = np.pad(wave, (0, length - len(wave)))
-    return _normalized(wave)
+    return wave
 
 
-def _normalized(wave: np.ndarray) -> np.ndarray:
+def noisy_wave(wave: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
+    """Add white noise at a drawn ratio, and change the loudness: float32 [N]."""
+    noise = rng.standard_normal(len(wave))
+    ratio = 10 ** (rng.uniform(*augment.snr) / 10)
+    noise *= np.sqrt(np.mean(wave.astype(np.float64) ** 2) / np.mean(noise**2) / ratio)
+    return (wave + noise).astype(np.float32) * np.float32(10 ** (rng.uniform(*augment.gain) / 20))
+
+
+def normalized(wave: np.ndarray) -> np.ndarray:
+    """Return a waveform of mean 0 and variance 1."""
     return (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
 
 
@@ -78,16 +96,16 @@ class PairDataset:
     Args:
       pairs: on disk.
       spec: of the pictures.
-      scale: of the random crop.
+      augment: both; None for neither.
       read_wave: path -> float32 [N].
       longest: samples beyond which a stretch is cut out at random.
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], spec: ImageSpec, scale: tuple[float, float],
+        self, pairs: Sequence[Pair], spec: ImageSpec, augment: Augment | None,
         read_wave: Callable, longest: int,
     ):  # fmt: skip
-        self._pairs, self._spec, self._scale = pairs, spec, scale
+        self._pairs, self._spec, self._augment = pairs, spec, augment
         self._read_wave, self._longest = read_wave, longest
         self._rng = np.random.default_rng()
 
@@ -96,11 +114,14 @@ class PairDataset:
 
     def __getitem__(self, number: int) -> Item:
         pair = self._pairs[number]
-        wave = self._read_wave(pair.audio)
+        wave, augment = self._read_wave(pair.audio), self._augment
+        if augment is not None:
+            wave = noisy_wave(wave, augment, self._rng)
         if len(wave) > self._longest:
             first = int(self._rng.integers(len(wave) - self._longest + 1))
             wave = wave[first : first + self._longest]
-        return wave, pillow_pixels(pair.image, self._spec, self._scale, self._rng)
+        crop = augment.crop if augment is not None else (1.0, 1.0)
+        return normalized(wave), pillow_pixels(pair.image, self._spec, crop, self._rng)
 
 
 def pad(items: list[Item]) -> dict[str, np.ndarray]:

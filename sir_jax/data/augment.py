@@ -223,8 +223,9 @@ def fit_length(sound: np.ndarray, length: int, rng: np.random.Generator) -> np.n
 
 
 def white_noise(length: int, rng: np.random.Generator) -> np.ndarray:
-    """Make noise of the same power at every frequency: float64 [length]."""
-    return rng.standard_normal(length)
+    """Make noise of the same power at every frequency: float32 [length]."""
+    # Half the time of float64, and as random.
+    return rng.standard_normal(length, np.float32)
 
 
 def pink_noise(length: int, rng: np.random.Generator) -> np.ndarray:

@@ -12,6 +12,7 @@ from sir_jax.benchmarks import input as bench
 from sir_jax.benchmarks import input_peers, raw_files
 from sir_jax.benchmarks.main import main
 from sir_jax.data.audio import load_audio
+from sir_jax.data.augment import AugmentSpec, augment_wave
 from sir_jax.data.image import augment_image, load_image
 from sir_jax.errors import UserError
 
@@ -111,10 +112,23 @@ def test_peers_crop_as_ours_given_the_same_draws(pairs):
         np.testing.assert_allclose(theirs, ours, atol=2e-6)
 
 
+def test_peers_add_the_noise_that_ours_adds(pairs):
+    wave = input_peers.librosa_wave(pairs[0].audio)
+    augment = input_peers.Augment(crop=(1.0, 1.0), snr=(12.0, 12.0), gain=(-3.0, -3.0))
+    theirs = input_peers.noisy_wave(wave, augment, np.random.default_rng(0))
+    spec = AugmentSpec.from_config(bench.data_config(4, augment).augment)
+    ours = augment_wave(wave, spec, np.random.default_rng(0))
+    for noisy in (ours, theirs):
+        assert noisy.dtype == np.float32
+        added = noisy / 10 ** (-3 / 20) - wave.astype(np.float64)
+        ratio = 10 * np.log10(np.square(wave, dtype=np.float64).sum() / np.square(added).sum())
+        assert ratio == pytest.approx(12.0, abs=1e-4)
+
+
 def test_peers_pad_to_the_longest_and_cut_what_is_beyond(pairs):
     longest = sorted(pair.samples for pair in pairs)[-2]
     dataset = input_peers.PairDataset(
-        pairs, bench.image_spec(), (0.5, 1.0), input_peers.librosa_wave, longest
+        pairs, bench.image_spec(), bench.AUGMENT, input_peers.librosa_wave, longest
     )
     batch = next(input_peers.loop_batches(dataset, 4))
     assert batch["wave"].shape == (4, longest) and batch["pixels"].shape == (4, 224, 224, 3)
