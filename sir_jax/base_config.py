@@ -142,7 +142,10 @@ def base_config(speech: str, image: str) -> ConfigDict:
     c.train.log_every = 10
     c.train.eval_every = 500
     c.train.checkpoint_every = 500
+    # Microbatches: memory of one of them. `grad_accum`: negatives of its own only; `grad_cache`:
+    # those of the whole batch, for one more pass of the encoders.
     c.train.grad_accum = 1
+    c.train.grad_cache = 1
     c.train.num_threads = 4
     c.train.num_workers = 0
     c.train.compile_cache = ""

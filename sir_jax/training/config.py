@@ -192,7 +192,8 @@ def check_config(cfg: ConfigDict) -> None:
     """
     at_least = {
         "train.steps": 1, "train.log_every": 1, "train.eval_every": 0, "train.checkpoint_every": 0,
-        "train.grad_accum": 1, "train.num_threads": 0, "train.num_workers": 0,
+        "train.grad_accum": 1, "train.grad_cache": 1, "train.num_threads": 0,
+        "train.num_workers": 0,
         "loss.sic.queue": 0, "loss.sic.alpha_ramp": 0, "loss.cmd.block": 1,
         "eval.rerank": 0, "loss.sic.weight": 0, "loss.sim.weight": 0, "loss.cmd.weight": 0,
     }  # fmt: skip
@@ -217,6 +218,11 @@ def check_config(cfg: ConfigDict) -> None:
         if fields[name] not in allowed:
             raise UserError(f"{name}={fields[name]!r} is none of {', '.join(allowed)}")
     check_loss(cfg.loss)
+    if cfg.train.grad_accum > 1 and cfg.train.grad_cache > 1:
+        raise UserError(
+            f"train.grad_accum={cfg.train.grad_accum} and train.grad_cache={cfg.train.grad_cache}: "
+            "both cut the batch; set one of them to 1"
+        )
     if cfg.model.image_head == "qformer" and cfg.model.qformer.projection != cfg.model.embed_width:
         raise UserError(
             f"model.embed_width={cfg.model.embed_width} differs from model.qformer.projection="
@@ -255,12 +261,13 @@ def check_batch(cfg: ConfigDict, mesh) -> None:
     Raises:
       UserError: naming the fields and the nearest batch size that fits.
     """
-    unit = cfg.train.grad_accum * mesh.shape["data"] * mesh.shape["fsdp"]
+    field = "grad_cache" if cfg.train.grad_cache > 1 else "grad_accum"
+    unit = cfg.train[field] * mesh.shape["data"] * mesh.shape["fsdp"]
     batch = cfg.data.batch_size
     if batch % unit:
         raise UserError(
-            f"data.batch_size={batch} must be a multiple of {unit} = train.grad_accum "
-            f"{cfg.train.grad_accum} x mesh.data {mesh.shape['data']} x mesh.fsdp "
+            f"data.batch_size={batch} must be a multiple of {unit} = train.{field} "
+            f"{cfg.train[field]} x mesh.data {mesh.shape['data']} x mesh.fsdp "
             f"{mesh.shape['fsdp']}; e.g. {max(unit, batch - batch % unit)}"
         )
 

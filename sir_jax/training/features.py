@@ -20,7 +20,8 @@ from sir_jax.data.pipeline import BatchSpec
 from sir_jax.errors import UserError
 from sir_jax.models.hubert import HubertSpec, conv_lengths
 from sir_jax.models.vit import VitSpec
-from sir_jax.training.objective import MODALITIES, is_frozen
+from sir_jax.training.objective import is_frozen
+from sir_jax.training.terms import MODALITIES
 from sir_jax.training.trees import leaf_paths
 
 FORMAT = 1

@@ -167,7 +167,13 @@ def describe(cfg, mesh: Mesh, abstract: TrainState) -> None:
         say(
             f"train.grad_accum={accum}: a gradient is the mean over {accum} microbatches of "
             f"{batch // accum}; a caption's negatives come from its own microbatch only, so it "
-            f"sees {batch // accum - 1} other pairs, not {batch - 1}"
+            f"sees {batch // accum - 1} other pairs, not {batch - 1} as under train.grad_cache"
+        )
+    cache = cfg.train.grad_cache
+    if cache > 1:
+        say(
+            f"train.grad_cache={cache}: activations of {batch // cache} pairs at a time; "
+            f"a caption's negatives come from all {batch}"
         )
 
 

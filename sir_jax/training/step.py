@@ -7,6 +7,8 @@ import optax
 
 from sir_jax.losses.queue import push
 from sir_jax.training.features import bucket_frames, image_tokens, speech_states
+from sir_jax.training.grad_cache import cached_loss_and_grads
+from sir_jax.training.microbatches import join_rows, split_rows
 from sir_jax.training.objective import Aux, frozen_patterns, loss_fn
 from sir_jax.training.optimizer import make_schedule
 from sir_jax.training.state import TrainState, update_ema
@@ -60,16 +62,6 @@ def bucket_length(batch) -> int:
     return next(batch[x] for x in ("speech_states", "speech_tokens") if x in batch).shape[-2]
 
 
-def microbatches(batch: dict[str, Array], count: int) -> dict[str, Array]:
-    """Cut a batch [B, ...] into [count, B / count, ...]: row r goes to microbatch r % count.
-
-    Strided, so that a batch sharded by rows splits where it lies, without communication.
-    """
-    return jax.tree.map(
-        lambda x: x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1), batch
-    )
-
-
 def loss_and_grads(
     trainable, frozen, state: TrainState, batch, rng, *, model, cfg, shards: int = 1
 ):
@@ -77,11 +69,17 @@ def loss_and_grads(
 
     With `train.grad_accum` > 1 both are means over microbatches, run one after the other; a
     caption then sees the negatives of its microbatch only, beside the queue, which is that of
-    before the step for all of them.
+    before the step for all of them. With `train.grad_cache` > 1 they are those of the whole batch;
+    see `grad_cache`.
 
     Returns:
       (loss, `Aux`, gradient with the structure of `trainable`).
     """
+
+    if cfg.train.grad_cache > 1:
+        return cached_loss_and_grads(
+            trainable, frozen, state, batch, rng, model=model, cfg=cfg, shards=shards
+        )
 
     def loss_of(trainable, batch, rng):
         params = merge_trees(trainable, frozen)
@@ -103,13 +101,11 @@ def loss_and_grads(
 
     zeros = jax.tree.map(jnp.zeros_like, trainable)
     total, (losses, auxes) = jax.lax.scan(
-        body, zeros, (jnp.arange(count), microbatches(batch, count))
+        body, zeros, (jnp.arange(count), split_rows(batch, count))
     )
     metrics = jax.tree.map(lambda x: x.mean(axis=0), auxes.metrics)
     grads = jax.tree.map(lambda x: x / count, total)
-    # Back into the batch's order, which `microbatches` had strided.
-    rows = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), auxes.queue_rows)
-    return losses.mean(), Aux(metrics=metrics, queue_rows=rows), grads
+    return losses.mean(), Aux(metrics=metrics, queue_rows=join_rows(auxes.queue_rows)), grads
 
 
 def project_params(params: dict) -> dict:

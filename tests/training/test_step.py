@@ -9,7 +9,7 @@ from training_helpers import filled, synthetic_batch, tiny_config
 from sir_jax.models import build_model
 from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.state import count_params, init_state
-from sir_jax.training.step import loss_and_grads, loss_fn, microbatches, project_params, train_step
+from sir_jax.training.step import loss_and_grads, loss_fn, project_params, train_step
 from sir_jax.training.trees import leaf_paths, merge_trees, split_tree
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -150,12 +150,6 @@ def test_accumulated_gradient_is_the_mean_over_microbatches(partly_frozen):
         wanted = leaf_paths(expected)[path]
         scale = np.abs(wanted).max() + 1e-3
         np.testing.assert_allclose(leaf / scale, wanted / scale, atol=1e-5, err_msg=path)
-
-
-def test_microbatches_are_strided_rows():
-    batch = {"x": jnp.arange(12).reshape(6, 2)}
-    parts = microbatches(batch, 3)["x"]
-    np.testing.assert_array_equal(parts[1], [[2, 3], [8, 9]])
 
 
 @pytest.mark.parametrize(("value", "kept"), [(0.9, 0.5), (-1.0, 0.001), (0.07, 0.07)])
