@@ -1,7 +1,9 @@
 """The ``sir-jax`` console script: a table of verbs, each imported only when it is called."""
 
 import importlib
+import os
 import sys
+from pathlib import Path
 
 from absl import logging
 
@@ -57,7 +59,16 @@ def main(argv: list[str] | None = None) -> int:
         return 2
 
 
+def hide_absent_tpu() -> None:
+    """Keep an installed libtpu from looking for chips, aloud, on a machine that has none."""
+    if not any(Path("/dev").glob("accel*")) and not any(Path("/dev").glob("vfio/*")):
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
+
+
 def entry() -> int:
     """Run the console script: `main`, in a process that is ours to tune."""
     keep_memory()
+    hide_absent_tpu()
     return main()

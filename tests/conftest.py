@@ -1,8 +1,12 @@
 """Test-wide settings, made before JAX starts its backend."""
 
+import os
+
 import jax
 from absl import flags
 
+# The programs that tests start inherit it.
+os.environ["JAX_PLATFORMS"] = "cpu"
 # Eight virtual devices, so that every mesh from 1 to 8 runs on one CPU.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

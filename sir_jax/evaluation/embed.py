@@ -23,6 +23,8 @@ from PIL import Image
 from sir_jax.data.audio import load_audio, normalize_waveform
 from sir_jax.data.image import ImageSpec, load_image, preprocess_image
 from sir_jax.data.parallel import ordered_map
+from sir_jax.training.distributed import place
+from sir_jax.training.interrupt import give_way
 from sir_jax.training.sharding import BATCH_SPEC, batch_sharding, replicated
 
 # Is given the number of a clip or an image and its valid tokens [n, D], CLS first, in the model's
@@ -151,7 +153,7 @@ def embed_split(
     keep_speech: Keep | None = None,
     keep_image: Keep | None = None,
 ) -> Embeddings:
-    """Encode every image and every caption of a split; each process encodes all of it.
+    """Encode every image and every caption of a split; each process reads all of it.
 
     Args:
       model: the joint model.
@@ -242,12 +244,12 @@ def _encoded(model, params, method: str, batches: Callable, batch_size: int, kee
     params = jax.tree.map(jnp.asarray, params)
     split, whole, parts = placement(params)
     rows = -(-batch_size // parts) * parts
-    encode = _compiled(model, method, keep is not None, whole)
+    encode = jit_encode(model, method, keep is not None, whole)
     started = (
-        (numbers, encode(params, *jax.device_put(inputs, split)))
-        for numbers, inputs in batches(rows)
+        (numbers, encode(params, *place(inputs, split))) for numbers, inputs in batches(rows)
     )
     for numbers, (vectors, *features) in fetched(started):
+        give_way()
         if keep is not None:
             # Shorter than the batch where it was filled.
             for number, tokens, mask in zip(numbers, *features, strict=False):
@@ -256,7 +258,9 @@ def _encoded(model, params, method: str, batches: Callable, batch_size: int, kee
 
 
 @functools.lru_cache(maxsize=16)
-def _compiled(model, method: str, with_tokens: bool, out: NamedSharding | None):
+def jit_encode(model, method: str, with_tokens: bool, out: NamedSharding | None) -> Callable:
+    """Return a model's method over (params, *inputs): (embeddings[, tokens, mask])."""
+
     def encode(params, *inputs):
         found = model.apply({"params": params}, *inputs, deterministic=True, method=method)
         return (found.embed, found.tokens, found.mask) if with_tokens else (found.embed,)

@@ -1,7 +1,7 @@
 """Match scores of many pairs: the fusion encoder over token features that lie in files."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from sir_jax.evaluation.embed import fetched, placement
 from sir_jax.evaluation.tokens import Chunk, TokenStore, plan_both
 from sir_jax.losses.matching import match_score
 from sir_jax.models import Encoded
+from sir_jax.training.distributed import place
 
 BUDGET = 512 << 20  # bytes of token features on a device at once
 MULTIPLE = 64  # tokens; windows of up to 20 s at 50 Hz then have at most 16 lengths
@@ -73,7 +74,7 @@ def score_pairs(
     params = jax.tree.map(jnp.asarray, params)
     split, whole, parts = placement(params)
     rows = -(-batch_size // parts) * parts
-    score = _compiled(model, split, whole)
+    score = jit_score(model, split, whole)
     plan_s, plan_i = plan_both(
         speech.lengths, speech.token_bytes, images.lengths, images.token_bytes, multiple, budget
     )
@@ -87,7 +88,7 @@ def score_pairs(
         for start in range(0, len(group), rows):
             wanted = group[start : start + rows]
             filled = np.pad(wanted, (0, rows - len(wanted)), mode="edge")
-            places = jax.device_put((row_s[filled], row_i[filled]), split)
+            places = place((row_s[filled], row_i[filled]), split)
             yield wanted, score(params, *tokens, *places)
 
     scores, passes = np.empty(len(pair), np.float64), 0
@@ -117,9 +118,7 @@ class _Held:
         if number != self.number:
             self.arrays = None  # let go before the next one comes
             chunk = self.plan[number]
-            self.arrays = jax.device_put(
-                self.store.batch(chunk.filled, chunk.length), self.sharding
-            )
+            self.arrays = place(self.store.batch(chunk.filled, chunk.length), self.sharding)
             self.number = number
         return self.arrays
 
@@ -134,7 +133,13 @@ def _places(plan: list[Chunk]) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.lru_cache(maxsize=16)
-def _compiled(model, split: NamedSharding | None, whole: NamedSharding | None):
+def jit_score(model, split: NamedSharding | None, whole: NamedSharding | None) -> Callable:
+    """Return the match scores of pairs of chunks' rows.
+
+    Takes (params, speech chunk, image chunk, speech rows, image rows), a chunk being tokens
+    [n, T, D] and mask [n, T].
+    """
+
     def gathered(chunk, rows):
         tokens, mask = (x[rows] for x in chunk)
         if split is not None:

@@ -1,10 +1,12 @@
 """The device mesh, and one strict table that says how every parameter lies on it."""
 
+import math
 import re
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -64,9 +66,22 @@ def make_mesh(cfg, devices: list[jax.Device] | None = None) -> Mesh:
         raise UserError(f"{text} uses {total} of {len(devices)} devices; use all of every host's")
     # Auto is spelled out: `jax.make_mesh` defaults to Explicit axes, under which a Linen model,
     # a queue's update and a global similarity matrix all raise.
-    return jax.make_mesh(
-        tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:total]
-    )
+    types = (AxisType.Auto,) * len(AXES)
+    slices = count_slices(devices)
+    if slices == 1:
+        return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices[:total])
+    if sizes[0] % slices:
+        raise UserError(
+            f"{text}: mesh.data={sizes[0]} is no multiple of the {slices} slices, between which "
+            "only data parallelism pays"
+        )
+    inner, outer = (sizes[0] // slices, *sizes[1:]), (slices, 1, 1)
+    return Mesh(create_hybrid_device_mesh(inner, outer, devices), AXES, axis_types=types)
+
+
+def count_slices(devices: list[jax.Device]) -> int:
+    """Return how many TPU slices, joined by the data-centre network, the devices belong to."""
+    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def match_rule(path: str) -> tuple[int, P] | None:
@@ -146,6 +161,11 @@ def fallback_lines(params: Any, mesh: Mesh) -> list[str]:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Return the sharding of every array of a batch: rows over data and fsdp."""
     return NamedSharding(mesh, BATCH_SPEC)
+
+
+def row_shards(mesh: Mesh) -> int:
+    """Return in how many parts a batch's rows lie on the mesh."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_SPEC[0])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

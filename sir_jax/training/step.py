@@ -1,9 +1,13 @@
 """One update: loss, gradient, optimiser, projection, teacher and queue. All pure."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from sir_jax.losses.queue import push
 from sir_jax.training.features import bucket_frames, image_tokens, speech_states
@@ -11,6 +15,7 @@ from sir_jax.training.grad_cache import cached_loss_and_grads
 from sir_jax.training.microbatches import join_rows, split_rows
 from sir_jax.training.objective import Aux, frozen_patterns, loss_fn
 from sir_jax.training.optimizer import make_schedule
+from sir_jax.training.sharding import batch_sharding, replicated, row_shards
 from sir_jax.training.state import TrainState, update_ema
 from sir_jax.training.trees import merge_trees, split_tree
 
@@ -164,3 +169,24 @@ def train_step(
         queue=state.queue if aux.queue_rows is None else push(state.queue, aux.queue_rows),
     )
     return state, {f"train/{name}": jnp.float32(value) for name, value in metrics.items()}
+
+
+def jit_train_step(
+    cfg, mesh: Mesh, shardings: TrainState, fields: tuple[str, ...], model, tx
+) -> Callable:
+    """Return `train_step` for a mesh, to be called or lowered with (state, batch).
+
+    Args:
+      cfg: the whole config.
+      mesh: of devices, or of a described topology's.
+      shardings: of the state, which is donated.
+      fields: names of the batch's arrays; each is sharded by rows.
+      model: from `build_model`.
+      tx: from `make_optimizer`.
+    """
+    step = functools.partial(train_step, model=model, tx=tx, cfg=cfg, shards=row_shards(mesh))
+    rows = dict.fromkeys(fields, batch_sharding(mesh))
+    return jax.jit(
+        step, in_shardings=(shardings, rows), out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )  # fmt: skip

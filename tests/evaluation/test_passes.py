@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rerank_helpers import TOLERANCE, all_pairs, fill_stores, matching_model, scores_alone
 
 from sir_jax.evaluation.embed import placement
-from sir_jax.evaluation.passes import BUDGET, _compiled, score_pairs, window_passes
+from sir_jax.evaluation.passes import BUDGET, jit_score, score_pairs, window_passes
 from sir_jax.evaluation.rerank import rerank
 from sir_jax.evaluation.tokens import TokenStore
 from sir_jax.training.sharding import make_mesh, tree_shardings
@@ -104,7 +104,7 @@ def test_the_same_scores_and_ranks_on_a_mesh(case, stores):
         for store, length in ((speech, 24), (images, 5))
     ]
     rows = jax.device_put(np.zeros((2, 16), np.int32), NamedSharding(mesh, P(None, *split_to.spec)))
-    program = _compiled(model, split_to, whole).lower(spread, *chunks, *rows).compile().as_text()
+    program = jit_score(model, split_to, whole).lower(spread, *chunks, *rows).compile().as_text()
     assert "f32[2,24,32]" in program and "f32[16,24,32]" not in program
     here = rerank(model, params, split, cfg.data, 4, 3)
     there = rerank(model, spread, split, cfg.data, 4, 3)

@@ -1,0 +1,169 @@
+"""Read a compiled program's collectives: what kind, how often, how many bytes, over which axes."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+import numpy as np
+from jax.sharding import Mesh
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+_BITS = {
+    "pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "f8e4m3fn": 8, "f8e5m2": 8, "s16": 16,
+    "u16": 16, "bf16": 16, "f16": 16, "s32": 32, "u32": 32, "f32": 32, "s64": 64, "u64": 64,
+    "f64": 64, "c64": 64,
+}  # fmt: skip
+_ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{$")
+_COLLECTIVE = re.compile(
+    rf"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<out>\(?.*?\)?) "
+    rf"(?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\((?P<args>.*?)\)(?P<rest>,.*)?$"
+)
+_WHILE = re.compile(r" while\(.*body=%?([\w.\-]+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One collective of a program, as each chip takes part in it.
+
+    Attributes:
+      kind: of `KINDS`.
+      axes: of the mesh, along which the chips of a group lie.
+      group: chips of a group.
+      payload: bytes of the whole: of what an all-gather returns, of what an all-reduce or a
+        reduce-scatter adds up, of what the others send.
+      times: how often a step runs it.
+      largest: shape and type of the largest array in it.
+    """
+
+    kind: str
+    axes: tuple[str, ...]
+    group: int
+    payload: int
+    times: int
+    largest: str
+
+    @property
+    def sent(self) -> float:
+        """Return the bytes that a chip sends on a ring, all times together."""
+        share = (self.group - 1) / self.group
+        factor = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
+        return factor * self.payload * self.times
+
+
+def read_collectives(hlo: str, mesh: Mesh) -> list[Collective]:
+    """Find the collectives of a compiled program.
+
+    Args:
+      hlo: its text.
+      mesh: that it was compiled for: gives the axes their names.
+
+    Returns:
+      Each instruction that moves data between chips; those in a loop's body with the number of its
+      turns, where the compiler knows it.
+    """
+    times = _turns(hlo)
+    found = []
+    for computation, line in _lines(hlo):
+        match = _COLLECTIVE.match(line)
+        if match:
+            one = _collective(match, times.get(computation, 1), mesh)
+            if one.group > 1:
+                found.append(one)
+    return found
+
+
+def _lines(hlo: str) -> Iterator[tuple[str, str]]:
+    computation = ""
+    for line in hlo.splitlines():
+        head = _COMPUTATION.match(line)
+        if head:
+            computation = head[1]
+        else:
+            yield computation, line
+
+
+def _turns(hlo: str) -> dict[str, int]:
+    """Return how often each computation runs in a step, of those in loops."""
+    called: dict[str, list[tuple[str, int]]] = {}
+    for computation, line in _lines(hlo):
+        loop = _WHILE.search(line)
+        if loop:
+            trips = _TRIPS.search(line)
+            called.setdefault(computation, []).append((loop[1], int(trips[1]) if trips else 1))
+        else:
+            for names in re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", line):
+                called.setdefault(computation, []).append((names, 1))
+    roots = {name for name in called} - {name for found in called.values() for name, _ in found}
+    times: dict[str, int] = {}
+
+    def visit(name: str, count: int) -> None:
+        for inner, trips in called.get(name, ()):
+            times[inner] = max(times.get(inner, 1), count * trips)
+            visit(inner, count * trips)
+
+    for root in roots:
+        visit(root, 1)
+    return times
+
+
+def _collective(match: re.Match, times: int, mesh: Mesh) -> Collective:
+    kind, rest = match["kind"], match["rest"] or ""
+    groups = _groups(rest, kind, mesh.size)
+    arrays = _ARRAY.findall(match["out"])
+    if match["start"] and kind in ("all-gather", "collective-permute"):
+        # An asynchronous start returns (operands, results, ...): the results alone count.
+        arrays = [a for a in arrays if a[0] not in ("u32", "s32") or a[1]]
+        arrays = arrays[len(arrays) // 2 :]
+    payload = sum(map(_bytes, arrays))
+    size = len(groups[0]) if groups else mesh.size
+    if kind == "reduce-scatter":
+        payload *= size
+    largest = max(arrays, key=_bytes, default=("", ""))
+    return Collective(
+        kind, _axes(groups, mesh), size, payload, times, f"{largest[0]}[{largest[1]}]"
+    )
+
+
+def _bytes(array: tuple[str, str]) -> int:
+    kind, dims = array
+    return math.prod(int(d) for d in dims.split(",") if d) * _BITS.get(kind, 0) // 8
+
+
+def _groups(rest: str, kind: str, devices: int) -> list[list[int]]:
+    """Return the groups of devices, in the mesh's order, that talk to each other."""
+    if kind == "collective-permute":
+        pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", rest)
+        ends = [list(map(int, p.split(","))) for p in re.findall(r"\{([\d,]+)\}?", pairs[0])]
+        return _rings(ends)
+    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest)
+    if iota:
+        ids = np.arange(devices).reshape([int(x) for x in iota[3].split(",")])
+        if iota[4]:
+            ids = ids.transpose([int(x) for x in iota[4].split(",")])
+        return ids.reshape(int(iota[1]), int(iota[2])).tolist()
+    listed = re.search(r"replica_groups=\{(\{.*?\})\}", rest)
+    if listed:
+        return [list(map(int, g.split(","))) for g in re.findall(r"\{([\d,]+)\}", listed[1])]
+    return [list(range(devices))]
+
+
+def _rings(ends: list[list[int]]) -> list[list[int]]:
+    """Join pairs that share a device."""
+    rings: list[set[int]] = []
+    for pair in ends:
+        touching = [ring for ring in rings if ring & set(pair)]
+        joined = set(pair).union(*touching)
+        rings = [ring for ring in rings if ring not in touching] + [joined]
+    return [sorted(ring) for ring in rings]
+
+
+def _axes(groups: list[list[int]], mesh: Mesh) -> tuple[str, ...]:
+    """Return the axes along which the first group's devices differ."""
+    where = np.array(np.unravel_index(groups[0], tuple(mesh.shape.values())))
+    return tuple(
+        name for name, at in zip(mesh.axis_names, where, strict=True) if len(set(at)) > 1
+    )
