@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: make or re-use the one virtual environment at the repository's root.
 # usage: source launch/env.sh EXTRAS
 

@@ -1,0 +1,210 @@
+# shellcheck shell=bash disable=SC2034,SC2154  # shared with launch/tpu.sh
+# Sourced by the back ends whose hosts are reached by gcloud's ssh: all but the machines themselves.
+# A back end gives gcloud_tpu, on_hosts, copy, node_state, READY, do_create, do_delete.
+
+place=("--zone=${options[zone]}" ${options[project]:+"--project=${options[project]}"})
+name=${options[name]}
+folder=$(mounted "${options[workdir]}")
+label=launcher=sir-jax
+
+check() {
+  need name zone
+  [[ $verb != create && $verb != babysit ]] || need type
+  [[ $verb != run && $verb != babysit ]] || need config workdir
+  [[ $verb != status ]] || need workdir
+  [ -z "${options[type]}" ] || slice_of "${options[type]}"
+  # Without a type, a relative folder is taken to be meant for one host.
+  if [[ ${hosts:-1} -gt 1 || ${options[slices]} -gt 1 ]] && [[ ${options[workdir]} =~ ^[^/] ]]; then
+    [[ ${options[workdir]} == gs://* ]] ||
+      refuse "--workdir=${options[workdir]}: several hosts must reach it; give gs://... or a" \
+        "mounted /path"
+  fi
+  check_backend
+  need_tools gcloud git
+}
+
+host_script() { quote bash sir_jax/launch/tpu/host.sh "$@"; }
+
+# What gcloud says of the machines, or MISSING; UNKNOWN where it cannot tell.
+ask_state() { # COMMAND...
+  local answer
+  if answer=$(call "$@" 2>&1); then
+    echo "${answer##*$'\n'}"
+  elif [[ $answer == *NOT_FOUND* || $answer == *"not found"* ]]; then
+    echo MISSING
+  else
+    say "${answer##*$'\n'}"
+    echo UNKNOWN
+  fi
+}
+
+# Whether these machines are gone for good: whatever is left of them is deleted and made anew.
+lost() { # STATE
+  case $1 in
+    PREEMPTED | TERMINATED | STOPPING | STOPPED | SUSPENDING | SUSPENDED) ;;
+    FAILED | DELETING | MISSING) ;;
+    *) return 1 ;;
+  esac
+}
+
+do_wait() {
+  local state
+  [ -z "$dry_run" ] || note "every ${options[poll]} s until $READY:"
+  while :; do
+    state=$(node_state)
+    [ -z "$dry_run" ] || return 0
+    case $state in
+      "$READY") return 0 ;;
+      *) ! lost "$state" || { say "--name=$name: $state; create it again"; return 1; } ;;
+    esac
+    say "$name: $state"
+    sleep "${options[poll]}"
+  done
+}
+
+do_sync() {
+  pack
+  copy "$archive" sir_jax.tar.gz || return
+  # What an earlier sync left must go, else a deleted module lives on; what was made here stays.
+  on_hosts all "if [ -f sir_jax/launch/tpu/host.sh ]; then $(host_script idle "$name"); fi &&\
+ mkdir -p sir_jax && find sir_jax -mindepth 1 -maxdepth 1 ! -name .venv ! -name '*.egg-info'\
+ ! -name data ! -name runs -exec rm -rf {} + && tar -xzmf sir_jax.tar.gz -C sir_jax"
+}
+
+do_setup() {
+  local words=(setup "${options[extras]:-train,tpu}" ${options[data]:+"${options[data]}"})
+  on_hosts all "$(host_script "${words[@]}")"
+}
+
+do_run() {
+  train_command .venv/bin/sir-jax
+  on_hosts all "$(host_script start "$name" "${command[@]}" "${train_args[@]}")"
+}
+
+do_logs() { on_hosts "${options[worker]}" "$(host_script logs "$name")"; }
+
+do_status() {
+  local state
+  state=$(node_state)
+  [ -n "$dry_run" ] || echo "$name: $state"
+  [[ -n "$dry_run" || $state = "$READY" ]] || return 0
+  on_hosts all "$(host_script status "$name" "$folder")"
+  on_hosts 0 "$(host_script metrics "$folder")" || true
+}
+
+do_stop() { on_hosts all "$(host_script stop "$name" "${options[grace]}")"; }
+
+# Delete the machines, if it was this script that made them.
+delete_own() { # OWNER COMMAND...
+  local owner=$1
+  shift
+  [[ -n $dry_run || $owner == sir-jax ]] ||
+    refuse "--name=$name: has no label $label, so this script did not make it; delete it" \
+      "yourself: $(quote "$@")"
+  call "$@"
+}
+
+# Follow a run until it has ended: sets `outcome` (complete, stopped, lost, or an exit status) and
+# `checkpoint`.
+watch_run() {
+  local report state line code silent=0
+  while :; do
+    sleep "${options[poll]}"
+    state=$(node_state)
+    ! lost "$state" || { outcome=lost; return; }
+    report=$(on_hosts all "$(host_script status "$name" "$folder")" | grep '^state=') || true
+    # A host that does not answer for ten rounds is lost, whatever gcloud says of it.
+    if [ -z "$report" ]; then
+      silent=$((silent + 1))
+      ((silent >= 10)) || continue
+      outcome=lost
+      return
+    fi
+    silent=0 code=''
+    while read -r line; do
+      [[ $line =~ ^state=([a-z]+)\ exit=([0-9]*)\ checkpoint=(-?[0-9]+) ]] || continue
+      ((BASH_REMATCH[3] <= checkpoint)) || checkpoint=${BASH_REMATCH[3]}
+      case ${BASH_REMATCH[1]} in
+        stopped) outcome=stopped; return ;;
+        lost | none) outcome=lost; return ;;
+        ended)
+          # A signal's status tells more than that of a host which only missed its peer.
+          [[ -n $code && $code -gt 128 || ${BASH_REMATCH[2]} = 0 ]] || code=${BASH_REMATCH[2]}
+          ;;
+      esac
+    done <<<"$report"
+    if [ -n "$code" ]; then
+      outcome=$code
+      ((code <= 128)) || return 0
+      # Hosts fail at once where a peer's machine went away, gcloud tells it later.
+      sleep "${options[poll]}"
+      state=$(node_state)
+      if lost "$state" || (($(grep -c '^state=' <<<"$report") < hosts * options[slices])); then
+        outcome=lost
+      fi
+      return 0
+    fi
+    grep -q '^state=running' <<<"$report" || { outcome=complete; return; }
+  done
+}
+
+# Machines with the code on them, made anew where they are lost. Called where a failure is not the
+# end, so that each step has to say itself that the next one is pointless.
+prepare() {
+  local state
+  state=$(node_state)
+  if lost "$state"; then
+    fresh=1
+    [ "$state" = MISSING ] || do_delete || return
+    do_create || return
+  fi
+  [ -n "$fresh" ] || return 0
+  # A run that a babysitter before this one started is only watched.
+  if [ "$state" != "$READY" ] || on_hosts 0 "$(host_script idle "$name")"; then
+    do_wait && do_sync && do_setup || return
+  fi
+  fresh=''
+}
+
+babysit_dry() {
+  node_state >/dev/null
+  note "where it is missing:"
+  do_create
+  note "where it was preempted:"
+  do_delete
+  do_create
+  note "then:"
+  do_wait
+  do_sync
+  do_setup
+  do_run
+  note "every ${options[poll]} s until it has ended; after a preemption all again, from the" \
+    "workdir:"
+  on_hosts all "$(host_script status "$name" "$folder")"
+}
+
+do_babysit() {
+  local outcome checkpoint=-1 fresh=1
+  [ -z "$dry_run" ] || { babysit_dry; return; }
+  pack
+  while :; do
+    if prepare && do_run; then watch_run; else outcome=unready; fi
+    case $outcome in
+      complete) say "$name: training is done"; return ;;
+      stopped) say "$name: stopped by hand"; return 143 ;;
+      lost) may_restart "$name was lost" "$checkpoint" || return 1; fresh=1 ;;
+      unready)
+        may_restart "$name could not be made ready" "$checkpoint" || return 1
+        sleep "${options[poll]}"
+        ;;
+      *)
+        on_hosts all "$(host_script stop "$name" "${options[grace]}")" || true
+        if ((outcome <= 128)); then
+          say "$name: sir-jax train failed with $outcome; see logs"
+          return "$outcome"
+        fi
+        may_restart "$name ended with $outcome" "$checkpoint" || return "$outcome"
+        ;;
+    esac
+  done
+}
