@@ -19,6 +19,7 @@ VERBS = {
     "evaluate": ("sir_jax.evaluation.main", "print the recall table of a trained retriever"),
     "ablate": ("sir_jax.evaluation.ablate", "train and evaluate variants of a config over seeds"),
     "search": ("sir_jax.retrieval.search", "find pictures in a folder by voice"),
+    "pods": ("sir_jax.pods.main", "compile for TPU pods without a TPU; explain the sharding"),
     "bench": ("sir_jax.benchmarks.main", "measure speed against a peer in the same run"),
     "demo": ("sir_jax.retrieval.demo", "corpus, training, evaluation and search in one go"),
 }

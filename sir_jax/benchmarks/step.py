@@ -28,7 +28,7 @@ from sir_jax.training.config import check_batch, check_config, parse_options
 from sir_jax.training.loop import compile_programs
 from sir_jax.training.objective import fusion_tasks
 from sir_jax.training.optimizer import make_optimizer
-from sir_jax.training.state import init_state
+from sir_jax.training.state import init_state, state_shardings
 from sir_jax.training.step import STEP_FIELDS
 
 DEFAULT_CONFIG = "configs/unified.py:speech=tiny,image=tiny"
@@ -106,7 +106,7 @@ def build_step(cfg, samples: int) -> tuple[Callable[[], None], Callable[[Times],
     tx = make_optimizer(cfg.optim, cfg.train.steps)
     init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
     abstract = jax.eval_shape(init, jax.random.key(0))
-    shardings = sharding.tree_shardings(abstract, mesh)
+    shardings = state_shardings(abstract, mesh, cfg)
     program = compile_programs(cfg, mesh, abstract, shardings, model, tx)[samples]
     state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
     batch = random_batch(cfg, samples)

@@ -66,14 +66,18 @@ def read_collectives(hlo: str, mesh: Mesh) -> list[Collective]:
       turns, where the compiler knows it.
     """
     times = _turns(hlo)
-    found = []
-    for computation, line in _lines(hlo):
+    found: dict[str, Collective] = {}
+    for number, (computation, line) in enumerate(_lines(hlo)):
         match = _COLLECTIVE.match(line)
         if match:
             one = _collective(match, times.get(computation, 1), mesh)
-            if one.group > 1:
-                found.append(one)
-    return found
+            # One that overlaps with other work stands in the text once for each piece of that,
+            # under one channel.
+            channel = re.search(r"channel_id=(\d+)", match["rest"] or "")
+            key = f"{one.kind} {channel[1]}" if channel else str(number)
+            if one.group > 1 and (key not in found or found[key].sent < one.sent):
+                found[key] = one
+    return list(found.values())
 
 
 def _lines(hlo: str) -> Iterator[tuple[str, str]]:
@@ -139,6 +143,9 @@ def _groups(rest: str, kind: str, devices: int) -> list[list[int]]:
         pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", rest)
         ends = [list(map(int, p.split(","))) for p in re.findall(r"\{([\d,]+)\}?", pairs[0])]
         return _rings(ends)
+    meshed = re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", rest)
+    if meshed:
+        return _mesh_groups(meshed[1], meshed[2])
     iota = re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest)
     if iota:
         ids = np.arange(devices).reshape([int(x) for x in iota[3].split(",")])
@@ -149,6 +156,16 @@ def _groups(rest: str, kind: str, devices: int) -> list[list[int]]:
     if listed:
         return [list(map(int, g.split(","))) for g in re.findall(r"\{([\d,]+)\}", listed[1])]
     return [list(range(devices))]
+
+
+def _mesh_groups(sizes: str, used: str) -> list[list[int]]:
+    """Read `'a'=2,'b'=8` and `'b'`: groups along b, one for each place along a."""
+    named = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", sizes)}
+    along = re.findall(r"'(\w+)'", used)
+    ids = np.arange(math.prod(named.values())).reshape(tuple(named.values()))
+    order = [name for name in named if name not in along] + along
+    ids = ids.transpose([list(named).index(name) for name in order])
+    return ids.reshape(-1, math.prod(named[name] for name in along)).tolist()
 
 
 def _rings(ends: list[list[int]]) -> list[list[int]]:
@@ -164,6 +181,4 @@ def _rings(ends: list[list[int]]) -> list[list[int]]:
 def _axes(groups: list[list[int]], mesh: Mesh) -> tuple[str, ...]:
     """Return the axes along which the first group's devices differ."""
     where = np.array(np.unravel_index(groups[0], tuple(mesh.shape.values())))
-    return tuple(
-        name for name, at in zip(mesh.axis_names, where, strict=True) if len(set(at)) > 1
-    )
+    return tuple(name for name, at in zip(mesh.axis_names, where, strict=True) if len(set(at)) > 1)

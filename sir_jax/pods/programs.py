@@ -5,6 +5,7 @@ devices.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,8 +20,10 @@ from sir_jax.training import sharding
 from sir_jax.training.config import check_batch, check_config
 from sir_jax.training.objective import fusion_tasks
 from sir_jax.training.optimizer import make_optimizer
-from sir_jax.training.state import TrainState, init_state
+from sir_jax.training.state import TrainState, init_state, state_shardings
 from sir_jax.training.step import batch_shapes, jit_train_step
+
+NAMES = ("train", "embed", "match")
 
 
 class Plan(NamedTuple):
@@ -63,7 +66,7 @@ def plan(cfg, mesh: Mesh) -> Plan:
     init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
     state = jax.eval_shape(init, jax.random.key(0))
     sharding.check_rules(state.params)
-    return Plan(cfg, mesh, model, tx, state, sharding.tree_shardings(state, mesh))
+    return Plan(cfg, mesh, model, tx, state, state_shardings(state, mesh, cfg))
 
 
 def train_program(found: Plan, samples: int) -> Program:
@@ -116,6 +119,16 @@ def match_program(found: Plan, samples: int) -> Program:
     places = jax.ShapeDtypeStruct((found.cfg.data.batch_size,), np.int32, sharding=rows)
     args = _placed(found), chunk(speech.tokens), chunk(image.tokens), places, places
     return Program("match", jit_score(found.model, rows, whole), args)
+
+
+def chosen(found: Plan, wanted: Sequence[str], samples: int) -> list[Program]:
+    """Return the programs of `NAMES` that are wanted; without matching there is no match step."""
+    out = [train_program(found, samples)] if "train" in wanted else []
+    if "embed" in wanted:
+        out += embed_programs(found, samples)
+    if "match" in wanted and "match" in found.model.tasks:
+        out.append(match_program(found, samples))
+    return out
 
 
 def _placed(found: Plan) -> dict:

@@ -59,7 +59,7 @@ from sir_jax.training.main import print_help
 from sir_jax.training.metrics import say
 from sir_jax.training.objective import fusion_tasks
 from sir_jax.training.optimizer import make_optimizer
-from sir_jax.training.state import check_param_patterns, init_state
+from sir_jax.training.state import check_param_patterns, init_state, state_shardings
 
 SAMPLE_RATE = 16_000
 
@@ -142,7 +142,7 @@ def _frozen_model(cfg, mesh: Mesh) -> tuple[SpeechImageModel, Any]:
     check_param_patterns(abstract.params, cfg)
     check_cacheable(abstract.params, cfg)
     # The whole state, as in training: a random encoder then has the same values there and here.
-    return model, create_state(cfg, init, sharding.tree_shardings(abstract, mesh)).params
+    return model, create_state(cfg, init, state_shardings(abstract, mesh, cfg)).params
 
 
 def _new_manifest(modality: str, found: dict, cfg, split: Split, batch_size: int) -> dict:

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sir_jax.errors import UserError
-from sir_jax.training.trees import leaf_paths, map_with_path
+from sir_jax.training.trees import any_match, leaf_paths, map_with_path
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -142,11 +142,20 @@ def fit_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> tuple[P, list[str
     return P(*spec), lines
 
 
-def tree_shardings(tree: Any, mesh: Mesh) -> Any:
-    """Return the sharding of every leaf of parameters, optimiser state or a whole `TrainState`."""
-    return map_with_path(
-        lambda path, leaf: NamedSharding(mesh, fit_spec(path, leaf.shape, mesh)[0]), tree
-    )
+def tree_shardings(tree: Any, mesh: Mesh, whole: tuple[str, ...] = ()) -> Any:
+    """Return the sharding of every leaf of parameters, optimiser state or a whole `TrainState`.
+
+    Args:
+      tree: arrays or shapes.
+      mesh: where they go.
+      whole: regexes of leaves that every device has a copy of; see `trees.path_matches`.
+    """
+
+    def place(path, leaf):
+        spec = P() if any_match(whole, path) else fit_spec(path, leaf.shape, mesh)[0]
+        return NamedSharding(mesh, spec)
+
+    return map_with_path(place, tree)
 
 
 def fallback_lines(params: Any, mesh: Mesh) -> list[str]:

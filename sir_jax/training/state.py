@@ -6,10 +6,19 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from sir_jax.losses.queue import Queue, empty_queue
 from sir_jax.models import SpeechImageModel, init_params
-from sir_jax.training.objective import TEACHER_PARTS, frozen_patterns, has_teacher, queue_size
+from sir_jax.training.objective import (
+    TEACHER_PARTS,
+    frozen_patterns,
+    has_teacher,
+    is_frozen,
+    queue_size,
+)
+from sir_jax.training.sharding import tree_shardings
+from sir_jax.training.terms import MODALITIES
 from sir_jax.training.trees import check_patterns, leaf_paths, merge_trees, restrict, split_tree
 
 
@@ -69,6 +78,26 @@ def update_ema(ema_params: dict | None, params: dict, momentum: float) -> dict |
         lambda ema, p: momentum * ema + (1.0 - momentum) * p.astype(jnp.float32),
         ema_params, restrict(params, ema_params),
     )  # fmt: skip
+
+
+def state_shardings(state: TrainState, mesh: Mesh, cfg) -> TrainState:
+    """Lay a state on a mesh: by the table of `sharding`, but small frozen encoders whole.
+
+    A sharded encoder is gathered once a pass, which saves memory and costs traffic. What is frozen
+    has neither gradient nor optimiser state, so that a copy on each device is cheap.
+
+    Args:
+      state: arrays or shapes.
+      mesh: where it goes.
+      cfg: the whole config; `mesh.frozen_whole` is the limit, in GiB of one encoder.
+    """
+    whole = []
+    for modality in MODALITIES:
+        leaves = leaf_paths(state.params[modality]).values()
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        if is_frozen(state.params, modality, cfg) and size <= cfg.mesh.frozen_whole * 2**30:
+            whole.append(f"params/{modality}")
+    return tree_shardings(state, mesh, tuple(whole))
 
 
 def check_param_patterns(params: Any, cfg) -> None:

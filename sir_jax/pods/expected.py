@@ -1,0 +1,84 @@
+"""What a train step must send, worked out by hand from the config: the check on the compiler.
+
+With n groups of rows (`data` x `fsdp`) and the weights whole on every chip, a step of B pairs must
+
+- add up the gradient of every trained parameter over the groups (all-reduce), in the type that it
+  was computed in: the compute type for dense layers' kernels, float32 for the rest; the fusion
+  encoder's once for each task that it serves;
+- show every group all embeddings, for the similarities (all-gather, and the same back for the
+  gradient), and with a teacher the keys as well, which are also the queue's new rows;
+- with global mining, show every group all tokens that a hard negative or a noisy token may come
+  from (all-gather), and send a hard negative's gradient back to where it came from;
+- at logged steps, show denoising the contexts of other pairs, its control.
+
+Masks, ids, random rows and scalars are left out: below a thousandth of the rest at full size.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sir_jax.pods.programs import Plan
+from sir_jax.training.objective import frozen_patterns, has_teacher
+from sir_jax.training.step import bucket_frames
+from sir_jax.training.terms import MODALITIES, noisy_modalities
+from sir_jax.training.trees import leaf_paths, split_tree
+
+
+class Expected(NamedTuple):
+    """Bytes of whole arrays a step, by what they are."""
+
+    gradients: int
+    embeddings: int
+    tokens: int
+    token_gradients: int
+    control: int
+
+    @property
+    def total(self) -> int:
+        """Return all of it."""
+        return sum(self)
+
+
+def expected_traffic(found: Plan, samples: int) -> Expected:
+    """Work out what a train step of one length bucket must send.
+
+    Args:
+      found: the config on its mesh; the weights are whole on every chip.
+      samples: of the bucket.
+    """
+    cfg, loss, model = found.cfg, found.cfg.loss, found.model
+    item, b, e = jnp.dtype(model.dtype).itemsize, cfg.data.batch_size, model.embed_width
+    trained, _ = split_tree(found.state.params, frozen_patterns(cfg))
+    gradients = sum(
+        leaf.size
+        * (item if path.endswith("/kernel") and leaf.ndim == 2 else 4)
+        * (len(model.tasks) if path.startswith("fusion/") else 1)
+        for path, leaf in leaf_paths(trained).items()
+    )
+    # Of each modality, float32: what is compared with the rows, and its gradient or the keys.
+    embeddings = 2 * 2 * b * e * 4 if loss.sic.weight or loss.sim.weight else 0
+    speech = b * (1 + bucket_frames(cfg, samples)) * cfg.model.speech.width * item
+    image = b * _image_tokens(found) * model.image_width * item
+    size = {"speech": speech, "image": image}
+    mined = MODALITIES if loss.sim.weight and loss.sim.mining == "global" else ()
+    noisy = noisy_modalities(loss) if loss.cmd.weight and loss.cmd.source == "global" else ()
+    # An image's tokens are trained only where a Q-Former makes them.
+    learning = MODALITIES if model.qformer_spec is not None else ("speech",)
+    return Expected(
+        gradients=gradients,
+        embeddings=embeddings * (2 if has_teacher(loss) else 1),
+        tokens=sum(size[name] for name in {*mined, *noisy}),
+        token_gradients=sum(size[name] for name in {*mined, *noisy} & {*learning}),
+        control=sum(size[name] for name in MODALITIES if set(noisy) - {name}),
+    )
+
+
+def _image_tokens(found: Plan) -> int:
+    pixels = jax.ShapeDtypeStruct((1, *2 * (found.cfg.data.image_size,), 3), jnp.float32)
+    encoded = jax.eval_shape(
+        lambda params, x: found.model.apply({"params": params}, x, method="encode_image"),
+        found.state.params, pixels,
+    )  # fmt: skip
+    return encoded.tokens.shape[1]

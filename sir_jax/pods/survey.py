@@ -1,0 +1,166 @@
+"""Every shipped pod config on the slices that it declares: results kept, and a table of them.
+
+A config file declares its slices as `PODS`, and takes each as its argument `pod`. Results are kept
+in a JSON file by what they depend on, so that a survey that was cut short goes on where it was.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from sir_jax.errors import UserError
+from sir_jax.pods import check, programs
+from sir_jax.pods.topology import GIB, Topology
+from sir_jax.training.config import load_config, load_module, to_json
+
+BEGIN, END = "<!-- pods table: begin -->", "<!-- pods table: end -->"
+
+# Rooms whose code decides what a program is.
+_ROOMS = ("models", "losses", "training", "evaluation")
+
+
+def declared(folder: Path) -> list[tuple[str, Topology]]:
+    """Return (config with its argument, topology) for all that the configs of a folder declare."""
+    found = []
+    for path in sorted(folder.glob("*.py")):
+        for pod in getattr(load_module(str(path)), "PODS", ()):
+            found.append((f"{path.as_posix()}:pod={pod}", Topology.parse(pod)))
+    if not found:
+        raise UserError(f"{folder} holds no config that declares PODS; run this at the root")
+    return found
+
+
+def survey(folder: Path, store: Path, page: Path, wanted: tuple[str, ...]) -> bool:
+    """Check all that is declared, keep the results, and rewrite the table.
+
+    Args:
+      folder: of configs.
+      store: JSON file of results.
+      page: whose table is rewritten, between its two marks.
+      wanted: programs, see `programs.chosen`.
+
+    Returns:
+      Whether every program fits.
+
+    Raises:
+      UserError: the page has no marks, or no TPU compiler is there.
+    """
+    split_page(page)
+    kept = json.loads(store.read_text()) if store.exists() else {}
+    rows = []
+    for spec, topology in declared(folder):
+        cfg = load_config(spec)
+        key = result_key(cfg, topology, wanted)
+        if kept.get(spec, {}).get("key") != key:
+            print(f"{spec} on {topology.name}", flush=True)
+            found = programs.plan(cfg, topology.mesh(cfg.mesh))
+            kept[spec] = {"key": key, **check_config(found, topology, wanted)}
+            _write(store, json.dumps(kept, indent=1) + "\n")
+        rows.append((spec, topology, kept[spec]))
+        before, after = split_page(page)
+        _write(page, f"{before}{BEGIN}\n{table(rows)}\n{END}{after}")
+    return all(not row["problems"] for _, _, row in rows)
+
+
+def result_key(cfg, topology: Topology, wanted: tuple[str, ...]) -> str:
+    """Return a hash of what a result depends on: config, slice, programs, code and compilers."""
+    digest = hashlib.sha256()
+    versions = [importlib.metadata.version(name) for name in ("jax", "libtpu", "flax", "optax")]
+    plain = [to_json(cfg), topology.name, wanted, versions]
+    digest.update(json.dumps(plain, sort_keys=True).encode())
+    for room in _ROOMS:
+        for path in sorted((Path(__file__).parent.parent / room).glob("*.py")):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def check_config(
+    found: programs.Plan, topology: Topology, wanted: tuple[str, ...], samples: int = 0
+) -> dict[str, Any]:
+    """Compile the programs of a config for a topology; print and return what is found.
+
+    Args:
+      found: the config on the topology's mesh.
+      topology: the same.
+      wanted: of `programs.NAMES`.
+      samples: of the length bucket; 0 for the longest.
+    """
+    cfg = found.cfg
+    samples = samples or max(cfg.data.buckets)
+    result: dict[str, Any] = {
+        "batch": cfg.data.batch_size,
+        "mesh": "x".join(map(str, found.mesh.shape.values())),
+        "seconds": samples / 16_000,
+        "programs": {},
+        "problems": [],
+    }
+    for program in programs.chosen(found, wanted, samples):
+        try:
+            report = check.check_program(program, topology, found.mesh)
+        except UserError as error:
+            result["problems"].append(str(error))
+            continue
+        print("\n".join(check.describe(report, topology)), flush=True)
+        bound = check.roofline(report, topology)
+        fields = dataclasses.asdict(report) | {
+            "step_ms": 1e3 * bound.step, "utilisation": bound.utilisation, "peak": report.peak,
+        }  # fmt: skip
+        if program.name == "train":
+            print(check.describe_traffic(found, samples, report), flush=True)
+            wanted_bytes = check.expected_traffic(found, samples)
+            fields |= {"by_hand": wanted_bytes._asdict(), "by_hand_total": wanted_bytes.total}
+        result["programs"][program.name] = fields
+        result["problems"] += check.problems(found, report, topology)
+    for problem in result["problems"]:
+        print(f"  {problem}", flush=True)
+    return result
+
+
+def table(rows: list[tuple[str, Topology, dict]]) -> str:
+    """Return a Markdown table of results."""
+    lines = [
+        "| config | slice | chips | batch | train: GiB a chip | of it | GB sent, whole arrays | by "
+        "hand | at least ms a step | of peak at most | embed, match: GiB | compiled in s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for spec, topology, row in rows:
+        name = Path(spec.partition(":")[0]).stem
+        found, head = row["programs"], f"| `{name}` | {topology.name} | {topology.chips} |"
+        if "train" not in found:
+            lines.append(f"{head} {row['batch']} | {'; '.join(row['problems'])} | | | | | | | |")
+            continue
+        train = found["train"]
+        sent = sum(one["payload"] * one["times"] for one in train["collectives"])
+        others = ", ".join(f"{found[p]['peak'] / GIB:.1f}" for p in found if p != "train")
+        seconds = ", ".join(f"{found[p]['compile_seconds']:.0f}" for p in found)
+        lines.append(
+            f"{head} {row['batch']:,} | {train['peak'] / GIB:.1f} of {topology.chip.hbm / GIB:g} | "
+            f"{100 * train['peak'] / topology.chip.hbm:.0f} % | {sent / 1e9:.2f} | "
+            f"{train['by_hand_total'] / 1e9:.2f} | {train['step_ms']:.0f} | "
+            f"{100 * train['utilisation']:.0f} % | {others} | {seconds} |"
+        )
+    return "\n".join(lines)
+
+
+def split_page(page: Path) -> tuple[str, str]:
+    """Return what a page has before and after its table.
+
+    Raises:
+      UserError: it has no place for one.
+    """
+    text = page.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise UserError(f"{page} has no lines {BEGIN} and {END}; put them where the table goes")
+    return before, after
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)

@@ -1,0 +1,138 @@
+"""What the TPU compiler says of shipped configs, and how it is told."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from sir_jax.errors import UserError
+from sir_jax.pods import check, programs
+from sir_jax.pods.collectives import Collective
+from sir_jax.pods.expected import expected_traffic
+from sir_jax.pods.main import main
+from sir_jax.pods.survey import BEGIN, END, declared, split_page, table
+from sir_jax.pods.topology import GIB, Topology
+from sir_jax.training.config import load_config
+
+V5E = Topology.parse("v5e:2x4")
+
+
+def reduced(name: str):
+    """Return a paper's config at full width, encoders and fusion encoder of one layer each."""
+    cfg = load_config(f"configs/{name}.py")
+    cfg.data.batch_size = 64
+    cfg.model.speech.layers = cfg.model.image.layers = 1
+    cfg.model.qformer.layers = 1
+    cfg.model.fusion.layers = 1
+    return cfg
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ["cmd", "coarse_to_fine", "unified"])
+def test_reduced_depth(name):
+    cfg = reduced(name)
+    found = programs.plan(cfg, V5E.mesh(cfg.mesh))
+    samples = cfg.data.buckets[0]
+    report = check.check_program(programs.train_program(found, samples), V5E, found.mesh)
+    assert check.problems(found, report, V5E) == []
+    assert 0 < report.peak < 0.9 * V5E.chip.hbm
+    wanted = expected_traffic(found, samples).total
+    got = sum(one.payload * one.times for one in report.collectives)
+    assert got == pytest.approx(wanted, rel=0.05)
+    bound = check.roofline(report, V5E)
+    assert 0 < bound.utilisation < 1 and bound.dcn == 0
+
+
+def test_a_program_that_does_not_fit_is_refused():
+    mesh = V5E.mesh(load_config("configs/cmd.py").mesh)
+    jitted = jax.jit(lambda x: jnp.cumsum(jnp.outer(x, x), axis=1)[::7].sum(0))
+    replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    x = jax.ShapeDtypeStruct((90_000,), jnp.float32, sharding=replicated)
+    with pytest.raises(UserError, match=r"big does not fit on v5e:2x4: needs [\d.]+G of [\d.]+G"):
+        check.check_program(programs.Program("big", jitted, (x,)), V5E, mesh)
+
+
+def report(**changes) -> check.Report:
+    """Return a hand-made report."""
+    one = Collective("all-reduce", ("data",), 16, 400_000_000, 1, "f32[100]")
+    made = check.Report("train", 2 * GIB, 3 * GIB, 0, GIB, 19.7e12, 82e9, (one,), 5.0)
+    return dataclasses.replace(made, **changes)
+
+
+def test_roofline_by_hand():
+    bound = check.roofline(report(), Topology.parse("v5e:4x4"))
+    assert bound.compute == pytest.approx(0.1) and bound.memory == pytest.approx(0.1)
+    # A ring of 16 sends 2 x 15 / 16 of it.
+    assert bound.ici == pytest.approx(2 * 15 / 16 * 0.4e9 / 200e9)
+    assert bound.dcn == 0
+    assert bound.utilisation == pytest.approx(0.1 / (0.1 + 0.00375))
+    two = check.roofline(report(), Topology.parse("2*v5e:2x4"))
+    # 8 chips a slice share what crosses between the two, each at a quarter of its host's rate.
+    assert two.dcn == pytest.approx(2 * 15 / 16 * 0.4e9 / 8 / (25e9 / 4))
+
+
+def test_what_must_not_be():
+    cfg = reduced("unified")
+    found = programs.plan(cfg, V5E.mesh(cfg.mesh))
+    assert check.problems(found, report(), V5E) == []
+    (full,) = check.problems(found, report(temporaries=12 * GIB), V5E)
+    assert "train takes 15.0 of 16 GiB on v5e:2x4, more than 90%" in full
+    queue = Collective("all-gather", ("data",), 8, 8_192 * 256 * 4, 1, "f32[8192,256]")
+    (moved,) = check.problems(found, report(collectives=(queue,)), V5E)
+    assert moved == "train: all-gather moves the queue: f32[8192,256]"
+
+
+def test_table_and_its_place(tmp_path):
+    fields = dataclasses.asdict(report()) | {
+        "peak": report().peak, "step_ms": 104.0, "utilisation": 0.96, "by_hand_total": 390_000_000,
+    }  # fmt: skip
+    good = {"batch": 256, "problems": [], "programs": {"train": fields}}
+    bad = {"batch": 4096, "problems": ["train does not fit"], "programs": {}}
+    topology = Topology.parse("v5e:4x4")
+    lines = table([("configs/cmd.py:pod=x", topology, good), ("a.py:", topology, bad)]).split("\n")
+    wanted = "| `cmd` | v5e:4x4 | 16 | 256 | 6.0 of 16 | 38 % | 0.40 | 0.39 | 104 | 96 % |  | 5 |"
+    assert lines[2] == wanted
+    assert "train does not fit" in lines[3]
+    assert len({line.count("|") for line in lines}) == 1
+    page = tmp_path / "page.md"
+    page.write_text(f"a\n{BEGIN}\nold\n{END}\nb\n")
+    assert split_page(page) == ("a\n", "\nb\n")
+    page.write_text("a")
+    with pytest.raises(UserError, match="has no lines"):
+        split_page(page)
+
+
+def test_every_declared_slice_is_a_config():
+    from pathlib import Path
+
+    found = declared(Path("configs"))
+    kinds = {topology.kind for _, topology in found}
+    chips = [topology.chips for _, topology in found]
+    assert kinds == {"v4", "v5e", "v5p", "v6e"} and min(chips) == 8 and max(chips) == 256
+    assert {Path(spec.partition(":")[0]).stem for spec, _ in found} == {
+        "cmd", "coarse_to_fine", "unified"
+    }  # fmt: skip
+    for spec, topology in found:
+        cfg = load_config(spec)
+        assert cfg.data.batch_size == 16 * topology.chips
+        assert (cfg.loss.sim.mining == "shard") == (topology.chips > 64)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("guess", "no action 'guess'"),
+        ("check --config=configs/cmd.py", "give --topology"),
+        ("check --config=configs/cmd.py --topology=v5e:4x4 --programs=a", "no 'a'; choose among"),
+        ("check --config=configs/cmd.py --topology=v5e:4x4 --slices=x", "--slices='x'"),
+        ("check --all --slices=2", "--slices=2: --all stands alone"),
+        ("explain --config=configs/cmd.py --topology=v5e:4x4 --config.data.batch_size=7",
+         "data.batch_size=7 must be a multiple of 16"),
+        ("explain --config=configs/cmd.py:pod=v3 --topology=v5e:4x4", "pod='v3' is none of"),
+    ],
+)  # fmt: skip
+def test_mistakes(words, message):
+    with pytest.raises(UserError, match=message.replace("(", r"\(")):
+        main(words.split())
