@@ -24,7 +24,7 @@ def get_config(arg: str = ""):
     # Names of the hub: the local cache is read, nothing is ever downloaded.
     c.init.speech = "facebook/hubert-base-ls960"
     c.init.image = "openai/clip-vit-base-patch32"
-    c.model.remat = True
+    c.model.remat = "full"
     c.model.dtype = "bfloat16"
     c.optim.learning_rate = 1e-4
     c.optim.warmup_steps = 5_000

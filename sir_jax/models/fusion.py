@@ -51,7 +51,7 @@ class Fusion(nn.Module):
     """Cross-attention layers with an input projection for each modality, shared by all tasks."""
 
     spec: FusionSpec
-    remat: bool = False
+    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):

@@ -207,7 +207,7 @@ class Hubert(nn.Module):
     """Waveform to frame features; equal to `transformers.HubertModel` on unpadded input."""
 
     spec: HubertSpec
-    remat: bool = False
+    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):

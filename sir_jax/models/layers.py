@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from sir_jax.models.attention import attend, attention_weights
 
@@ -34,6 +35,9 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+_PRODUCT = "dense"
+
+
 @jax.custom_vjp
 def _matmul(x: Array, kernel: Array) -> Array:
     return jnp.matmul(x, kernel)
@@ -57,7 +61,8 @@ _matmul.defvjp(_matmul_fwd, _matmul_bwd)
 def dense_dot(x, kernel, dimension_numbers, precision=None, preferred_element_type=None):
     """Multiply x [..., D] by kernel [D, F] for `nn.Dense`, with a gradient that is fast on CPU."""
     del dimension_numbers, precision, preferred_element_type
-    return _matmul(x, kernel)
+    # Named, because a policy of `jax.checkpoint` does not see the product inside the custom rule.
+    return checkpoint_name(_matmul(x, kernel), _PRODUCT)
 
 
 def layer_norm(epsilon: float, dtype, name: str | None = None) -> nn.LayerNorm:
@@ -218,31 +223,55 @@ class CrossBlock(nn.Module):
         return self.mlp_norm(x + self.drop(self.mlp(x), deterministic=deterministic))
 
 
-def cross_stack(layers: int, remat: bool, cross_every: int = 1, **kwargs) -> list[CrossBlock]:
+# What a layer keeps for the backward pass: everything; its input alone; that and its products with
+# weights, which are most of the arithmetic and little of the memory.
+REMAT = ("none", "full", "dots")
+
+
+def rematerialised(cls: type[nn.Module], remat: str, static_argnums: tuple[int, ...]):
+    """Return a module class whose activations are computed again in the backward pass.
+
+    Args:
+      cls: the module class.
+      remat: of `REMAT`; 'none' returns `cls` itself.
+      static_argnums: which arguments of its call are Python values, the module itself being 0.
+
+    Raises:
+      ValueError: an unknown `remat`.
+    """
+    if remat not in REMAT:
+        raise ValueError(f"remat {remat!r} is none of {', '.join(REMAT)}")
+    if remat == "none":
+        return cls
+    kept = jax.checkpoint_policies.save_only_these_names(_PRODUCT) if remat == "dots" else None
+    return nn.remat(cls, policy=kept, static_argnums=static_argnums)
+
+
+def cross_stack(layers: int, remat: str, cross_every: int = 1, **kwargs) -> list[CrossBlock]:
     """Build cross blocks named `layers_00`, ...: names are the checkpoint's schema.
 
     Args:
       layers: how many.
-      remat: recompute each block's activations in the backward pass.
+      remat: of `REMAT`.
       cross_every: layers 0, n, 2n, ... attend to the other stream.
       **kwargs: further fields of `CrossBlock`.
     """
     # Arguments 5 and 6 of CrossBlock.__call__ (self counts as 0), `deterministic` and `rows`, are
     # Python values.
-    cls = nn.remat(CrossBlock, static_argnums=(5, 6)) if remat else CrossBlock
+    cls = rematerialised(CrossBlock, remat, (5, 6))
     return [
         cls(**kwargs, cross=i % cross_every == 0, name=f"layers_{i:02d}") for i in range(layers)
     ]
 
 
-def block_stack(layers: int, remat: bool, **kwargs) -> list[Block]:
+def block_stack(layers: int, remat: str, **kwargs) -> list[Block]:
     """Build blocks named `layers_00`, `layers_01`, ...: names are the checkpoint's schema.
 
     Args:
       layers: how many.
-      remat: recompute each block's activations in the backward pass.
+      remat: of `REMAT`.
       **kwargs: fields of `Block`.
     """
     # Argument 3 of Block.__call__ (self counts as 0) is the Python bool `deterministic`.
-    cls = nn.remat(Block, static_argnums=(3,)) if remat else Block
+    cls = rematerialised(Block, remat, (3,))
     return [cls(**kwargs, name=f"layers_{i:02d}") for i in range(layers)]

@@ -50,7 +50,7 @@ class QFormer(nn.Module):
     """Learnt queries that read an image; equal to `transformers.Blip2QFormerModel` without text."""
 
     spec: QFormerSpec
-    remat: bool = False
+    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
@@ -88,7 +88,7 @@ class Blip2(nn.Module):
     """Pixels to query features: the image side of `transformers`' BLIP-2 classes."""
 
     spec: Blip2Spec
-    remat: bool = False
+    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):

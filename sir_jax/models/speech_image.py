@@ -39,7 +39,7 @@ class SpeechHead(nn.Module):
     spec: HeadSpec
     width: int
     states: int
-    remat: bool = False
+    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):
@@ -91,7 +91,7 @@ class SpeechImageModel(nn.Module):
     tasks: tuple[str, ...] = ()
     embed_width: int = 256
     init_temperature: float = 0.07
-    remat: bool = False
+    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     def __post_init__(self):

@@ -89,7 +89,7 @@ class Vit(nn.Module):
     """Pixels to patch features; equal to `transformers`' CLIPVisionModel and Blip2VisionModel."""
 
     spec: VitSpec
-    remat: bool = False
+    remat: str = "none"
     dtype: jnp.dtype = jnp.float32
 
     def setup(self):

@@ -13,7 +13,7 @@ from sir_jax.errors import UserError
 ARGS = ["step", "--config=configs/unified.py:runlocal", "--config.mesh.data=1", "--rounds=2",
         "--batch=4", "--samples=16000", "--config.model.speech.layers=1",
         "--config.model.image.layers=1", "--config.model.fusion.layers=1",
-        "--config.model.remat=False", "--config.model.dtype=float32"]  # fmt: skip
+        "--config.model.remat=none", "--config.model.dtype=float32"]  # fmt: skip
 
 
 def test_every_term_adds_to_contrastive_alone(tmp_path, capsys):

@@ -16,7 +16,7 @@ TASKS = ("match", "denoise_speech", "denoise_image")
 SMALL = dict(layers=2, width=24, heads=2, mlp_width=48)
 
 
-def tiny(tasks=TASKS, qformer=False, remat=False, **fusion):
+def tiny(tasks=TASKS, qformer=False, remat="none", **fusion):
     """Return (model, params with every leaf moved off its initial value)."""
     c = base_config("tiny", "tiny").model
     c.speech.update(
@@ -221,13 +221,14 @@ def test_a_token_is_told_where_it_is():
 def test_recomputing_changes_neither_value_nor_gradient():
     speech, image = encoded(tiny()[0])
     found = []
-    for remat in (False, True):
+    for remat in ("none", "full", "dots"):
         model, params = tiny(remat=remat)
         loss = lambda p, m=model: m.apply({"params": p}, speech, image, method="match").sum()  # noqa: E731
         found.append(jax.jit(jax.value_and_grad(loss))(params))
-    assert leaf_paths(found[0]).keys() == leaf_paths(found[1]).keys()
-    for a, b in zip(jax.tree.leaves(found[0]), jax.tree.leaves(found[1]), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+    for other in found[1:]:
+        assert leaf_paths(found[0]).keys() == leaf_paths(other).keys()
+        for a, b in zip(jax.tree.leaves(found[0]), jax.tree.leaves(other), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
 
 
 @pytest.mark.parametrize("tasks", [(), ("match",), ("denoise_image",), ("denoise_speech",)])

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sir_jax.models.layers import ACTIVATIONS, Attention, Block, attend
+from sir_jax.models.layers import ACTIVATIONS, Attention, Block, attend, rematerialised
+from sir_jax.pods.flops import count_flops
 
 
 def rand(*shape, seed=0):
@@ -52,14 +53,13 @@ def test_attention_refuses_heads_that_do_not_divide_the_width():
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
-def test_rematerialised_block_has_the_same_value_and_gradient(norm_first):
-    from flax import linen as nn
-
+@pytest.mark.parametrize("kept", ["full", "dots"])
+def test_rematerialised_block_has_the_same_value_and_gradient(norm_first, kept):
     fields = dict(
         width=8, heads=2, mlp_width=16, activation="gelu", epsilon=1e-5, norm_first=norm_first
     )
     x = rand(2, 5, 8)
-    plain, remat = Block(**fields), nn.remat(Block, static_argnums=(3,))(**fields)
+    plain, remat = Block(**fields), rematerialised(Block, kept, (3,))(**fields)
     params = jax.jit(plain.init, static_argnums=(2, 3))(jax.random.key(0), x, None, True)
 
     def loss(module, p):
@@ -69,3 +69,23 @@ def test_rematerialised_block_has_the_same_value_and_gradient(norm_first):
     b, grad_b = jax.jit(jax.value_and_grad(lambda p: loss(remat, p)))(params)
     assert float(a) == pytest.approx(float(b), rel=1e-6)
     jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, atol=1e-5), grad_a, grad_b)
+
+
+def test_what_is_kept_is_not_computed_again():
+    fields = dict(width=8, heads=2, mlp_width=16, activation="gelu", epsilon=1e-5, norm_first=True)
+    x = rand(2, 5, 8)
+    params = Block(**fields).init(jax.random.key(0), x, None, True)
+
+    def work(kept):
+        module = rematerialised(Block, kept, (3,))(**fields)
+        loss = lambda p, x: jnp.square(module.apply(p, x, None, True)).sum()  # noqa: E731
+        return count_flops(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(params, x))
+
+    once = 2 * 2 * 5 * (4 * 8 * 8 + 2 * 8 * 16)  # products with weights, forward
+    attention = 2 * 2 * 5 * 5 * 8 * 2  # logits, and weights by values
+    last = 2 * 2 * 5 * 16 * 8  # whose result the backward pass has no use for
+    none, dots, full = work("none"), work("dots"), work("full")
+    assert none <= dots <= none + attention
+    assert full == none + once + attention - last
+    with pytest.raises(ValueError, match="remat 'some' is none of none, full, dots"):
+        rematerialised(Block, "some", (3,))

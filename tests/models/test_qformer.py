@@ -123,7 +123,7 @@ def test_cross_block_without_a_context_is_refused():
 
 def test_rematerialised_qformer_has_the_same_value_and_gradient():
     context = rand(2, 9, 20)
-    plain, remat = QFormer(SPEC), QFormer(SPEC, remat=True)
+    plain, remat = QFormer(SPEC), QFormer(SPEC, remat="full")
     params = perturbed(plain, context)
 
     def loss(module, p):

@@ -37,7 +37,7 @@ def test_fifty_steps_live_and_from_features(name, tmp_path, capsys):
         f"--config.data.data_dir={tmp_path / 'data'}", "--config.data.batch_size=2",
         "--config.data.buckets=(8000,)", "--config.mesh.data=1",
         "--config.model.speech.layers=1", "--config.model.image.layers=1",
-        "--config.model.fusion.layers=1", "--config.model.remat=False",
+        "--config.model.fusion.layers=1", "--config.model.remat=none",
         "--config.model.dtype=float32",
         f"--config.train.steps={STEPS}", "--config.train.eval_every=0",
         "--config.train.checkpoint_every=0", "--config.optim.warmup_steps=5",
