@@ -3,4 +3,6 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh" test
 ruff check .
-exec python -m pytest "$@"
+# Two processes: compilation, most of the work, uses little more than one core. A file stays whole, as
+# its tests share what they build.
+exec python -m pytest -n 2 --dist loadfile "$@"

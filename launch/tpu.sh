@@ -228,6 +228,12 @@ newest_number() {
   echo "$newest"
 }
 
+# Of `sir-jax train`: a peer is gone, or has failed and says itself why.
+try_again=75
+
+# Whether the same command goes on after this status: 128 + a signal, or a peer was lost.
+goes_on() { (($1 > 128 || $1 == try_again)); } # STATUS
+
 # Count a restart; fail where too many in a row brought no newer checkpoint.
 tries=0 best=-1
 may_restart() { # REASON CHECKPOINT

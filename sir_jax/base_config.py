@@ -113,7 +113,9 @@ def base_config(speech: str, image: str) -> ConfigDict:
     c.model.fusion = ConfigDict(fusion_fields())
     c.model.embed_width = 256
     c.model.init_temperature = 0.07
-    c.model.remat = False
+    # What a layer keeps for the backward pass: 'none': all; 'dots': its input and its products with
+    # weights; 'full': its input.
+    c.model.remat = "none"
     c.model.dtype = "float32"
 
     # Encoders to start from: a directory as `transformers` saves it, a hub id that the local cache
@@ -149,11 +151,13 @@ def base_config(speech: str, image: str) -> ConfigDict:
     c.train.num_threads = 4
     c.train.num_workers = 0
     c.train.compile_cache = ""
+    c.train.watchdog_seconds = 600.0  # without a finished step, after which stacks are printed
 
     # How many of the best by embedding `evaluate` has re-scored by the match logit; 0: none.
     c.eval = ConfigDict(dict(rerank=0))
 
-    c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1))
+    # `frozen_whole`: GiB up to which a frozen encoder lies whole on every device, whatever `fsdp`.
+    c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, frozen_whole=4.0))
     return c
 
 
@@ -203,13 +207,48 @@ def frozen_pair(speech: str, image: str, corpus: str) -> ConfigDict:
     c.model.speech.dropout = 0.0  # frozen: nothing to regularise
     c.model.head.heads = 4 if speech == "tiny" else 8
     c.model.head.weigh_layers = True
-    c.model.remat = True
+    c.model.remat = "full"
     c.model.dtype = "bfloat16"
     c.optim.freeze = ("speech", "image")
     c.optim.frozen_dtype = "bfloat16"
     c.train.steps = 50_000
     c.train.eval_every = 1_000
     c.train.checkpoint_every = 1_000
+    return c
+
+
+# TPU slices that the papers' configs are compiled for, and pairs a step there: 16 a chip.
+PODS = {
+    "v4:2x2x2": 128,
+    "v5e:4x4": 256,
+    "v5p:4x4x4": 1_024,
+    "v6e:16x16": 4_096,
+    "2*v5e:4x4": 512,  # two slices
+}
+
+
+def for_pod(c: ConfigDict, pod: str) -> ConfigDict:
+    """Fit an experiment to a TPU slice.
+
+    Args:
+      c: a config from `frozen_pair`, changed.
+      pod: of `PODS`; '' changes nothing.
+
+    Returns:
+      The same config, with that slice's batch. Of batches above 1,024, whose tokens would not all
+      fit on a chip, hard negatives and noise come from each chip's own part.
+
+    Raises:
+      ValueError: on an unknown slice.
+    """
+    if not pod:
+        return c
+    if pod not in PODS:
+        raise ValueError(f"pod={pod!r} is none of {', '.join(PODS)}")
+    c.data.batch_size = PODS[pod]
+    if c.data.batch_size > 1_024:
+        c.loss.sim.mining = c.loss.cmd.source = "shard"
+    c.train.num_threads = 32
     return c
 
 

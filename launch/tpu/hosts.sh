@@ -107,7 +107,7 @@ delete_own() { # OWNER COMMAND...
 # Follow a run until it has ended: sets `outcome` (complete, stopped, lost, or an exit status) and
 # `checkpoint`.
 watch_run() {
-  local report state line code silent=0
+  local report state line code one silent=0
   while :; do
     sleep "${options[poll]}"
     state=$(node_state)
@@ -128,14 +128,15 @@ watch_run() {
         stopped) outcome=stopped; return ;;
         lost | none) outcome=lost; return ;;
         ended)
-          # A signal's status tells more than that of a host which only missed its peer.
-          [[ -n $code && $code -gt 128 || ${BASH_REMATCH[2]} = 0 ]] || code=${BASH_REMATCH[2]}
+          # A signal's status tells more than a failure's, and that more than a missed peer's.
+          one=${BASH_REMATCH[2]}
+          [[ $one = 0 || -n $code && ($code -gt 128 || $one = "$try_again") ]] || code=$one
           ;;
       esac
     done <<<"$report"
     if [ -n "$code" ]; then
       outcome=$code
-      ((code <= 128)) || return 0
+      ! goes_on "$code" || return 0
       # Hosts fail at once where a peer's machine went away, gcloud tells it later.
       sleep "${options[poll]}"
       state=$(node_state)
@@ -199,7 +200,7 @@ do_babysit() {
         ;;
       *)
         on_hosts all "$(host_script stop "$name" "${options[grace]}")" || true
-        if ((outcome <= 128)); then
+        if ! goes_on "$outcome"; then
           say "$name: sir-jax train failed with $outcome; see logs"
           return "$outcome"
         fi

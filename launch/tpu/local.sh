@@ -83,7 +83,7 @@ signal_members() { # SIGNAL
 
 # One launch of all processes: sets `status` to that of the first that failed, else 0.
 launch() {
-  local id port=${options[port]} deadline='' code sent=0 tail
+  local id port=${options[port]} deadline='' code sent=0 tail failed=0
   local -A running=()
   status=0
   if [ -n "$dry_run" ]; then port=${port:-20000}; else port=${port:-$(free_port)}; fi
@@ -120,12 +120,15 @@ launch() {
       # Whatever it started itself ends with it.
       kill -KILL -- "-${running[$id]}" 2>/dev/null || true
       unset "running[$id]"
-      if ((code && !status)); then
+      # Who lost a peer ends before the peer that has failed, which tells more.
+      if ((code && (!status || status == try_again))); then
+        ((status)) || failed=$SECONDS
         status=$code
         say "process $id of ${options[processes]} ended with $code"
       fi
     done
-    if [[ -z $deadline ]] && ((status || stopping)) && ((${#running[@]})); then
+    if [[ -z $deadline ]] && ((${#running[@]})) &&
+      ((stopping || status && (status != try_again || SECONDS > failed + 5))); then
       say "ends the others: SIGTERM, after ${options[grace]} s SIGKILL"
       signal_members TERM
       deadline=$((SECONDS + options[grace]))
@@ -163,7 +166,7 @@ do_babysit() {
   best=$(checkpoint)
   while :; do
     launch
-    if ((stopping || status <= 128)); then return "$status"; fi
+    if ((stopping)) || ! goes_on "$status"; then return "$status"; fi
     may_restart "ended with $status" "$(checkpoint)" || return "$status"
   done
 }

@@ -1,14 +1,16 @@
-"""Checkpoints: asynchronous, whole, restorable on any mesh; the best and the last are kept.
+"""Checkpoints: asynchronous, whole, restorable on any mesh; the best and the last two are kept.
 
 A step's folder has three items: `params`, `train` (optimiser state and what else only training
 needs) and `meta` (config and format). A folder counts only once Orbax has committed it, so a kill
-in the middle of a save loses that save and nothing else. The evaluations, which tell the best
-checkpoint, lie beside the folders in `evaluations.json`: one that SIGTERM cut short is made up for
-by the resumed run, when its checkpoint is written already.
+in the middle of a save loses that save and nothing else. One that has lost bytes since then is
+found when a run starts (`integrity`), and the one before it, kept for that, is used. The
+evaluations, which tell the best checkpoint, lie beside the folders in `evaluations.json`: one that
+SIGTERM cut short is made up for by the resumed run, when its checkpoint is written already.
 """
 
+import contextlib
 import json
-import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,13 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from sir_jax.errors import UserError
+from sir_jax.training import distributed
 from sir_jax.training.config import from_json, to_json
+from sir_jax.training.integrity import find_fault
+from sir_jax.training.metrics import say
 from sir_jax.training.state import TrainState
 from sir_jax.training.trees import leaf_paths
+from sir_jax.training.workdir import as_path
 
 FOLDER = "checkpoints"
 EVALUATIONS = "evaluations.json"
@@ -35,7 +41,9 @@ _HANDLERS = {
 
 
 class KeepBestAndLast(ocp.checkpoint_managers.PreservationPolicy):
-    """Keep the newest checkpoint and the one with the highest score, the earlier of equals.
+    """Keep the two newest checkpoints and the one with the highest score, the earlier of equals.
+
+    A file can lose its end after the commit, when nothing that verified the save looks any more.
 
     Orbax's own `BestN` wants the score at the time of the save, and logs a warning where there is
     none.
@@ -53,7 +61,7 @@ class KeepBestAndLast(ocp.checkpoint_managers.PreservationPolicy):
         """Answer Orbax, which asks before it deletes."""
         del context
         steps = [info.step for info in checkpoints]
-        return [step in (max(steps), self.best(steps)) for step in steps]
+        return [step in (*sorted(steps)[-2:], self.best(steps)) for step in steps]
 
 
 class Checkpoints:
@@ -78,15 +86,21 @@ class Checkpoints:
             options=options,
             item_handlers={name: handler() for name, handler in _HANDLERS.items()},
         )
+        self._saving, self._writing = False, None  # whether, and the newest step that was
         self._evaluations_path = workdir / FOLDER / EVALUATIONS
         self.configs: dict[int, dict] = {}
+        faults = self._find_faults()
         for step in self._manager.all_steps():
-            try:
+            if step not in faults:
                 meta = self._restore(step, meta=ocp.args.JsonRestore())["meta"]
-            # A folder whose deletion was cut short has lost some file; which, is Orbax's affair.
-            except Exception:  # noqa: BLE001
-                continue
-            self.configs[step] = meta["config"]
+                self.configs[step] = meta["config"]
+        lost = {step: fault for step, fault in faults.items() if step > (self.last or 0)}
+        told = "; ".join(f"checkpoint {step} of {self.folder} is not whole: {lost[step]}"
+                         for step in sorted(lost, reverse=True))  # fmt: skip
+        if lost and self.last is None:
+            raise UserError(f"{told}; there is no other; choose another --workdir to begin anew")
+        if lost:
+            say(f"{told}; goes on at checkpoint {self.last}")
         self.evaluations: dict[int, dict[str, float]] = {}
         if self._evaluations_path.exists():
             stored = json.loads(self._evaluations_path.read_text())
@@ -94,6 +108,16 @@ class Checkpoints:
                 # Those after the last checkpoint will be made again.
                 if step <= (self.last or 0):
                     self._note(step, metrics)
+
+    def _find_faults(self) -> dict[int, str]:
+        """Return what the checkpoints lack, by step, as the first process sees it."""
+        found = []
+        if distributed.is_first():
+            faults = ((step, find_fault(self.folder / str(step)))
+                      for step in self._manager.all_steps())  # fmt: skip
+            found = [(step, fault) for step, fault in faults if fault]
+        # A list, as JSON has no numbers for names.
+        return dict(distributed.from_first("faults", found))
 
     def _note(self, step: int, metrics: dict[str, float]) -> None:
         self.evaluations[step] = metrics
@@ -119,18 +143,25 @@ class Checkpoints:
         if jax.process_index() == 0:
             part = self._evaluations_path.with_suffix(".part")
             part.write_text(json.dumps(self.evaluations, indent=1) + "\n")
-            os.replace(part, self._evaluations_path)
+            part.replace(self._evaluations_path)
 
     def save(self, state: TrainState, step: int, cfg: ConfigDict) -> None:
         """Start to write a checkpoint; returns once the arrays are copied off the devices.
-
-        An error of the write before this one is raised here.
 
         Args:
           state: may be donated as soon as this returns.
           step: `state.step`, known on the host.
           cfg: the run's config.
+
+        Raises:
+          UserError: this write or the one before it has failed.
         """
+        self.wait()
+        self._saving, self._writing = True, step
+        with self._mendable():
+            self._save(state, step, cfg)
+
+    def _save(self, state: TrainState, step: int, cfg: ConfigDict) -> None:
         if step in self._manager.all_steps():
             # One that could not be read at the start, and whose steps have been made again.
             self._manager.delete(step)
@@ -188,16 +219,49 @@ class Checkpoints:
     @property
     def folder(self) -> Path:
         """Return the folder with one sub-folder a step."""
-        return Path(self._manager.directory)
+        return as_path(self._manager.directory)
+
+    def check(self) -> None:
+        """Raise what went wrong in a save that runs in the background; does not wait for it.
+
+        Raises:
+          UserError: the write has failed.
+        """
+        # The manager's own check does not see what its thread has raised.
+        if self._saving and not self._manager.is_saving_in_progress():
+            self.wait()
 
     def wait(self) -> None:
-        """Block until the last save is committed, raising what went wrong in it."""
-        self._manager.wait_until_finished()
-        self._manager.check_for_errors()
+        """Block until the last save is committed.
+
+        Raises:
+          UserError: the write has failed.
+        """
+        self._saving = False
+        with self._mendable():
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+    @contextlib.contextmanager
+    def _mendable(self) -> Iterator[None]:
+        try:
+            yield
+        except jax.errors.JaxRuntimeError:
+            raise  # of the devices or a peer that is gone; `distributed.job` finds out
+        # Of a full disk, TensorStore and the file system each have an error of their own.
+        except Exception as error:
+            kept = [step for step in sorted(self.configs) if step != self._writing]
+            good = f"the checkpoint of step {kept[-1]} is whole" if kept else "none is whole yet"
+            raise UserError(
+                f"the checkpoint of step {self._writing} could not be written to {self.folder} "
+                f"({str(error).strip().splitlines()[0][:200]}); {good}; make room or mend what it "
+                "says, then run the same command again"
+            ) from error
 
     def close(self) -> None:
-        """Finish the last save and let go."""
-        self._manager.close()
+        """Finish the last save and let go; `wait` first to learn of its errors."""
+        with contextlib.suppress(Exception):
+            self._manager.close()
 
 
 def _train_item(state: TrainState) -> dict:
@@ -257,11 +321,11 @@ def restore_params(workdir: str | Path, which: str = "best") -> tuple[ConfigDict
     """
     if which not in ("best", "last"):
         raise UserError(f"checkpoint {which!r} is neither 'best' nor 'last'")
-    if not (Path(workdir) / FOLDER).is_dir():
+    if not (as_path(workdir) / FOLDER).is_dir():
         raise UserError(
             f"workdir {workdir} has no checkpoints; give the --workdir of a run of `sir-jax train`"
         )
-    checkpoints = Checkpoints(Path(workdir), read_only=True)
+    checkpoints = Checkpoints(as_path(workdir), read_only=True)
     try:
         step = getattr(checkpoints, which)
         if step is None:

@@ -3,7 +3,6 @@
 import difflib
 import importlib.util
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 from sir_jax.data.pipeline import BatchSpec
 from sir_jax.errors import UserError
 from sir_jax.losses.denoising import FORMS
+from sir_jax.models.layers import REMAT
 
 CONFIG_FILE = "config.json"
 
@@ -23,6 +23,7 @@ CONFIG_FILE = "config.json"
 FREE_FIELDS = (
     "data.data_dir",
     "mesh.data",
+    "mesh.frozen_whole",
     "mesh.fsdp",
     "mesh.tensor",
     "train.checkpoint_every",
@@ -30,6 +31,7 @@ FREE_FIELDS = (
     "train.log_every",
     "train.num_threads",
     "train.num_workers",
+    "train.watchdog_seconds",
 )
 
 
@@ -101,9 +103,18 @@ def parse_flags(argv: list[str]) -> tuple[ConfigDict, str]:
       UserError: on anything mistyped; for a field, with the nearest field's name.
     """
     cfg, options = parse_options(argv, {"workdir": ""})
+    return cfg, require_workdir(options)
+
+
+def require_workdir(options: dict[str, str]) -> str:
+    """Return the option `workdir`.
+
+    Raises:
+      UserError: it was not given.
+    """
     if not options["workdir"]:
         raise UserError("give --workdir=DIR, the folder that gets checkpoints and metrics")
-    return cfg, options["workdir"]
+    return options["workdir"]
 
 
 def parse_options(argv: list[str], options: dict[str, str]) -> tuple[ConfigDict, dict[str, str]]:
@@ -193,7 +204,7 @@ def check_config(cfg: ConfigDict) -> None:
     at_least = {
         "train.steps": 1, "train.log_every": 1, "train.eval_every": 0, "train.checkpoint_every": 0,
         "train.grad_accum": 1, "train.grad_cache": 1, "train.num_threads": 0,
-        "train.num_workers": 0,
+        "train.num_workers": 0, "train.watchdog_seconds": 0,
         "loss.sic.queue": 0, "loss.sic.alpha_ramp": 0, "loss.cmd.block": 1,
         "eval.rerank": 0, "loss.sic.weight": 0, "loss.sim.weight": 0, "loss.cmd.weight": 0,
     }  # fmt: skip
@@ -206,6 +217,7 @@ def check_config(cfg: ConfigDict) -> None:
     choices = {
         "model.image_head": ("cls", "qformer"),
         "model.dtype": ("float32", "bfloat16"),
+        "model.remat": REMAT,
         "optim.frozen_dtype": ("float32", "bfloat16"),
         "model.fusion.query": ("speech", "image"),
         "loss.sim.mining": ("global", "shard"),
@@ -354,6 +366,6 @@ def claim_workdir(cfg: ConfigDict, workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         part.write_text(json.dumps(to_json(cfg), indent=2) + "\n")
-        os.replace(part, path)
+        part.replace(path)
     except OSError as error:
         raise UserError(f"--workdir={workdir}: {error.strerror}; choose another folder") from error

@@ -1,9 +1,14 @@
-"""SIGTERM and Ctrl-C during training: finish the step, save, then stop."""
+"""SIGTERM and Ctrl-C during training: finish the step, save, then stop.
+
+Of several processes, all stop at the same step, whichever of them the signal reached.
+"""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+
+from sir_jax.training import distributed
 
 
 class Interrupted(Exception):
@@ -19,6 +24,20 @@ class _Cut(Exception):
     """Raised by a signal inside `Interrupt.cutting`."""
 
 
+# Whose `cutting` is under way; signals have one handler in a process, too.
+_cutting: "Interrupt | None" = None
+
+
+def give_way() -> None:
+    """Let a signal end what is under way in `Interrupt.cutting`.
+
+    All processes call this at the same points, as between the batches of an evaluation. One
+    process alone needs no such points.
+    """
+    if _cutting is not None and distributed.several() and _cutting.requested():
+        raise _Cut
+
+
 class Interrupt:
     """Catch SIGTERM (preemption) and SIGINT while the `with` block runs; a second one is final."""
 
@@ -27,18 +46,21 @@ class Interrupt:
     def __init__(self):
         self.signal: int | None = None
         self._previous = {}
-        self._cutting = False
 
-    @property
     def requested(self) -> bool:
-        """Tell whether a signal has come."""
+        """Tell whether to stop at this point of the program, which every process passes."""
+        if self.signal is None and distributed.tick():
+            self.signal = distributed.agreed_signal()
         return self.signal is not None
 
     def _handle(self, signum, frame) -> None:
         del frame
-        self.signal = signum
         self._restore()
-        if self._cutting:
+        if distributed.several():
+            distributed.notify(signum)
+            return
+        self.signal = signum
+        if _cutting is self:
             raise _Cut
 
     @contextlib.contextmanager
@@ -47,13 +69,14 @@ class Interrupt:
 
         An evaluation may take longer than the seconds between SIGTERM and the end of a machine.
         """
-        self._cutting = True
+        global _cutting
+        _cutting = self
         try:
             yield
         except _Cut:
             pass
         finally:
-            self._cutting = False
+            _cutting = None
 
     def _restore(self) -> None:
         for signum, handler in self._previous.items():

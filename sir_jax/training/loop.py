@@ -30,10 +30,11 @@ from sir_jax.data.feature_store import Features
 from sir_jax.data.pipeline import train_batches
 from sir_jax.errors import UserError
 from sir_jax.models import SpeechImageModel, build_model
-from sir_jax.training import sharding
+from sir_jax.training import distributed, sharding
 from sir_jax.training.checkpoint import FOLDER, Checkpoints
 from sir_jax.training.config import check_batch, check_config, claim_workdir, compare_workdir
 from sir_jax.training.features import cached_modalities, check_cacheable, open_features
+from sir_jax.training.fingerprint import check_same
 from sir_jax.training.interrupt import Interrupt, Interrupted
 from sir_jax.training.metrics import MetricWriter, Progress, say
 from sir_jax.training.objective import frozen_patterns, fusion_tasks, has_teacher, queue_size
@@ -44,8 +45,11 @@ from sir_jax.training.state import (
     count_params,
     init_ema,
     init_state,
+    state_shardings,
 )
-from sir_jax.training.step import batch_shapes, bucket_length, train_step
+from sir_jax.training.step import batch_shapes, bucket_length, jit_train_step
+from sir_jax.training.watchdog import Watchdog
+from sir_jax.training.workdir import Hold, as_path, check_shared, make_folder
 
 Evaluate = Callable[[Any, SpeechImageModel, Any], dict[str, float]]
 
@@ -64,6 +68,7 @@ class Run:
     programs: dict[int, Callable]  # `bucket_length` of a batch -> compiled train_step
     features: Features | None  # what batches take from `data.features`
     checkpoints: Checkpoints
+    watchdog: Watchdog
     state: TrainState
     step: int  # state.step, on the host
 
@@ -98,17 +103,22 @@ def train(
     """
     check_config(cfg)
     corpus = open_corpus(cfg.data.corpus, cfg.data.data_dir or None) if corpus is None else corpus
-    run = prepare(cfg, Path(workdir), corpus)
-    writer = MetricWriter(run.workdir, run.step)
-    try:
-        with Interrupt() as interrupt:
-            return run_loop(run, corpus.splits["train"], evaluate, writer, interrupt)
-    finally:
-        writer.close()
-        run.checkpoints.close()
+    workdir = as_path(workdir)
+    check_same(cfg, corpus)
+    check_shared(workdir)
+    with Hold(workdir) as hold:
+        hold.take()
+        run = prepare(cfg, workdir, corpus, hold)
+        writer = MetricWriter(run.workdir, run.step)
+        try:
+            with Interrupt() as interrupt, run.watchdog:
+                return run_loop(run, corpus.splits["train"], evaluate, writer, interrupt)
+        finally:
+            writer.close()
+            run.checkpoints.close()
 
 
-def prepare(cfg, workdir: Path, corpus: Corpus) -> Run:
+def prepare(cfg, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
     """Build everything that the loop needs, compiled and with the state in place.
 
     Raises:
@@ -126,10 +136,12 @@ def prepare(cfg, workdir: Path, corpus: Corpus) -> Run:
         check_cacheable(abstract.params, cfg)
     for phrase in compare_workdir(cfg, workdir):
         say(f"goes on with another setting: {phrase}")
-    shardings = sharding.tree_shardings(abstract, mesh)
+    shardings = state_shardings(abstract, mesh, cfg)
     describe(cfg, mesh, abstract)
-    checkpoints = Checkpoints(workdir) if (workdir / FOLDER).is_dir() else None
-    step = checkpoints.last or 0 if checkpoints else 0
+    # One process decides: another could see the folder that is only now made.
+    begun = distributed.from_first("begun", (workdir / FOLDER).is_dir())
+    checkpoints = Checkpoints(workdir) if begun else None
+    step = distributed.from_first("step", checkpoints.last or 0 if checkpoints else 0)
     if step:
         state = checkpoints.restore(step, abstract, shardings)
         say(f"resumes {workdir} at step {step}")
@@ -140,10 +152,16 @@ def prepare(cfg, workdir: Path, corpus: Corpus) -> Run:
         features = open_features(state.params, cfg, corpus, corpus.splits["train"])
         programs = compile_programs(cfg, mesh, abstract, shardings, model, tx)
     # Only now: a run that could not begin must not hold the folder against the mended config.
-    if jax.process_index() == 0:
+    if distributed.is_first():
+        make_folder(workdir)
+        hold.take()
         claim_workdir(cfg, workdir)
     checkpoints = checkpoints or Checkpoints(workdir)
-    return Run(cfg, workdir, mesh, model, programs, features, checkpoints, state, step)
+    if (checkpoints.last or 0) != step:
+        raise UserError(f"--workdir={workdir} was used by another job while this one started; run "
+                        "the same command again to go on from there")  # fmt: skip
+    watchdog = Watchdog(cfg.train.watchdog_seconds, step)
+    return Run(cfg, workdir, mesh, model, programs, features, checkpoints, watchdog, state, step)
 
 
 def describe(cfg, mesh: Mesh, abstract: TrainState) -> None:
@@ -208,7 +226,7 @@ def create_state(cfg, init: Callable, shardings: TrainState) -> TrainState:
         params = jax.tree.map(
             lambda new, old: new.astype(old.dtype), load_encoders(cfg, state.params), state.params
         )
-        state = state.replace(params=jax.device_put(params, shardings.params))
+        state = state.replace(params=jax.tree.map(distributed.place, params, shardings.params))
         if state.ema_params is not None:
             copy = jax.jit(functools.partial(init_ema, cfg=cfg), out_shardings=shardings.ema_params)
             state = state.replace(ema_params=copy(state.params))
@@ -219,16 +237,9 @@ def compile_programs(
     cfg, mesh: Mesh, abstract: TrainState, shardings: TrainState, model, tx
 ) -> dict[int, Callable]:
     """Compile `train_step` for every bucket, so that no step of the run has to wait."""
-    rows, cached = sharding.batch_sharding(mesh), cached_modalities(abstract.params, cfg)
+    cached = cached_modalities(abstract.params, cfg)
     batches = [batch_shapes(cfg, samples, cached) for samples in cfg.data.buckets]
-    jitted = jax.jit(
-        functools.partial(
-            train_step, model=model, tx=tx, cfg=cfg, shards=mesh.shape["data"] * mesh.shape["fsdp"]
-        ),
-        in_shardings=(shardings, {name: rows for name in batches[0]}),
-        out_shardings=(shardings, sharding.replicated(mesh)),
-        donate_argnums=0,
-    )
+    jitted = jit_train_step(cfg, mesh, shardings, tuple(batches[0]), model, tx)
     programs = {}
     for batch in batches:
         began = time.perf_counter()
@@ -249,15 +260,17 @@ def run_loop(run: Run, split, evaluate, writer: MetricWriter, interrupt: Interru
     if run.step >= total:
         say(f"{run.workdir} is at its last step {run.step} already; nothing to train")
     bar = Progress(run.step, total, cfg.data.batch_size)
+    part, parts = distributed.own_part(run.mesh, cfg.data.batch_size)
     batches = train_batches(
-        split, cfg.data, seed=cfg.seed, start=run.step, process_index=jax.process_index(),
-        process_count=jax.process_count(), num_threads=cfg.train.num_threads,
+        split, cfg.data, seed=cfg.seed, start=run.step, process_index=part,
+        process_count=parts, num_threads=cfg.train.num_threads,
         num_workers=cfg.train.num_workers, features=run.features,
     )  # fmt: skip
     pending, last = None, {}
     try:
         while True:
-            step, stop = run.step, interrupt.requested
+            step, stop = run.step, interrupt.requested()
+            run.checkpoints.check()
             eval_due = evaluate is not None and is_due(step, cfg.train.eval_every, total)
             # Not due: a resumed run finds the evaluation at its first step made already, unless
             # a signal had cut it short.
@@ -268,11 +281,13 @@ def run_loop(run: Run, split, evaluate, writer: MetricWriter, interrupt: Interru
                 bar.pause()
                 if eval_due and not stop:
                     run_evaluation(run, evaluate, writer, interrupt)
-                    stop = interrupt.requested
+                    stop = interrupt.requested()
                 if step and step not in saved:
+                    writer.sync()
                     run.checkpoints.save(run.state, step, cfg)
                 bar.resume()
             if step >= total and (not eval_due or step in evaluated):
+                run.checkpoints.wait()
                 return {**evaluated.get(step, {}), **last}
             if stop:
                 run.checkpoints.wait()
@@ -287,7 +302,7 @@ def run_loop(run: Run, split, evaluate, writer: MetricWriter, interrupt: Interru
 def run_evaluation(run: Run, evaluate: Evaluate, writer: MetricWriter, interrupt) -> None:
     """Evaluate the parameters as they are, and write and say the result; a signal cuts it short."""
     began, found = time.perf_counter(), None
-    with interrupt.cutting():
+    with interrupt.cutting(), run.watchdog.paused():
         found = evaluate(run.state.params, run.model, run.cfg)
     if found is None:
         return
@@ -329,6 +344,7 @@ def settle(run: Run, pending: Pending | None, writer: MetricWriter, bar: Progres
     metrics = {name: float(x) for name, x in jax.device_get(pending.metrics).items()}
     if not metrics.pop("train/finite"):
         stop_non_finite(run, pending, metrics)
+    run.watchdog.finished(pending.step)
     bar.update(metrics["train/loss"])
     if is_due(pending.step, run.cfg.train.log_every, run.cfg.train.steps):
         writer.write(pending.step, {**metrics, **bar.rates()})

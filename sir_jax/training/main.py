@@ -2,16 +2,22 @@
 
 Trains the model of a config, or goes on where the workdir stands. SIGTERM and Ctrl-C save before
 they stop; the same command then goes on.
+
+--distributed=auto|off|HOST:PORT,ID,COUNT  on several machines: the same command on each. 'auto'
+    (default) joins the others where the environment tells of them (Cloud TPU, GKE, SLURM,
+    JAX_COORDINATOR_ADDRESS); else give the address of process 0, this process and their number
 """
 
+import logging as stdlib_logging
 import shlex
 import sys
 
 import jax
-from absl import flags
+from absl import flags, logging
 
 from sir_jax.data.corpus import Corpus, open_corpus
-from sir_jax.training.config import config_fields, load_config, parse_flags
+from sir_jax.training import distributed
+from sir_jax.training.config import config_fields, load_config, parse_options, require_workdir
 from sir_jax.training.interrupt import Interrupted
 from sir_jax.training.loop import Evaluate, train
 from sir_jax.training.metrics import say
@@ -48,6 +54,22 @@ def print_help(argv: list[str], usage: str) -> None:
                 print(f"  --config.{name}={value!r}")
 
 
+def silence_failed_saves() -> None:
+    """Leave it to `Checkpoints` to tell of a save that fails, in one line.
+
+    Orbax logs the stack of every future, and TensorStore one for each that nobody awaits any more.
+    """
+    logging.set_verbosity(logging.FATAL)
+    stdlib_logging.getLogger("asyncio").setLevel(stdlib_logging.CRITICAL + 1)
+    before = sys.unraisablehook
+
+    def hook(found):
+        if str(found.exc_value) != "Event loop is closed":
+            before(found)
+
+    sys.unraisablehook = hook
+
+
 def main(argv: list[str]) -> int:
     """Run the verb `train`.
 
@@ -64,7 +86,15 @@ def main(argv: list[str]) -> int:
     if not argv or "--help" in argv or "-h" in argv:
         print_help(argv, __doc__)
         return 0 if argv else 2
-    cfg, workdir = parse_flags(argv)
+    cfg, options = parse_options(argv, {"workdir": "", "distributed": "auto"})
+    workdir = require_workdir(options)
+    with distributed.job(options["distributed"]):
+        return run(cfg, workdir, argv)
+
+
+def run(cfg, workdir: str, argv: list[str]) -> int:
+    """Train, once the processes have found each other; see `main`."""
+    silence_failed_saves()
     if not flags.FLAGS.is_parsed():
         # Grain's worker processes read absl's global flags, which no absl app has parsed here.
         flags.FLAGS.mark_as_parsed()

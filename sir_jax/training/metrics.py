@@ -1,7 +1,7 @@
 """What a run tells: lines on the terminal, a progress bar, metrics.jsonl and TensorBoard."""
 
+import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
@@ -9,7 +9,11 @@ from pathlib import Path
 
 import jax
 
+from sir_jax.errors import UserError
+from sir_jax.training.workdir import is_remote
+
 JSONL = "metrics.jsonl"
+UPLOAD_EVERY = 30.0  # seconds
 
 
 def say(line: str) -> None:
@@ -40,7 +44,25 @@ def truncate_records(path: Path, step: int) -> None:
     part = path.with_suffix(".part")
     part.write_text("".join(lines))
     # Replaced in one move: a kill in between must not lose the whole history.
-    os.replace(part, path)
+    part.replace(path)
+
+
+class _Uploaded:
+    """A text file in a bucket, where nothing can be appended: written whole, now and then."""
+
+    def __init__(self, path: Path):
+        self._path, self._text, self._last = path, path.read_text(), time.monotonic()
+
+    def write(self, line: str) -> None:
+        self._text += line
+
+    def flush(self) -> None:
+        if time.monotonic() - self._last >= UPLOAD_EVERY:
+            self.close()
+
+    def close(self) -> None:
+        self._path.write_text(self._text)
+        self._last = time.monotonic()
 
 
 class MetricWriter:
@@ -50,16 +72,21 @@ class MetricWriter:
         """Open both, continuing after `step`.
 
         Args:
-          workdir: gets `metrics.jsonl` and the folder `tensorboard`.
+          workdir: gets `metrics.jsonl` and, where it is no URL, the folder `tensorboard`.
           step: updates made; records of later ones are removed.
         """
         self._file = self._board = None
         if jax.process_index() != 0:
             return
+        self._workdir = workdir
+        truncate_records(workdir / JSONL, step)
+        if is_remote(workdir):
+            self._file = _Uploaded(workdir / JSONL)
+            say(f"no TensorBoard events in {workdir}, as that is no local folder; see {JSONL}")
+            return
         # Takes seconds, so not at module import.
         from tensorboardX import SummaryWriter
 
-        truncate_records(workdir / JSONL, step)
         self._file = open(workdir / JSONL, "a")
         # TensorBoard hides events from purge_step on that an earlier process wrote.
         purge = step + 1 if step else None
@@ -69,17 +96,40 @@ class MetricWriter:
         """Write one record: an object with `step` and the scalars, by their paths."""
         if self._file is None:
             return
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-        # Flushed to the system, so that SIGKILL loses no line.
-        self._file.flush()
-        for name, value in scalars.items():
+        try:
+            self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+            # Flushed to the system, so that SIGKILL loses no line.
+            self._file.flush()
+        except OSError as error:
+            raise self._unwritable(error.strerror) from error
+        for name, value in scalars.items() if self._board else ():
+            # Without its thread, which an error ends, the board's queue would fill and block.
+            if not self._board_works():
+                raise self._unwritable("TensorBoard's events were refused")
             self._board.add_scalar(name, value, step)
+
+    def sync(self) -> None:
+        """Have every record written; call it before a checkpoint that resumes after them."""
+        if isinstance(self._file, _Uploaded):
+            self._file.close()
+
+    def _board_works(self) -> bool:
+        return self._board is not None and self._board.file_writer.event_writer._worker.is_alive()
+
+    def _unwritable(self, why: str) -> UserError:
+        return UserError(
+            f"metrics cannot be written to {self._workdir} ({why}); make room there, then run the "
+            "same command again"
+        )
 
     def close(self) -> None:
         """Close both files."""
         if self._file is not None:
-            self._file.close()
-            self._board.close()
+            # What did not get to the disk was told of by `write`.
+            with contextlib.suppress(OSError):
+                self._file.close()
+            if self._board_works():
+                self._board.close()
 
 
 class Progress:

@@ -444,6 +444,20 @@ def test_babysit_gives_up_without_progress(tmp_path, program):
     assert "gave up: 2 restarts in a row without a newer checkpoint than none" in result.stderr
 
 
+def test_babysit_goes_on_where_a_peer_was_lost(tmp_path, program):
+    act = "[ -e $workdir/second ] && exit 0; touch $workdir/second; exit 75"
+    result = script(*local("babysit", tmp_path, program), "--", f"1:{act}")
+    assert result.returncode == 0, result.stderr
+    assert "ended with 75; starts again" in result.stderr
+
+
+def test_who_lost_a_peer_waits_for_the_peer_that_failed(tmp_path, program):
+    words = local("babysit", tmp_path, program)
+    result = script(*words, "--", "0:exit 75", "1:exit 75", "2:sleep 2; exit 2")
+    assert result.returncode == 2, result.stderr
+    assert result.stdout.count("process 0 of 3") == 1
+
+
 def test_babysit_does_not_repeat_a_mistake(tmp_path, program):
     result = script(*local("babysit", tmp_path, program), "--", "2:exit 2")
     assert result.returncode == 2

@@ -19,28 +19,37 @@ V5E = Topology.parse("v5e:2x4")
 
 
 def reduced(name: str):
-    """Return a paper's config at full width, encoders and fusion encoder of one layer each."""
-    cfg = load_config(f"configs/{name}.py")
+    """Return a paper's config with narrow encoders and fusion encoder of one layer each."""
+    cfg = load_config(f"configs/{name}.py:runlocal")
     cfg.data.batch_size = 64
+    cfg.loss.sic.queue = 136 if cfg.loss.sic.queue else 0
     cfg.model.speech.layers = cfg.model.image.layers = 1
-    cfg.model.qformer.layers = 1
-    cfg.model.fusion.layers = 1
+    cfg.model.qformer.layers = cfg.model.fusion.layers = 1
     return cfg
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", ["cmd", "coarse_to_fine", "unified"])
 def test_reduced_depth(name):
-    cfg = reduced(name)
+    compile_and_check(reduced(name), samples=67_000)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_full_size():
+    cfg = load_config("configs/hubert_base_clip_b32.py")
+    compile_and_check(cfg, samples=cfg.data.buckets[0])
+
+
+def compile_and_check(cfg, samples: int) -> None:
+    """See that a train step fits, leaves the queue alone, and sends what it must."""
     found = programs.plan(cfg, V5E.mesh(cfg.mesh))
-    samples = cfg.data.buckets[0]
     report = check.check_program(programs.train_program(found, samples), V5E, found.mesh)
     assert check.problems(found, report, V5E) == []
     assert 0 < report.peak < 0.9 * V5E.chip.hbm
     wanted = expected_traffic(found, samples).total
     got = sum(one.payload * one.times for one in report.collectives)
-    assert got == pytest.approx(wanted, rel=0.05)
+    assert got == pytest.approx(wanted, rel=0.1)
     bound = check.roofline(report, V5E)
     assert 0 < bound.utilisation < 1 and bound.dcn == 0
 
@@ -79,9 +88,9 @@ def test_what_must_not_be():
     assert check.problems(found, report(), V5E) == []
     (full,) = check.problems(found, report(temporaries=12 * GIB), V5E)
     assert "train takes 15.0 of 16 GiB on v5e:2x4, more than 90%" in full
-    queue = Collective("all-gather", ("data",), 8, 8_192 * 256 * 4, 1, "f32[8192,256]")
+    queue = Collective("all-gather", ("data",), 8, 136 * 256 * 4, 1, "f32[136,256]")
     (moved,) = check.problems(found, report(collectives=(queue,)), V5E)
-    assert moved == "train: all-gather moves the queue: f32[8192,256]"
+    assert moved == "train: all-gather moves the queue: f32[136,256]"
 
 
 def test_table_and_its_place(tmp_path):

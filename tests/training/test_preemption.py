@@ -1,0 +1,227 @@
+"""Saves that are disturbed: by a signal, a full disk, a lost end of a file, a second job."""
+
+import os
+import signal
+import time
+
+import fsspec
+import jax
+import numpy as np
+import pytest
+from etils.epath import backend
+from fsspec.implementations.memory import MemoryFileSystem
+from job_helpers import Job, make_setting, sequence
+from training_helpers import memory_corpus, tiny_config
+
+from sir_jax.errors import UserError
+from sir_jax.training import loop, workdir
+from sir_jax.training.checkpoint import FOLDER, Checkpoints, restore_params
+from sir_jax.training.config import claim_workdir, compare_workdir
+from sir_jax.training.integrity import find_fault, stored_ends
+from sir_jax.training.interrupt import Interrupted
+from sir_jax.training.metrics import JSONL, MetricWriter, read_records
+from sir_jax.training.watchdog import Watchdog
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+RUN = {"data.buckets": (6_400,), "train.checkpoint_every": 2}
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return memory_corpus()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, corpus):
+    """Return the workdir of a run of six steps that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    loop.train(tiny_config(**RUN), folder, None, corpus)
+    return folder
+
+
+def assert_same_run(folder, whole):
+    assert sequence(folder) == sequence(whole)
+    ours, theirs = (restore_params(d, "last")[1] for d in (folder, whole))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def data_files(step):
+    """Return the files of a checkpoint that hold bytes of its arrays, with the last one's place."""
+    return {step / item / name: end for item in ("params", "train")
+            for name, end in stored_ends(step / item).items()}  # fmt: skip
+
+
+def test_checkpoint_that_lost_its_end_is_passed_over(whole, corpus, tmp_path, capsys):
+    cfg = tiny_config(**RUN | {"train.steps": 5})
+    loop.train(cfg, tmp_path, None, corpus)
+    cfg.train.steps = 6
+    steps = sorted(int(p.name) for p in (tmp_path / FOLDER).iterdir() if p.is_dir())
+    assert steps == [4, 5]  # two, for this
+    newest = tmp_path / FOLDER / "5"
+    # The one that is used furthest, so that half of it is not enough.
+    file, end = max(data_files(newest).items(), key=lambda found: found[1])
+    os.truncate(file, end // 2)
+    (tmp_path / "config.json").unlink()  # `train.steps` is another
+    capsys.readouterr()
+    loop.train(cfg, tmp_path, None, corpus)
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if "is not whole" in line]
+    assert line.startswith(f"checkpoint 5 of {tmp_path / FOLDER} is not whole: ")
+    assert line.endswith("; goes on at checkpoint 4")
+    assert f"resumes {tmp_path} at step 4" in out
+    assert [r["step"] for r in sequence(tmp_path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_every_file_that_a_restore_reads_is_checked(whole, tmp_path):
+    step = whole / FOLDER / "6"
+    assert find_fault(step) is None
+    found = data_files(step)
+    assert len(found) >= 4
+    names = ("_METADATA", "_CHECKPOINT_METADATA", "_sharding", "metadata", "manifest.ocdbt",
+             "array_metadatas/process_0")  # fmt: skip
+    top = [path for at in (".", "meta", "params", "train") for name in names
+           if (path := step / at / name).is_file()]  # fmt: skip
+    assert len(top) == 10
+    for path in (*found, *top):
+        content = path.read_bytes()
+        for changed in (content[: found.get(path, len(content)) - 1], None):
+            if changed is None:
+                path.unlink()
+            else:
+                path.write_bytes(changed)
+            try:
+                optional = changed is None and path.name in ("_sharding", "process_0")
+                assert optional or find_fault(step), path
+            finally:
+                path.write_bytes(content)
+    assert find_fault(step) is None
+
+
+def test_no_whole_checkpoint_is_no_reason_to_begin_anew(corpus, tmp_path):
+    cfg = tiny_config(**RUN | {"train.steps": 2})
+    loop.train(cfg, tmp_path, None, corpus)
+    (tmp_path / FOLDER / "2" / "params" / "manifest.ocdbt").write_bytes(b"")
+    with pytest.raises(UserError) as error:
+        loop.train(cfg, tmp_path, None, corpus)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith(f"checkpoint 2 of {tmp_path / FOLDER} is not whole: params")
+    assert str(error.value).endswith("there is no other; choose another --workdir to begin anew")
+
+
+def test_sigterm_during_a_save_waits_for_it(whole, corpus, tmp_path, monkeypatch):
+    """The signal comes while the checkpoint of step 4 is on its way to the disk."""
+    save = Checkpoints.save
+
+    def save_and_signal(self, state, step, cfg):
+        save(self, state, step, cfg)
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_signal)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM at step 5 of 6"):
+        loop.train(tiny_config(**RUN), tmp_path, None, corpus)
+    monkeypatch.undo()
+    assert find_fault(tmp_path / FOLDER / "4") is None
+    assert find_fault(tmp_path / FOLDER / "5") is None
+    loop.train(tiny_config(**RUN), tmp_path, None, corpus)
+    assert_same_run(tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_full_disk_stops_in_one_line_soon_and_loses_nothing(tmp_path):
+    every, steps = 100, 400
+    root = make_setting(tmp_path, **{"train.steps": steps, "train.checkpoint_every": every})
+    Job(root, root / "run", 1, 1, "--config.train.checkpoint_every=4").stop_at(5)
+    before = sequence(root / "run")
+    # A limit on each file: enough for the records, too little for a checkpoint's arrays.
+    few = "--config.train.log_every=10"
+    (status,), (out,) = Job(root, root / "run", 1, 1, few, most_bytes=90_000).wait()
+    assert status == 2, out
+    (line,) = [line for line in out.splitlines() if line.startswith("sir-jax train:")]
+    folder = f"{root}/run/{FOLDER}"
+    assert f"the checkpoint of step {every} could not be written to {folder} (" in line
+    kept = before[-1]["step"]
+    assert f"; the checkpoint of step {kept} is whole; make room or mend what it says" in line
+    assert "Traceback" not in out
+    # Neither the next save nor the end had to come for it.
+    assert every <= sequence(root / "run")[-1]["step"] < 2 * every
+    opened = Checkpoints(root / "run", read_only=True)
+    assert opened.last == kept
+    opened.close()
+
+
+def test_second_job_in_a_workdir_is_refused_and_disturbs_nothing(whole, corpus, tmp_path):
+    errors, take_step = [], loop.take_step
+
+    def second_job(run, *rest):
+        if run.step == 3:
+            with pytest.raises(UserError) as error:
+                loop.train(tiny_config(**RUN), tmp_path, None, corpus)
+            errors.append(str(error.value))
+        return take_step(run, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "take_step", second_job)
+        loop.train(tiny_config(**RUN), tmp_path, None, corpus)
+    assert len(errors) == 1 and "\n" not in errors[0]
+    assert errors[0].startswith(f"--workdir={tmp_path} is in use by another job (process ")
+    assert_same_run(tmp_path, whole)
+
+
+def test_workdir_in_a_bucket_is_held_by_a_file_that_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(workdir, "BEAT", 0.05)
+    monkeypatch.setattr(workdir, "DEAD", 0.5)
+    with workdir._beating(tmp_path):
+        time.sleep(0.1)
+        with pytest.raises(UserError, match="in use by another job"), workdir._beating(tmp_path):
+            pass
+    assert not (tmp_path / workdir.JOB).exists()
+    # What a killed job left does not change any more.
+    (tmp_path / workdir.JOB).write_text('{"owner": "process 1 on a", "beat": 7}\n')
+    with workdir._beating(tmp_path):
+        pass
+    assert not (tmp_path / workdir.JOB).exists()
+
+
+def test_everything_but_arrays_goes_into_a_bucket(monkeypatch):
+    """A bucket in memory behind `etils.epath`, which has no locks and appends to nothing."""
+    cache = type(backend.fsspec_backend)._get_filesystem
+    cache.cache_clear()
+    monkeypatch.setattr(fsspec, "filesystem", lambda scheme, **_: MemoryFileSystem())
+    folder = workdir.as_path("gs://bucket/run")
+    cfg = tiny_config()
+    assert compare_workdir(cfg, folder) == []
+    workdir.make_folder(folder)
+    with workdir.Hold(folder) as hold:
+        hold.take()
+        claim_workdir(cfg, folder)
+        writer = MetricWriter(folder, 0)
+        for step in (1, 2, 3):
+            writer.write(step, {"train/loss": step / 2})
+        assert read_records(folder / JSONL) == []
+        writer.sync()
+        assert [r["step"] for r in read_records(folder / JSONL)] == [1, 2, 3]
+    MetricWriter(folder, 2).close()
+    assert [r["step"] for r in read_records(folder / JSONL)] == [1, 2]
+    with pytest.raises(UserError, match="workdir gs://bucket/run holds a run with another config"):
+        compare_workdir(tiny_config(seed=5), folder)
+    assert not (folder / workdir.JOB).exists()
+    cache.cache_clear()
+
+
+def test_watchdog_shows_each_stall_once_and_counts_no_pause(capfd):
+    with Watchdog(0.3, 7) as watchdog:
+        with watchdog.paused():
+            time.sleep(0.8)
+        assert capfd.readouterr().err == ""
+        time.sleep(1.0)
+        err = capfd.readouterr().err
+        assert err.count("no step has finished for") == 1 and "the last was step 7" in err
+        assert "test_watchdog_shows_each_stall_once" in err  # where this thread is
+        watchdog.finished(8)
+        time.sleep(1.0)
+        assert "the last was step 8" in capfd.readouterr().err
+    with Watchdog(0, 0):
+        pass
