@@ -3,6 +3,4 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh" test
 ruff check .
-# Two processes: compilation, most of the work, uses little more than one core. A file stays whole, as
-# its tests share what they build.
-exec python -m pytest -n 2 --dist loadfile "$@"
+exec python -m pytest "$@"

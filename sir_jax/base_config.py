@@ -117,6 +117,8 @@ def base_config(speech: str, image: str) -> ConfigDict:
     # weights; 'full': its input.
     c.model.remat = "none"
     c.model.dtype = "float32"
+    # Run the encoders' layers as a loop: compiles several times sooner, copies their parameters.
+    c.model.scan = False
 
     # Encoders to start from: a directory as `transformers` saves it, a hub id that the local cache
     # has, or 'package:NAME', which ships with us. `fusion` is a BERT of the fusion encoder's width,
@@ -249,6 +251,7 @@ def for_pod(c: ConfigDict, pod: str) -> ConfigDict:
     if c.data.batch_size > 1_024:
         c.loss.sim.mining = c.loss.cmd.source = "shard"
     c.train.num_threads = 32
+    c.model.scan = True
     return c
 
 

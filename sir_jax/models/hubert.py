@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from sir_jax.models.convolution import grouped_conv, strided_conv
-from sir_jax.models.layers import ACTIVATIONS, Array, block_stack, dense, layer_norm
+from sir_jax.models.layers import ACTIVATIONS, Array, block_stack, dense, layer_norm, run_blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +209,7 @@ class Hubert(nn.Module):
     spec: HubertSpec
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
+    scan: bool = False  # see `run_blocks`
 
     def setup(self):
         spec = self.spec
@@ -253,10 +254,8 @@ class Hubert(nn.Module):
         if not spec.norm_first:
             x = self.norm(x)
         x = self.drop(x, deterministic=deterministic)
-        states = [x]
-        for block in self.blocks:
-            x = block(x, mask, deterministic)
-            states.append(x)
+        states = (x, *run_blocks(self.blocks, x, mask, deterministic, self.scan))
+        x = states[-1]
         if spec.norm_first:
             x = self.norm(x)
-        return HubertOutput(x, mask, tuple(states))
+        return HubertOutput(x, mask, states)

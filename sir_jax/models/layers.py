@@ -1,6 +1,6 @@
 """Layers shared by every encoder: activations, normalisation, attention, transformer block."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -275,3 +275,44 @@ def block_stack(layers: int, remat: str, **kwargs) -> list[Block]:
     # Argument 3 of Block.__call__ (self counts as 0) is the Python bool `deterministic`.
     cls = rematerialised(Block, remat, (3,))
     return [cls(**kwargs, name=f"layers_{i:02d}") for i in range(layers)]
+
+
+def run_blocks(
+    blocks: Sequence[Block], x: Array, mask: Array | None, deterministic: bool, scan: bool
+) -> tuple[Array, ...]:
+    """Apply blocks of one shape one after the other.
+
+    Args:
+      blocks: from `block_stack`.
+      x: [B, T, D].
+      mask: True where a token may be attended to, [B, T]; None for all.
+      deterministic: False turns dropout on.
+      scan: run them as a loop. The program then has one layer however many there are and compiles
+        several times sooner, for a copy of their parameters. Ignored where parameters are made or
+        attention weights are looked at.
+
+    Returns:
+      The stream after each block.
+    """
+    first = blocks[0]
+    seen = first.is_initializing() or first.is_mutable_collection("intermediates")
+    if not scan or seen or len(blocks) == 1:
+        states = []
+        for block in blocks:
+            x = block(x, mask, deterministic)
+            states.append(x)
+        return tuple(states)
+    params = [block.variables["params"] for block in blocks]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    keys = None
+    if first.dropout and not deterministic:
+        keys = jax.random.split(first.make_rng("dropout"), len(blocks))
+    layer = first.clone(parent=None, name=None)
+
+    def body(x, inputs):
+        params, key = inputs
+        rngs = None if key is None else {"dropout": key}
+        x = layer.apply({"params": params}, x, mask, deterministic, rngs=rngs)
+        return x, x
+
+    return tuple(jnp.unstack(jax.lax.scan(body, x, (stacked, keys))[1]))

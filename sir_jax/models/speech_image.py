@@ -93,6 +93,7 @@ class SpeechImageModel(nn.Module):
     init_temperature: float = 0.07
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
+    scan: bool = False  # run the encoders' layers as a loop; see `layers.run_blocks`
 
     def __post_init__(self):
         qformer = self.qformer_spec
@@ -117,8 +118,8 @@ class SpeechImageModel(nn.Module):
         return self.image_spec.width if self.image_has_cls else self.qformer_spec.width
 
     def setup(self):
-        self.speech = Hubert(self.speech_spec, self.remat, self.dtype)
-        self.image = Vit(self.image_spec, self.remat, self.dtype)
+        self.speech = Hubert(self.speech_spec, self.remat, self.dtype, self.scan)
+        self.image = Vit(self.image_spec, self.remat, self.dtype, self.scan)
         self.speech_head = SpeechHead(
             self.head_spec, self.speech_spec.width, 1 + self.speech_spec.layers, self.remat,
             self.dtype,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sir_jax.models.layers import Array, block_stack, kernel_init, layer_norm
+from sir_jax.models.layers import Array, block_stack, kernel_init, layer_norm, run_blocks
 
 FORMS = ("clip", "blip2")
 
@@ -91,6 +91,7 @@ class Vit(nn.Module):
     spec: VitSpec
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
+    scan: bool = False  # see `run_blocks`
 
     def setup(self):
         spec = self.spec
@@ -126,11 +127,9 @@ class Vit(nn.Module):
         x = jnp.concatenate([cls, x], axis=1) + self.position.astype(self.dtype)
         if self.spec.form == "clip":
             x = self.pre_norm(x)
-        states = [x]
-        for block in self.blocks:
-            x = block(x, None, deterministic)
-            states.append(x)
+        states = (x, *run_blocks(self.blocks, x, None, deterministic, self.scan))
+        x = states[-1]
         if self.spec.form == "blip2":
             x = self.post_norm(x)
         # BLIP-2's CLS is normalised twice, here as in `transformers`.
-        return VitOutput(x, self.post_norm(x[:, 0]), tuple(states))
+        return VitOutput(x, self.post_norm(x[:, 0]), states)

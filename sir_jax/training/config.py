@@ -26,6 +26,7 @@ FREE_FIELDS = (
     "mesh.frozen_whole",
     "mesh.fsdp",
     "mesh.tensor",
+    "model.scan",
     "train.checkpoint_every",
     "train.compile_cache",
     "train.log_every",

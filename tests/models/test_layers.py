@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sir_jax.models import Hubert, HubertSpec
 from sir_jax.models.layers import ACTIVATIONS, Attention, Block, attend, rematerialised
 from sir_jax.pods.flops import count_flops
 
@@ -89,3 +90,36 @@ def test_what_is_kept_is_not_computed_again():
     assert full == none + once + attention - last
     with pytest.raises(ValueError, match="remat 'some' is none of none, full, dots"):
         rematerialised(Block, "some", (3,))
+
+
+@pytest.mark.parametrize("kept", ["none", "full"])
+def test_layers_in_a_loop_are_layers_one_by_one(kept):
+    fields = dict(width=32, layers=3, heads=2, mlp_width=48, conv_width=(16,) * 7, pos_kernel=16,
+                  pos_groups=4)  # fmt: skip
+    wave, lengths = rand(2, 4_000), jnp.array([4_000, 3_000])
+    plain, looped = (Hubert(HubertSpec(**fields), kept, scan=scan) for scan in (False, True))
+    params = jax.jit(plain.init)(jax.random.key(0), wave, lengths)
+    assert jax.tree.structure(params) == jax.tree.structure(
+        jax.eval_shape(looped.init, jax.random.key(0), wave, lengths)
+    )
+
+    def run(model, params):
+        out = model.apply(params, wave, lengths)
+        return sum(jnp.square(state).mean() for state in out.states), out
+
+    (_, a), grad_a = jax.jit(jax.value_and_grad(lambda p: run(plain, p), has_aux=True))(params)
+    (_, b), grad_b = jax.jit(jax.value_and_grad(lambda p: run(looped, p), has_aux=True))(params)
+    assert len(a.states) == len(b.states) == 4
+    for one, other in zip(jax.tree.leaves((a, grad_a)), jax.tree.leaves((b, grad_b)), strict=True):
+        np.testing.assert_allclose(other, one, atol=2e-5)
+
+
+def test_a_loop_draws_its_dropout_from_the_key():
+    model = Hubert(HubertSpec(width=32, layers=2, heads=2, mlp_width=48, conv_width=(16,) * 7,
+                              pos_kernel=16, pos_groups=4, dropout=0.5), scan=True)  # fmt: skip
+    wave, lengths = rand(1, 4_000), jnp.array([4_000])
+    params = model.init(jax.random.key(0), wave, lengths)
+    outs = [model.apply(params, wave, lengths, deterministic=False, rngs={"dropout": key}).tokens
+            for key in (jax.random.key(1), jax.random.key(1), jax.random.key(2))]  # fmt: skip
+    np.testing.assert_array_equal(outs[0], outs[1])
+    assert np.abs(outs[0] - outs[2]).max() > 1e-3

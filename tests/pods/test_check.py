@@ -1,6 +1,9 @@
 """What the TPU compiler says of shipped configs, and how it is told."""
 
 import dataclasses
+import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -37,8 +40,17 @@ def test_reduced_depth(name):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_full_size():
-    cfg = load_config("configs/hubert_base_clip_b32.py")
-    compile_and_check(cfg, samples=cfg.data.buckets[0])
+    # By the command, in a process whose gigabytes go with it.
+    words = (
+        "pods check --config=configs/hubert_base_clip_b32.py --topology=v5e:2x4 --programs=train "
+        "--samples=32000"
+    )
+    code = f"import sys; from sir_jax.cli import main; sys.exit(main({words.split()}))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr
+    assert "8 chips, mesh data 8 x fsdp 1 x tensor 1, batch 256, clips of 2 s" in out.stdout
+    sent = re.search(r"sends ([\d.]+) MB of whole arrays a step; by hand ([\d.]+) MB", out.stdout)
+    assert float(sent[1]) == pytest.approx(float(sent[2]), rel=0.1)
 
 
 def compile_and_check(cfg, samples: int) -> None:
