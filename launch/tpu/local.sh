@@ -128,7 +128,7 @@ launch() {
       fi
     done
     if [[ -z $deadline ]] && ((${#running[@]})) &&
-      ((stopping || status && (status != try_again || SECONDS > failed + 5))); then
+      ((stopping || status && (status != try_again || SECONDS > failed + 10))); then
       say "ends the others: SIGTERM, after ${options[grace]} s SIGKILL"
       signal_members TERM
       deadline=$((SECONDS + options[grace]))
