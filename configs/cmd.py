@@ -8,11 +8,12 @@ Arguments, e.g. `--config=configs/cmd.py:speech=base,image=B/32,corpus=NAME`:
   speech    HuBERT: tiny (ships with us), base, large or x-large
   image     ViT: tiny (ships with us), B/32, B/16, L/14, L/14-336 or g/14 (with BLIP-2's Q-Former)
   corpus    which corpus to train on
+  gpu       80GB: one GPU of that size, whole batch as negatives
   pod       a TPU slice, e.g. v5e:4x4: its batch; `sir-jax pods check --all` compiles all of PODS
   runlocal  tiny random encoders and four steps, to see the whole path run in seconds
 """
 
-from sir_jax.base_config import PODS, for_pod, frozen_pair, parse_arg, shrink
+from sir_jax.base_config import PODS, for_gpu, for_pod, frozen_pair, parse_arg, shrink
 
 __all__ = ["PODS", "get_config"]
 
@@ -21,7 +22,9 @@ CORPUS = "spoken_scenes/two-i3000-d250-t500-c4-v64-p128-s0"
 
 def get_config(arg: str = ""):
     """Return the config of paper A."""
-    arg = parse_arg(arg, speech="large", image="L/14", corpus=CORPUS, pod="", runlocal=False)
+    arg = parse_arg(
+        arg, speech="large", image="L/14", corpus=CORPUS, gpu="", pod="", runlocal=False
+    )
     c = frozen_pair(arg.speech, arg.image, arg.corpus)
     c.model.embed_width = 256 if arg.image == "g/14" else 768  # [I] CLIP L/14's joint width
     c.loss.cmd.weight = 1.0  # [I]
@@ -38,4 +41,4 @@ def get_config(arg: str = ""):
     c.optim.weight_decay = 1e-6
     c.optim.schedule = "linear"
     c.optim.end_factor = 1e-4
-    return shrink(c) if arg.runlocal else for_pod(c, arg.pod)
+    return shrink(c) if arg.runlocal else for_pod(for_gpu(c, arg.gpu), arg.pod)

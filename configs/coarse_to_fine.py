@@ -9,20 +9,24 @@ Arguments, e.g. `--config=configs/coarse_to_fine.py:speech=base,image=B/32,corpu
   speech    HuBERT: tiny (ships with us), base, large or x-large
   image     ViT: tiny (ships with us), B/32, B/16, L/14, L/14-336 or g/14 (with BLIP-2's Q-Former)
   corpus    which corpus to train on
+  gpu       80GB: one GPU of that size, whole batch as negatives
   pod       a TPU slice, e.g. v5e:4x4: its batch; `sir-jax pods check --all` compiles all of PODS
   runlocal  tiny random encoders and four steps, to see the whole path run in seconds
 """
 
-from sir_jax.base_config import PODS, for_pod, frozen_pair, parse_arg, shrink
+from sir_jax import base_config
+from sir_jax.base_config import for_gpu, for_pod, frozen_pair, parse_arg, shrink
 
-__all__ = ["PODS", "get_config"]
-
+# Two slices hold more at once than one, which 16 pairs a chip fill to 90 %.
+PODS = base_config.PODS | {"2*v5e:4x4": 256}
 CORPUS = "spoken_scenes/two-i3000-d250-t500-c4-v64-p128-s0"
 
 
 def get_config(arg: str = ""):
     """Return the config of paper B."""
-    arg = parse_arg(arg, speech="large", image="g/14", corpus=CORPUS, pod="", runlocal=False)
+    arg = parse_arg(
+        arg, speech="large", image="g/14", corpus=CORPUS, gpu="", pod="", runlocal=False
+    )
     c = frozen_pair(arg.speech, arg.image, arg.corpus)
     c.model.embed_width = 256  # [I] ALBEF's, and BLIP-2's by its checkpoint
     c.loss.sic.queue = 8_192  # [I] a quarter of Flickr8k's captions; ALBEF's 65,536 would hold two
@@ -41,4 +45,4 @@ def get_config(arg: str = ""):
     c.optim.schedule = "cosine"
     c.optim.end_factor = 1e-2
     c.eval.rerank = 128  # [I] ALBEF's for Flickr30k; 256 for COCO
-    return shrink(c) if arg.runlocal else for_pod(c, arg.pod)
+    return shrink(c) if arg.runlocal else for_pod(for_gpu(c, arg.gpu), arg.pod, PODS)

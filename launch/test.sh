@@ -3,4 +3,11 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh" test
 ruff check .
+# The browser's tests need one; where it cannot be had they are skipped, and in CI they fail.
+if ! command -v chromium chromium-browser google-chrome >/dev/null && [ "$(id -u)" = 0 ] &&
+  command -v apt-get >/dev/null; then
+  echo "launch: installing chromium"
+  { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes chromium; } >/dev/null ||
+    echo "launch: chromium cannot be installed; the page's tests need one" >&2
+fi
 exec python -m pytest "$@"

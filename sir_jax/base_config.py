@@ -3,6 +3,8 @@
 An inferred value (one that neither paper states) is marked [I] where a config file sets it.
 """
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 
 from sir_jax.models import fusion_fields, hubert_fields, qformer_fields, vit_fields
@@ -87,79 +89,97 @@ def base_config(speech: str, image: str) -> ConfigDict:
     """Return a config with every field, for one pair of encoder variants."""
     c = ConfigDict()
     c.seed = 0
-
-    c.data = ConfigDict()
-    c.data.corpus = ""  # e.g. 'spoken_scenes/one-...'
-    c.data.data_dir = ""  # '': $SIR_JAX_DATA, else ./data
-    c.data.batch_size = 256
-    c.data.buckets = (40_000, 56_000, 72_000, 102_400)  # samples at 16 kHz
-    c.data.normalize_wave = True
-    c.data.image_size = vit_fields(image)["image_size"]
-    c.data.image_mean = CLIP_MEAN
-    c.data.image_std = CLIP_STD
-    c.data.image_fit = "crop"  # 'crop': short side to size, centre cut out; 'squash': both sides
-    c.data.crop_scale = (1.0, 1.0)  # share of the area a random crop keeps; (1, 1): none
-    c.data.augment = _augment_config()
-    c.data.features = ""  # where `sir-jax data featurize` wrote frozen encoders' outputs; '': live
-
-    c.model = ConfigDict()
-    c.model.speech = ConfigDict(hubert_fields(speech))
-    c.model.image = ConfigDict(vit_fields(image))
-    c.model.image_head = "cls"  # 'qformer': BLIP-2's queries over the image tokens
-    c.model.qformer = ConfigDict(qformer_fields())
-    c.model.head = ConfigDict(
-        dict(layers=1, heads=8, mlp_width=4 * c.model.speech.width, weigh_layers=False, dropout=0.1)
-    )
-    c.model.fusion = ConfigDict(fusion_fields())
-    c.model.embed_width = 256
-    c.model.init_temperature = 0.07
-    # What a layer keeps for the backward pass: 'none': all; 'dots': its input and its products with
-    # weights; 'full': its input.
-    c.model.remat = "none"
-    c.model.dtype = "float32"
-    # Run the encoders' layers as a loop: compiles several times sooner, copies their parameters.
-    c.model.scan = False
+    c.data = _data_config(image)
+    c.model = _model_config(speech, image)
 
     # Encoders to start from: a directory as `transformers` saves it, a hub id that the local cache
     # has, or 'package:NAME', which ships with us. `fusion` is a BERT of the fusion encoder's width,
     # whose last layers it takes as ALBEF does; cross-attention and input projections stay random.
-    c.init = ConfigDict(dict(speech="", image="", fusion=""))
+    # `model`, in place of these whatever they are, is a whole retriever to go on from: the name of
+    # one that ships with us, a folder of `sir-jax export`, or a workdir of `sir-jax train`.
+    c.init = ConfigDict(dict(speech="", image="", fusion="", model=""))
 
     c.loss = _loss_config()
-
-    c.optim = ConfigDict()
-    c.optim.learning_rate = 1e-4
-    c.optim.schedule = "cosine"
-    c.optim.warmup_steps = 500
-    c.optim.end_factor = 0.0
-    c.optim.weight_decay = 0.02
-    c.optim.b1 = 0.9
-    c.optim.b2 = 0.98
-    c.optim.eps = 1e-8
-    c.optim.clip_norm = 4.0
-    c.optim.no_decay = ("temperature", ".*/(bias|scale|g|cls|position)")
-    c.optim.freeze = ()
-    c.optim.frozen_dtype = "float32"  # 'bfloat16': frozen parameters take half the memory
-
-    c.train = ConfigDict()
-    c.train.steps = 10_000
-    c.train.log_every = 10
-    c.train.eval_every = 500
-    c.train.checkpoint_every = 500
-    # Microbatches: memory of one of them. `grad_accum`: negatives of its own only; `grad_cache`:
-    # those of the whole batch, for one more pass of the encoders.
-    c.train.grad_accum = 1
-    c.train.grad_cache = 1
-    c.train.num_threads = 4
-    c.train.num_workers = 0
-    c.train.compile_cache = ""
-    c.train.watchdog_seconds = 600.0  # without a finished step, after which stacks are printed
+    c.optim = _optim_config()
+    c.train = _train_config()
 
     # How many of the best by embedding `evaluate` has re-scored by the match logit; 0: none.
     c.eval = ConfigDict(dict(rerank=0))
 
     # `frozen_whole`: GiB up to which a frozen encoder lies whole on every device, whatever `fsdp`.
     c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, frozen_whole=4.0))
+    return c
+
+
+def _data_config(image: str) -> ConfigDict:
+    c = ConfigDict()
+    c.corpus = ""  # e.g. 'spoken_scenes/one-...'
+    c.data_dir = ""  # '': $SIR_JAX_DATA, else ./data
+    c.batch_size = 256
+    c.buckets = (40_000, 56_000, 72_000, 102_400)  # samples at 16 kHz
+    c.normalize_wave = True
+    c.image_size = vit_fields(image)["image_size"]
+    c.image_mean = CLIP_MEAN
+    c.image_std = CLIP_STD
+    c.image_fit = "crop"  # 'crop': short side to size, centre cut out; 'squash': both sides
+    c.crop_scale = (1.0, 1.0)  # share of the area a random crop keeps; (1, 1): none
+    c.augment = _augment_config()
+    c.features = ""  # where `sir-jax data featurize` wrote frozen encoders' outputs; '': live
+    return c
+
+
+def _model_config(speech: str, image: str) -> ConfigDict:
+    c = ConfigDict()
+    c.speech = ConfigDict(hubert_fields(speech))
+    c.image = ConfigDict(vit_fields(image))
+    c.image_head = "cls"  # 'qformer': BLIP-2's queries over the image tokens
+    c.qformer = ConfigDict(qformer_fields())
+    c.head = ConfigDict(
+        dict(layers=1, heads=8, mlp_width=4 * c.speech.width, weigh_layers=False, dropout=0.1)
+    )
+    c.fusion = ConfigDict(fusion_fields())
+    c.embed_width = 256
+    c.init_temperature = 0.07
+    # What a layer keeps for the backward pass: 'none': all; 'dots': its input and its products with
+    # weights; 'full': its input.
+    c.remat = "none"
+    c.dtype = "float32"
+    # Run the encoders' layers as a loop: compiles several times sooner, copies their parameters.
+    c.scan = False
+    return c
+
+
+def _optim_config() -> ConfigDict:
+    c = ConfigDict()
+    c.learning_rate = 1e-4
+    c.schedule = "cosine"
+    c.warmup_steps = 500
+    c.end_factor = 0.0
+    c.weight_decay = 0.02
+    c.b1 = 0.9
+    c.b2 = 0.98
+    c.eps = 1e-8
+    c.clip_norm = 4.0
+    c.no_decay = ("temperature", ".*/(bias|scale|g|cls|position)")
+    c.freeze = ()
+    c.frozen_dtype = "float32"  # 'bfloat16': frozen parameters take half the memory
+    return c
+
+
+def _train_config() -> ConfigDict:
+    c = ConfigDict()
+    c.steps = 10_000
+    c.log_every = 10
+    c.eval_every = 500
+    c.checkpoint_every = 500
+    # Microbatches: memory of one of them. `grad_accum`: negatives of its own only; `grad_cache`:
+    # those of the whole batch, for one more pass of the encoders.
+    c.grad_accum = 1
+    c.grad_cache = 1
+    c.num_threads = 4
+    c.num_workers = 0
+    c.compile_cache = ""
+    c.watchdog_seconds = 600.0  # without a finished step, after which stacks are printed
     return c
 
 
@@ -219,7 +239,8 @@ def frozen_pair(speech: str, image: str, corpus: str) -> ConfigDict:
     return c
 
 
-# TPU slices that the papers' configs are compiled for, and pairs a step there: 16 a chip.
+# TPU slices that the papers' configs are compiled for, and pairs a step there: 16 a chip. A config
+# that takes more memory says what is otherwise.
 PODS = {
     "v4:2x2x2": 128,
     "v5e:4x4": 256,
@@ -229,12 +250,13 @@ PODS = {
 }
 
 
-def for_pod(c: ConfigDict, pod: str) -> ConfigDict:
+def for_pod(c: ConfigDict, pod: str, pods: Mapping[str, int] = PODS) -> ConfigDict:
     """Fit an experiment to a TPU slice.
 
     Args:
       c: a config from `frozen_pair`, changed.
-      pod: of `PODS`; '' changes nothing.
+      pod: of `pods`; '' changes nothing.
+      pods: slices with their pairs a step.
 
     Returns:
       The same config, with that slice's batch. Of batches above 1,024, whose tokens would not all
@@ -245,13 +267,40 @@ def for_pod(c: ConfigDict, pod: str) -> ConfigDict:
     """
     if not pod:
         return c
-    if pod not in PODS:
-        raise ValueError(f"pod={pod!r} is none of {', '.join(PODS)}")
-    c.data.batch_size = PODS[pod]
+    if pod not in pods:
+        raise ValueError(f"pod={pod!r} is none of {', '.join(pods)}")
+    c.data.batch_size = pods[pod]
     if c.data.batch_size > 1_024:
         c.loss.sim.mining = c.loss.cmd.source = "shard"
     c.train.num_threads = 32
     c.model.scan = True
+    return c
+
+
+# GPUs that the papers' configs are sized for: pairs a step, and microbatches that keep all of them
+# as negatives. By the TPU compiler's count of the same program: see launch/README.md.
+GPUS = {"80GB": dict(batch_size=256, grad_cache=2)}
+
+
+def for_gpu(c: ConfigDict, gpu: str) -> ConfigDict:
+    """Fit an experiment to one GPU.
+
+    Args:
+      c: a config from `frozen_pair`, changed.
+      gpu: of `GPUS`; '' changes nothing.
+
+    Returns:
+      The same config, with that GPU's batch.
+
+    Raises:
+      ValueError: on an unknown GPU.
+    """
+    if not gpu:
+        return c
+    if gpu not in GPUS:
+        raise ValueError(f"gpu={gpu!r} is none of {', '.join(GPUS)}")
+    c.data.batch_size, c.train.grad_cache = GPUS[gpu]["batch_size"], GPUS[gpu]["grad_cache"]
+    c.train.num_threads = 16
     return c
 
 
@@ -264,7 +313,7 @@ def shrink(c: ConfigDict) -> ConfigDict:
     Returns:
       The same config, four steps long; what it freezes, weighs and computes in stays as it was.
     """
-    c.init.update(speech="", image="", fusion="")
+    c.init.update(speech="", image="", fusion="", model="")
     form, dropout = c.model.image.form, c.model.speech.dropout
     c.model.speech = ConfigDict(hubert_fields("tiny", dropout=dropout))
     c.model.image = ConfigDict(vit_fields("tiny", form=form))

@@ -18,16 +18,25 @@ VERBS = {
     "train": ("sir_jax.training.main", "train a retriever"),
     "evaluate": ("sir_jax.evaluation.main", "print the recall table of a trained retriever"),
     "ablate": ("sir_jax.evaluation.ablate", "train and evaluate variants of a config over seeds"),
+    "export": ("sir_jax.retrieval.export", "make a release of a training run"),
+    "info": ("sir_jax.retrieval.info", "say what a model or an index is"),
+    "embed": ("sir_jax.retrieval.embed_main", "embed long lists of files, on several hosts"),
+    "index": ("sir_jax.retrieval.index_main", "index a folder, or follow what changed in it"),
+    "samples": ("sir_jax.retrieval.samples", "pictures and recordings to try it with"),
     "search": ("sir_jax.retrieval.search", "find pictures in a folder by voice"),
     "pods": ("sir_jax.pods.main", "compile for TPU pods without a TPU; explain the sharding"),
     "bench": ("sir_jax.benchmarks.main", "measure speed against a peer in the same run"),
-    "demo": ("sir_jax.retrieval.demo", "corpus, training, evaluation and search in one go"),
+    "demo": ("sir_jax.retrieval.page.main", "a local page: search by voice, see why"),
+    "quickstart": (
+        "sir_jax.retrieval.quickstart",
+        "corpus, training, evaluation and search in one go",
+    ),
 }
 
 
 def usage() -> str:
     """Return the help text that lists every verb."""
-    lines = [f"  {verb:<10}{text}" for verb, (_, text) in VERBS.items()]
+    lines = [f"  {verb:<12}{text}" for verb, (_, text) in VERBS.items()]
     return "\n".join(
         ["usage: sir-jax VERB [options]", "", *lines, "", "sir-jax VERB --help lists its options"]
     )

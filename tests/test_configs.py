@@ -80,6 +80,18 @@ def test_unknown_encoder_of_a_paper_is_refused():
         load_config(f"{CONFIGS[0].parent}/cmd.py:image=B/3")
 
 
+@pytest.mark.parametrize("name", sorted(PAPERS))
+def test_one_gpu_keeps_the_papers_batch(name):
+    cfg = load_config(f"{CONFIGS[0].parent}/{name}.py:gpu=80GB")
+    check_config(cfg)
+    assert cfg.data.batch_size == 256 and cfg.train.grad_cache == 2
+
+
+def test_unknown_gpu_is_refused():
+    with pytest.raises(UserError, match="gpu='8GB' is none of 80GB"):
+        load_config(f"{CONFIGS[0].parent}/cmd.py:gpu=8GB")
+
+
 def test_every_inferred_value_of_the_papers_is_marked():
     for name in PAPERS:
         text = (CONFIGS[0].parent / f"{name}.py").read_text()

@@ -8,7 +8,11 @@ from sir_jax.errors import UserError
 BENCHMARKS = {
     "encoders": ("sir_jax.benchmarks.encoders", "encoders against transformers on PyTorch"),
     "input": ("sir_jax.benchmarks.input", "raw files to batches, against librosa and PyTorch"),
+    "pointing": ("sir_jax.retrieval.pointing", "do attention maps point at what was named"),
+    "search": ("sir_jax.benchmarks.search", "exact search against FAISS"),
+    "index": ("sir_jax.benchmarks.index", "indexing pictures against the bare encoder"),
     "step": ("sir_jax.benchmarks.step", "what each term of the objective costs a train step"),
+    "vector_db": ("sir_jax.benchmarks.vector_db", "embedded vector databases, those installed"),
 }
 
 

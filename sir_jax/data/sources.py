@@ -1,6 +1,7 @@
 """Where the bytes of a sound or a picture come from: a path, bytes or an open file."""
 
 import os
+import stat
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,8 +51,12 @@ def read_source(
 
 def _read_path(path: Path, label: str) -> bytes:
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        found = path.stat()
+        if found.st_size > MAX_FILE_BYTES:
             raise BadMedia(_too_large(label), "too large")
+        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+            # A pipe without a writer would be waited for, forever.
+            raise BadMedia(f"{label}: is no regular file; give a file, or its bytes")
         return path.read_bytes()
     except FileNotFoundError:
         raise BadMedia(f"{label}: no such file", "missing") from None

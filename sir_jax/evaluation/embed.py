@@ -18,11 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
-from PIL import Image
 
 from sir_jax.data.audio import load_audio, normalize_waveform
 from sir_jax.data.image import ImageSpec, load_image, preprocess_image
-from sir_jax.data.parallel import ordered_map
+from sir_jax.data.parallel import GROUP, ordered_map
 from sir_jax.training.distributed import place
 from sir_jax.training.interrupt import give_way
 from sir_jax.training.sharding import BATCH_SPEC, batch_sharding, replicated
@@ -104,33 +103,26 @@ def embed_speech(
 
 
 def embed_images(
-    model,
-    params,
-    images: Iterable[Image.Image],
-    data_cfg,
-    batch_size: int,
-    keep: Keep | None = None,
+    model, params, pixels: Iterable[np.ndarray], batch_size: int, keep: Keep | None = None
 ) -> np.ndarray:
-    """Encode images of any size.
+    """Encode images that are ready for the encoder.
 
     Args:
       model: the joint model.
       params: its parameters; where they are sharded over a mesh, so is the batch.
-      images: RGB PIL images; read as they are needed.
-      data_cfg: `config.data`, of which the `image_` fields are used.
+      pixels: float32[h, w, 3] each, see `data.image.preprocess_image`; read as they are needed.
       batch_size: rows of a batch.
       keep: where the tokens go; None for nowhere.
 
     Returns:
       float32[n, E], unit norm, in input order.
     """
-    spec = ImageSpec.from_config(data_cfg)
 
     def batches(rows: int) -> Iterator[tuple[list[int], tuple[np.ndarray, ...]]]:
         group: list[np.ndarray] = []
         done = 0
-        for pixels in ordered_map(functools.partial(preprocess_image, spec=spec), images):
-            group.append(pixels)
+        for image in pixels:
+            group.append(image)
             if len(group) == rows:
                 yield list(range(done, done + rows)), (np.stack(group),)
                 done, group = done + rows, []
@@ -178,24 +170,20 @@ def embed_split(
         captions = split[int(row)].captions
         return [_decoded(captions[slot], split.name) for slot in wanted]
 
-    def picture(row: int) -> tuple[int, Image.Image]:
-        record = split[row]
-        name = f"image {record.image_id} of {split.name}"
-        return record.image_id, load_image(record.image, name)
-
     waves = (wave for group in ordered_map(clips, zip(rows, slots, strict=True)) for wave in group)
     speech = np.empty((len(order), model.embed_width), np.float32)
     keep = keep_speech and (lambda number, tokens: keep_speech(int(order[number]), tokens))
     speech[order] = embed_speech(model, params, waves, data_cfg, batch_size, keep)
 
+    picture = functools.partial(_picture, split, ImageSpec.from_config(data_cfg))
     image_ids: list[int] = []
 
-    def pictures() -> Iterator[Image.Image]:
-        for image_id, image in ordered_map(picture, range(len(split))):
+    def pixels() -> Iterator[np.ndarray]:
+        for image_id, image in ordered_map(picture, range(len(split)), GROUP):
             image_ids.append(image_id)
             yield image
 
-    image = embed_images(model, params, pictures(), data_cfg, batch_size, keep_image)
+    image = embed_images(model, params, pixels(), batch_size, keep_image)
     return Embeddings(
         speech=speech,
         image=image,
@@ -207,6 +195,12 @@ def embed_split(
 
 def _decoded(caption, split: str) -> np.ndarray:
     return load_audio(caption.audio, name=f"caption {caption.caption_id} of {split}")
+
+
+def _picture(split, spec: ImageSpec, row: int) -> tuple[int, np.ndarray]:
+    record = split[row]
+    name = f"image {record.image_id} of {split.name}"
+    return record.image_id, preprocess_image(load_image(record.image, name), spec)
 
 
 def _speech_batch(items: list[tuple[int, np.ndarray]], bucket: int, rows: int):

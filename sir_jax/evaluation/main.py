@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sir_jax.evaluation.folds import folds_of, mean_flat
 from sir_jax.evaluation.ranking import Metrics, format_table, retrieval_metrics
 from sir_jax.evaluation.rerank import SCORINGS, Reranked, format_reranked, rerank
 from sir_jax.models import build_model
-from sir_jax.training.checkpoint import restore_params
+from sir_jax.training.release import find, rerank_of
 
 
 def evaluate_split(
@@ -86,6 +87,15 @@ def result_path(workdir: Path, split: str, corpus: str, trained_on: str, fold_im
     return Path(workdir) / f"{'_'.join(parts)}.json"
 
 
+def trained_on(cfg, corpus: str) -> str:
+    """Say on what a model was trained, where that is not what it is evaluated on."""
+    if corpus == cfg.data.corpus:
+        return ""
+    # A release does not tell from what its run went on.
+    first = "init" in cfg and not cfg.init.get("model")
+    return f", trained on {cfg.data.corpus}" + (": zero-shot" if first else "")
+
+
 def write_json(path: Path, content: dict) -> None:
     """Write JSON so that an interrupt leaves the old file or the new one.
 
@@ -98,19 +108,21 @@ def write_json(path: Path, content: dict) -> None:
     os.replace(part, path)
 
 
-def main(argv: list[str]) -> int:
-    """Run `sir-jax evaluate`.
-
-    Args:
-      argv: the arguments after the verb.
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Read the options of `sir-jax evaluate`.
 
     Raises:
-      UserError: no such workdir, checkpoint, corpus or split.
+      UserError: a number that cannot be.
     """
     parser = argparse.ArgumentParser(
         prog="sir-jax evaluate", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument("--workdir", required=True, help="where `sir-jax train` wrote")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--workdir", default="", help="where `sir-jax train` wrote")
+    source.add_argument(
+        "--model", default="", help="a release: its folder, or the name of one that ships"
+    )
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON, unrounded")
     parser.add_argument("--split", default="test", help="train, val or test")
     parser.add_argument("--which", default="best", choices=("best", "last"), help="checkpoint")
     parser.add_argument(
@@ -135,34 +147,47 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--rerank is {args.rerank}; give 0 or more")
     if args.fold_images < 0:
         raise UserError(f"--fold_images is {args.fold_images}; give 0 or more")
+    return args
 
-    cfg, params = restore_params(args.workdir, args.which)
+
+def main(argv: list[str]) -> int:
+    """Run `sir-jax evaluate`.
+
+    Args:
+      argv: the arguments after the verb.
+
+    Raises:
+      UserError: no such workdir, checkpoint, corpus or split.
+    """
+    args = parse(argv)
+    cfg, params, name, _ = find(args.workdir or args.model, args.which)
     corpus = open_corpus(args.corpus or cfg.data.corpus, args.data_dir or cfg.data.data_dir)
     split = corpus.split(args.split)
     start = time.monotonic()
-    # A run from before there were other losses than SIC has no `loss` in its config.
-    trained = cfg.get("loss", {}).get("sim", {}).get("weight", 0)
-    k = args.rerank
-    if k is None:
-        k = cfg.get("eval", {}).get("rerank", 0) if trained else 0
-    model = build_model(cfg.model, ("match",) if k and trained else ())
+    k = rerank_of(cfg) if args.rerank is None else args.rerank
+    model = build_model(cfg.model, ("match",) if k and "match_head" in params else ())
     given = (model, params, split, cfg.data, args.batch_size, k)
     if args.fold_images:
         flat, table = evaluate_folds(*given, args.fold_images)
     else:
         metrics = evaluate_split(*given)
         flat, table = metrics.flat(), metrics.table()
-    zero_shot = corpus.name != cfg.data.corpus
-    print(
-        f"{corpus.name}, split {args.split}, {args.which} checkpoint of {args.workdir}"
-        + (f", trained on {cfg.data.corpus}: zero-shot" if zero_shot else "")
-    )
-    print(table)
-    path = result_path(args.workdir, args.split, corpus.name, cfg.data.corpus, args.fold_images)
+    which = f"{args.which} checkpoint of {args.workdir}" if args.workdir else f"model {name}"
     content = {
         "corpus": corpus.name, "trained_on": cfg.data.corpus, "split": args.split,
         "which": args.which, "fold_images": args.fold_images, "metrics": flat,
     }  # fmt: skip
+    if args.json:
+        print(json.dumps(content))
+    else:
+        print(f"{corpus.name}, split {args.split}, {which}" + trained_on(cfg, corpus.name))
+        print(table)
+    if args.model:
+        return 0
+    path = result_path(args.workdir, args.split, corpus.name, cfg.data.corpus, args.fold_images)
     write_json(path, content)
-    print(f"written to {path} ({time.monotonic() - start:.1f} s)")
+    print(
+        f"written to {path} ({time.monotonic() - start:.1f} s)",
+        file=sys.stderr if args.json else sys.stdout,
+    )
     return 0

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 
 from sir_jax.errors import UserError
 from sir_jax.pods import programs
-from sir_jax.pods.collectives import Collective, read_collectives
+from sir_jax.pods.collectives import Collective, loops, read_collectives
 from sir_jax.pods.expected import expected_traffic
 from sir_jax.pods.flops import count_flops
+from sir_jax.pods.loops import loop_factor
 from sir_jax.pods.topology import DCN_HOST_RATE, GIB, Topology
 
 # Above this share of a chip's memory a program does not pass: the runtime wants some, too.
@@ -28,9 +29,10 @@ class Report:
       outputs: bytes of results that do not take an argument's place.
       code: bytes of instructions.
       flops: operations of one chip.
-      hbm_bytes: that it reads and writes, as the compiler estimates.
+      hbm_bytes: that it reads and writes, as the compiler estimates; see `loops`.
       collectives: see `read_collectives`.
       compile_seconds: on this machine.
+      unknown_loops: loops whose length the program does not tell; they count as run once.
     """
 
     program: str
@@ -42,6 +44,7 @@ class Report:
     hbm_bytes: float
     collectives: tuple[Collective, ...]
     compile_seconds: float
+    unknown_loops: int = 0
 
     @property
     def peak(self) -> int:
@@ -69,8 +72,14 @@ class Roofline:
         return self.compute / self.step
 
 
-def check_program(program: programs.Program, topology: Topology, mesh) -> Report:
+def check_program(program: programs.Program, lowered, topology: Topology, mesh) -> Report:
     """Compile a program and read what the compiler says of it.
+
+    Args:
+      program: to be compiled.
+      lowered: the same, lowered.
+      topology: for which.
+      mesh: of its chips.
 
     Raises:
       UserError: it does not fit into a chip's memory; says by how much.
@@ -78,11 +87,11 @@ def check_program(program: programs.Program, topology: Topology, mesh) -> Report
     began = time.perf_counter()
     flops = count_flops(program.jaxpr()) / topology.chips
     try:
-        compiled = program.lower().compile()
+        compiled = lowered.compile()
     except Exception as error:  # noqa: BLE001 - XLA has one type for everything
         raise UserError(_refusal(str(error), program.name, topology)) from None
     seconds = time.perf_counter() - began
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    memory, cost, hlo = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     return Report(
         program=program.name,
         arguments=memory.argument_size_in_bytes,
@@ -90,9 +99,10 @@ def check_program(program: programs.Program, topology: Topology, mesh) -> Report
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         code=memory.generated_code_size_in_bytes,
         flops=flops,
-        hbm_bytes=cost.get("bytes accessed", math.nan),
-        collectives=tuple(read_collectives(compiled.as_text(), mesh)),
+        hbm_bytes=cost.get("bytes accessed", math.nan) * loop_factor(hlo),
+        collectives=tuple(read_collectives(hlo, mesh)),
         compile_seconds=seconds,
+        unknown_loops=sum(trips is None for *_, trips in loops(hlo)),
     )
 
 
@@ -153,6 +163,8 @@ def describe(report: Report, topology: Topology) -> list[str]:
             f"  {sum(one.times for one in group):>4} x {kind:<19} over {'+'.join(axes):<10}"
             f"{payload / 1e6:>10.2f} MB; largest {max(group, key=lambda o: o.payload).largest}"
         )
+    if report.unknown_loops:
+        lines.append(f"  loops of unknown length, counted once: {report.unknown_loops}")
     return lines
 
 

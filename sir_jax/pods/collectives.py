@@ -21,7 +21,8 @@ _COLLECTIVE = re.compile(
     rf"^\s*(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<out>\(?.*?\)?) "
     rf"(?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\((?P<args>.*?)\)(?P<rest>,.*)?$"
 )
-_WHILE = re.compile(r" while\(.*body=%?([\w.\-]+)")
+_WHILE = re.compile(r" while\(.*condition=%?(?P<condition>[\w.\-]+), body=%?(?P<body>[\w.\-]+)")
+_CONSTANT = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = s32\[\]\S* constant\((\d+)\)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
@@ -65,22 +66,36 @@ def read_collectives(hlo: str, mesh: Mesh) -> list[Collective]:
       Each instruction that moves data between chips; those in a loop's body with the number of its
       turns, where the compiler knows it.
     """
-    times = _turns(hlo)
-    found: dict[str, Collective] = {}
-    for number, (computation, line) in enumerate(_lines(hlo)):
+    times, starts = turns(hlo), set()
+    for computation, line in computations(hlo):
+        if '"AsyncCollectiveStart"' in line:
+            starts.add(computation)
+    found: dict[str, list[tuple[Collective, bool]]] = {}
+    for number, (computation, line) in enumerate(computations(hlo)):
         match = _COLLECTIVE.match(line)
         if match:
             one = _collective(match, times.get(computation, 1), mesh)
-            # One that overlaps with other work stands in the text once for each piece of that,
-            # under one channel.
             channel = re.search(r"channel_id=(\d+)", match["rest"] or "")
             key = f"{one.kind} {channel[1]}" if channel else str(number)
-            if one.group > 1 and (key not in found or found[key].sent < one.sent):
-                found[key] = one
-    return list(found.values())
+            if one.group > 1:
+                found.setdefault(key, []).append((one, computation in starts))
+    return [_same(pieces) for pieces in found.values()]
 
 
-def _lines(hlo: str) -> Iterator[tuple[str, str]]:
+def _same(pieces: list[tuple[Collective, bool]]) -> Collective:
+    """Join the pieces of one collective, each with whether it is a start.
+
+    One that overlaps with other work stands in the text once for each piece of that, under one
+    channel: also in a loop that it is under way in meanwhile, or after the loop that it is started
+    in. It runs as often as its starts.
+    """
+    largest = max((one for one, _ in pieces), key=lambda one: one.payload)
+    started = sum(one.times for one, start in pieces if start)
+    return dataclasses.replace(largest, times=started or max(one.times for one, _ in pieces))
+
+
+def computations(hlo: str) -> Iterator[tuple[str, str]]:
+    """Yield each line of a program's text with the computation that it stands in."""
     computation = ""
     for line in hlo.splitlines():
         head = _COMPUTATION.match(line)
@@ -90,17 +105,35 @@ def _lines(hlo: str) -> Iterator[tuple[str, str]]:
             yield computation, line
 
 
-def _turns(hlo: str) -> dict[str, int]:
-    """Return how often each computation runs in a step, of those in loops."""
-    called: dict[str, list[tuple[str, int]]] = {}
-    for computation, line in _lines(hlo):
+def loops(hlo: str) -> list[tuple[str, str, int | None]]:
+    """Return the loops of a program: where each stands, its body, and how often that runs.
+
+    A TPU's program does not say how often; JAX's loops count from 0 to the one constant that their
+    condition holds. None where neither tells.
+    """
+    bounds: dict[str, list[int]] = {}
+    for computation, line in computations(hlo):
+        constant = _CONSTANT.match(line)
+        if constant:
+            bounds.setdefault(computation, []).append(int(constant[1]))
+    found = []
+    for computation, line in computations(hlo):
         loop = _WHILE.search(line)
         if loop:
-            trips = _TRIPS.search(line)
-            called.setdefault(computation, []).append((loop[1], int(trips[1]) if trips else 1))
-        else:
-            for names in re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", line):
-                called.setdefault(computation, []).append((names, 1))
+            trips, bound = _TRIPS.search(line), bounds.get(loop["condition"], [])
+            known = int(trips[1]) if trips else bound[0] if len(bound) == 1 else None
+            found.append((computation, loop["body"], known))
+    return found
+
+
+def turns(hlo: str) -> dict[str, int]:
+    """Return how often each computation runs in a step, of those in loops of known length."""
+    called: dict[str, list[tuple[str, int]]] = {}
+    for computation, body, known in loops(hlo):
+        called.setdefault(computation, []).append((body, known or 1))
+    for computation, line in computations(hlo):
+        for names in re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", line):
+            called.setdefault(computation, []).append((names, 1))
     roots = {name for name in called} - {name for found in called.values() for name, _ in found}
     times: dict[str, int] = {}
 
@@ -130,6 +163,11 @@ def _collective(match: re.Match, times: int, mesh: Mesh) -> Collective:
     return Collective(
         kind, _axes(groups, mesh), size, payload, times, f"{largest[0]}[{largest[1]}]"
     )
+
+
+def array_bytes(kind: str) -> int:
+    """Return the bytes of an HLO type, e.g. 'bf16[4,8]{1,0}' or a tuple of such."""
+    return sum(map(_bytes, _ARRAY.findall(kind)))
 
 
 def _bytes(array: tuple[str, str]) -> int:

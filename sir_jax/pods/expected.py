@@ -11,6 +11,9 @@ With n groups of rows (`data` x `fsdp`) and the weights whole on every chip, a s
   from (all-gather), and send a hard negative's gradient back to where it came from;
 - at logged steps, show denoising the contexts of other pairs, its control.
 
+On several slices a gradient is added up within each (reduce-scatter), its parts between them, and
+the sums shown to all of a slice (all-gather): the whole array is sent twice.
+
 Masks, ids, random rows and scalars are left out: below a thousandth of the rest at full size.
 """
 
@@ -21,6 +24,7 @@ import jax.numpy as jnp
 
 from sir_jax.pods.programs import Plan
 from sir_jax.training.objective import frozen_patterns, has_teacher
+from sir_jax.training.sharding import count_slices
 from sir_jax.training.step import bucket_frames
 from sir_jax.training.terms import MODALITIES, noisy_modalities
 from sir_jax.training.trees import leaf_paths, split_tree
@@ -57,6 +61,8 @@ def expected_traffic(found: Plan, samples: int) -> Expected:
         * (len(model.tasks) if path.startswith("fusion/") else 1)
         for path, leaf in leaf_paths(trained).items()
     )
+    if count_slices(found.mesh.devices.flat) > 1:
+        gradients *= 2
     # Of each modality, float32: what is compared with the rows, and its gradient or the keys.
     embeddings = 2 * 2 * b * e * 4 if loss.sic.weight or loss.sim.weight else 0
     speech = b * (1 + bucket_frames(cfg, samples)) * cfg.model.speech.width * item

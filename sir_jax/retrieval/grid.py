@@ -15,7 +15,7 @@ BACKGROUND, INK, FAINT, FRAME, RIGHT = "white", "#1c1c1c", "#6b6b6b", "#d0d0d0",
 
 
 @dataclasses.dataclass(frozen=True)
-class Hit:
+class Cell:
     """One found image."""
 
     image: Image.Image  # RGB
@@ -29,7 +29,7 @@ class Row:
 
     name: str
     text: str  # what was said, or ''
-    hits: Sequence[Hit]
+    hits: Sequence[Cell]
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int) -> list[str]:
@@ -108,7 +108,7 @@ def _draw_query(draw: ImageDraw.ImageDraw, row: Row, top: int) -> None:
         y += 20
 
 
-def _draw_hit(canvas, draw, hit: Hit, rank: int, left: int, top: int) -> None:
+def _draw_hit(canvas, draw, hit: Cell, rank: int, left: int, top: int) -> None:
     picture = thumbnail(hit.image)
     x = left + (CELL - picture.width) // 2
     y = top + (CELL - picture.height) // 2

@@ -1,61 +1,126 @@
-"""A trained retriever, for people who never train: files in, unit vectors out."""
+"""A trained retriever, for people who never train: files in, unit vectors and scores out."""
 
 import os
 from collections.abc import Iterable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from sir_jax.data.audio import load_audio
-from sir_jax.data.image import load_image
-from sir_jax.evaluation.embed import embed_images, embed_speech, ordered_map
+from sir_jax.data.audio import SAMPLE_RATE
+from sir_jax.data.image import ImageSpec, preprocess_image
+from sir_jax.data.parallel import GROUP
+from sir_jax.errors import UserError
+from sir_jax.evaluation.embed import Keep, embed_images, embed_speech
+from sir_jax.evaluation.passes import score_pairs
+from sir_jax.evaluation.tokens import TokenStore
 from sir_jax.models import build_model
-from sir_jax.training.checkpoint import restore_params
-
-# str | Path | bytes of a sound file, or (samples [N] or [N, channels], samples per second)
-Speech = str | os.PathLike | bytes | tuple[np.ndarray, int]
-# str | Path | bytes of a picture file, a PIL image, or uint8 [h, w], [h, w, 3] or [h, w, 4]
-Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
+from sir_jax.retrieval.explain import Attention, attend_pair
+from sir_jax.retrieval.inputs import (
+    Picture,
+    Reader,
+    Speech,
+    count_of,
+    load_picture,
+    load_speech,
+    several,
+)
+from sir_jax.training import release
+from sir_jax.training.sharding import make_mesh, replicated
 
 
 class Retriever:
     """Encode speech and images into one space, where a dot product is the similarity."""
 
-    def __init__(self, cfg, params, batch_size: int = 32):
+    def __init__(
+        self, cfg, params, batch_size: int = 32, name: str = "", devices: Sequence | None = None
+    ):
         """Hold a model ready to encode.
 
         Args:
-          cfg: the whole config of the run that trained it.
-          params: its parameters, a nested dict of arrays.
+          cfg: the whole config of the run that trained it, or of a release.
+          params: its parameters, a nested dict of arrays; what inference does not need is dropped.
           batch_size: most items that are encoded at once.
+          name: what messages and indexes call it.
+          devices: over which batches are spread; None: all local accelerators, or one CPU.
         """
+        params = release.strip(params)
         self.cfg = cfg
-        self.model = build_model(cfg.model)
-        self.params = jax.tree.map(jnp.asarray, params)
+        self.name = name or "unnamed"
+        self._image_spec = ImageSpec.from_config(cfg.data)
         self.batch_size = batch_size
+        self.model = build_model(cfg.model, ("match",) if "match_head" in params else ())
+        self._fingerprint = ""
+        if devices is None:
+            devices = jax.local_devices() if jax.default_backend() != "cpu" else jax.devices()[:1]
+        if len(devices) == 1:
+            self.params = jax.device_put(params, devices[0])
+        else:
+            mesh = make_mesh(dict(data=len(devices), fsdp=1, tensor=1), devices)
+            self.params = jax.device_put(params, replicated(mesh))
 
     @classmethod
-    def load(cls, workdir: str | os.PathLike, which: str = "best", batch_size: int = 32):
-        """Load a trained retriever from the folder it was trained in.
+    def load(cls, source: str | os.PathLike, which: str = "best", batch_size: int = 32):
+        """Load a trained retriever.
 
         Args:
-          workdir: the `--workdir` of `sir-jax train`.
-          which: 'best' or 'last' checkpoint.
+          source: the name of a model that ships with sir_jax; a folder, here or in a bucket, that
+            `sir-jax export` wrote; or the `--workdir` of `sir-jax train`.
+          which: 'best' or 'last' checkpoint of a workdir.
           batch_size: most items that are encoded at once.
 
         Raises:
-          UserError: there is no such checkpoint.
+          UserError: there is no such model, or its files are damaged.
         """
-        cfg, params = restore_params(workdir, which)
-        return cls(cfg, params, batch_size)
+        found = release.find(source, which)
+        model = cls(found.cfg, found.params, batch_size, found.name)
+        model._fingerprint = found.fingerprint
+        return model
 
-    def encode_speech(self, clips: Sequence[Speech]) -> np.ndarray:
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of all that a vector depends on: equal ones make comparable vectors."""
+        if not self._fingerprint:
+            self._fingerprint = release.fingerprint(self.cfg, self.params)
+        return self._fingerprint
+
+    @property
+    def width(self) -> int:
+        """Return E, the width of a vector."""
+        return self.model.embed_width
+
+    @property
+    def can_match(self) -> bool:
+        """Tell whether `match` and `attention` work: whether a matching head was trained."""
+        return "match" in self.model.tasks
+
+    @property
+    def temperature(self) -> float:
+        """Return what training divided similarities by: score / temperature is a logit."""
+        return float(self.params["temperature"])
+
+    def encode_speech(
+        self,
+        clips: Iterable[Speech],
+        *,
+        batch_size: int | None = None,
+        progress: bool = False,
+        errors: str = "raise",
+        failures: list[tuple[int, str]] | None = None,
+    ) -> np.ndarray:
         """Encode recordings of any length, rate and channel count.
 
+        One longer than the last bucket is cut into windows of that length, the last one ending with
+        it; its vector is the mean of theirs, scaled to unit length.
+
         Args:
-          clips: a list of paths, file contents, or (samples, rate).
+          clips: a list or generator of paths, file contents, (samples, rate in Hz), or dicts with
+            'array' and 'sampling_rate'; a generator is read as it is needed.
+          batch_size: most clips at once; None for the model's.
+          progress: say on stderr how far it is: a bar on a terminal, else lines.
+          errors: what a clip that cannot be read does: 'raise', 'skip' (it has no row) or 'nan'
+            (its row is NaN).
+          failures: is given (position, message) of each one that was skipped or is NaN.
 
         Returns:
           float32[n, E], unit norm, in input order.
@@ -64,13 +129,26 @@ class Retriever:
           UserError: a clip cannot be read; it is named by its path or its place in the list.
           TypeError: one item where a list belongs.
         """
-        return self.encode_waves(ordered_map(_read_clip, enumerate(_several(clips))), len(clips))
+        reader = Reader(load_speech, errors, progress, "clips")
+        rows = self.encode_waves(reader(several(clips)), count_of(clips), batch_size)
+        if failures is not None:
+            failures += reader.failures
+        return reader.place(rows)
 
-    def encode_image(self, images: Sequence[Picture]) -> np.ndarray:
+    def encode_image(
+        self,
+        images: Iterable[Picture],
+        *,
+        batch_size: int | None = None,
+        progress: bool = False,
+        errors: str = "raise",
+        failures: list[tuple[int, str]] | None = None,
+    ) -> np.ndarray:
         """Encode pictures of any size.
 
         Args:
-          images: a list of paths, file contents, PIL images or arrays.
+          images: a list or generator of paths, file contents, PIL images or arrays.
+          batch_size, progress, errors, failures: see `encode_speech`.
 
         Returns:
           float32[n, E], unit norm, in input order.
@@ -79,70 +157,162 @@ class Retriever:
           UserError: a picture cannot be read; it is named by its path or its place in the list.
           TypeError: one item where a list belongs.
         """
-        pictures = ordered_map(_read_picture, enumerate(_several(images)))
-        return self.encode_pictures(pictures, len(images))
+        reader = Reader(self.load_pixels, errors, progress, "pictures", GROUP)
+        rows = self.encode_pixels(reader(several(images)), count_of(images), batch_size)
+        if failures is not None:
+            failures += reader.failures
+        return reader.place(rows)
 
-    def encode_waves(self, waves: Iterable[np.ndarray], count: int) -> np.ndarray:
+    def encode_waves(
+        self,
+        waves: Iterable[np.ndarray],
+        count: int | None = None,
+        batch_size: int | None = None,
+        keep: Keep | None = None,
+    ) -> np.ndarray:
         """Encode decoded clips.
 
         Args:
           waves: float32[N] each, mono, 16 kHz.
-          count: about how many; small ones get a small batch.
+          count: about how many; small ones get a small batch; None where nobody knows.
+          batch_size: most at once; None for the model's.
+          keep: where the tokens go, see `evaluation.embed`.
 
         Returns:
           float32[n, E].
         """
-        return embed_speech(self.model, self.params, waves, self.cfg.data, self._rows(count))
+        rows = self._rows(count, batch_size)
+        return embed_speech(self.model, self.params, waves, self.cfg.data, rows, keep)
 
-    def encode_pictures(self, pictures: Iterable[Image.Image], count: int) -> np.ndarray:
-        """Encode decoded pictures.
+    def load_pixels(self, place: int, source: Picture) -> np.ndarray:
+        """Read a picture and make it ready for the encoder.
 
         Args:
-          pictures: RGB PIL images.
-          count: about how many; small ones get a small batch.
+          place: its position, for the message about an item that has no path.
+          source: see `Picture`.
+
+        Returns:
+          float32[h, w, 3], see `data.image.preprocess_image`.
+
+        Raises:
+          UserError: it cannot be read.
+        """
+        return preprocess_image(load_picture(place, source), self._image_spec)
+
+    def encode_pixels(
+        self,
+        pixels: Iterable[np.ndarray],
+        count: int | None = None,
+        batch_size: int | None = None,
+        keep: Keep | None = None,
+    ) -> np.ndarray:
+        """Encode pictures that are ready.
+
+        Args:
+          pixels: float32[h, w, 3] each, as of `load_pixels`.
+          count, batch_size, keep: see `encode_waves`.
 
         Returns:
           float32[n, E].
         """
-        return embed_images(self.model, self.params, pictures, self.cfg.data, self._rows(count))
+        rows = self._rows(count, batch_size)
+        return embed_images(self.model, self.params, pixels, rows, keep)
 
-    def _rows(self, count: int) -> int:
+    def match(
+        self,
+        speech: Sequence[Speech],
+        image: Sequence[Picture],
+        *,
+        batch_size: int | None = None,
+    ) -> np.ndarray:
+        """Ask the fusion encoder of each pair whether it belongs together.
+
+        Args:
+          speech: n recordings, or one that meets every image.
+          image: n pictures, or one that meets every recording.
+          batch_size: most pairs at once; None for the model's.
+
+        Returns:
+          float32[n], log-odds that a pair matches; of a long recording, the mean over its windows.
+
+        Raises:
+          UserError: the model has no matching head, an item cannot be read, or the lists differ in
+            length.
+          TypeError: one item where a list belongs.
+        """
+        self._require_matching()
+        speech, image = list(several(speech)), list(several(image))
+        n = max(len(speech), len(image)) if speech and image else 0
+        if n and (len(speech) not in (1, n) or len(image) not in (1, n)):
+            raise UserError(
+                f"{len(speech)} recordings do not pair with {len(image)} pictures; give equally "
+                "many, or one of either"
+            )
+        if not n:
+            return np.zeros(0, np.float32)
+        pairs = np.zeros((n, 2), np.int64)
+        for column, items in enumerate((speech, image)):
+            pairs[:, column] = np.arange(n) if len(items) == n else 0
+        waves = Reader(load_speech, "raise", False, "clips")(speech)
+        pixels = Reader(self.load_pixels, "raise", False, "pictures", GROUP)(image)
+        with TokenStore() as tokens_s, TokenStore() as tokens_i:
+            self.encode_waves(waves, len(speech), batch_size, tokens_s.append)
+            self.encode_pixels(pixels, len(image), batch_size, tokens_i.append)
+            for store, count in ((tokens_s, len(speech)), (tokens_i, len(image))):
+                _fill_up(store, count)
+            rows = self._rows(n, batch_size)
+            scores, _ = score_pairs(self.model, self.params, tokens_s, tokens_i, pairs, rows)
+        return scores.astype(np.float32)
+
+    def attention(self, speech: Speech, image: Picture) -> Attention:
+        """Look where the fusion encoder looks when it matches one pair.
+
+        Args:
+          speech: one recording.
+          image: one picture.
+
+        Returns:
+          `Attention`.
+
+        Raises:
+          UserError: the model has no matching head or no patches, or an item cannot be read.
+        """
+        self._require_matching()
+        wave, picture = load_speech(0, speech), load_picture(0, image)
+        return attend_pair(self.model, self.params, self.cfg.data, wave, picture)
+
+    def warmup(self, rerank: int = 0) -> None:
+        """Compile what single queries need, so that the first one does not wait for it.
+
+        Args:
+          rerank: pictures that a query is matched with; 0 for none.
+        """
+        black = Image.new("RGB", (self._image_spec.size,) * 2)
+        self.encode_image([black])
+        for samples in self.cfg.data.buckets:
+            silence = np.zeros(samples, np.float32)
+            self.encode_waves([silence], 1)
+            if rerank and self.can_match:
+                self.match([(silence, SAMPLE_RATE)], [black] * rerank)
+
+    def _require_matching(self) -> None:
+        if not self.can_match:
+            raise UserError(
+                f"model {self.name} has no matching head (loss.sim.weight was 0); search "
+                "without re-ranking, or train with --config.loss.sim.weight=1"
+            )
+
+    def _rows(self, count: int | None, batch_size: int | None) -> int:
+        most = batch_size or self.batch_size
         # Powers of two: one query does not pay for a full batch, and few programs are compiled.
-        return min(self.batch_size, 1 << max(count - 1, 0).bit_length())
+        return most if count is None else min(most, 1 << max(count - 1, 0).bit_length())
 
 
-def best_first(z_q: np.ndarray, z_g: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Search exactly; equal scores keep the gallery's order.
-
-    Args:
-      z_q: float32[n, E], queries.
-      z_g: float32[G, E], gallery.
-      k: results per query, 1..G.
-
-    Returns:
-      (int[n, k] rows of the gallery, float32[n, k] scores), best first.
-    """
-    scores = (z_q.astype(np.float64) @ z_g.astype(np.float64).T).astype(np.float32)
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return order, np.take_along_axis(scores, order, axis=1)
-
-
-def _read_clip(item: tuple[int, Speech]) -> np.ndarray:
-    place, source = item
-    return load_audio(source, None if _is_path(source) else f"clip {place}")
-
-
-def _read_picture(item: tuple[int, Picture]) -> Image.Image:
-    place, source = item
-    return load_image(source, None if _is_path(source) else f"picture {place}")
-
-
-def _is_path(source) -> bool:
-    return isinstance(source, str | os.PathLike)
-
-
-def _several(items: Sequence) -> Sequence:
-    # A string is a sequence too: its letters would be taken for paths.
-    if isinstance(items, str | bytes | os.PathLike | Image.Image | np.ndarray):
-        raise TypeError(f"expected a list of items, got one {type(items).__name__}: write [item]")
-    return items
+def _fill_up(store: TokenStore, count: int) -> None:
+    """Append entries that no pair asks for, up to a power of two: few shapes, few programs."""
+    wanted = 1 << (len(store) - 1).bit_length()
+    if wanted > len(store):
+        last = len(store) - 1
+        tokens, _ = store.batch(np.array([last]), int(store.lengths[last]))
+        for extra in range(wanted - len(store)):
+            store.append(count + extra, tokens[0])

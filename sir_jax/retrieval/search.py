@@ -1,39 +1,32 @@
-"""The `search` verb: find the pictures of a folder that a recording describes."""
+"""The `search` verb: find pictures by a recording, or recordings by a picture."""
 
 import argparse
-import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from sir_jax.data.audio import SAMPLE_RATE, load_audio
 from sir_jax.data.image import load_image
 from sir_jax.errors import UserError
-from sir_jax.evaluation.embed import ordered_map
-from sir_jax.retrieval.grid import Hit, Row, draw_grid, save_picture, thumbnail, writable_suffixes
-from sir_jax.retrieval.retriever import Retriever, best_first
+from sir_jax.retrieval.folder import IMAGE_SUFFIXES, kind_of, scan_folder
+from sir_jax.retrieval.grid import Cell, Row, draw_grid, save_picture, thumbnail, writable_suffixes
+from sir_jax.retrieval.index import Index
+from sir_jax.retrieval.options import add_batch_size, add_model
+from sir_jax.retrieval.query import Hit
+from sir_jax.retrieval.retriever import Retriever
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-
-
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What one query found, best first."""
-
-    paths: list[Path]
-    scores: list[float]
+# Pictures up to which nothing is said of how far it is.
+QUIET = 200
 
 
 def find_images(folder: str | os.PathLike) -> list[Path]:
     """List the pictures of a folder and of the folders in it, sorted.
 
     Args:
-      folder: where to look; links to folders are not followed.
+      folder: see `folder.scan_folder`.
 
     Returns:
       Paths that start with `folder`.
@@ -44,14 +37,9 @@ def find_images(folder: str | os.PathLike) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"--images {folder} is not a folder; give one that holds pictures")
-    found = sorted(
-        Path(root, name)
-        for root, _, names in os.walk(folder)
-        for name in names
-        if name.lower().endswith(SUFFIXES)
-    )
+    found = [folder / name for name in scan_folder(folder) if kind_of(name) == "image"]
     if not found:
-        raise UserError(f"--images {folder} holds no picture ({' '.join(SUFFIXES)})")
+        raise UserError(f"--images {folder} holds no picture ({' '.join(IMAGE_SUFFIXES)})")
     return found
 
 
@@ -74,75 +62,52 @@ def read_queries(paths: list[str]) -> list[np.ndarray]:
     return waves
 
 
-def encode_folder(retriever: Retriever, paths: list[Path]) -> tuple[np.ndarray, list[Path]]:
-    """Encode the pictures that can be read; name each one that cannot on stderr and go on.
+def open_index(args: argparse.Namespace, model: Retriever) -> Index:
+    """Read the index, or make one of the folder's pictures; bad ones are named on stderr.
 
     Args:
-      retriever: the model.
-      paths: picture files.
-
-    Returns:
-      (float32[G, E], the G paths that were read).
+      args: see `parse`.
+      model: that encodes.
 
     Raises:
-      UserError: none can be read.
+      UserError: the index is of another model, or no picture can be read.
     """
-    read: list[Path] = []
-    skipped: list[str] = []
-
-    def attempt(path: Path) -> tuple[Path, Image.Image | None, str]:
-        try:
-            return path, load_image(path), ""
-        except UserError as error:
-            return path, None, str(error)
-
-    def pictures() -> Iterator[Image.Image]:
-        for number, (path, image, problem) in enumerate(ordered_map(attempt, paths), 1):
-            if number % 500 == 0:
-                print(f"{number} of {len(paths)} pictures read", file=sys.stderr)
-            if image is None:
-                skipped.append(problem)
-            else:
-                read.append(path)
-                yield image
-
-    z = retriever.encode_pictures(pictures(), len(paths))
-    if not read:
-        more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
-        raise UserError(f"no picture could be read: {skipped[0]}{more}")
-    for problem in skipped:
-        print(f"skipped: {problem}", file=sys.stderr)
-    if skipped:
-        print(f"{len(skipped)} of {len(paths)} files skipped", file=sys.stderr)
-    return z, read
+    if args.index:
+        return Index.load(args.index, model)
+    paths = find_images(args.images)
+    index = Index.build(model, paths, progress=len(paths) > QUIET)
+    failures = list(index.failed.values())
+    if not len(index):
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        raise UserError(f"no picture could be read: {failures[0].reason}{more}")
+    for failure in failures:
+        print(f"skipped: {failure.reason}", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} of {len(paths)} files skipped", file=sys.stderr)
+    return index
 
 
-def search_folder(retriever: Retriever, waves: list[np.ndarray], folder, k: int) -> list[Found]:
-    """Rank a folder's pictures for each spoken query.
+def find(index: Index, queries: list, of: str, k: int, rerank: int) -> list[list[Hit]]:
+    """Rank an index's items for each query.
 
     Args:
-      retriever: the model.
-      waves: float32[N] each, mono, 16 kHz.
-      folder: holds the pictures.
+      index: to be searched.
+      queries: recordings or pictures, as `Index.search` takes them.
+      of: 'image' or 'speech', what is searched for.
       k: how many to return; more than there are means all, and is said on stderr.
-
-    Returns:
-      One `Found` per query.
+      rerank: how many are re-ranked; 0 for none.
 
     Raises:
-      UserError: no picture can be read.
+      UserError: the index holds nothing of that kind.
     """
-    paths = find_images(folder)
-    z_s = retriever.encode_waves(waves, len(waves))
-    z_i, paths = encode_folder(retriever, paths)
-    if k > len(paths):
-        print(f"-k {k}: there are only {len(paths)} pictures, all are shown", file=sys.stderr)
-        k = len(paths)
-    order, scores = best_first(z_s, z_i, k)
-    return [
-        Found([paths[i] for i in row], values.tolist())
-        for row, values in zip(order, scores, strict=True)
-    ]
+    gallery = index.images if of == "image" else index.recordings
+    what = "pictures" if of == "image" else "recordings"
+    if not len(gallery):
+        raise UserError(f"the index holds no {what}; index a folder that does")
+    if k > len(gallery):
+        print(f"-k {k}: there are only {len(gallery)} {what}, all are shown", file=sys.stderr)
+        k = len(gallery)
+    return index.search(queries, k, rerank=max(rerank, k) if rerank else 0, of=of)
 
 
 def read_truth(path: str) -> dict[str, str]:
@@ -196,29 +161,98 @@ def text_beside(query: str) -> str:
     return beside.read_text(errors="replace").strip() if beside.is_file() else ""
 
 
-def report(queries: list[str], waves: list[np.ndarray], found: list[Found], truth: dict) -> list:
-    """Print the ranked files and return the rows of the grid.
+def show_pictures(index: Index, queries: list[str], waves, found, truth: dict) -> list[Row]:
+    """Print what recordings found and return the rows of the grid.
 
     Args:
+      index: that was searched.
       queries: paths of the recordings.
       waves: their samples.
-      found: what each of them found.
+      found: `Hit`s of each.
       truth: see `read_truth`.
-
-    Returns:
-      `grid.Row`s.
     """
     rows = []
-    for query, wave, result in zip(queries, waves, found, strict=True):
+    for query, wave, hits in zip(queries, waves, found, strict=True):
         text, right = text_beside(query), truth.get(Path(query).name)
         print(f"{query} ({len(wave) / SAMPLE_RATE:.1f} s){': ' + text if text else ''}")
-        hits = []
-        for rank, (path, score) in enumerate(zip(result.paths, result.scores, strict=True), 1):
+        cells = []
+        for rank, hit in enumerate(hits, 1):
+            path = index.path_of(hit.id)
             mark = "  <- right" if path.name == right else ""
-            print(f"{rank:>4}  {score:6.3f}  {path}{mark}")
-            hits.append(Hit(thumbnail(load_image(path)), score, path.name == right))
-        rows.append(Row(Path(query).name, text, hits))
+            print(f"{rank:>4}  {_score(hit)}  {path}{mark}")
+            cells.append(Cell(thumbnail(load_image(path)), hit.score, path.name == right))
+        rows.append(Row(Path(query).name, text, cells))
     return rows
+
+
+def show_recordings(index: Index, queries: list[str], found: list[list[Hit]]) -> None:
+    """Print what pictures found, with the text beside each recording."""
+    for query, hits in zip(queries, found, strict=True):
+        print(query)
+        for rank, hit in enumerate(hits, 1):
+            path = index.path_of(hit.id)
+            text = text_beside(str(path))
+            print(f"{rank:>4}  {_score(hit)}  {path}{': ' + text if text else ''}")
+
+
+def _score(hit: Hit) -> str:
+    return f"{hit.score:6.3f}" + ("" if hit.match is None else f"  {hit.match:+6.2f}")
+
+
+def as_json(index: Index, queries: list[str], found: list[list[Hit]]) -> str:
+    """Return one JSON object: what each query found."""
+    return json.dumps(
+        [
+            {
+                "query": query,
+                "hits": [hit._asdict() | {"path": str(index.path_of(hit.id))} for hit in hits],
+            }
+            for query, hits in zip(queries, found, strict=True)
+        ]
+    )
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Read the options of `sir-jax search`.
+
+    Raises:
+      UserError: a value that cannot be.
+    """
+    parser = argparse.ArgumentParser(prog="sir-jax search", description=__doc__, allow_abbrev=False)
+    queries = parser.add_mutually_exclusive_group(required=True)
+    queries.add_argument(
+        "--query", action="append", help="a recording: find pictures; repeat it for several"
+    )
+    queries.add_argument(
+        "--picture", action="append", help="a picture: find recordings; needs --index"
+    )
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--index", help="a folder that `sir-jax index` wrote")
+    where.add_argument("--images", help="a folder of pictures; folders in it are searched too")
+    model = parser.add_mutually_exclusive_group()
+    add_model(model)
+    model.add_argument("--workdir", default="", help="where `sir-jax train` wrote")
+    parser.add_argument("-k", type=int, default=5, help="results per query (default 5)")
+    parser.add_argument(
+        "--rerank", type=int, default=0, metavar="N",
+        help="order the N best anew by the matching head; at least k (default 0: none)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print JSON; draw no grid")
+    parser.add_argument("--out", default="grid.png", help="the picture grid (default grid.png)")
+    parser.add_argument("--which", default="best", choices=("best", "last"), help="checkpoint")
+    parser.add_argument(
+        "--truth", default="", help="JSON {query file name: picture file name}: green frames"
+    )
+    add_batch_size(parser, "pictures")
+    args = parser.parse_args(argv)
+    for option, value, least in (
+        ("-k", args.k, 1), ("--batch_size", args.batch_size, 1), ("--rerank", args.rerank, 0),
+    ):  # fmt: skip
+        if value < least:
+            raise UserError(f"{option} is {value}; give {least} or more")
+    if args.picture and not args.index:
+        raise UserError("--picture finds recordings: give --index, of a folder that holds some")
+    return args
 
 
 def main(argv: list[str]) -> int:
@@ -228,31 +262,27 @@ def main(argv: list[str]) -> int:
       argv: the arguments after the verb.
 
     Raises:
-      UserError: a query, the folder, the workdir or an option cannot be used.
+      UserError: a query, the folder, the index, the model or an option cannot be used.
     """
-    parser = argparse.ArgumentParser(prog="sir-jax search", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--workdir", required=True, help="where `sir-jax train` wrote")
-    parser.add_argument(
-        "--query", required=True, action="append", help="a recording; repeat it for several"
-    )
-    parser.add_argument("--images", required=True, help="a folder; folders in it are searched too")
-    parser.add_argument("-k", type=int, default=5, help="pictures per query (default 5)")
-    parser.add_argument("--out", default="grid.png", help="the picture grid (default grid.png)")
-    parser.add_argument("--which", default="best", choices=("best", "last"), help="checkpoint")
-    parser.add_argument(
-        "--truth", default="", help="JSON {query file name: picture file name}: green frames"
-    )
-    parser.add_argument("--batch_size", type=int, default=32)
-    args = parser.parse_args(argv)
-    for option, value in (("-k", args.k), ("--batch_size", args.batch_size)):
-        if value < 1:
-            raise UserError(f"{option} is {value}; give 1 or more")
-    check_out(Path(args.out))
+    args = parse(argv)
+    grid = args.query and not args.json
+    if grid:
+        check_out(Path(args.out))
     truth = read_truth(args.truth)
-    waves = read_queries(args.query)
-    find_images(args.images)  # before the model is loaded
-    retriever = Retriever.load(args.workdir, args.which, args.batch_size)
-    found = search_folder(retriever, waves, args.images, args.k)
-    out = save_picture(draw_grid(report(args.query, waves, found, truth)), args.out)
-    print(f"picture grid: {out}")
+    waves = read_queries(args.query or [])
+    pictures = [load_image(path) for path in args.picture or []]
+    if args.images:
+        find_images(args.images)  # before the model is loaded
+    model = Retriever.load(args.workdir or args.model, args.which, args.batch_size)
+    index = open_index(args, model)
+    names = args.query or args.picture
+    queries = [(wave, SAMPLE_RATE) for wave in waves] if args.query else pictures
+    found = find(index, queries, "image" if args.query else "speech", args.k, args.rerank)
+    if args.json:
+        print(as_json(index, names, found))
+    elif args.picture:
+        show_recordings(index, names, found)
+    else:
+        rows = show_pictures(index, names, waves, found, truth)
+        print(f"picture grid: {save_picture(draw_grid(rows), args.out)}")
     return 0

@@ -150,7 +150,7 @@ def _new_manifest(modality: str, found: dict, cfg, split: Split, batch_size: int
     return {
         "key": key_of(found),
         "identity": found,
-        "initialised_from": cfg.init[modality] or f"random, seed {cfg.seed}",
+        "initialised_from": cfg.init.model or cfg.init[modality] or f"random, seed {cfg.seed}",
         "dtype": "bfloat16",
         "records": len(whole.sizes),
         "states": whole.states,

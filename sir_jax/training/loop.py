@@ -39,6 +39,7 @@ from sir_jax.training.interrupt import Interrupt, Interrupted
 from sir_jax.training.metrics import MetricWriter, Progress, say
 from sir_jax.training.objective import frozen_patterns, fusion_tasks, has_teacher, queue_size
 from sir_jax.training.optimizer import make_optimizer
+from sir_jax.training.release import start_from
 from sir_jax.training.state import (
     TrainState,
     check_param_patterns,
@@ -219,12 +220,14 @@ def describe_objective(loss_cfg) -> str:
 def create_state(cfg, init: Callable, shardings: TrainState) -> TrainState:
     """Create the state at step 0 already sharded, with pretrained encoders where config says."""
     state = jax.jit(init, out_shardings=shardings)(jax.random.key(cfg.seed))
-    if cfg.init.speech or cfg.init.image or cfg.init.fusion:
+    if any(cfg.init.values()):
         # The optimiser's state does not depend on the parameters' values.
         from sir_jax.pretrained import load_encoders
 
+        # `init.model` was not there before there were retrievers to go on from.
+        load = start_from if cfg.init.get("model") else load_encoders
         params = jax.tree.map(
-            lambda new, old: new.astype(old.dtype), load_encoders(cfg, state.params), state.params
+            lambda new, old: new.astype(old.dtype), load(cfg, state.params), state.params
         )
         state = state.replace(params=jax.tree.map(distributed.place, params, shardings.params))
         if state.ema_params is not None:

@@ -48,9 +48,10 @@ def test_tables_have_one_row_per_value():
     assert len(RELATION_PHRASES) == len(RELATIONS)
 
 
-def test_level_one_caption_tells_the_whole_scene_in_few_words():
+@pytest.mark.parametrize("level", ["one", "among"])  # others beside it are not spoken of
+def test_caption_tells_all_of_one_object_in_few_words(level):
     rng = np.random.default_rng(0)
-    for scene in draw_scenes("one", "train", 2000, seed=0):
+    for scene in draw_scenes(level, "train", 2000, seed=0):
         text = caption_text(scene, rng)
         thing = scene.objects[0]
         expected = (thing.shape, thing.colour, thing.size, thing.place, scene.background)

@@ -30,7 +30,7 @@ def test_command_of_a_name_makes_that_name():
 @pytest.mark.parametrize(
     "fields, message",
     [
-        ({"level": "hard"}, "level 'hard' is unknown; choose one of one, two, several"),
+        ({"level": "hard"}, "level 'hard' is unknown; choose one of one, among, two, several"),
         ({"voices": 3}, "voices is 3; choose a number from 12 to 144"),
         ({"train_images": 0}, "train_images is 0; choose a number from 1"),
         ({"image_size": 8}, "image_size is 8; choose a number from 32"),

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sir_jax.data.builders.spoken_scenes.render import _OUTLINES, _RGB, encode_png, render
+from sir_jax.data.builders.spoken_scenes.render import (
+    _OUTLINES,
+    _RGB,
+    encode_png,
+    object_masks,
+    render,
+)
 from sir_jax.data.builders.spoken_scenes.scenes import (
     BACKGROUNDS,
     COLOURS,
@@ -118,3 +124,21 @@ def test_objects_of_crowded_scenes_do_not_hide_each_other():
         ]
         for a, b in itertools.combinations(alone, 2):
             assert (a & b).sum() < 0.06 * min(a.sum(), b.sum())
+
+
+def test_masks_tell_which_pixels_show_which_object():
+    red = SceneObject(shape=1, colour=COLOURS.index("red"), size=2, place=0)
+    blue = SceneObject(shape=0, colour=COLOURS.index("blue"), size=0, place=8)
+    scene = Scene("two", (red, blue), 0, BACKGROUNDS.index("dotted"))
+    masks, picture = object_masks(scene, 64, (0, 1, 2)), pixels(scene, 64, (0, 1, 2))
+    assert masks.shape == (2, 64, 64) and not (masks[0] & masks[1]).any()
+    for mask, thing, corner in zip(masks, (red, blue), (0, 64), strict=True):
+        rows, columns = np.nonzero(mask)
+        assert abs(rows.mean() - corner) < 24 and abs(columns.mean() - corner) < 24
+        # Most of an object is its fill; the rest is its edge.
+        far = np.abs(picture[mask] - _RGB[COLOURS[thing.colour]]).max(axis=1)
+        assert np.median(far) < 12
+    # Large against small: as their radii.
+    ratio = masks[0].sum() / masks[1].sum()
+    assert 3 < ratio < 7
+    assert object_masks(dataclasses.replace(scene, objects=()), 64, (0, 1, 2)).shape == (0, 64, 64)

@@ -1,5 +1,6 @@
 """Scenes: counts, splits that never mix, distinct draws, minimal pairs."""
 
+import collections
 import dataclasses
 
 import numpy as np
@@ -29,6 +30,8 @@ def test_counts_by_hand():
     assert count_scenes("two") == count_scenes("compositional") == 132 * 90 * 9 * 2 * 4
     three, four = 1320 * 84 * 30**3, 11_880 * 126 * 30**4
     assert count_scenes("several") == 4 * (three + four)
+    # Beside each thing of 120 looks: 8 places x 119 other looks x 3 sizes, or 28 pairs of places.
+    assert count_scenes("among") == 12_960 * (1 + 8 * 119 * 3 + 28 * 119 * 118 * 9)
 
 
 def test_split_table_is_frozen():
@@ -110,6 +113,20 @@ def test_objects_of_a_crowded_scene_have_places_and_shapes_of_their_own():
         assert count in (3, 4)
         assert len({o.place for o in scene.objects}) == count
         assert len({o.shape for o in scene.objects}) == count
+
+
+def test_named_object_decides_the_split_and_is_like_no_other():
+    counts = collections.Counter()
+    for scene in draw_scenes("among", "test", 600, seed=0):
+        named, *others = scene.objects
+        alone = Scene("one", (named,), -1, scene.background)
+        assert signature(scene) == signature(alone)
+        assert split_of(alone) == "test"
+        assert len({(o.shape, o.colour) for o in scene.objects}) == len(scene.objects)
+        assert len({o.place for o in scene.objects}) == len(scene.objects)
+        assert others == sorted(others, key=lambda o: o.place)
+        counts[len(scene.objects)] += 1
+    assert set(counts) == {1, 2, 3} and min(counts.values()) > 150
 
 
 def test_splits_have_their_shares():

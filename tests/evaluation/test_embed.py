@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from sir_jax.data.audio import load_audio
-from sir_jax.data.image import load_image
+from sir_jax.data.image import ImageSpec, load_image, preprocess_image
 from sir_jax.errors import UserError
 from sir_jax.evaluation.embed import embed_images, embed_speech, embed_split, windows
 from sir_jax.training.sharding import make_mesh
@@ -29,6 +29,11 @@ def pictures(count):
         Image.fromarray(rng.integers(0, 255, (h, w, 3), dtype=np.uint8))
         for w, h in itertools.islice(itertools.cycle(sizes), count)
     ]
+
+
+def ready(images, cfg):
+    spec = ImageSpec.from_config(cfg.data)
+    return [preprocess_image(image, spec) for image in images]
 
 
 def test_windows_cover_the_clip_and_the_last_is_right_aligned():
@@ -87,12 +92,12 @@ def test_loudness_and_offset_do_not_matter_where_waves_are_normalised(tiny):
 
 def test_images_keep_their_order_in_any_batch(tiny):
     cfg, model, params = tiny
-    images = pictures(7)
-    z = embed_images(model, params, iter(images), cfg.data, batch_size=3)
+    images = ready(pictures(7), cfg)
+    z = embed_images(model, params, iter(images), batch_size=3)
     assert z.shape == (7, 32) and z.dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1, atol=1e-6)
     for image, row in zip(images, z, strict=True):
-        alone = embed_images(model, params, [image], cfg.data, batch_size=1)
+        alone = embed_images(model, params, [image], batch_size=1)
         np.testing.assert_allclose(alone[0], row, atol=TOLERANCE)
     assert np.abs(z[0] - z[1]).max() > 1e-3
 
@@ -100,19 +105,19 @@ def test_images_keep_their_order_in_any_batch(tiny):
 def test_nothing_in_nothing_out(tiny):
     cfg, model, params = tiny
     assert embed_speech(model, params, [], cfg.data, 4).shape == (0, 32)
-    assert embed_images(model, params, [], cfg.data, 4).shape == (0, 32)
+    assert embed_images(model, params, [], 4).shape == (0, 32)
 
 
 def test_the_same_on_a_mesh(tiny):
     cfg, model, params = tiny
-    waves, images = [noise(n) for n in (1600, 3200, 40, 900, 5000)], pictures(5)
+    waves, images = [noise(n) for n in (1600, 3200, 40, 900, 5000)], ready(pictures(5), cfg)
     expected = embed_speech(model, params, waves, cfg.data, 4)
-    expected_i = embed_images(model, params, images, cfg.data, 4)
+    expected_i = embed_images(model, params, images, 4)
     mesh = make_mesh(ConfigDict(dict(data=2, fsdp=4, tensor=1)))
     spread = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     z = embed_speech(model, spread, waves, cfg.data, 4)  # 4 rows become 8, one a device
     np.testing.assert_allclose(z, expected, atol=TOLERANCE)
-    z = embed_images(model, spread, images, cfg.data, 4)
+    z = embed_images(model, spread, images, 4)
     np.testing.assert_allclose(z, expected_i, atol=TOLERANCE)
 
 
@@ -124,7 +129,7 @@ def test_split_rows_belong_to_their_ids(tiny, memory_split):
     np.testing.assert_array_equal(z.caption_ids, [1, 2, 3, 5, 8, 9, 70])
     np.testing.assert_array_equal(z.speech_image_ids, [40, 30, 40, 10, 30, 40, 40])
     for row, record in enumerate(split.records):
-        alone = embed_images(model, params, [load_image(record.image)], cfg.data, 1)
+        alone = embed_images(model, params, ready([load_image(record.image)], cfg), 1)
         np.testing.assert_allclose(z.image[row], alone[0], atol=TOLERANCE)
         for caption in record.captions:
             place = list(z.caption_ids).index(caption.caption_id)

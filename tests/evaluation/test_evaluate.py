@@ -16,6 +16,7 @@ from sir_jax.evaluation.rerank import format_reranked
 from sir_jax.models import build_model
 from sir_jax.training.checkpoint import Checkpoints
 from sir_jax.training.optimizer import make_optimizer
+from sir_jax.training.release import write_release
 from sir_jax.training.state import init_state
 
 
@@ -62,6 +63,17 @@ def test_table_and_json_hold_what_the_library_computes(run, capsys):
     assert metrics.table() in out and corpus.name in out
     assert written["metrics"]["s2i_gallery"] == 6 and written["metrics"]["i2s_gallery"] == 12
     assert written["metrics"]["s2i_chance_r1"] == pytest.approx(1 / 6)
+
+
+def test_a_release_has_the_runs_numbers(run, tmp_path, capsys):
+    workdir, data_dir, cfg, corpus, params = run
+    options = [f"--data_dir={data_dir}", "--batch_size=5", "--json"]
+    assert cli.main(["evaluate", f"--workdir={workdir}", *options]) == 0
+    wanted = json.loads(capsys.readouterr().out)
+    write_release(tmp_path / "release", cfg, params, "mine", "float32", {}, "")
+    assert cli.main(["evaluate", f"--model={tmp_path / 'release'}", *options]) == 0
+    assert json.loads(capsys.readouterr().out) == wanted
+    assert wanted["corpus"] == wanted["trained_on"] == corpus.name
 
 
 def test_folds_are_the_mean_of_their_own_evaluations(run, capsys):
@@ -147,7 +159,7 @@ def test_a_config_from_before_there_were_losses_cannot_be_reranked(run, tiny, ca
         (["--fold_images=7"], "has 6 images, not the 7 of one fold"),
         (["--rerank=-1"], "--rerank is -1"),
         (["--rerank=5"], "loss.sim.weight is 0"),
-        (["--workdir=nothing/here"], "no checkpoints"),
+        (["--workdir=nothing/here"], "is no folder; give"),
     ],
 )
 def test_mistakes_get_one_line(run, more, message, capsys, tmp_path, monkeypatch):

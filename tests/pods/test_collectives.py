@@ -91,6 +91,30 @@ def test_one_that_is_cut_up_counts_once(mesh):
     assert len(read_collectives(text, mesh)) == 1
 
 
+@pytest.mark.parametrize(("start", "times"), [("main", 1), ("body", 24), ("", 24)])
+def test_one_under_way_runs_as_often_as_it_is_started(mesh, start, times):
+    begin = '  ROOT %c = f32[64]{0} custom-call(%g), custom_call_target="AsyncCollectiveStart"'
+    text = """%body (p: f32[8]) -> f32[8] {
+  %g.1 = f32[64]{0} all-gather(%p), channel_id=7, replica_groups=[1,8]<=[8]
+BODY
+}
+
+%cond (p: f32[8]) -> pred[] {
+  %n = s32[]{:T(128)} constant(24)
+}
+
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %g.2 = f32[64]{0} all-gather(%p), channel_id=7, replica_groups=[1,8]<=[8]
+MAIN
+  %w = f32[8]{0} while(%p), condition=%cond, body=%body
+}
+""".replace("BODY", begin if start == "body" else "").replace(
+        "MAIN", begin if start == "main" else ""
+    )
+    (one,) = read_collectives(text, mesh)
+    assert one.times == times
+
+
 def test_one_device_alone_sends_nothing(mesh):
     line = "  %g = f32[64]{0} all-reduce(%p), channel_id=1, replica_groups=[8,1]<=[8]\n}\n"
     assert read_collectives(HEAD + line, mesh) == []

@@ -346,4 +346,5 @@ def test_a_shrunk_config_starts_from_nothing():
     cfg = base_config("tiny", "tiny")
     assert cfg.init.fusion == ""
     cfg.init.fusion = "google-bert/bert-base-uncased"
-    assert shrink(cfg).init.to_dict() == dict(speech="", image="", fusion="")
+    cfg.init.model = "spoken-scenes"
+    assert shrink(cfg).init.to_dict() == dict(speech="", image="", fusion="", model="")

@@ -12,6 +12,7 @@ from PIL import Image
 from sir_jax.base_config import base_config
 from sir_jax.models import build_model
 from sir_jax.training.checkpoint import Checkpoints
+from sir_jax.training.objective import fusion_tasks
 from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.state import init_state
 
@@ -30,22 +31,36 @@ def tiny_config():
     return c
 
 
-@pytest.fixture(scope="session")
-def workdir(tmp_path_factory) -> Path:
-    """Return a workdir whose only checkpoint holds random parameters."""
-    cfg, folder = tiny_config(), tmp_path_factory.mktemp("run")
+def save_run(cfg, folder: Path, seed: int = 0) -> Path:
+    """Leave a workdir whose only checkpoint holds random parameters."""
     init = functools.partial(
         init_state,
-        model=build_model(cfg.model),
+        model=build_model(cfg.model, fusion_tasks(cfg.loss)),
         tx=make_optimizer(cfg.optim, cfg.train.steps),
         cfg=cfg,
     )
     checkpoints = Checkpoints(folder)
     checkpoints.note_evaluation(3, {"val/mean_r1": 0.5})
-    checkpoints.save(jax.jit(init)(jax.random.key(0)), 3, cfg)
+    checkpoints.save(jax.jit(init)(jax.random.key(seed)), 3, cfg)
     checkpoints.wait()
     checkpoints.close()
     return folder
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory) -> Path:
+    """Return a workdir of a model that cannot match."""
+    return save_run(tiny_config(), tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="session")
+def matching_workdir(tmp_path_factory) -> Path:
+    """Return a workdir of all terms: teacher, queue, matching and denoising."""
+    cfg = tiny_config()
+    cfg.model.fusion.update(layers=2, width=32, heads=2, mlp_width=64, init_std=32**-0.5)
+    cfg.loss.sic.queue = 8
+    cfg.loss.sim.weight = cfg.loss.cmd.weight = 1.0
+    return save_run(cfg, tmp_path_factory.mktemp("matching"), seed=1)
 
 
 @pytest.fixture
@@ -75,6 +90,43 @@ def tone(samples: int, rate: int = 16_000) -> np.ndarray:
     return 0.3 * np.sin(2 * np.pi * 440 * time) + 0.1 * np.sin(2 * np.pi * 1330 * time)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tone():
     return tone
+
+
+@pytest.fixture(scope="session")
+def page_root(tmp_path_factory) -> Path:
+    """Return a folder of nine pictures and five recordings, one picture a link that leads out."""
+    rng, root = np.random.default_rng(1), tmp_path_factory.mktemp("page") / "root"
+    outside = root.parent / "outside.png"
+    (root / "pictures").mkdir(parents=True)
+    (root / "speech").mkdir()
+    names = [*(f"pictures/{n}.png" for n in range(6)), "pictures/a b#?%41.png", "pictures/ü.jpg"]
+    for path in [*(root / name for name in names), outside]:
+        noise = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8))
+        noise.resize((600, 450), Image.Resampling.BICUBIC).save(path)
+    (root / "pictures" / "link.png").symlink_to(outside)
+    for number in range(5):
+        wave = tone(12_000 + 3_000 * number) * rng.uniform(0.2, 1, 12_000 + 3_000 * number)
+        soundfile.write(root / "speech" / f"{number}.flac", wave, 16_000)
+    return root
+
+
+@pytest.fixture(scope="session")
+def page_engine(page_root, matching_workdir):
+    """Return the page's engine over an index of `page_root`."""
+    from sir_jax.retrieval.index import Index
+    from sir_jax.retrieval.page.engine import Engine
+    from sir_jax.retrieval.retriever import Retriever
+
+    model = Retriever.load(matching_workdir)
+    return Engine(model, Index.build(model, page_root))
+
+
+@pytest.fixture(scope="session")
+def serve_page():
+    """Return a context manager that serves an engine and gives the server's address."""
+    from sir_jax.retrieval.page.screenshots import served
+
+    return served

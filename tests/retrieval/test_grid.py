@@ -20,7 +20,7 @@ def centre(row, rank):
 def test_each_picture_is_in_its_row_and_rank():
     colors = [["red", "blue", "lime"], ["black", "yellow", "cyan"]]
     rows = [
-        grid.Row("q.wav", "words", [grid.Hit(plain(color), 0.5) for color in line])
+        grid.Row("q.wav", "words", [grid.Cell(plain(color), 0.5) for color in line])
         for line in colors
     ]
     picture = grid.draw_grid(rows)
@@ -30,7 +30,7 @@ def test_each_picture_is_in_its_row_and_rank():
 
 
 def test_only_the_right_picture_has_a_green_frame():
-    hits = [grid.Hit(plain("red"), 0.9), grid.Hit(plain("red"), 0.8, right=True)]
+    hits = [grid.Cell(plain("red"), 0.9), grid.Cell(plain("red"), 0.8, right=True)]
     picture = grid.draw_grid([grid.Row("q.wav", "", hits)])
     green = ImageColor.getrgb(grid.RIGHT)
     found = []
@@ -49,7 +49,7 @@ def test_any_shape_fits_its_cell(size):
 
 
 def test_rows_of_different_length_and_none_at_all():
-    rows = [grid.Row("a", "", [grid.Hit(plain("red"), -1.0)] * n) for n in (1, 4, 0)]
+    rows = [grid.Row("a", "", [grid.Cell(plain("red"), -1.0)] * n) for n in (1, 4, 0)]
     picture = grid.draw_grid(rows)
     assert picture.getpixel(centre(1, 4)) == (255, 0, 0)
     assert picture.getpixel(centre(0, 2)) == (255, 255, 255)
@@ -68,7 +68,7 @@ def test_words_are_wrapped_cut_and_ended():
 
 def test_names_of_any_alphabet_are_drawn():
     name = "r\u00f6ter \u041a\u0440\u0443\u0433 \u5186 \U0001f534.wav"
-    picture = grid.draw_grid([grid.Row(name, name, [grid.Hit(plain("red"), 0.1)])])
+    picture = grid.draw_grid([grid.Row(name, name, [grid.Cell(plain("red"), 0.1)])])
     words = np.asarray(picture)[:, : grid.TEXT_WIDTH]
     assert (words < 128).any()
 

@@ -2,13 +2,14 @@
 
 import io
 
+import jax
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
 
 from sir_jax.errors import UserError
-from sir_jax.retrieval.retriever import Retriever, best_first
+from sir_jax.retrieval.retriever import Retriever
 
 
 @pytest.fixture(scope="module")
@@ -72,16 +73,19 @@ def test_no_items_give_no_rows(retriever):
 
 
 def test_missing_checkpoint(tmp_path):
-    with pytest.raises(UserError, match="no checkpoints"):
+    with pytest.raises(UserError, match="nor checkpoints"):
         Retriever.load(tmp_path)
 
 
-def test_best_first_equals_a_sort_and_keeps_equal_scores_in_order():
-    rng = np.random.default_rng(0)
-    z_q, z_g = rng.integers(-2, 3, (6, 4)), rng.integers(-2, 3, (50, 4))
-    order, scores = best_first(z_q.astype(np.float32), z_g.astype(np.float32), 7)
-    for row, q in enumerate(z_q):
-        exact = [int(q @ g) for g in z_g]
-        expected = sorted(range(50), key=lambda j: (-exact[j], j))[:7]
-        assert order[row].tolist() == expected
-        assert scores[row].tolist() == [exact[j] for j in expected]
+def test_several_devices_give_the_vectors_of_one(matching_workdir, folder, query, make_tone):
+    one = Retriever.load(matching_workdir, batch_size=4)
+    four = Retriever(one.cfg, one.params, batch_size=4, devices=jax.devices()[:4])
+    assert len(jax.tree.leaves(four.params)[0].sharding.device_set) == 4
+    assert four.fingerprint == one.fingerprint
+    clips = [query, (make_tone(60_000), 16_000), (make_tone(9_000), 16_000)]
+    pictures = [folder / "b.png", folder / "a.jpg", folder / "d.bmp"]
+    np.testing.assert_allclose(four.encode_speech(clips), one.encode_speech(clips), atol=1e-5)
+    np.testing.assert_allclose(four.encode_image(pictures), one.encode_image(pictures), atol=1e-5)
+    np.testing.assert_allclose(four.match(clips, pictures), one.match(clips, pictures), atol=1e-4)
+    shares = [model.attention(query, pictures[0]).by_patch for model in (one, four)]
+    np.testing.assert_allclose(shares[0], shares[1], atol=1e-3)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,8 +146,44 @@ def test_options_that_cannot_be_used(workdir, folder, query, tmp_path, more, mes
     assert message in error_of(capsys, search(workdir, query, folder, tmp_path, *more))
 
 
+def test_an_index_answers_both_ways(matching_workdir, folder, query, tmp_path, capsys):
+    (folder / "query.wav").write_bytes(query.read_bytes())
+    (folder / "query.txt").write_text("a tone")
+    index, model = f"--index={tmp_path / 'index'}", f"--workdir={matching_workdir}"
+    made = ["index", f"--model={matching_workdir}", f"--folder={folder}", f"--out={index[8:]}"]
+    assert cli.main(made) == 0
+    capsys.readouterr()
+    assert cli.main(["search", index, model, f"--query={query}", "--json", "--rerank=6"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["query"] == str(query) and len(found["hits"]) == 5
+    matches = [hit["match"] for hit in found["hits"]]
+    keys = [hit["score"] / 0.07 + hit["match"] for hit in found["hits"]]
+    assert keys == sorted(keys, reverse=True)
+    assert all(folder / hit["id"] == Path(hit["path"]) for hit in found["hits"])
+    retriever = Retriever.load(matching_workdir)
+    again = retriever.match([query], [hit["path"] for hit in found["hits"]])
+    np.testing.assert_allclose(matches, again, atol=1e-4)
+    assert cli.main(["search", index, model, f"--picture={folder / 'b.png'}", "-k=1"]) == 0
+    assert re.search(r"   1  [ -]\d\.\d+  \S*query\.wav: a tone\n", capsys.readouterr().out)
+
+
+def test_an_index_of_another_model(matching_workdir, workdir, folder, query, tmp_path, capsys):
+    made = ["index", f"--model={matching_workdir}", f"--folder={folder}"]
+    assert cli.main([*made, f"--out={tmp_path / 'index'}"]) == 0
+    capsys.readouterr()
+    options = [f"--index={tmp_path / 'index'}", f"--workdir={workdir}", f"--query={query}"]
+    line = error_of(capsys, cli.main(["search", *options]))
+    names = (matching_workdir, workdir)
+    assert all(Retriever.load(name).fingerprint[:8] in line for name in names)
+
+
+def test_recordings_are_found_in_an_index_only(workdir, folder, capsys):
+    options = [f"--workdir={workdir}", f"--images={folder}", f"--picture={folder / 'b.png'}"]
+    assert "give --index" in error_of(capsys, cli.main(["search", *options]))
+
+
 def test_a_folder_without_a_run(folder, query, tmp_path, capsys):
-    assert "no checkpoints" in error_of(capsys, search(tmp_path, query, folder, tmp_path))
+    assert "nor checkpoints" in error_of(capsys, search(tmp_path, query, folder, tmp_path))
 
 
 def test_out_in_a_file(workdir, folder, query, tmp_path, capsys):

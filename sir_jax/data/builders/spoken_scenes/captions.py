@@ -1,7 +1,8 @@
 """What is said of a scene: phrases, templates and the words they can contain.
 
-Level `one` names every attribute that tells scenes apart. Level `compositional` chooses template
-and phrases by the pair, so the n-th captions of both members consist of exactly the same words.
+Level `one` names every attribute that tells scenes apart, `among` those of its first object. Level
+`compositional` chooses template and phrases by the pair, so the n-th captions of both members
+consist of exactly the same words.
 """
 
 import dataclasses
@@ -107,6 +108,7 @@ def _caption_several(scene: Scene, rng: np.random.Generator) -> str:
 
 _BY_LEVEL = {
     "one": _caption_one,
+    "among": _caption_one,
     "two": _caption_pair,
     "several": _caption_several,
     "compositional": _caption_pair,

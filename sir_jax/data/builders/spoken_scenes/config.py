@@ -6,7 +6,7 @@ import re
 from sir_jax.data.builders.spoken_scenes.voices import MAX_VOICES, MIN_VOICES
 from sir_jax.errors import UserError
 
-LEVELS = ("one", "two", "several", "compositional")
+LEVELS = ("one", "among", "two", "several", "compositional")
 SPLITS = ("train", "val", "test")
 
 _NAME = re.compile(

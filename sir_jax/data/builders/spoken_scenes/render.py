@@ -5,7 +5,9 @@ tilt, shade, phase of the background) come from a seed and are never spoken of.
 """
 
 import io
+import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -178,15 +180,36 @@ def render(scene: Scene, size: int, looks: tuple[int, ...]) -> Image.Image:
     Returns:
       An RGB picture, size x size.
     """
+    *_, picture = _stages(scene, size, looks)
+    return picture.reduce(SUPERSAMPLE)
+
+
+def object_masks(scene: Scene, size: int, looks: tuple[int, ...]) -> np.ndarray:
+    """Tell which pixels of `render`'s picture show each object.
+
+    Args:
+      scene, size, looks: as `render` is given them.
+
+    Returns:
+      bool[objects, size, size], in the order of `scene.objects`.
+    """
+    stages = [np.asarray(stage.reduce(SUPERSAMPLE)) for stage in _stages(scene, size, looks)]
+    changed = [(a != b).any(axis=-1) for a, b in itertools.pairwise(stages)]
+    return np.stack(changed) if changed else np.zeros((0, size, size), bool)
+
+
+def _stages(scene: Scene, size: int, looks: tuple[int, ...]) -> Iterator[Image.Image]:
+    """Yield the background, and the picture after each object, supersampled."""
     side = size * SUPERSAMPLE
     rng = np.random.default_rng([2, *looks])
     picture = Image.new("RGB", (side, side))
     draw = ImageDraw.Draw(picture)
     _draw_background(draw, BACKGROUNDS[scene.background], side, rng)
+    yield picture
     scale = _CROWDED if len(scene.objects) > 2 else 1.0
     for thing in scene.objects:
         _draw_object(draw, thing, scale, side, rng)
-    return picture.reduce(SUPERSAMPLE)
+        yield picture
 
 
 def encode_png(picture: Image.Image) -> bytes:

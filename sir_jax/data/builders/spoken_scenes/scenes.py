@@ -3,6 +3,7 @@
 A scene's split is a fixed hash of its canonical signature, so a test scene of one corpus is never
 a training scene of another, whatever their seeds. Scenes of two objects that differ only in which
 attribute belongs to which object share a signature, in the levels `two` and `compositional` alike.
+Of level `among`, the signature is that of the named object alone, as in level `one`.
 """
 
 import dataclasses
@@ -59,7 +60,8 @@ class Scene:
 
     Attributes:
       level: the level it was drawn for.
-      objects: one to four things; of two, the first is the left or the upper one.
+      objects: one to four things; of two in a relation, the first is the left or the upper one;
+        of level `among`, the first is the one that captions name.
       relation: index into RELATIONS of the first object to the second, -1 without a relation.
       background: index into BACKGROUNDS.
       swap: index into SWAPS for a member of a minimal pair, else -1.
@@ -75,7 +77,8 @@ class Scene:
 def signature(scene: Scene) -> tuple:
     """Return the canonical signature that decides a scene's split."""
     if scene.relation < 0:
-        things = tuple(sorted(dataclasses.astuple(o) for o in scene.objects))
+        named = scene.objects[:1] if scene.level == "among" else scene.objects
+        things = tuple(sorted(dataclasses.astuple(o) for o in named))
         return (len(things), things, scene.background)
     return (
         "pair",
@@ -152,10 +155,30 @@ def _draw_several(rng: np.random.Generator) -> Scene:
     return Scene("several", objects, -1, int(rng.integers(len(BACKGROUNDS))))
 
 
+def _draw_among(rng: np.random.Generator) -> Scene:
+    count = int(rng.integers(1, 4))
+    places = rng.choice(len(PLACES), count, replace=False)
+    # Two things alike in shape and colour would leave open which one is meant.
+    looks = rng.choice(len(SHAPES) * len(COLOURS), count, replace=False)
+    sizes = rng.integers(len(SIZES), size=count)
+    named, *others = (
+        SceneObject(int(look) // len(COLOURS), int(look) % len(COLOURS), int(z), int(place))
+        for look, z, place in zip(looks, sizes, places, strict=True)
+    )
+    others.sort(key=lambda thing: thing.place)
+    return Scene("among", (named, *others), -1, int(rng.integers(len(BACKGROUNDS))))
+
+
 def count_scenes(level: str) -> int:
     """Return the number of distinct scenes of a level, all splits together."""
     if level == "one":
         return math.prod(map(len, (SHAPES, COLOURS, SIZES, PLACES, BACKGROUNDS)))
+    if level == "among":
+        looks = len(SHAPES) * len(COLOURS)
+        return count_scenes("one") * sum(
+            math.comb(len(PLACES) - 1, n) * math.perm(looks - 1, n) * len(SIZES) ** n
+            for n in range(3)
+        )
     if level == "several":
         looks = len(COLOURS) * len(SIZES)
         return len(BACKGROUNDS) * sum(
@@ -200,9 +223,11 @@ def draw_scenes(level: str, split: str, count: int, seed: int) -> list[Scene]:
     if level == "one":
         members = _members(split)
         return [members[i] for i in rng.permutation(len(members))[:count]]
+    draws = {"among": _draw_among, "several": _draw_several}
+    draw = draws.get(level, functools.partial(_draw_two, level=level))
     drawn: dict[tuple, Scene] = {}
     while len(drawn) < count:
-        scene = _draw_several(rng) if level == "several" else _draw_two(rng, level)
+        scene = draw(rng)
         group = (scene, swapped(scene)) if level == "compositional" else (scene,)
         # Two pairs may not share a member either, however they were swapped.
         keys = [(member.objects, member.relation, member.background) for member in group]

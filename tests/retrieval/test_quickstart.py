@@ -1,4 +1,4 @@
-"""The `demo` verb, with its real stages at toy size."""
+"""The `quickstart` verb, with its real stages at toy size."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from PIL import Image
 
 from sir_jax import cli
 from sir_jax.data.corpus import INDEX_DTYPE
-from sir_jax.retrieval import demo
+from sir_jax.retrieval import quickstart
 
 CONFIG = """
 from sir_jax.base_config import base_config
@@ -35,18 +35,18 @@ def get_config(arg=""):
 """
 
 
-def run_demo(tmp_path, *more):
+def run_quickstart(tmp_path, *more):
     config = tmp_path / "toy.py"
     config.write_text(CONFIG)
     return cli.main(
-        ["demo", f"--workdir={tmp_path / 'run'}", f"--data_dir={tmp_path / 'data'}",
+        ["quickstart", f"--workdir={tmp_path / 'run'}", f"--data_dir={tmp_path / 'data'}",
          f"--config={config}", *more]
     )  # fmt: skip
 
 
 @pytest.mark.slow
 def test_every_stage_runs_and_a_second_run_uses_what_is_there(tmp_path, capfd):
-    assert run_demo(tmp_path) == 0
+    assert run_quickstart(tmp_path) == 0
     out = capfd.readouterr().out
     commands = [line.split()[2] for line in out.splitlines() if line.startswith("$ sir-jax")]
     assert commands == ["data", "train", "evaluate", "search"]
@@ -70,27 +70,27 @@ def test_every_stage_runs_and_a_second_run_uses_what_is_there(tmp_path, capfd):
     assert str(folder / "grid.png") in end and "evaluate" in end
 
     steps = (tmp_path / "run" / "metrics.jsonl").read_text()
-    assert run_demo(tmp_path) == 0
+    assert run_quickstart(tmp_path) == 0
     again = capfd.readouterr().out
     assert end.split("\n\n")[0] == again[again.rindex(end[:20]) :].split("\n\n")[0]
     assert (tmp_path / "run" / "metrics.jsonl").read_text() == steps
 
     # Another config's workdir is refused before anything is made.
-    assert run_demo(tmp_path, "--config.optim.learning_rate=0.5") == 2
+    assert run_quickstart(tmp_path, "--config.optim.learning_rate=0.5") == 2
     refused = capfd.readouterr()
     assert "optim.learning_rate" in refused.err and "$ sir-jax" not in refused.out
 
 
 def test_mistakes_are_found_before_anything_is_made(tmp_path, capfd):
-    assert run_demo(tmp_path, "--config.train.stepz=3") == 2
+    assert run_quickstart(tmp_path, "--config.train.stepz=3") == 2
     assert "train.steps" in capfd.readouterr().err
-    assert run_demo(tmp_path, "--config.data.corpus=places/one") == 2
+    assert run_quickstart(tmp_path, "--config.data.corpus=places/one") == 2
     assert "places/one" in capfd.readouterr().err
     assert not (tmp_path / "data").exists()
 
 
-def test_a_failing_stage_ends_the_demo_with_its_status(capfd):
-    stages = demo.Stages()
+def test_a_failing_stage_ends_it_with_its_status(capfd):
+    stages = quickstart.Stages()
     assert stages.run("search", ["search", "--workdir=none", "--query=none.wav", "--images=."]) == 2
     captured = capfd.readouterr()
     assert "search ended with status 2" in captured.err and captured.err.count("\n") == 3
@@ -104,7 +104,7 @@ def test_a_signal_reaches_the_verb_once(signum, status, tmp_path, capfd):
     timer = threading.Timer(0.7, os.kill, (os.getpid(), signum))
     timer.start()
     try:
-        assert demo.run_verb(["evaluate", f"--workdir={tmp_path}"]) == status
+        assert quickstart.run_verb(["evaluate", f"--workdir={tmp_path}"]) == status
     finally:
         timer.join()
     assert signal.getsignal(signum) == before
@@ -129,22 +129,22 @@ class VoicedSplit:
 def test_queries_are_of_different_images_and_voices():
     split = VoicedSplit([[f"v{(row * 3 + slot) % 7}" for slot in range(3)] for row in range(9)])
     for seed in range(20):
-        chosen = demo.choose_queries(split, 5, seed)
+        chosen = quickstart.choose_queries(split, 5, seed)
         speakers = {split.rows[q.row][q.slot] for q in chosen}
         assert len(chosen) == len({q.row for q in chosen}) == len(speakers) == 5
         assert all(
             q.image_id == 100 + q.row and q.caption_id == 10 * q.row + q.slot for q in chosen
         )
-    assert demo.choose_queries(split, 5, 0) == demo.choose_queries(split, 5, 0)
-    assert demo.choose_queries(split, 5, 0) != demo.choose_queries(split, 5, 1)
+    assert quickstart.choose_queries(split, 5, 0) == quickstart.choose_queries(split, 5, 0)
+    assert quickstart.choose_queries(split, 5, 0) != quickstart.choose_queries(split, 5, 1)
 
 
 def test_voices_repeat_only_where_there_are_too_few():
-    chosen = demo.choose_queries(VoicedSplit([["a", "b"]] * 5), 5)
+    chosen = quickstart.choose_queries(VoicedSplit([["a", "b"]] * 5), 5)
     assert len({q.row for q in chosen}) == 5
-    assert len(demo.choose_queries(VoicedSplit([["a"]] * 3), 5)) == 3
+    assert len(quickstart.choose_queries(VoicedSplit([["a"]] * 3), 5)) == 3
 
 
 def test_config_file_is_the_one_of_the_repository():
-    args, train = demo.parse([])
+    args, train = quickstart.parse([])
     assert Path(args.config) == Path("configs/demo.py") and "--workdir=runs/demo" in train

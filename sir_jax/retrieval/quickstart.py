@@ -1,4 +1,4 @@
-"""The `demo` verb: corpus, training, evaluation and a spoken search, each by its own verb.
+"""The `quickstart` verb: corpus, training, evaluation and a spoken search, each by its own verb.
 
 What is there already is used again, so a second run, or one after an interrupt, goes on.
 """
@@ -127,7 +127,7 @@ def _image_name(image_id: int) -> str:
 
 
 class Stages:
-    """Run the stages in order, timing each; the first that fails ends the demo."""
+    """Run the stages in order, timing each; the first that fails ends it all."""
 
     def __init__(self):
         self.seconds: dict[str, float] = {}
@@ -140,7 +140,7 @@ class Stages:
           arguments: the verb and its options.
 
         Returns:
-          0, or the exit status that the demo ends with.
+          0, or the exit status that the quickstart ends with.
         """
         start = time.monotonic()
         status = run_verb(arguments)
@@ -148,7 +148,7 @@ class Stages:
         if status:
             # 2 is a mistake of the user's, which the verb has explained.
             hint = "" if status == 2 else "; the same command goes on from there"
-            print(f"\nsir-jax demo: {name} ended with status {status}{hint}", file=sys.stderr)
+            print(f"\nsir-jax quickstart: {name} ended with status {status}{hint}", file=sys.stderr)
         # A negative status is the signal that ended the process: the shell's 128 + number.
         return status if status >= 0 else 128 - status
 
@@ -159,7 +159,7 @@ class Stages:
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Read the options; what is not the demo's own goes to `sir-jax train`.
+    """Read the options; what is not the quickstart's own goes to `sir-jax train`.
 
     Args:
       argv: the arguments after the verb.
@@ -168,7 +168,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
       (options, the arguments of `sir-jax train`).
     """
     parser = argparse.ArgumentParser(
-        prog="sir-jax demo", description=__doc__, allow_abbrev=False,
+        prog="sir-jax quickstart", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="--config.any.field=value is passed on to `sir-jax train`.",
     )  # fmt: skip
@@ -182,7 +182,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(argv: list[str]) -> int:
-    """Run `sir-jax demo`.
+    """Run `sir-jax quickstart`.
 
     Args:
       argv: the arguments after the verb.

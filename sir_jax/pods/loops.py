@@ -1,0 +1,156 @@
+"""How much more a program moves than its text shows, because a loop's body runs many times.
+
+XLA's own count of bytes takes a loop's body once, however often it runs. The instructions' bytes
+are counted here both ways, once and by turns; the ratio of the two corrects XLA's figure.
+"""
+
+import dataclasses
+import functools
+import re
+
+from sir_jax.pods.collectives import KINDS, array_bytes, computations, turns
+
+# They move nothing: names for what is there, or the end of what was counted at its start.
+_FREE = frozenset(
+    ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
+     "after-all", "partition-id", "replica-id", "iota", "opt-barrier")
+)  # fmt: skip
+_INSTRUCTION = re.compile(r"^\s*(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = (?P<rest>.*)$")
+_NAME = re.compile(r"%([\w.\-]+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+    root: bool
+    name: str
+    op: str
+    bytes: int
+    operands: tuple[str, ...]
+    calls: str
+    place: int  # of a parameter
+
+
+def loop_factor(hlo: str) -> float:
+    """Return the bytes that a program's instructions move, over the same with each loop run once.
+
+    Args:
+      hlo: text of the compiled program.
+    """
+    bodies = _parse(hlo)
+    times = turns(hlo)
+    called = {one.calls for body in bodies.values() for one in body.values() if one.calls}
+    reads = functools.lru_cache(maxsize=None)(lambda *key: _reads(bodies, *key))
+    once = by_turns = 0
+    for name, body in bodies.items():
+        if name in called:
+            continue  # counted where it is called
+        moved = sum(_moved(bodies, body, one, reads) for one in body.values())
+        once += moved
+        by_turns += moved * times.get(name, 1)
+    return by_turns / once if once else 1.0
+
+
+def _moved(bodies, body: dict[str, _Instruction], one: _Instruction, reads) -> int:
+    if one.op in _FREE or one.op.endswith("-done"):
+        return 0
+    if one.op in ("dynamic-slice", "slice", "gather"):
+        return 2 * one.bytes
+    if one.op == "dynamic-update-slice":
+        return 2 * _size(body, one.operands[1])
+    if one.calls in bodies:
+        read = sum(
+            min(reads(one.calls, place), _size(body, name))
+            for place, name in enumerate(one.operands)
+        )
+        return read + _written(bodies, one)
+    return one.bytes + sum(_size(body, name) for name in one.operands)
+
+
+def _reads(bodies, computation: str, place: int) -> int:
+    """Return the bytes that a fused computation reads of one of its parameters."""
+    body = bodies[computation]
+    names = {one.name for one in body.values() if one.op == "parameter" and one.place == place}
+    total = 0
+    for one in body.values():
+        if not names & set(one.operands):
+            continue
+        if one.op == "bitcast":
+            names.add(one.name)
+        elif one.op in ("dynamic-slice", "slice", "gather"):
+            total += one.bytes
+        elif one.op == "dynamic-update-slice" and one.operands[0] in names:
+            pass  # in place: what is not updated is not read
+        elif one.op == "tuple" or one.op in KINDS:
+            pass  # handed on, to a collective that is under way meanwhile
+        elif one.calls in bodies:
+            read = sum(
+                _reads(bodies, one.calls, k) for k, name in enumerate(one.operands) if name in names
+            )
+            total += read
+            if not read:
+                names.add(one.name)  # a fusion of nothing but a bitcast
+        else:
+            return 1 << 62
+    return total
+
+
+def _written(bodies, one: _Instruction) -> int:
+    """Return the bytes that a fusion writes: of an update in place, the update's."""
+    body = bodies[one.calls]
+    root = next((inner for inner in body.values() if inner.root), None)
+    if root is None:
+        return one.bytes
+    if root.op == "tuple":
+        made = (body[name] for name in root.operands if name in body)
+        return sum(_update(body, inner) for inner in made if inner.op not in ("parameter", *KINDS))
+    return _update(body, root)
+
+
+def _update(body: dict[str, _Instruction], one: _Instruction) -> int:
+    return _size(body, one.operands[1]) if one.op == "dynamic-update-slice" else one.bytes
+
+
+def _size(body: dict[str, _Instruction], name: str) -> int:
+    return body[name].bytes if name in body else 0
+
+
+def _parse(hlo: str) -> dict[str, dict[str, _Instruction]]:
+    found: dict[str, dict[str, _Instruction]] = {}
+    for computation, line in computations(hlo):
+        match = _INSTRUCTION.match(line)
+        if match:
+            one = _instruction(match)
+            found.setdefault(computation, {})[one.name] = one
+    return found
+
+
+def _instruction(match: re.Match) -> _Instruction:
+    kind, rest = _split_type(match["rest"])
+    op, _, tail = rest.partition("(")
+    inside = tail[: _closing(tail)]
+    calls = re.search(r"calls=%?([\w.\-]+)", tail)
+    return _Instruction(
+        root=bool(match["root"]),
+        name=match["name"],
+        op=op,
+        bytes=array_bytes(kind),
+        operands=tuple(_NAME.findall(inside)),
+        calls=calls[1] if calls else "",
+        place=int(inside) if op == "parameter" else -1,
+    )
+
+
+def _split_type(text: str) -> tuple[str, str]:
+    """Cut an instruction behind its type, which a tuple's parentheses hold together."""
+    end = 1 + _closing(text[1:]) + 1 if text.startswith("(") else text.index(" ")
+    return text[:end], text[end:].lstrip()
+
+
+def _closing(text: str) -> int:
+    """Return where the parenthesis closes that was opened just before a text."""
+    depth = 1
+    for place, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if not depth:
+            return place
+    return len(text)

@@ -1,0 +1,1 @@
+"""The local page of `sir-jax demo`: a server, its decoders, and what the browser gets."""

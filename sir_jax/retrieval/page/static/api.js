@@ -1,0 +1,43 @@
+// The server's answers; a refusal is an Error whose message is the server's one line.
+
+async function ask(path, options) {
+  let answer;
+  try {
+    answer = await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("the server does not answer; is sir-jax demo still running?");
+  }
+  const body = await answer.json().catch(() => ({ error: `the server answers ${answer.status}` }));
+  if (!answer.ok) throw new Error(body.error);
+  return body;
+}
+
+export const info = () => ask("/api/info");
+
+export function search(query, k, rerank, signal) {
+  const form = new FormData();
+  form.append("k", String(k));
+  form.append("rerank", rerank ? "1" : "0");
+  form.append(query.kind, query.blob, query.name);
+  return ask("/api/search", { method: "POST", body: form, signal });
+}
+
+export function explain(token, id) {
+  const headers = { "content-type": "application/json" };
+  return ask("/api/explain", { method: "POST", headers, body: JSON.stringify({ token, id }) });
+}
+
+// A name on disk may hold half a surrogate pair, which no address can.
+const spelled = (id) => (id.isWellFormed?.() ?? true ? id : id.toWellFormed());
+const part = (id) => spelled(id).split("/").map(encodeURIComponent).join("/");
+
+export const pictureUrl = (id) => `/api/picture/${part(id)}`;
+export const thumbnailUrl = (id) => `/api/picture/${part(id)}?size=thumbnail`;
+export const recordingUrl = (id) => `/api/recording/${part(id)}`;
+
+// base64 of little-endian float32.
+export function floats(text) {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  return new Float32Array(bytes.buffer);
+}

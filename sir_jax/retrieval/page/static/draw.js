@@ -1,0 +1,148 @@
+// Everything that is painted on a canvas; colours come from the style sheet.
+
+// The canvas's context in CSS pixels, cleared, sharp on dense screens.
+export function sheet(canvas) {
+  const { width, height } = canvas.getBoundingClientRect();
+  const ratio = window.devicePixelRatio || 1;
+  canvas.width = Math.max(1, Math.round(width * ratio));
+  canvas.height = Math.max(1, Math.round(height * ratio));
+  const ink = canvas.getContext("2d");
+  ink.scale(ratio, ratio);
+  return { ink, width, height };
+}
+
+export const colour = (name) =>
+  getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+
+const BAR = 3; // a bar and the gap after it, pixels
+
+// The largest of the values that fall on each of `bars` columns.
+function columns(values, bars) {
+  const out = new Float32Array(bars);
+  for (let i = 0; i < bars; i++) {
+    const start = Math.floor((i * values.length) / bars);
+    const end = Math.max(start + 1, Math.floor(((i + 1) * values.length) / bars));
+    for (let j = start; j < end && j < values.length; j++) out[i] = Math.max(out[i], values[j]);
+  }
+  return out;
+}
+
+function bars(ink, left, middle, tall, width, peaks, paint) {
+  const count = Math.max(1, Math.floor(width / BAR));
+  const loudest = Math.max(0.05, ...peaks);
+  columns(peaks, count).forEach((peak, i) => {
+    const half = Math.max(1, (peak / loudest) * tall);
+    ink.fillStyle = paint((i + 0.5) / count);
+    ink.fillRect(left + i * BAR, middle - half, BAR - 1, 2 * half);
+  });
+}
+
+// A recording, whole; `played` is the share that was heard.
+export function wave(canvas, peaks, played = 0) {
+  const { ink, width, height } = sheet(canvas);
+  if (!peaks.length) {
+    ink.fillStyle = colour("line");
+    ink.fillRect(0, height / 2 - 0.5, width, 1);
+    return;
+  }
+  const [ahead, behind] = [colour("accent"), colour("faint")];
+  const paint = (x) => (played && x > played ? behind : ahead);
+  bars(ink, 0, height / 2, height / 2 - 6, width, peaks, paint);
+}
+
+// The last seconds of a recording that goes on, newest at the right.
+export function live(canvas, peaks) {
+  const { ink, width, height } = sheet(canvas);
+  const count = Math.floor(width / BAR);
+  const recent = peaks.slice(-count);
+  ink.fillStyle = colour("live");
+  recent.forEach((peak, i) => {
+    const half = Math.max(1, Math.min(1, peak * 1.4) * (height / 2 - 6));
+    ink.fillRect((count - recent.length + i) * BAR, height / 2 - half, BAR - 1, 2 * half);
+  });
+}
+
+// Waveform and curve over one axis of time, the chosen stretch bright.
+// view: { peaks, curve [T], tint, from, to, at (or null), seconds }; times in seconds.
+export function timeline(canvas, view) {
+  const { ink, width, height } = sheet(canvas);
+  const x = (seconds) => (seconds / view.seconds) * width;
+  const [axis, tall] = [20, (height - 20) * 0.46];
+  const inside = (share) => share * view.seconds >= view.from && share * view.seconds <= view.to;
+
+  ink.fillStyle = colour("band");
+  ink.fillRect(x(view.from), 0, x(view.to) - x(view.from), height - axis);
+  const [speech, faint] = [colour("ink"), colour("faint")];
+  const middle = tall + (height - axis - tall) / 2 + 2;
+  bars(ink, 0, middle, (height - axis - tall) / 2 - 6, width, view.peaks, (share) => (inside(share) ? speech : faint));
+  area(ink, view.curve, width, tall, colour(view.tint));
+
+  ink.fillStyle = colour("soft");
+  ink.font = "11px system-ui, sans-serif";
+  const step = [0.5, 1, 2, 5, 10, 20, 60].find((each) => (each / view.seconds) * width > 48) ?? 120;
+  for (let time = 0; time <= view.seconds; time += step) {
+    ink.fillRect(x(time), height - axis, 1, 4);
+    ink.textAlign = time === 0 ? "left" : x(time) > width - 20 ? "right" : "center";
+    ink.fillText(`${+time.toFixed(1)} s`, x(time), height - 4);
+  }
+  ink.fillStyle = colour("accent");
+  for (const edge of [view.from, view.to]) {
+    ink.fillRect(Math.min(width - 2, Math.max(0, x(edge) - 1)), 0, 2, height - axis);
+  }
+  if (view.at !== null) {
+    ink.fillStyle = colour("live");
+    ink.fillRect(x(view.at) - 1, 0, 2, height - axis);
+  }
+}
+
+function area(ink, curve, width, tall, tint) {
+  const most = Math.max(1e-12, ...curve);
+  const top = (value) => tall - (value / most) * (tall - 6);
+  const trace = () => {
+    ink.moveTo(0, top(curve[0]));
+    curve.forEach((value, t) => ink.lineTo(((t + 0.5) / curve.length) * width, top(value)));
+    ink.lineTo(width, top(curve.at(-1)));
+  };
+  ink.beginPath();
+  trace();
+  ink.lineTo(width, tall);
+  ink.lineTo(0, tall);
+  ink.closePath();
+  ink.globalAlpha = 0.22;
+  ink.fillStyle = tint;
+  ink.fill();
+  ink.globalAlpha = 1;
+  ink.beginPath();
+  trace();
+  ink.strokeStyle = tint;
+  ink.lineWidth = 1.6;
+  ink.lineJoin = "round";
+  ink.stroke();
+}
+
+// Shade a picture where it is not looked at.
+// view: { shares [rows * cols], rows, cols, box: [left, top, right, bottom] as parts of the picture,
+// patch (or -1) }.
+export function map(canvas, view) {
+  const { ink, width, height } = sheet(canvas);
+  const [left, top, right, bottom] = view.box.map((side, i) => side * (i % 2 ? height : width));
+  const most = Math.max(1e-12, ...view.shares);
+  const small = new OffscreenCanvas(view.cols, view.rows);
+  const pixels = new ImageData(view.cols, view.rows);
+  view.shares.forEach((share, i) => {
+    // From nought, so that a look at everything alike is bright all over.
+    pixels.data.set([8, 8, 24, 255 * 0.88 * (1 - (share / most) ** 1.4)], 4 * i);
+  });
+  small.getContext("2d").putImageData(pixels, 0, 0);
+  ink.fillStyle = "rgba(8, 8, 24, 0.88)"; // what the model does not see
+  ink.fillRect(0, 0, width, height);
+  ink.clearRect(left, top, right - left, bottom - top);
+  ink.imageSmoothingQuality = "high";
+  ink.drawImage(small, left, top, right - left, bottom - top);
+  if (view.patch >= 0) {
+    const [w, h] = [(right - left) / view.cols, (bottom - top) / view.rows];
+    ink.strokeStyle = colour("patch");
+    ink.lineWidth = 2;
+    ink.strokeRect(left + (view.patch % view.cols) * w + 1, top + Math.floor(view.patch / view.cols) * h + 1, w - 2, h - 2);
+  }
+}

@@ -1,0 +1,240 @@
+// One pair, explained: the picture shaded where it is not looked at, and the speech below a curve.
+
+import * as api from "./api.js";
+import * as draw from "./draw.js";
+
+const get = (id) => document.getElementById(id);
+const STEPS = 1000; // of the two sliders that choose a stretch
+const EAR = 0.12; // seconds around what is heard, that the map shows while it plays
+
+export class Why {
+  // fail(error): shows an error on the page.
+  constructor(fail) {
+    this.fail = fail;
+    this.found = null;
+    this.sound = new Audio();
+    this.asked = 0;
+    const dialog = get("why");
+    get("why-close").addEventListener("click", () => dialog.close());
+    dialog.addEventListener("close", () => this.#stop());
+    dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+    get("play").addEventListener("click", () => (this.sound.paused ? this.#play() : this.#stop()));
+    get("whole").addEventListener("click", () => this.#choose(0, this.found.seconds));
+    get("no-patch").addEventListener("click", () => this.#pick(-1));
+    for (const id of ["from", "to"]) get(id).addEventListener("input", () => this.#slide(id));
+    this.#wireMap(get("map"));
+    this.#wireLine(get("line"));
+    const watch = new ResizeObserver(() => this.found && this.#draw());
+    watch.observe(get("map"));
+    watch.observe(get("line"));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.found && this.#draw());
+  }
+
+  // pair: { token, id, name, picture and sound (addresses), score, match }.
+  async open(pair) {
+    const asked = ++this.asked;
+    let found;
+    try {
+      found = await api.explain(pair.token, pair.id);
+    } catch (error) {
+      this.fail(error);
+      return;
+    }
+    if (asked !== this.asked) return;
+    for (const name of ["weights", "by_frame", "by_patch"]) found[name] = api.floats(found[name]);
+    found.frames = found.by_frame.length;
+    found.patches = found.rows * found.cols;
+    this.found = found;
+    const picture = get("map-picture");
+    picture.src = pair.picture;
+    picture.alt = `Picture of the pair: ${pair.name}`;
+    get("map-box").style.aspectRatio = `${found.width} / ${found.height}`;
+    this.sound.src = pair.sound;
+    get("why-name").textContent = pair.name.split("/").pop();
+    get("why-name").title = pair.name;
+    facts(get("why-facts"), pair, found);
+    [this.from, this.to, this.at, this.patch] = [0, found.seconds, null, -1];
+    await picture.decode().catch(() => {});
+    if (!get("why").open) get("why").showModal();
+    this.#pick(-1);
+    this.#choose(0, found.seconds);
+  }
+
+  // The patches' shares while [from, to) is heard; frames count by how much the match depends on
+  // them, as in Attention.during.
+  #shares(from, to) {
+    const { weights, by_frame, frames, patches, frame_seconds } = this.found;
+    const first = Math.min(Math.max(Math.floor(from / frame_seconds), 0), frames - 1);
+    const stop = Math.min(Math.max(Math.ceil(to / frame_seconds), first + 1), frames);
+    const out = new Float32Array(patches);
+    let total = 0;
+    for (let t = first; t < stop; t++) {
+      const share = by_frame[t] + 1e-12;
+      total += share;
+      for (let p = 0; p < patches; p++) out[p] += share * weights[t * patches + p];
+    }
+    return out.map((value) => value / total);
+  }
+
+  // When a patch is looked at.
+  #curve(patch) {
+    const { weights, frames, patches } = this.found;
+    return Float32Array.from({ length: frames }, (_, t) => weights[t * patches + patch]);
+  }
+
+  #choose(from, to) {
+    const { seconds } = this.found;
+    [this.from, this.to] = [Math.max(0, Math.min(from, to)), Math.min(seconds, Math.max(from, to))];
+    for (const id of ["from", "to"]) {
+      get(id).value = Math.round((this[id] / seconds) * STEPS);
+      get(`${id}-value`).textContent = `${this[id].toFixed(2)} s`;
+    }
+    this.#draw();
+  }
+
+  #pick(patch) {
+    this.patch = patch;
+    get("no-patch").disabled = patch < 0;
+    this.#draw();
+  }
+
+  #slide(id) {
+    const time = (get(id).value / STEPS) * this.found.seconds;
+    // One slider does not pass the other.
+    if (id === "from") this.#choose(Math.min(time, this.to), this.to);
+    else this.#choose(this.from, Math.max(time, this.from));
+  }
+
+  #draw() {
+    const { found, patch, at } = this;
+    const shares = at === null ? this.#shares(this.from, this.to) : this.#shares(at - EAR, at + EAR);
+    const box = found.box.map((side, i) => side / (i % 2 ? found.height : found.width));
+    draw.map(get("map"), { shares, rows: found.rows, cols: found.cols, box, patch });
+    const curve = patch < 0 ? found.by_frame : this.#curve(patch);
+    draw.timeline(get("line"), {
+      peaks: found.peaks, curve, tint: patch < 0 ? "accent" : "patch",
+      from: this.from, to: this.to, at, seconds: found.seconds,
+    });
+    get("curve-note").textContent = patch < 0
+      ? "Curve: how much the match depends on each stretch of speech"
+      : "Curve: how much each stretch of speech looks at the chosen patch";
+    get("curve-note").classList.toggle("of-patch", patch >= 0);
+    get("map-note").textContent = this.#note(shares);
+  }
+
+  #note(shares) {
+    const { found, patch } = this;
+    if (patch < 0) return `Shaded where it is not looked at, ${this.#when()}.`;
+    const curve = this.#curve(patch);
+    const best = (curve.indexOf(Math.max(...curve)) + 0.5) * found.frame_seconds;
+    const place = `row ${Math.floor(patch / found.cols) + 1}, column ${(patch % found.cols) + 1}`;
+    return `Patch in ${place}: ${(100 * shares[patch]).toFixed(1)} % of the look, ${this.#when()}; most at ${best.toFixed(2)} s.`;
+  }
+
+  #when() {
+    const whole = this.from <= 0 && this.to >= this.found.seconds;
+    return whole ? "over the whole clip" : `from ${this.from.toFixed(2)} to ${this.to.toFixed(2)} s`;
+  }
+
+  async #play() {
+    const { sound } = this;
+    // A stretch too short to hear is played with what is around it.
+    const end = Math.max(this.to, this.from + 0.05);
+    try {
+      sound.currentTime = this.from;
+      await sound.play();
+    } catch (error) {
+      if (error.name !== "AbortError") this.#unplayable(error);
+      return;
+    }
+    get("play").textContent = "◼ Stop";
+    const follow = () => {
+      if (sound.paused) return;
+      if (sound.ended || sound.currentTime >= end) {
+        this.#stop();
+        return;
+      }
+      this.at = sound.currentTime;
+      this.#draw();
+      requestAnimationFrame(follow);
+    };
+    sound.onended = () => this.#stop();
+    follow();
+  }
+
+  #unplayable(error) {
+    get("why").close();
+    this.fail(new Error(`the browser cannot play this recording (${error.message})`));
+  }
+
+  #stop() {
+    this.sound.pause();
+    this.at = null;
+    get("play").textContent = "▶ Play the stretch";
+    if (this.found) this.#draw();
+  }
+
+  #wireMap(canvas) {
+    canvas.addEventListener("click", (event) => {
+      const { box, width, height, rows, cols } = this.found;
+      const frame = canvas.getBoundingClientRect();
+      const x = ((event.clientX - frame.left) / frame.width) * width;
+      const y = ((event.clientY - frame.top) / frame.height) * height;
+      const col = Math.floor(((x - box[0]) / (box[2] - box[0])) * cols);
+      const row = Math.floor(((y - box[1]) / (box[3] - box[1])) * rows);
+      const inside = row >= 0 && row < rows && col >= 0 && col < cols;
+      const patch = inside ? row * cols + col : -1;
+      this.#pick(patch === this.patch ? -1 : patch);
+    });
+    canvas.addEventListener("keydown", (event) => {
+      const { rows, cols } = this.found;
+      const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+      if (move) {
+        const start = this.patch < 0 ? [Math.floor(rows / 2), Math.floor(cols / 2)] : [Math.floor(this.patch / cols) + move[0], (this.patch % cols) + move[1]];
+        const [row, col] = [Math.min(rows - 1, Math.max(0, start[0])), Math.min(cols - 1, Math.max(0, start[1]))];
+        this.#pick(row * cols + col);
+        event.preventDefault();
+      } else if (event.key === "Escape" && this.patch >= 0) {
+        this.#pick(-1);
+        event.preventDefault(); // the dialog stays open
+      }
+    });
+  }
+
+  #wireLine(canvas) {
+    let start = null;
+    const time = (event) => {
+      const frame = canvas.getBoundingClientRect();
+      return Math.min(1, Math.max(0, (event.clientX - frame.left) / frame.width)) * this.found.seconds;
+    };
+    canvas.addEventListener("pointerdown", (event) => {
+      start = time(event);
+      canvas.setPointerCapture(event.pointerId);
+      this.#choose(start, start);
+    });
+    canvas.addEventListener("pointermove", (event) => start !== null && this.#choose(start, time(event)));
+    for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => (start = null));
+  }
+}
+
+function facts(list, pair, found) {
+  const rows = [
+    ["similarity", pair.score?.toFixed(3) ?? "none"],
+    ["match", `${chance(found.score)} (log-odds ${found.score?.toFixed(2) ?? "none"})`],
+    ["patches", `${found.rows} × ${found.cols}`],
+  ];
+  list.replaceChildren(...rows.map(([name, value]) => {
+    const row = document.createElement("div");
+    for (const [tag, text] of [["dt", name], ["dd", value]]) {
+      row.append(Object.assign(document.createElement(tag), { textContent: text }));
+    }
+    return row;
+  }));
+}
+
+// Log-odds as a probability, never shown as certain.
+export function chance(odds) {
+  if (odds === null || odds === undefined) return "none";
+  const percent = 100 / (1 + Math.exp(-odds));
+  return percent > 99.9 ? "> 99.9 %" : percent < 0.1 ? "< 0.1 %" : `${percent.toFixed(1)} %`;
+}
