@@ -146,6 +146,8 @@ def _model_config(speech: str, image: str) -> ConfigDict:
     c.dtype = "float32"
     # Run the encoders' layers as a loop: compiles several times sooner, copies their parameters.
     c.scan = False
+    # 'cudnn': cuDNN's flash attention where there is an NVIDIA GPU, in bfloat16; 'xla' elsewhere.
+    c.attention = "xla"
     return c
 
 

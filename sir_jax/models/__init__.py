@@ -58,7 +58,7 @@ def build_model(cfg, tasks: tuple[str, ...] = ()) -> SpeechImageModel:
     Args:
       cfg: has `speech`, `image`, `head` and `fusion` (fields of their specs), `image_head` ('cls',
         or 'qformer' with the fields of its spec in `qformer`), `embed_width`, `init_temperature`,
-        `remat`, `dtype` ('float32' or 'bfloat16') and `scan`.
+        `remat`, `dtype` ('float32' or 'bfloat16'), `scan` and `attention`.
       tasks: what the fusion encoder is for, of `fusion.TASKS`; none, and there is none.
 
     Returns:
@@ -75,8 +75,9 @@ def build_model(cfg, tasks: tuple[str, ...] = ()) -> SpeechImageModel:
         init_temperature=cfg.init_temperature,
         remat=cfg.remat,
         dtype=jnp.dtype(cfg.dtype),
-        # Configs of runs from before it existed have no such field.
+        # Configs of runs from before they existed have no such fields.
         scan=bool(cfg.get("scan", False)),
+        attention=cfg.get("attention", "xla"),
     )
 
 

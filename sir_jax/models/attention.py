@@ -13,8 +13,13 @@ _GROUP_BYTES = 14 << 20
 _MAX_GROUPS = 16
 _ROW_BYTES = 1 << 30
 
+# Who computes `attend`: XLA what is written below; cuDNN's flash kernels, on NVIDIA GPUs.
+IMPLEMENTATIONS = ("xla", "cudnn")
 
-def attend(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+
+def attend(
+    q: Array, k: Array, v: Array, mask: Array | None, implementation: str = "xla"
+) -> Array:
     """Compute scaled dot-product attention with a float32 softmax.
 
     The division by the softmax's sum comes after the product with the values, and the backward
@@ -25,14 +30,38 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
       q: queries, [B, T, H, K].
       k: keys, [B, S, H, K].
       v: values, [B, S, H, K].
-      mask: True where a key may be attended to, [B, S]; None for all.
+      mask: True where a key may be attended to, [B, S]; None for all. cuDNN is told how many are
+        True: these must come first.
+      implementation: of `IMPLEMENTATIONS`; 'cudnn' wants bfloat16 and K a multiple of 8, and where
+        no NVIDIA GPU is at hand it is 'xla'.
 
     Returns:
-      [B, T, H, K] in the dtype of `v`. A row without a valid key gives the mean of its values.
+      [B, T, H, K] in the dtype of `v`. A row without a valid key gives the mean of its values; by
+      cuDNN, the first of them.
+
+    Raises:
+      ValueError: an unknown implementation.
     """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"{implementation!r} is none of {', '.join(IMPLEMENTATIONS)}")
+    if implementation == "cudnn" and jax.default_backend() == "gpu":
+        return _library(q, k, v, mask, "cudnn")
     q, bias = _scaled(q), _bias(mask)
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
     return jnp.swapaxes(_attention(q, k, v, bias), 1, 2)
+
+
+def _library(q: Array, k: Array, v: Array, mask: Array | None, implementation: str) -> Array:
+    """Attend by a kernel of `jax.nn.dot_product_attention`."""
+    b, t, s = *q.shape[:2], k.shape[1]
+    # By lengths: a mask would become a bias of size T x S.
+    lengths = jnp.full(b, s) if mask is None else jnp.maximum(mask.sum(axis=1), 1)
+    # JAX 0.10 takes cuDNN for one with a bias, and then refuses odd T and S in training.
+    q, k, v = (jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0))) for x in (q, k, v))
+    out = jax.nn.dot_product_attention(
+        q, k, v, key_value_seq_lengths=lengths.astype(jnp.int32), implementation=implementation
+    )
+    return out[:, :t]
 
 
 def attention_weights(q: Array, k: Array, mask: Array | None) -> Array:

@@ -53,6 +53,7 @@ class Fusion(nn.Module):
     spec: FusionSpec
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
+    implementation: str = "xla"  # of `attention.IMPLEMENTATIONS`
 
     def setup(self):
         spec = self.spec
@@ -65,7 +66,7 @@ class Fusion(nn.Module):
             spec.layers, self.remat, width=spec.width, heads=spec.heads,
             mlp_width=spec.mlp_width, activation=spec.activation, epsilon=spec.epsilon,
             dropout=spec.dropout, own=spec.self_attention, init_std=spec.init_std,
-            dtype=self.dtype,
+            dtype=self.dtype, implementation=self.implementation,
         )  # fmt: skip
 
     def __call__(

@@ -210,6 +210,7 @@ class Hubert(nn.Module):
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
     scan: bool = False  # see `run_blocks`
+    implementation: str = "xla"  # of `attention.IMPLEMENTATIONS`
 
     def setup(self):
         spec = self.spec
@@ -223,7 +224,7 @@ class Hubert(nn.Module):
         self.blocks = block_stack(
             spec.layers, self.remat, width=spec.width, heads=spec.heads, mlp_width=spec.mlp_width,
             activation=spec.activation, epsilon=spec.epsilon, norm_first=spec.norm_first,
-            dropout=spec.dropout, dtype=self.dtype,
+            dropout=spec.dropout, dtype=self.dtype, implementation=self.implementation,
         )  # fmt: skip
         self.drop = nn.Dropout(spec.dropout)
 

@@ -91,6 +91,7 @@ class Attention(nn.Module):
     heads: int
     dtype: jnp.dtype = jnp.float32
     init_std: float = INIT_STD
+    implementation: str = "xla"  # of `attention.IMPLEMENTATIONS`
 
     def setup(self):
         if self.width % self.heads:
@@ -113,7 +114,8 @@ class Attention(nn.Module):
         v = self.value(context).reshape(b, s, self.heads, -1)
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", "weights", attention_weights(q, k, mask))
-        return self.out(attend(q, k, v, mask).reshape(b, t, self.width))
+        x = attend(q, k, v, mask, self.implementation)
+        return self.out(x.reshape(b, t, self.width))
 
 
 class Mlp(nn.Module):
@@ -145,9 +147,12 @@ class Block(nn.Module):
     norm_first: bool
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    implementation: str = "xla"
 
     def setup(self):
-        self.attention = Attention(self.width, self.heads, self.dtype)
+        self.attention = Attention(
+            self.width, self.heads, self.dtype, implementation=self.implementation
+        )
         self.attention_norm = layer_norm(self.epsilon, self.dtype)
         self.mlp = Mlp(self.width, self.mlp_width, self.activation, self.dtype)
         self.mlp_norm = layer_norm(self.epsilon, self.dtype)
@@ -177,13 +182,15 @@ class CrossBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
     own: bool = True  # whether a token attends to its own stream
     init_std: float = INIT_STD
+    implementation: str = "xla"
 
     def setup(self):
+        fields = self.width, self.heads, self.dtype, self.init_std, self.implementation
         if self.own:
-            self.attention = Attention(self.width, self.heads, self.dtype, self.init_std)
+            self.attention = Attention(*fields)
             self.attention_norm = layer_norm(self.epsilon, self.dtype)
         if self.cross:
-            self.cross_attention = Attention(self.width, self.heads, self.dtype, self.init_std)
+            self.cross_attention = Attention(*fields)
             self.cross_attention_norm = layer_norm(self.epsilon, self.dtype)
         self.mlp = Mlp(self.width, self.mlp_width, self.activation, self.dtype, self.init_std)
         self.mlp_norm = layer_norm(self.epsilon, self.dtype)

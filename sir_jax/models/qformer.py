@@ -52,6 +52,7 @@ class QFormer(nn.Module):
     spec: QFormerSpec
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
+    implementation: str = "xla"  # of `attention.IMPLEMENTATIONS`
 
     def setup(self):
         spec = self.spec
@@ -61,7 +62,7 @@ class QFormer(nn.Module):
         self.blocks = cross_stack(
             spec.layers, self.remat, spec.cross_every, width=spec.width, heads=spec.heads,
             mlp_width=spec.mlp_width, activation=spec.activation, epsilon=spec.epsilon,
-            dropout=spec.dropout, dtype=self.dtype,
+            dropout=spec.dropout, dtype=self.dtype, implementation=self.implementation,
         )  # fmt: skip
         if spec.projection:
             self.projection = dense(spec.projection, self.dtype)

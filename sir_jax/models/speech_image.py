@@ -41,6 +41,7 @@ class SpeechHead(nn.Module):
     states: int
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
+    implementation: str = "xla"  # of `attention.IMPLEMENTATIONS`
 
     def setup(self):
         spec = self.spec
@@ -50,7 +51,7 @@ class SpeechHead(nn.Module):
         self.blocks = block_stack(
             spec.layers, self.remat, width=self.width, heads=spec.heads, mlp_width=spec.mlp_width,
             activation="gelu", epsilon=1e-5, norm_first=False, dropout=spec.dropout,
-            dtype=self.dtype,
+            dtype=self.dtype, implementation=self.implementation,
         )  # fmt: skip
         self.norm = layer_norm(1e-5, self.dtype)
 
@@ -94,6 +95,7 @@ class SpeechImageModel(nn.Module):
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
     scan: bool = False  # run the encoders' layers as a loop; see `layers.run_blocks`
+    attention: str = "xla"  # who computes it, of `attention.IMPLEMENTATIONS`
 
     def __post_init__(self):
         qformer = self.qformer_spec
@@ -118,22 +120,23 @@ class SpeechImageModel(nn.Module):
         return self.image_spec.width if self.image_has_cls else self.qformer_spec.width
 
     def setup(self):
-        self.speech = Hubert(self.speech_spec, self.remat, self.dtype, self.scan)
-        self.image = Vit(self.image_spec, self.remat, self.dtype, self.scan)
+        common = self.remat, self.dtype
+        self.speech = Hubert(self.speech_spec, *common, self.scan, self.attention)
+        self.image = Vit(self.image_spec, *common, self.scan, self.attention)
         self.speech_head = SpeechHead(
-            self.head_spec, self.speech_spec.width, 1 + self.speech_spec.layers, self.remat,
-            self.dtype,
+            self.head_spec, self.speech_spec.width, 1 + self.speech_spec.layers, *common,
+            self.attention,
         )  # fmt: skip
         self.speech_projection = dense(self.embed_width, self.dtype, use_bias=False)
         if self.qformer_spec:
-            self.image_head = QFormer(self.qformer_spec, self.remat, self.dtype)
+            self.image_head = QFormer(self.qformer_spec, *common, self.attention)
         else:
             self.image_projection = dense(self.embed_width, self.dtype, use_bias=False)
         self.temperature = self.param(
             "temperature", nn.initializers.constant(self.init_temperature), ()
         )
         if self.tasks:
-            self.fusion = Fusion(self.fusion_spec, self.remat, self.dtype)
+            self.fusion = Fusion(self.fusion_spec, *common, self.attention)
         if "match" in self.tasks:
             self.match_head = dense(2, self.dtype)
         if "denoise_speech" in self.tasks:

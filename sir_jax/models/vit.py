@@ -92,6 +92,7 @@ class Vit(nn.Module):
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
     scan: bool = False  # see `run_blocks`
+    implementation: str = "xla"  # of `attention.IMPLEMENTATIONS`
 
     def setup(self):
         spec = self.spec
@@ -105,7 +106,7 @@ class Vit(nn.Module):
         self.blocks = block_stack(
             spec.layers, self.remat, width=spec.width, heads=spec.heads, mlp_width=spec.mlp_width,
             activation=spec.activation, epsilon=spec.epsilon, norm_first=True,
-            dropout=spec.dropout, dtype=self.dtype,
+            dropout=spec.dropout, dtype=self.dtype, implementation=self.implementation,
         )  # fmt: skip
         self.post_norm = layer_norm(spec.epsilon, self.dtype)
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 from sir_jax.data.pipeline import BatchSpec
 from sir_jax.errors import UserError
 from sir_jax.losses.denoising import FORMS
+from sir_jax.models.attention import IMPLEMENTATIONS
 from sir_jax.models.layers import REMAT
 
 CONFIG_FILE = "config.json"
@@ -26,6 +27,7 @@ FREE_FIELDS = (
     "mesh.frozen_whole",
     "mesh.fsdp",
     "mesh.tensor",
+    "model.attention",
     "model.scan",
     "train.checkpoint_every",
     "train.compile_cache",
@@ -219,6 +221,7 @@ def check_config(cfg: ConfigDict) -> None:
         "model.image_head": ("cls", "qformer"),
         "model.dtype": ("float32", "bfloat16"),
         "model.remat": REMAT,
+        "model.attention": IMPLEMENTATIONS,
         "optim.frozen_dtype": ("float32", "bfloat16"),
         "model.fusion.query": ("speech", "image"),
         "loss.sim.mining": ("global", "shard"),
@@ -231,6 +234,11 @@ def check_config(cfg: ConfigDict) -> None:
         if fields[name] not in allowed:
             raise UserError(f"{name}={fields[name]!r} is none of {', '.join(allowed)}")
     check_loss(cfg.loss)
+    if cfg.model.attention == "cudnn" and cfg.model.dtype != "bfloat16":
+        raise UserError(
+            f"model.attention='cudnn' computes in bfloat16, and model.dtype={cfg.model.dtype!r}; "
+            "set model.dtype='bfloat16' or model.attention='xla'"
+        )
     if cfg.train.grad_accum > 1 and cfg.train.grad_cache > 1:
         raise UserError(
             f"train.grad_accum={cfg.train.grad_accum} and train.grad_cache={cfg.train.grad_cache}: "

@@ -73,7 +73,7 @@ def fingerprint(cfg, params: dict) -> str:
     """
     digest = hashlib.blake2b(digest_size=16)
     model, data = to_json(cfg.model), to_json(cfg.data)
-    for field in ("fusion", "remat", "scan", "init_temperature"):
+    for field in ("fusion", "remat", "scan", "attention", "init_temperature"):
         model.pop(field, None)
     plain = [model, {field: data[field] for field in _SEEN}]
     digest.update(json.dumps(plain, sort_keys=True).encode())
@@ -191,7 +191,7 @@ def write_release(
         raise UserError(f"--out {out} exists already; give another folder or remove it")
     leaves = {k: np.asarray(v) for k, v in leaf_paths(jax.device_get(strip(params))).items()}
     model, data = to_json(cfg.model), to_json(cfg.data)
-    model |= {"remat": "none", "scan": False}
+    model |= {"remat": "none", "scan": False, "attention": "xla"}
     fields = {
         "model": model,
         "data": {field: data[field] for field in _DATA},

@@ -1,0 +1,99 @@
+"""Attention by cuDNN, as far as a machine without a GPU can tell: what it is asked, and where."""
+
+import re
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax._src.cudnn import fused_attention_stablehlo
+
+from sir_jax.base_config import base_config
+from sir_jax.models import attention, build_model, init_params
+from sir_jax.models.attention import attend
+
+
+def rand(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Let programs be made for a GPU that is not there; they cannot be run."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91_000)
+
+
+@pytest.mark.parametrize("t, s", [(7, 9), (7, 8), (8, 9), (8, 8)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_library_is_asked_for_the_same(t, s, masked):
+    """Its own plain implementation takes the arguments that cuDNN's takes."""
+    q, k, v, d_out = (rand(4, n, 3, 8, seed=i) for i, n in enumerate((t, s, s, t)))
+    mask = np.arange(s)[None] < np.array([s, 1, 4, s - 1])[:, None] if masked else None
+
+    def value_and_grads(attend):
+        return jax.value_and_grad(lambda *qkv: (attend(*qkv, mask) * d_out).sum(), (0, 1, 2))(
+            q, k, v
+        )
+
+    ours = value_and_grads(attend)
+    theirs = value_and_grads(lambda *args: attention._library(*args, "xla"))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_without_a_gpu_it_is_computed_as_ever():
+    q, k, v = (rand(2, 5, 2, 8, seed=i) for i in range(3))
+    np.testing.assert_array_equal(attend(q, k, v, None, "cudnn"), attend(q, k, v, None))
+    with pytest.raises(ValueError, match="'flash' is none of xla, cudnn"):
+        attend(q, k, v, None, "flash")
+
+
+def all_heads(implementation, **fields):
+    """Return the gradient of everything that attends, lowered for CUDA, as text."""
+    c = base_config("base", "B/32").model
+    c.speech.update(width=32, layers=3, heads=2, mlp_width=64, conv_width=(16,) * 7, pos_kernel=16,
+                    pos_groups=4)  # fmt: skip
+    c.image.update(image_size=16, patch=8, width=32, layers=2, heads=2, mlp_width=64)
+    c.qformer.update(queries=3, width=32, layers=2, heads=2, mlp_width=64, projection=16)
+    c.head.update(layers=1, heads=2, mlp_width=64)
+    c.fusion.update(layers=2, width=32, heads=2, mlp_width=64)
+    c.update(image_head="qformer", embed_width=16, dtype="bfloat16", attention=implementation)
+    c.update(fields)
+    model = build_model(c, ("match",))
+    inputs = jnp.zeros((2, 8_000)), jnp.full(2, 8_000), jnp.zeros((2, 16, 16, 3))
+
+    def loss(params):
+        speech, image, _ = model.apply({"params": params}, *inputs)
+        match = model.apply({"params": params}, speech, image, method="match")
+        return (speech.embed * image.embed).sum() + match.sum()
+
+    params = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
+    traced = jax.jit(jax.grad(loss)).trace(params)
+    return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+
+# Speech 3, its head 1, image 2, the Q-Former's 2 and one that reads the image, fusion 2 x 2.
+@pytest.mark.parametrize("remat, forward", [("none", 13), ("full", 26)])
+def test_every_layer_asks_cudnn(gpu, remat, forward):
+    text = all_heads("cudnn", remat=remat)
+    assert Counter(re.findall(r"@(__cudnn\$\w+)", text)) == {
+        "__cudnn$fmhaSoftmax": forward, "__cudnn$fmhaSoftmaxBackward": 13,
+    }  # fmt: skip
+    assert not softmaxes(text)
+
+
+def test_none_asks_cudnn_unless_told_to(gpu):
+    text = all_heads("xla")
+    assert "__cudnn" not in text and len(softmaxes(text)) == 26
+
+
+def test_layers_as_a_loop_ask_cudnn(gpu):
+    text = all_heads("cudnn", scan=True)
+    assert "__cudnn$fmhaSoftmaxBackward" in text and not softmaxes(text)
+
+
+def softmaxes(text):
+    """Return the lines of a program that take the exponential of logits [B, H, T, S]."""
+    return re.findall(r"stablehlo\.exponential .*tensor<\d+x\d+x\d+x\d+xf32>", text)
