@@ -26,6 +26,7 @@ from sir_jax.benchmarks.flops import hubert_flops, vit_flops
 from sir_jax.benchmarks.timing import OtherLoad, Times, interleave
 from sir_jax.errors import UserError
 from sir_jax.models import HUBERT_VARIANTS, VIT_VARIANTS, HubertSpec, VitSpec, build_encoder
+from sir_jax.models.attention import IMPLEMENTATIONS
 from sir_jax.pretrained.load import family_of
 
 # name -> (spec, batch on CPU, batch on an accelerator)
@@ -107,9 +108,9 @@ def peer_functions(model, x: np.ndarray, compiled: bool) -> dict[str, Callable[[
     return functions
 
 
-def our_function(spec, params, x: np.ndarray, dtype: str) -> Callable:
+def our_function(spec, params, x: np.ndarray, dtype: str, attention: str) -> Callable:
     """Return params -> tokens, with the input on the device."""
-    module = build_encoder(spec, jnp.dtype(dtype))
+    module = build_encoder(spec, jnp.dtype(dtype), attention)
     args = (jnp.asarray(x),)
     if isinstance(spec, HubertSpec):
         args += (jnp.full((x.shape[0],), x.shape[1], jnp.int32),)
@@ -146,7 +147,7 @@ def bench_case(case: str, args: argparse.Namespace) -> list[Row]:
         model = make_peer(spec, args.dtype, folder)
         spec, params = pretrained.load(folder)
     params = jax.tree.map(lambda p: jnp.asarray(p, args.dtype), params)
-    ours = our_function(spec, params, x, args.dtype)
+    ours = our_function(spec, params, x, args.dtype, args.attention)
     peers = peer_functions(model, x, args.compile)
     _check_equal(ours(lambda f: f)(), peers["sdpa"], args.dtype, case)
 
@@ -229,6 +230,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=0, help="0: by machine")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each clip")
     parser.add_argument("--dtype", default="float32", choices=sorted(_TOLERANCE))
+    parser.add_argument("--attention", default="xla", choices=IMPLEMENTATIONS,
+                        help="ours; cudnn needs an NVIDIA GPU and --dtype=bfloat16")  # fmt: skip
     parser.add_argument("--backward", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True,
                         help="also time torch.compile, which compiles for minutes")  # fmt: skip
@@ -252,6 +255,11 @@ def main(argv: list[str]) -> int:
     args = parse_args(argv)
     # Both peers share one accelerator: JAX must not take it all.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if args.attention == "cudnn" and (jax.default_backend() != "gpu" or args.dtype != "bfloat16"):
+        raise UserError(
+            f"--attention=cudnn on {jax.default_backend()} in {args.dtype}: it needs an NVIDIA GPU "
+            "and --dtype=bfloat16"
+        )
     try:
         import torch
         import transformers
@@ -263,7 +271,8 @@ def main(argv: list[str]) -> int:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
     print(
         f"jax {jax.__version__} and torch {torch.__version__} on {jax.devices()[0].device_kind}, "
-        f"{len(os.sched_getaffinity(0))} cores, {args.dtype}; "
+        f"{len(os.sched_getaffinity(0))} cores, {args.dtype}, "
+        f"our attention by {args.attention}; "
         f"a large matrix product runs at {gemm_rate(args.dtype) / 1e9:.0f} GFLOP/s"
     )
     print("median seconds; ours/best below 1: we are faster than PyTorch's fastest variant")

@@ -22,7 +22,7 @@ from jax.sharding import NamedSharding
 from sir_jax.data.audio import load_audio, normalize_waveform
 from sir_jax.data.image import ImageSpec, load_image, preprocess_image
 from sir_jax.data.parallel import GROUP, ordered_map
-from sir_jax.training.distributed import place
+from sir_jax.training.distributed import place, run_together
 from sir_jax.training.interrupt import give_way
 from sir_jax.training.sharding import BATCH_SPEC, batch_sharding, replicated
 
@@ -240,7 +240,8 @@ def _encoded(model, params, method: str, batches: Callable, batch_size: int, kee
     rows = -(-batch_size // parts) * parts
     encode = jit_encode(model, method, keep is not None, whole)
     started = (
-        (numbers, encode(params, *place(inputs, split))) for numbers, inputs in batches(rows)
+        (numbers, run_together(encode, params, *place(inputs, split)))
+        for numbers, inputs in batches(rows)
     )
     for numbers, (vectors, *features) in fetched(started):
         give_way()

@@ -12,7 +12,7 @@ from sir_jax.evaluation.embed import fetched, placement
 from sir_jax.evaluation.tokens import Chunk, TokenStore, plan_both
 from sir_jax.losses.matching import match_score
 from sir_jax.models import Encoded
-from sir_jax.training.distributed import place
+from sir_jax.training.distributed import place, run_together
 
 BUDGET = 512 << 20  # bytes of token features on a device at once
 MULTIPLE = 64  # tokens; windows of up to 20 s at 50 Hz then have at most 16 lengths
@@ -89,7 +89,7 @@ def score_pairs(
             wanted = group[start : start + rows]
             filled = np.pad(wanted, (0, rows - len(wanted)), mode="edge")
             places = place((row_s[filled], row_i[filled]), split)
-            yield wanted, score(params, *tokens, *places)
+            yield wanted, run_together(score, params, *tokens, *places)
 
     scores, passes = np.empty(len(pair), np.float64), 0
     for group in _groups(chunk_s * len(plan_i) + chunk_i):

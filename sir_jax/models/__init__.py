@@ -40,16 +40,19 @@ def fusion_fields(**changes) -> dict:
 
 
 def build_encoder(
-    spec: HubertSpec | VitSpec | Blip2Spec, dtype: jnp.dtype = jnp.float32
+    spec: HubertSpec | VitSpec | Blip2Spec,
+    dtype: jnp.dtype = jnp.float32,
+    attention: str = "xla",
 ) -> Hubert | Vit | Blip2:
     """Build the encoder alone whose shape a checkpoint has.
 
     Args:
       spec: of a checkpoint, as `sir_jax.pretrained.load` returns it.
       dtype: of the computation.
+      attention: who computes it, of `attention.IMPLEMENTATIONS`.
     """
     module = {HubertSpec: Hubert, VitSpec: Vit, Blip2Spec: Blip2}[type(spec)]
-    return module(spec, dtype=dtype)
+    return module(spec, dtype=dtype, implementation=attention)
 
 
 def build_model(cfg, tasks: tuple[str, ...] = ()) -> SpeechImageModel:

@@ -17,9 +17,7 @@ _ROW_BYTES = 1 << 30
 IMPLEMENTATIONS = ("xla", "cudnn")
 
 
-def attend(
-    q: Array, k: Array, v: Array, mask: Array | None, implementation: str = "xla"
-) -> Array:
+def attend(q: Array, k: Array, v: Array, mask: Array | None, implementation: str = "xla") -> Array:
     """Compute scaled dot-product attention with a float32 softmax.
 
     The division by the softmax's sum comes after the product with the values, and the backward

@@ -91,10 +91,12 @@ class Blip2(nn.Module):
     spec: Blip2Spec
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
+    implementation: str = "xla"  # of `attention.IMPLEMENTATIONS`
 
     def setup(self):
-        self.vision = Vit(self.spec.vision, self.remat, self.dtype)
-        self.qformer = QFormer(self.spec.qformer, self.remat, self.dtype)
+        common = dict(remat=self.remat, dtype=self.dtype, implementation=self.implementation)
+        self.vision = Vit(self.spec.vision, **common)
+        self.qformer = QFormer(self.spec.qformer, **common)
 
     def __call__(
         self, pixels: Array, deterministic: bool = True

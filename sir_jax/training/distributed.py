@@ -5,6 +5,7 @@ of none, nothing here talks to the network.
 """
 
 import contextlib
+import functools
 import glob
 import itertools
 import json
@@ -13,7 +14,7 @@ import sys
 import traceback
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -226,6 +227,37 @@ def share(name: str, value: Any) -> list[Any]:
 def from_first(name: str, value: Any) -> Any:
     """Return the value that process 0 has; see `share`."""
     return share(name, value)[0]
+
+
+def meet(name: str) -> None:
+    """Wait until all processes are here; see `share`.
+
+    Before devices exchange something after work of unequal length: on CPUs their first exchange
+    gives up when the others are half a minute late.
+    """
+    share(name, None)
+
+
+def run_together(jitted: Callable, *args: Any) -> Any:
+    """Call a jitted function that all processes call, and that may have to be compiled first.
+
+    Args:
+      jitted: from `jax.jit`.
+      *args: its arguments, trees of arrays.
+    """
+    if _peers is not None:
+        shapes = tuple((x.shape, x.dtype) for x in jax.tree.leaves(args))
+        if shapes not in _compiled(jitted):
+            jitted.lower(*args).compile()
+            meet("compiled")
+            _compiled(jitted).add(shapes)
+    return jitted(*args)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(jitted: Callable) -> set:
+    """Return the shapes for which every process has compiled a function."""
+    return set()
 
 
 def place(arrays: Any, sharding: Sharding | None) -> Any:

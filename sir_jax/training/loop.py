@@ -152,6 +152,7 @@ def prepare(cfg, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
     if step < cfg.train.steps:
         features = open_features(state.params, cfg, corpus, corpus.splits["train"])
         programs = compile_programs(cfg, mesh, abstract, shardings, model, tx)
+        distributed.meet("programs")
     # Only now: a run that could not begin must not hold the folder against the mended config.
     if distributed.is_first():
         make_folder(workdir)

@@ -63,6 +63,8 @@ def test_mistakes_are_named():
         main(["encoders", "--cases=hubert"])
     with pytest.raises(UserError, match="--rounds"):
         main(["encoders", "--rounds=0"])
+    with pytest.raises(UserError, match="--attention=cudnn on cpu in bfloat16: it needs an NVIDIA"):
+        main(["encoders", "--attention=cudnn", "--dtype=bfloat16"])
 
 
 def test_rounds_are_interleaved_after_one_untimed_call():

@@ -44,6 +44,35 @@ with distributed.job(spec):
 """
 
 
+# The last process compiles longer than Gloo waits for it, which is 30 s; each then says the sum
+# over all devices, and how often it compiled.
+LATE = """
+import sys, time
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 2)
+from sir_jax.training import distributed
+
+number, count = int(sys.argv[1]), int(sys.argv[2].split(",")[2])
+with distributed.job(sys.argv[2]):
+    mesh = jax.make_mesh((2 * count,), ("data",))
+    split, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("data",), ()))
+    traced = []
+
+    def total(x):
+        traced.append(x.shape)
+        time.sleep(32 if number == count - 1 and len(traced) == 1 else 0)
+        return x.sum()
+
+    jitted = jax.jit(total, out_shardings=whole)
+    for rows in (8, 8, 16):
+        x = distributed.place(np.arange(rows, dtype=np.float32), split)
+        print(float(distributed.run_together(jitted, x)), len(traced), flush=True)
+"""
+
+
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     """Return a folder with a corpus whose 7 pictures and 21 clips no batch divides."""
@@ -128,11 +157,16 @@ def test_processes_that_differ_do_not_start(setting):
 
 def run_small(count, fails=-1, notifies=-1, kill=None):
     """Return statuses and outputs of a small job, and how long it went on after a kill."""
+    return run_jobs(SMALL, count, str(fails), str(notifies), kill=kill)
+
+
+def run_jobs(program, count, *options, kill=None):
+    """Run a program as processes of one job; see `run_small`."""
     port = free_port()
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", SMALL, str(number), f"127.0.0.1:{port},{number},{count}",
-             str(fails), str(notifies)],
+            [sys.executable, "-c", program, str(number), f"127.0.0.1:{port},{number},{count}",
+             *options],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for number in range(count)
@@ -165,6 +199,15 @@ def test_any_process_that_is_gone_is_named_within_a_minute(victim):
         if number != victim:
             assert status == TRY_AGAIN, err
             assert f"process {number}: process {victim} is gone; once that is mended" in err
+
+
+@pytest.mark.slow
+def test_who_compiles_longest_is_waited_for():
+    statuses, ends, _ = run_jobs(LATE, 2)
+    assert statuses == [0, 0], ends
+    for out, _ in ends:
+        lines = [line for line in out.splitlines() if "Gloo" not in line]
+        assert lines == ["28.0 1", "28.0 1", "120.0 2"]
 
 
 @pytest.mark.slow

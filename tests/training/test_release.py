@@ -28,7 +28,7 @@ def tiny_config(sim: float = 1.0, cmd: float = 1.0) -> ConfigDict:
     c.model.image.update(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=64)
     c.model.head.update(heads=2, mlp_width=64)
     c.model.fusion.update(layers=1, width=32, heads=2, mlp_width=64)
-    c.model.update(embed_width=32, remat="full", scan=True)
+    c.model.update(embed_width=32, remat="full", scan=True, attention="cudnn")
     c.loss.sim.weight, c.loss.cmd.weight = sim, cmd
     c.eval.rerank = 16
     return c
@@ -60,7 +60,8 @@ def test_round_trip(run, tmp_path):
     for path, leaf in leaf_paths(found.params).items():
         np.testing.assert_array_equal(leaf, wanted[path], err_msg=path)
     # Training's own choices stay behind.
-    assert found.cfg.model.remat == "none" and not found.cfg.model.scan
+    model = found.cfg.model
+    assert (model.remat, model.scan, model.attention) == ("none", False, "xla")
     assert found.cfg.data.buckets == (24_000, 48_000) and release.rerank_of(found.cfg) == 16
 
 

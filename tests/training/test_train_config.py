@@ -124,6 +124,12 @@ def test_workdir_may_go_on_with_another_mesh(tmp_path):
     ]  # fmt: skip
 
 
+def test_cudnn_wants_bfloat16():
+    with pytest.raises(UserError, match="'cudnn' computes in bfloat16, and model.dtype='float32'"):
+        config.check_config(tiny_config(**{"model.attention": "cudnn"}))
+    config.check_config(tiny_config(**{"model.attention": "cudnn", "model.dtype": "bfloat16"}))
+
+
 def test_config_with_a_field_more_or_less_differs():
     old, new = tiny_config(), tiny_config()
     del old.train.log_every
