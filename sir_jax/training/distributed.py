@@ -10,6 +10,8 @@ import glob
 import itertools
 import json
 import os
+import re
+import socket
 import sys
 import traceback
 import urllib.error
@@ -63,6 +65,9 @@ def start(spec: str, environ: Mapping[str, str] = os.environ) -> None:
             "process_id": environ.get("JAX_PROCESS_ID"),
         }
         _initialize(**{name: int(value) for name, value in known.items() if value is not None})
+    elif _cpu_devices(environ) > 1 and not _backends_exist():
+        # Their exchange then adds up in the order in which several processes' does.
+        _initialize(f"127.0.0.1:{_free_port()}", 0, 1)
 
 
 def parse_spec(spec: str) -> dict[str, str | int]:
@@ -120,14 +125,46 @@ def _endpoints(environ: Mapping[str, str]) -> str:
         return ""
 
 
-def _initialize(**known: str | int) -> None:
+def _cpu_devices(environ: Mapping[str, str]) -> int:
+    """Return how many CPU devices this process is to have; 1 where its devices are others."""
+    if (jax.config.jax_platforms or "cpu") != "cpu":
+        return 1
+    asked = re.search(r"--xla_force_host_platform_device_count=(\d+)", environ.get("XLA_FLAGS", ""))
+    return max(1, jax.config.jax_num_cpu_devices, int(asked[1]) if asked else 1)
+
+
+def _backends_exist() -> bool:
+    # Not public in JAX, which itself refuses to join processes from then on.
+    from jax._src import xla_bridge
+
+    return xla_bridge.backends_are_initialized()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _initialize(
+    coordinator_address: str | None = None,
+    process_id: int | None = None,
+    num_processes: int | None = None,
+) -> None:
+    # A product is cut by the number of XLA's threads, so that their number decides in which order
+    # it adds: give it however many processes the devices are spread over.
+    devices = _cpu_devices(os.environ) * (num_processes or 1)
+    if devices > 1:
+        os.environ.setdefault("NPROC", str(max(devices, len(os.sched_getaffinity(0)))))
     # Read by the CPU's backend alone, which cannot talk across processes without.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # Its handler would take SIGTERM from ours; `peers` carries the notice to the others.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
-            **known,
+            coordinator_address,
+            num_processes,
+            process_id,
             initialization_timeout=START_TIMEOUT,
             heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
             shutdown_timeout_seconds=SHUTDOWN_TIMEOUT,
@@ -236,6 +273,19 @@ def meet(name: str) -> None:
     gives up when the others are half a minute late.
     """
     share(name, None)
+
+
+def meeting_first(program: Callable) -> Callable:
+    """Return a compiled program before whose first run all processes meet."""
+    met = []
+
+    def run(*args):
+        if not met:
+            meet("run")
+            met.append(True)
+        return program(*args)
+
+    return run if several() else program
 
 
 def run_together(jitted: Callable, *args: Any) -> Any:

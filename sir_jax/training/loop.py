@@ -247,7 +247,8 @@ def compile_programs(
     programs = {}
     for batch in batches:
         began = time.perf_counter()
-        programs[bucket_length(batch)] = jitted.lower(abstract, batch).compile()
+        program = jitted.lower(abstract, batch).compile()
+        programs[bucket_length(batch)] = distributed.meeting_first(program)
         say(f"  {_shape_text(batch)[0]} compiled in {time.perf_counter() - began:.1f} s")
     return programs
 

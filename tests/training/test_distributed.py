@@ -17,8 +17,6 @@ from sir_jax.training import distributed, fingerprint
 from sir_jax.training.peers import LOST, TRY_AGAIN
 
 STEPS, EVERY = 24, 12
-# Gloo and one process' own reduction add in different orders.
-ROUNDING = 1e-6
 
 # A job without a model: it passes a point every tenth of a second.
 SMALL = """
@@ -95,10 +93,11 @@ def losses(workdir):
 
 
 def assert_same_run(workdir, whole):
-    """Compare losses to rounding, and evaluations number by number."""
+    """Compare losses and evaluations, number by number."""
     ours, theirs = losses(workdir), losses(whole)
     assert [step for step, _ in ours] == list(range(1, STEPS + 1))
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=ROUNDING)
+    # To the bit: whoever holds the devices, sums are cut and added in one order.
+    assert ours == theirs
     ours, theirs = ([r for r in sequence(d) if "train/loss" not in r] for d in (workdir, whole))
     assert len(ours) == STEPS // EVERY
     assert ours == theirs
