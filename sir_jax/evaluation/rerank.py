@@ -218,6 +218,25 @@ def reranked_ranks(coarse_ranks: np.ndarray, scores: np.ndarray, right: np.ndarr
     return np.where(right.any(axis=1), ranks, coarse_ranks)
 
 
+def _ranked_again(
+    ranks: np.ndarray, asked: np.ndarray, lists: Lists, scores: np.ndarray
+) -> np.ndarray:
+    """Return `reranked_ranks` for the queries that have a list, and 0 for the others."""
+    again = np.zeros_like(ranks)
+    again[asked] = reranked_ranks(ranks[asked], scores, lists.right)
+    return again
+
+
+def _check_rerank(model, k: int) -> None:
+    if k < 1:
+        raise ValueError(f"k is {k}, not at least 1")
+    if "match" not in model.tasks:
+        raise UserError(
+            "this model has no matching head, as loss.sim.weight is 0: nothing can be re-ranked; "
+            "train with --config.loss.sim.weight=1, or leave --rerank at 0"
+        )
+
+
 def distinct_pairs(
     speech_items: np.ndarray, image_rows: np.ndarray, image_items: np.ndarray, images: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -275,13 +294,7 @@ def rerank(
       UserError: the model cannot match.
       ValueError: k is below 1, or a score is not finite.
     """
-    if k < 1:
-        raise ValueError(f"k is {k}, not at least 1")
-    if "match" not in model.tasks:
-        raise UserError(
-            "this model has no matching head, as loss.sim.weight is 0: nothing can be re-ranked; "
-            "train with --config.loss.sim.weight=1, or leave --rerank at 0"
-        )
+    _check_rerank(model, k)
     params = jax.tree.map(jnp.asarray, params)
     with TokenStore() as speech, TokenStore() as images:
         z = embed_split(model, params, split, data_cfg, batch_size, speech.append, images.append)
@@ -300,10 +313,7 @@ def rerank(
     def metrics(weight: int) -> Metrics:
         """Rank the lists by fine + weight * coarse scores."""
         new_s = reranked_ranks(rank_s, fine[in_s] + weight * lists_s.scores, lists_s.right)
-        new_i = np.zeros_like(rank_i)
-        new_i[asked] = reranked_ranks(
-            rank_i[asked], fine[in_i] + weight * lists_i.scores, lists_i.right
-        )
+        new_i = _ranked_again(rank_i, asked, lists_i, fine[in_i] + weight * lists_i.scores)
         return metrics_of_ranks(new_s, new_i, *vectors[2:])
 
     return Reranked(
