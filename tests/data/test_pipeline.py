@@ -1,133 +1,29 @@
 """The input pipeline: what an epoch deals, what a batch holds, and who may share the labour."""
 
 import dataclasses
-import io
 from collections import Counter
-from itertools import islice
 
 import numpy as np
 import pytest
-import soundfile
-from ml_collections import ConfigDict
-from PIL import Image
+from pipeline_helpers import (
+    BUCKETS,
+    MemorySplit,
+    assert_same,
+    augmented,
+    caption_ids,
+    data_config,
+    draw,
+    small_split,
+)
 
 from sir_jax.base_config import base_config
 from sir_jax.data.audio import load_audio, normalize_waveform
-from sir_jax.data.augment import change_speed
 from sir_jax.data.corpus import open_corpus
 from sir_jax.data.feature_store import Features
 from sir_jax.data.image import ImageSpec, load_image, preprocess_image
 from sir_jax.data.main import main as make_corpus
 from sir_jax.data.pipeline import plan_epoch, train_batches
 from sir_jax.errors import UserError
-
-BUCKETS = (400, 800, 1_600)
-INDEX = np.dtype(
-    [("row", "i4"), ("slot", "i4"), ("samples", "i4"), ("image_id", "i8"), ("caption_id", "i8")]
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    audio: bytes
-    samples: int
-    caption_id: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    image: bytes
-    image_id: int
-    captions: tuple[Clip, ...]
-
-
-class MemorySplit:
-    """The interface of `corpus.Split` over real FLAC and PNG bytes held in memory."""
-
-    name = "train"
-
-    def __init__(self, lengths: list[list[int]]):
-        rng = np.random.default_rng(0)
-        self._records, entries = [], []
-        for row, clips in enumerate(lengths):
-            captions = []
-            for slot, samples in enumerate(clips):
-                caption_id = 10 * row + slot
-                sound = (rng.standard_normal(samples) * 3_000).astype(np.int16)
-                captions.append(Clip(encode_sound(sound), samples, caption_id))
-                entries.append((row, slot, samples, 700 + row, caption_id))
-            pixels = rng.integers(0, 256, (24, 24, 3), dtype=np.uint8)
-            self._records.append(Record(encode_image(pixels), 700 + row, tuple(captions)))
-        self.index = np.array(entries, INDEX)
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __getitem__(self, row: int) -> Record:
-        return self._records[row]
-
-    def damage(self, row: int, **changes) -> None:
-        self._records[row] = dataclasses.replace(self._records[row], **changes)
-
-
-def encode_sound(sound: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    # libsndfile cannot read back a FLAC file without samples.
-    kind = "FLAC" if len(sound) else "WAV"
-    soundfile.write(buffer, sound, 16_000, format=kind, subtype="PCM_16")
-    return buffer.getvalue()
-
-
-def encode_image(pixels: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def data_config(**changes) -> ConfigDict:
-    config = ConfigDict(
-        {
-            "batch_size": 4,
-            "buckets": BUCKETS,
-            "image_size": 16,
-            "image_mean": (0.5, 0.4, 0.3),
-            "image_std": (0.2, 0.3, 0.4),
-            "image_fit": "crop",
-            "crop_scale": (0.5, 1.0),
-            "normalize_wave": True,
-        }
-    )
-    config.update(changes)
-    return config
-
-
-def small_split() -> MemorySplit:
-    """Nine images, 27 captions, of every bucket and beyond the last."""
-    lengths = np.random.default_rng(5).integers(1, 2_400, (9, 3))
-    return MemorySplit(lengths.tolist())
-
-
-def draw(count: int, split=None, *, start: int = 0, config=None, threads: int = 0, **options):
-    """Take `count` batches and close."""
-    batches = train_batches(
-        split or small_split(), config or data_config(),
-        seed=options.pop("seed", 3), start=start, num_threads=threads, **options,
-    )  # fmt: skip
-    taken = [{k: np.array(v) for k, v in batch.items()} for batch in islice(batches, count)]
-    batches.close()
-    return taken
-
-
-def assert_same(a: list[dict], b: list[dict]) -> None:
-    assert len(a) == len(b)
-    for left, right in zip(a, b, strict=True):
-        assert left.keys() == right.keys()
-        for key in left:
-            np.testing.assert_array_equal(left[key], right[key], err_msg=key)
-
-
-def caption_ids(batches: list[dict]) -> list[int]:
-    return np.concatenate([b["caption_ids"] for b in batches]).tolist()
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -270,94 +166,6 @@ def test_threads_do_not_change_the_batches(threads):
 def test_worker_processes_do_not_change_the_batches(workers, threads):
     expected = draw(9, start=5)
     assert_same(draw(9, start=5, threads=threads, num_workers=workers), expected)
-
-
-def augmented(folder=None, **changes) -> ConfigDict:
-    """Return a config in which everything that can happen to a pair happens to most."""
-    augment = base_config("tiny", "tiny").data.augment
-    for effect in ("speed", "reverb", "noise", "telephone", "gain"):
-        augment[effect].probability = 0.8
-    augment.reverb.t60 = (0.05, 0.1)
-    augment.image.update(brightness=0.3, contrast=0.3, saturation=0.3, grey=0.2)
-    if folder is not None:
-        for name, samples in (("b.wav", 700), ("a.flac", 3_000)):
-            sound = 0.1 * np.random.default_rng(samples).standard_normal(samples)
-            soundfile.write(folder / name, sound, 16_000)
-        augment.noise.folder = str(folder)
-    return data_config(augment=augment, **changes)
-
-
-@pytest.fixture(scope="module")
-def hundred(tmp_path_factory) -> tuple[ConfigDict, list[dict]]:
-    """The first hundred batches with all augmentation on, of eight epochs."""
-    config = augmented(tmp_path_factory.mktemp("noise"), batch_size=2)
-    return config, draw(100, config=config)
-
-
-@pytest.mark.parametrize(("workers", "threads"), [(0, 2), (1, 0), (3, 1)])
-def test_hundred_augmented_batches_do_not_depend_on_workers(hundred, workers, threads):
-    config, expected = hundred
-    assert_same(draw(100, config=config, num_workers=workers, threads=threads), expected)
-
-
-def test_hundred_augmented_batches_are_shared_by_two_processes(hundred):
-    config, expected = hundred
-    halves = [
-        draw(100, config=config, process_index=p, process_count=2, threads=2, num_workers=p)
-        for p in range(2)
-    ]
-    for number, batch in enumerate(expected):
-        joined = {k: np.concatenate([half[number][k] for half in halves]) for k in batch}
-        assert_same([joined], [batch])
-
-
-def test_augmented_batches_resume_at_any_of_a_hundred(hundred):
-    config, expected = hundred
-    for start in range(100):
-        assert_same(draw(1, start=start, config=config), expected[start : start + 1])
-    assert_same(draw(37, start=63, config=config, num_workers=1), expected[63:])
-
-
-def test_augmentation_of_waves_leaves_order_and_pictures_alone():
-    plain, off = draw(9), augmented()
-    for effect in ("speed", "reverb", "noise", "telephone", "gain"):
-        off.augment[effect].probability = 0.0
-    off.augment.image.update(brightness=0.0, contrast=0.0, saturation=0.0, grey=0.0)
-    assert_same(draw(9, config=off), plain)
-    only_waves, only_colours = augmented(), augmented()
-    only_waves.augment.image = off.augment.image
-    only_colours.augment = off.augment.copy_and_resolve_references()
-    only_colours.augment.image = augmented().augment.image
-    waves, colours, both = (
-        draw(9, config=config) for config in (only_waves, only_colours, augmented())
-    )
-    for was, wave, colour, all_on in zip(plain, waves, colours, both, strict=True):
-        for key in ("image_ids", "caption_ids"):
-            np.testing.assert_array_equal(all_on[key], was[key])
-        np.testing.assert_array_equal(wave["pixels"], was["pixels"])
-        np.testing.assert_array_equal(colour["wave"], was["wave"])
-        np.testing.assert_array_equal(all_on["wave"], wave["wave"])
-        np.testing.assert_array_equal(all_on["pixels"], colour["pixels"])
-        assert not np.array_equal(wave["wave"], was["wave"])
-        assert not np.array_equal(colour["pixels"], was["pixels"])
-
-
-def test_clip_made_longer_than_its_bucket_is_cropped_to_it():
-    config = augmented(normalize_wave=False, batch_size=2)
-    for effect in ("reverb", "noise", "telephone", "gain"):
-        config.augment[effect].probability = 0.0
-    config.augment.speed.update(probability=1.0, factor=(0.5, 0.5))
-    split = MemorySplit([[700], [800]])
-    (batch,) = draw(1, split, config=config)
-    assert batch["wave"].shape == (2, 800) and batch["lengths"].tolist() == [800, 800]
-    for wave, caption in zip(batch["wave"], batch["caption_ids"], strict=True):
-        whole = load_audio(split[caption // 10].captions[0].audio)
-        slow = change_speed(whole, 0.5)
-        windows = np.lib.stride_tricks.sliding_window_view(slow, 800)
-        assert (windows == wave).all(axis=1).sum() == 1
-    config.augment.speed.factor = (2.0, 2.0)
-    (batch,) = draw(1, split, config=config)
-    assert sorted(batch["lengths"].tolist()) == [350, 400]
 
 
 def test_seed_changes_order_and_augmentation():

@@ -1,0 +1,82 @@
+"""The input pipeline with augmentation: still the same batches, whoever shares the labour."""
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from pipeline_helpers import MemorySplit, assert_same, augmented, draw
+
+from sir_jax.data.audio import load_audio
+from sir_jax.data.augment import change_speed
+
+
+@pytest.fixture(scope="module")
+def hundred(tmp_path_factory) -> tuple[ConfigDict, list[dict]]:
+    """The first hundred batches with all augmentation on, of eight epochs."""
+    config = augmented(tmp_path_factory.mktemp("noise"), batch_size=2)
+    return config, draw(100, config=config)
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(0, 2), (1, 0), (3, 1)])
+def test_hundred_augmented_batches_do_not_depend_on_workers(hundred, workers, threads):
+    config, expected = hundred
+    assert_same(draw(100, config=config, num_workers=workers, threads=threads), expected)
+
+
+def test_hundred_augmented_batches_are_shared_by_two_processes(hundred):
+    config, expected = hundred
+    halves = [
+        draw(100, config=config, process_index=p, process_count=2, threads=2, num_workers=p)
+        for p in range(2)
+    ]
+    for number, batch in enumerate(expected):
+        joined = {k: np.concatenate([half[number][k] for half in halves]) for k in batch}
+        assert_same([joined], [batch])
+
+
+def test_augmented_batches_resume_at_any_of_a_hundred(hundred):
+    config, expected = hundred
+    for start in range(100):
+        assert_same(draw(1, start=start, config=config), expected[start : start + 1])
+    assert_same(draw(37, start=63, config=config, num_workers=1), expected[63:])
+
+
+def test_augmentation_of_waves_leaves_order_and_pictures_alone():
+    plain, off = draw(9), augmented()
+    for effect in ("speed", "reverb", "noise", "telephone", "gain"):
+        off.augment[effect].probability = 0.0
+    off.augment.image.update(brightness=0.0, contrast=0.0, saturation=0.0, grey=0.0)
+    assert_same(draw(9, config=off), plain)
+    only_waves, only_colours = augmented(), augmented()
+    only_waves.augment.image = off.augment.image
+    only_colours.augment = off.augment.copy_and_resolve_references()
+    only_colours.augment.image = augmented().augment.image
+    waves, colours, both = (
+        draw(9, config=config) for config in (only_waves, only_colours, augmented())
+    )
+    for was, wave, colour, all_on in zip(plain, waves, colours, both, strict=True):
+        for key in ("image_ids", "caption_ids"):
+            np.testing.assert_array_equal(all_on[key], was[key])
+        np.testing.assert_array_equal(wave["pixels"], was["pixels"])
+        np.testing.assert_array_equal(colour["wave"], was["wave"])
+        np.testing.assert_array_equal(all_on["wave"], wave["wave"])
+        np.testing.assert_array_equal(all_on["pixels"], colour["pixels"])
+        assert not np.array_equal(wave["wave"], was["wave"])
+        assert not np.array_equal(colour["pixels"], was["pixels"])
+
+
+def test_clip_made_longer_than_its_bucket_is_cropped_to_it():
+    config = augmented(normalize_wave=False, batch_size=2)
+    for effect in ("reverb", "noise", "telephone", "gain"):
+        config.augment[effect].probability = 0.0
+    config.augment.speed.update(probability=1.0, factor=(0.5, 0.5))
+    split = MemorySplit([[700], [800]])
+    (batch,) = draw(1, split, config=config)
+    assert batch["wave"].shape == (2, 800) and batch["lengths"].tolist() == [800, 800]
+    for wave, caption in zip(batch["wave"], batch["caption_ids"], strict=True):
+        whole = load_audio(split[caption // 10].captions[0].audio)
+        slow = change_speed(whole, 0.5)
+        windows = np.lib.stride_tricks.sliding_window_view(slow, 800)
+        assert (windows == wave).all(axis=1).sum() == 1
+    config.augment.speed.factor = (2.0, 2.0)
+    (batch,) = draw(1, split, config=config)
+    assert sorted(batch["lengths"].tolist()) == [350, 400]
