@@ -65,8 +65,8 @@ def start(spec: str, environ: Mapping[str, str] = os.environ) -> None:
             "process_id": environ.get("JAX_PROCESS_ID"),
         }
         _initialize(**{name: int(value) for name, value in known.items() if value is not None})
-    elif _cpu_devices(environ) > 1 and not _backends_exist():
-        # Their exchange then adds up in the order in which several processes' does.
+    elif _cpu_devices(environ) > 1 and not (jax.distributed.is_initialized() or _backends_exist()):
+        # Its devices' exchange then adds up in the order in which several processes' does.
         _initialize(f"127.0.0.1:{_free_port()}", 0, 1)
 
 
