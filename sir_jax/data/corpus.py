@@ -6,6 +6,7 @@ A record is one image with all its captions; audio and image stay encoded until 
 import dataclasses
 import json
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,10 @@ from sir_jax.errors import UserError
 INDEX_DTYPE = np.dtype(
     [("row", "i4"), ("slot", "i4"), ("samples", "i4"), ("image_id", "i8"), ("caption_id", "i8")]
 )
+
+# TFDS imports its parts when first touched, under a lock of etils' as well as Python's own:
+# two decoding threads that touch it first at once would wait for each other for ever.
+_OPENING = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,16 +78,22 @@ class Split:
 
     def _open(self):
         if self._source is None:
-            import tensorflow_datasets as tfds
-
-            from sir_jax.data.features import KeepEncoded
-
-            builder = tfds.builder_from_directory(self.directory)
-            keep = KeepEncoded()
-            self._source = builder.as_data_source(
-                self.name, decoders={"image": keep, "captions": {"audio": keep}}
-            )
+            with _OPENING:
+                self._source = self._source or self._data_source()
         return self._source
+
+    def _data_source(self):
+        import tensorflow_datasets as tfds
+
+        from sir_jax.data.features import KeepEncoded
+
+        builder = tfds.builder_from_directory(self.directory)
+        keep = KeepEncoded()
+        decoders = {"image": keep, "captions": {"audio": keep}}
+        source = builder.as_data_source(self.name, decoders=decoders)
+        if len(source):
+            source[0]  # imports what reading needs
+        return source
 
     def __len__(self) -> int:
         return len(self._open())

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -31,6 +32,28 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module")
 def corpus(root):
     return open_corpus(NAME, root)
+
+
+def test_threads_that_read_first_open_it_once_and_one_at_a_time(root, corpus, monkeypatch):
+    """TFDS imports itself lazily under two locks; two threads once waited for each other."""
+    wanted = [split[0] for split in corpus.splits.values()]
+    opened, inside, together = [], [], []
+    from_directory = tfds.builder_from_directory
+
+    def slow(directory):
+        inside.append(directory)
+        together.append(len(inside))
+        opened.append(directory)
+        time.sleep(0.2)
+        inside.pop()
+        return from_directory(directory)
+
+    monkeypatch.setattr(tfds, "builder_from_directory", slow)
+    splits = list(open_corpus(NAME, root).splits.values())
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: splits[n % len(splits)][0], range(16)))
+    assert found[: len(splits)] == wanted
+    assert len(opened) == len(splits) and set(together) == {1}
 
 
 def test_records_are_what_was_planned(corpus):

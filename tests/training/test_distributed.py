@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 
-import numpy as np
 import pytest
 from job_helpers import Job, make_setting, sequence
 
