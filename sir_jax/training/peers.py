@@ -110,7 +110,8 @@ class Peers:
             for peer, note in notes.items():
                 if note["end"] and self._end is None:
                     self._leave(peer, f"has failed: {note['end']}")
-            for peer, (_, when) in seen.items():
+            # The one that went first: others may have gone because of it.
+            for peer, (_, when) in sorted(seen.items(), key=lambda item: item[1][1]):
                 if now - when > LOST and peer not in self._ended:
                     self._leave(peer, "is gone")
             self._agree(notes)

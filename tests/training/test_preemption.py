@@ -14,11 +14,11 @@ from job_helpers import Job, make_setting, sequence
 from training_helpers import memory_corpus, tiny_config
 
 from sir_jax.errors import UserError
-from sir_jax.training import loop, workdir
+from sir_jax.training import distributed, loop, workdir
 from sir_jax.training.checkpoint import FOLDER, Checkpoints, restore_params
 from sir_jax.training.config import claim_workdir, compare_workdir
 from sir_jax.training.integrity import find_fault, stored_ends
-from sir_jax.training.interrupt import Interrupted
+from sir_jax.training.interrupt import Interrupt, Interrupted
 from sir_jax.training.metrics import JSONL, MetricWriter, read_records
 from sir_jax.training.watchdog import Watchdog
 
@@ -225,3 +225,19 @@ def test_watchdog_shows_each_stall_once_and_counts_no_pause(capfd):
         assert "the last was step 8" in capfd.readouterr().err
     with Watchdog(0, 0):
         pass
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_signal_while_it_finds_out_who_is_gone_is_not_the_end(monkeypatch, several):
+    """A launcher ends the others with SIGTERM; first each says which process it has lost."""
+    noted, before = [], signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(distributed, "several", lambda: several)
+    monkeypatch.setattr(distributed, "notify", noted.append)
+    with pytest.raises(jax.errors.JaxRuntimeError), Interrupt():
+        raise jax.errors.JaxRuntimeError("connection closed by peer")
+    assert (signal.getsignal(signal.SIGTERM) == before) is not several
+    if several:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert noted == [signal.SIGTERM]
+    # The second one is final.
+    assert signal.getsignal(signal.SIGTERM) == before
