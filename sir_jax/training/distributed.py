@@ -47,18 +47,16 @@ def start(spec: str, environ: Mapping[str, str] = os.environ) -> None:
     """Join the processes of this job; call it before anything that touches a device.
 
     Args:
-      spec: 'off'; 'HOST:PORT,ID,COUNT', the address of process 0, this process and how many there
+      spec: 'off', this process alone; 'HOST:PORT,ID,COUNT', the address of process 0, this process and how many there
         are; or 'auto', which joins where the environment tells of several processes.
       environ: of this process.
 
     Raises:
       UserError: the option cannot be read, or the others do not come.
     """
-    if spec == "off":
-        return
-    if spec != "auto":
+    if spec not in ("auto", "off"):
         _initialize(**parse_spec(spec))
-    elif several_processes(environ):
+    elif spec == "auto" and several_processes(environ):
         # What is not given here, JAX finds out by itself.
         known = {
             "num_processes": environ.get("JAX_NUM_PROCESSES"),
