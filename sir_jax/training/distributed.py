@@ -47,8 +47,9 @@ def start(spec: str, environ: Mapping[str, str] = os.environ) -> None:
     """Join the processes of this job; call it before anything that touches a device.
 
     Args:
-      spec: 'off', this process alone; 'HOST:PORT,ID,COUNT', the address of process 0, this process and how many there
-        are; or 'auto', which joins where the environment tells of several processes.
+      spec: 'off', this process alone; 'HOST:PORT,ID,COUNT', the address of process 0, this process
+        and how many there are; or 'auto', which joins where the environment tells of several
+        processes.
       environ: of this process.
 
     Raises:
