@@ -69,7 +69,9 @@ def survey(folder: Path, store: Path, page: Path, wanted: tuple[str, ...]) -> bo
         rows.append((spec, topology, kept[spec]))
         before, after = split_page(page)
         _write(page, f"{before}{BEGIN}\n{table(rows)}\n{END}{after}")
-    return all(not row["problems"] for _, _, row in rows)
+    bad = [spec for spec, _, row in rows if row["problems"]]
+    print(f"{page}: {len(rows)} rows, with a problem: {', '.join(bad) or 'none'}", flush=True)
+    return not bad
 
 
 def result_key(cfg, topology: Topology, wanted: tuple[str, ...]) -> str:
