@@ -13,7 +13,7 @@ Arguments, e.g. `--config=configs/ablations.py:runlocal`:
   runlocal  tiny encoders and four steps, to see the whole path run in seconds
 """
 
-from sir_jax.base_config import base_config, parse_arg, shrink
+from sir_jax.config.presets import base_config, parse_arg, shrink
 
 CORPUS = "spoken_scenes/compositional-i3000-d100-t300-c4-v64-p128-s0"
 

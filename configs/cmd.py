@@ -13,7 +13,7 @@ Arguments, e.g. `--config=configs/cmd.py:speech=base,image=B/32,corpus=NAME`:
   runlocal  tiny random encoders and four steps, to see the whole path run in seconds
 """
 
-from sir_jax.base_config import PODS, for_gpu, for_pod, frozen_pair, parse_arg, shrink
+from sir_jax.config.presets import PODS, for_gpu, for_pod, frozen_pair, parse_arg, shrink
 
 __all__ = ["PODS", "get_config"]
 

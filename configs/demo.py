@@ -8,7 +8,7 @@ Arguments, e.g. `--config=configs/demo.py:scratch`:
   runlocal  shrink everything to seconds
 """
 
-from sir_jax.base_config import base_config, parse_arg
+from sir_jax.config.presets import base_config, parse_arg
 
 CORPUS = "spoken_scenes/one-i3000-d250-t500-c4-v64-p128-s0"
 

@@ -9,7 +9,7 @@ Arguments, e.g. `--config=configs/hubert_base_clip_b32.py:corpus=NAME`:
   runlocal  tiny encoders and four steps, to see the whole path run in seconds
 """
 
-from sir_jax.base_config import base_config, parse_arg, shrink
+from sir_jax.config.presets import base_config, parse_arg, shrink
 
 CORPUS = "spoken_scenes/two-i3000-d250-t500-c4-v64-p128-s0"
 

@@ -10,7 +10,7 @@ Arguments, e.g. `--config=configs/hubert_large_vit_g.py:patches`:
   runlocal  tiny encoders and four steps, to see the whole path run in seconds
 """
 
-from sir_jax.base_config import frozen_pair, parse_arg, shrink
+from sir_jax.config.presets import frozen_pair, parse_arg, shrink
 
 CORPUS = "spoken_scenes/two-i3000-d250-t500-c4-v64-p128-s0"
 

@@ -12,7 +12,7 @@ Arguments, e.g. `--config=configs/small.py:match,runlocal`:
   runlocal  shrink everything to seconds
 """
 
-from sir_jax.base_config import base_config, parse_arg
+from sir_jax.config.presets import base_config, parse_arg
 
 CORPUS = "spoken_scenes/one-i3000-d250-t500-c4-v64-p128-s0"
 CROWDED = "spoken_scenes/among-i6000-d250-t500-c2-v64-p128-s0"

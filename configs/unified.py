@@ -14,8 +14,8 @@ Arguments, e.g. `--config=configs/unified.py:speech=base,image=B/32,corpus=NAME`
   runlocal  tiny random encoders and four steps, to see the whole path run in seconds
 """
 
-from sir_jax import base_config
-from sir_jax.base_config import for_gpu, for_pod, frozen_pair, parse_arg, shrink
+from sir_jax.config import presets as base_config
+from sir_jax.config.presets import for_gpu, for_pod, frozen_pair, parse_arg, shrink
 
 # Two slices hold more at once: 512 pairs take 94 % of a chip's memory.
 PODS = base_config.PODS | {"2*v5e:4x4": 384}

@@ -18,11 +18,11 @@ __version__ = "0.1.0"
 def __getattr__(name: str):
     # Only when asked for: `import sir_jax` alone stays light, and imports no JAX.
     if name in ("load", "Retriever"):
-        from sir_jax.retrieval.retriever import Retriever
+        from sir_jax.inference.retriever import Retriever
 
         return Retriever.load if name == "load" else Retriever
     if name == "Index":
-        from sir_jax.retrieval.index import Index
+        from sir_jax.index.index import Index
 
         return Index
     raise AttributeError(f"module 'sir_jax' has no attribute {name!r}")

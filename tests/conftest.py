@@ -7,6 +7,8 @@ import jax
 import pytest
 from absl import flags
 
+pytest_plugins = ("retriever_fixtures", "split_fixtures", "training_fixtures")
+
 # The programs that tests start inherit it.
 os.environ["JAX_PLATFORMS"] = "cpu"
 # Eight virtual devices, so that every mesh from 1 to 8 runs on one CPU.

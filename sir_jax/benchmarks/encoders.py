@@ -22,11 +22,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from sir_jax import pretrained
-from sir_jax.benchmarks.flops import hubert_flops, vit_flops
+from sir_jax.benchmarks.encoder_flops import hubert_flops, vit_flops
 from sir_jax.benchmarks.timing import OtherLoad, Times, interleave
+from sir_jax.config.specs import IMPLEMENTATIONS
 from sir_jax.errors import UserError
 from sir_jax.models import HUBERT_VARIANTS, VIT_VARIANTS, HubertSpec, VitSpec, build_encoder
-from sir_jax.models.attention import IMPLEMENTATIONS
 from sir_jax.pretrained.load import family_of
 
 # name -> (spec, batch on CPU, batch on an accelerator)

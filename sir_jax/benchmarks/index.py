@@ -18,18 +18,18 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sir_jax.base_config import base_config
 from sir_jax.benchmarks.raw_files import PICTURE_SIZES, encode_picture, make_picture
 from sir_jax.benchmarks.timing import OtherLoad
-from sir_jax.data.image import ImageSpec, load_image, preprocess_image
+from sir_jax.cli.embed import merge
+from sir_jax.config.presets import base_config
+from sir_jax.data.media.image import ImageSpec, load_image, preprocess_image
 from sir_jax.errors import UserError
-from sir_jax.evaluation.embed import fetched, jit_encode
+from sir_jax.index.embed_lists import Work, embed_list, in_folder
+from sir_jax.index.folder import kind_of, scan_folder
+from sir_jax.index.index import Index
+from sir_jax.inference.embed import fetched, jit_encode
+from sir_jax.inference.retriever import Retriever
 from sir_jax.models import build_model, init_params
-from sir_jax.retrieval.chunks import Work, embed_list, in_folder
-from sir_jax.retrieval.embed_main import merge
-from sir_jax.retrieval.folder import kind_of, scan_folder
-from sir_jax.retrieval.index import Index
-from sir_jax.retrieval.retriever import Retriever
 
 RANDOM = "random-B/32"
 DISTINCT = 200  # pictures that are drawn; the rest are links to them

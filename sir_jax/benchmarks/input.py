@@ -25,14 +25,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from sir_jax.base_config import CLIP_MEAN, CLIP_STD, base_config
 from sir_jax.benchmarks import input_peers, padding, raw_files
 from sir_jax.benchmarks.raw_files import KINDS, Pair
 from sir_jax.benchmarks.timing import OtherLoad, cpu_seconds
+from sir_jax.config.presets import CLIP_MEAN, CLIP_STD, base_config
 from sir_jax.data.corpus import INDEX_DTYPE, Caption, ImageRecord
-from sir_jax.data.features import FlacAudio
-from sir_jax.data.image import ImageSpec
+from sir_jax.data.media.image import ImageSpec
 from sir_jax.data.pipeline import train_batches
+from sir_jax.data.tfds_features import FlacAudio
 from sir_jax.errors import UserError
 
 IMAGE_SIZE = 224

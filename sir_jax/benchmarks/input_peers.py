@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from sir_jax.benchmarks.raw_files import Pair
-from sir_jax.data.audio import SAMPLE_RATE
-from sir_jax.data.image import ImageSpec
+from sir_jax.data.media.audio import SAMPLE_RATE
+from sir_jax.data.media.image import ImageSpec
 
 Item = tuple[np.ndarray, np.ndarray]
 

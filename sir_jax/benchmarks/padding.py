@@ -7,10 +7,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from sir_jax.base_config import frozen_pair
 from sir_jax.benchmarks.raw_files import clip_lengths
 from sir_jax.benchmarks.timing import interleave
-from sir_jax.data.audio import SAMPLE_RATE
+from sir_jax.config.presets import frozen_pair
+from sir_jax.data.media.audio import SAMPLE_RATE
 from sir_jax.data.pipeline import plan_epoch
 from sir_jax.models import HUBERT_VARIANTS, HubertSpec, build_encoder
 

@@ -10,8 +10,8 @@ import soundfile
 import soxr
 from PIL import Image
 
-from sir_jax.data.audio import SAMPLE_RATE
-from sir_jax.data.augment import add_noise, babble_noise
+from sir_jax.data.media.audio import SAMPLE_RATE
+from sir_jax.data.media.augment import add_noise, babble_noise
 from sir_jax.errors import UserError
 
 # Seconds: the 25,031 test clips of SpokenCOCO have a mean of 4.33 and lie within these. As many
@@ -89,7 +89,7 @@ def make_speech() -> np.ndarray:
     Raises:
       RuntimeError: the synthesiser fails.
     """
-    from sir_jax.data.builders.spoken_scenes.synthesis import Synthesiser
+    from sir_jax.data.media.synthesis import Synthesiser
 
     try:
         synthesiser = Synthesiser()

@@ -18,7 +18,7 @@ import numpy as np
 
 from sir_jax.benchmarks.timing import OtherLoad, Times, interleave
 from sir_jax.errors import UserError
-from sir_jax.retrieval.exact import Found, best_precision, exact_search, pair_scores
+from sir_jax.index.engines.exact import Found, best_precision, exact_search, pair_scores
 
 NEAR = 1e-6
 _SLICE = 16_384  # rows that NumPy's products cover at once

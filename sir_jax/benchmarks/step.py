@@ -10,7 +10,6 @@ state: bytes that live between steps (parameters, optimiser, teacher, queue); pe
 the compiler counts on at once, the state among it.
 """
 
-import functools
 import json
 import sys
 from collections.abc import Callable
@@ -21,14 +20,10 @@ import jax
 import numpy as np
 
 from sir_jax.benchmarks.timing import OtherLoad, Times, interleave
+from sir_jax.config.command_line import check_config, parse_options
 from sir_jax.errors import UserError
-from sir_jax.models import build_model
-from sir_jax.training import sharding
-from sir_jax.training.config import check_batch, check_config, parse_options
-from sir_jax.training.loop import compile_programs
-from sir_jax.training.objective import fusion_tasks
-from sir_jax.training.optimizer import make_optimizer
-from sir_jax.training.state import init_state, state_shardings
+from sir_jax.runtime import sharding
+from sir_jax.training.setup import prepare
 from sir_jax.training.step import STEP_FIELDS
 
 DEFAULT_CONFIG = "configs/unified.py:speech=tiny,image=tiny"
@@ -100,26 +95,20 @@ def build_step(cfg, samples: int) -> tuple[Callable[[], None], Callable[[Times],
       variant is still ''.
     """
     cfg.data.buckets = (samples,)
-    mesh = sharding.make_mesh(cfg.mesh)
-    check_batch(cfg, mesh)
-    model = build_model(cfg.model, fusion_tasks(cfg.loss))
-    tx = make_optimizer(cfg.optim, cfg.train.steps)
-    init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
-    abstract = jax.eval_shape(init, jax.random.key(0))
-    shardings = state_shardings(abstract, mesh, cfg)
-    program = compile_programs(cfg, mesh, abstract, shardings, model, tx)[samples]
-    state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+    setup = prepare(cfg, sharding.make_mesh(cfg.mesh))
+    program = setup.compile_steps()[samples]
+    state = jax.jit(setup.init, out_shardings=setup.shardings)(jax.random.key(0))
     batch = random_batch(cfg, samples)
-    placed = sharding.place_batch({name: batch[name] for name in STEP_FIELDS}, mesh)
+    placed = sharding.place_batch({name: batch[name] for name in STEP_FIELDS}, setup.mesh)
 
     def step() -> None:
         nonlocal state
         state, metrics = program(state, placed)
         jax.block_until_ready((state, metrics))
 
-    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
+    state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(setup.abstract))
     memory, flops = program.memory_analysis(), program.cost_analysis()["flops"]
-    # The state is donated: what leaves lies where what came in lay.
+    # The state is donated: the new one takes the memory of the old one.
     peak = (memory.argument_size_in_bytes + memory.temp_size_in_bytes
             + memory.output_size_in_bytes - memory.alias_size_in_bytes)  # fmt: skip
     return step, lambda times: Cost("", times, state_bytes, peak, flops)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from sir_jax.data.audio import load_audio, normalize_waveform
-from sir_jax.data.augment import AugmentSpec, augment_wave
-from sir_jax.data.image import ColorJitter, ImageSpec, augment_image, load_image
+from sir_jax.config.specs import MODALITIES
+from sir_jax.data.media.audio import load_audio, normalize_waveform
+from sir_jax.data.media.augment import AugmentSpec, augment_wave
+from sir_jax.data.media.image import ColorJitter, ImageSpec, augment_image, load_image
 from sir_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from sir_jax.data.feature_store import Features
 
 Batch = dict[str, np.ndarray]
-
-MODALITIES = ("speech", "image")
 
 # Keep the random streams of one seed apart.
 _PLAN_STREAM, _ITEM_STREAM, _AUGMENT_STREAM = 0, 1, 2

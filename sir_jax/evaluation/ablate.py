@@ -17,24 +17,24 @@ from pathlib import Path
 
 import numpy as np
 
-from sir_jax.data.corpus import open_corpus
-from sir_jax.errors import UserError
-from sir_jax.evaluation.denoise import denoising_metrics
-from sir_jax.evaluation.main import evaluate_split
-from sir_jax.evaluation.ranking import aligned
-from sir_jax.evaluation.rerank import SCORINGS
-from sir_jax.models import build_model
-from sir_jax.training.checkpoint import restore_params
-from sir_jax.training.config import (
+from sir_jax.config.command_line import (
     compare_workdir,
     config_fields,
     load_module,
     nearest,
     parse_flags,
 )
+from sir_jax.data.corpus import open_corpus
+from sir_jax.errors import UserError
+from sir_jax.evaluation.denoise import denoising_metrics
+from sir_jax.evaluation.evaluate import evaluate_split
+from sir_jax.evaluation.ranking import aligned
+from sir_jax.evaluation.rerank import SCORINGS
+from sir_jax.inference.workdirs import restore_params
+from sir_jax.models import build_model
+from sir_jax.objective.switches import fusion_tasks
+from sir_jax.runtime.console import say
 from sir_jax.training.loop import train
-from sir_jax.training.metrics import say
-from sir_jax.training.objective import fusion_tasks
 
 RESULTS = "results.csv"
 COLUMNS = ("ablation", "seed", "split", "metric", "value")

@@ -8,9 +8,10 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from sir_jax.data.pipeline import train_batches
-from sir_jax.training.objective import encode
+from sir_jax.objective.switches import noisy_modalities
+from sir_jax.objective.terms import DenoisingTask
+from sir_jax.objective.views import encode
 from sir_jax.training.step import STEP_FIELDS
-from sir_jax.training.terms import DenoisingTask, noisy_modalities
 
 
 @functools.partial(jax.jit, static_argnames=("model", "cfg", "modality"))

@@ -21,8 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from sir_jax.errors import UserError
-from sir_jax.evaluation.embed import embed_split
-from sir_jax.evaluation.passes import BUDGET, score_pairs
 from sir_jax.evaluation.ranking import (
     RECALL_AT,
     Metrics,
@@ -30,7 +28,9 @@ from sir_jax.evaluation.ranking import (
     metrics_of_ranks,
     retrieval_ranks,
 )
-from sir_jax.evaluation.tokens import TokenStore
+from sir_jax.inference.embed import embed_split
+from sir_jax.inference.matching import BUDGET, score_pairs
+from sir_jax.inference.token_store import TokenStore
 
 # The kinds of ranking with the prefix of their numbers and their title in the table.
 SCORINGS = (("", "coarse"), ("reranked_", "re-ranked"), ("summed_", "summed"))

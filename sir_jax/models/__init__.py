@@ -1,15 +1,27 @@
 """Flax modules, the only room with `flax.linen`: outside, a model is `apply` and pytrees."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
-from sir_jax.models.fusion import FusionSpec, cross_attention
-from sir_jax.models.hubert import HUBERT_VARIANTS, Hubert, HubertSpec
-from sir_jax.models.qformer import Blip2, Blip2Spec, QFormerSpec
-from sir_jax.models.speech_image import Encoded, HeadSpec, SpeechImageModel
-from sir_jax.models.vit import VIT_VARIANTS, Vit, VitSpec
+from sir_jax.config.specs import (
+    HUBERT_VARIANTS,
+    VIT_VARIANTS,
+    Blip2Spec,
+    FusionSpec,
+    HeadSpec,
+    HubertSpec,
+    QFormerSpec,
+    VitSpec,
+    fusion_fields,
+    hubert_fields,
+    qformer_fields,
+    vit_fields,
+)
+from sir_jax.models.fusion import cross_attention
+from sir_jax.models.hubert import Hubert
+from sir_jax.models.qformer import Blip2
+from sir_jax.models.speech_image import Encoded, SpeechImageModel
+from sir_jax.models.vit import Vit
 
 __all__ = [
     "Blip2Spec", "Encoded", "FusionSpec", "HUBERT_VARIANTS", "HeadSpec", "HubertSpec",
@@ -17,26 +29,6 @@ __all__ = [
     "build_encoder", "build_model", "fusion_fields", "hubert_fields", "init_params",
     "qformer_fields", "vit_fields",
 ]  # fmt: skip
-
-
-def hubert_fields(variant: str, **changes) -> dict:
-    """Return every field of a HuBERT variant as a dict, for a config file."""
-    return dataclasses.asdict(HubertSpec(**{**HUBERT_VARIANTS[variant], **changes}))
-
-
-def vit_fields(variant: str, **changes) -> dict:
-    """Return every field of a ViT variant as a dict, for a config file."""
-    return dataclasses.asdict(VitSpec(**{**VIT_VARIANTS[variant], **changes}))
-
-
-def qformer_fields(**changes) -> dict:
-    """Return every field of the released Q-Former as a dict, for a config file."""
-    return dataclasses.asdict(QFormerSpec(**changes))
-
-
-def fusion_fields(**changes) -> dict:
-    """Return every field of the fusion encoder as a dict, for a config file."""
-    return dataclasses.asdict(FusionSpec(**changes))
 
 
 def build_encoder(

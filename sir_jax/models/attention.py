@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from sir_jax.config.specs import IMPLEMENTATIONS
+
 Array = jax.Array
 
 # Bytes of float32 logits at once. On CPU glibc hands blocks above 32 MB back to the kernel at every
@@ -12,9 +14,6 @@ Array = jax.Array
 _GROUP_BYTES = 14 << 20
 _MAX_GROUPS = 16
 _ROW_BYTES = 1 << 30
-
-# Who computes `attend`: XLA what is written below; cuDNN's flash kernels, on NVIDIA GPUs.
-IMPLEMENTATIONS = ("xla", "cudnn")
 
 
 def attend(q: Array, k: Array, v: Array, mask: Array | None, implementation: str = "xla") -> Array:

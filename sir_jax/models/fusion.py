@@ -1,43 +1,14 @@
 """The fusion encoder: one modality's tokens read the other's by cross-attention."""
 
-import dataclasses
 
 import jax.numpy as jnp
 from flax import linen as nn
 
+from sir_jax.config.specs import FusionSpec
 from sir_jax.models.layers import Array, cross_stack, dense, layer_norm
 
 # What the fusion encoder can be asked for; each has parameters of its own.
 TASKS = ("match", "denoise_speech", "denoise_image")
-
-
-@dataclasses.dataclass(frozen=True)
-class FusionSpec:
-    """Everything that fixes the fusion encoder's shape; the layers are BERT's with cross-attention.
-
-    The defaults are ALBEF's (arXiv 2107.07651), speech standing for text.
-    """
-
-    layers: int = 6
-    width: int = 768
-    heads: int = 12
-    mlp_width: int = 3072
-    query: str = "speech"  # whose CLS is asked whether a pair matches; 'image' reads speech instead
-    self_attention: bool = True  # without it, a noisy token knows its neighbours only through
-    # the other modality
-    init_std: float = 0.02  # of all kernels: BERT's, for its width; a narrow encoder that starts
-    # from nothing learns several times sooner from 1 / sqrt(width)
-    activation: str = "gelu"
-    epsilon: float = 1e-12
-    dropout: float = 0.1
-
-    def __post_init__(self):
-        if self.query not in ("speech", "image"):
-            raise ValueError(f"query {self.query!r} is neither 'speech' nor 'image'")
-        if self.layers < 1:
-            raise ValueError(f"layers {self.layers} is not at least 1")
-        if self.width % 2:
-            raise ValueError(f"width {self.width} is odd")
 
 
 def sinusoids(length: int, width: int) -> Array:

@@ -1,72 +1,14 @@
 """HuBERT (arXiv 2106.07447) as `transformers.HubertModel` has it, less its padding leaks."""
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from sir_jax.config.specs import HubertSpec
 from sir_jax.models.convolution import grouped_conv, strided_conv
 from sir_jax.models.layers import ACTIVATIONS, Array, block_stack, dense, layer_norm, run_blocks
-
-
-@dataclasses.dataclass(frozen=True)
-class HubertSpec:
-    """Everything that fixes a HuBERT's shape; the defaults are HuBERT base."""
-
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    mlp_width: int = 3072
-    conv_width: tuple[int, ...] = (512,) * 7
-    conv_kernel: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
-    conv_stride: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
-    conv_bias: bool = False
-    conv_norm: str = "group"  # 'group': over time, first layer only; 'layer': every layer
-    conv_activation: str = "gelu"
-    pos_kernel: int = 128
-    pos_groups: int = 16
-    norm_first: bool = False  # 'do_stable_layer_norm' of transformers
-    activation: str = "gelu"
-    epsilon: float = 1e-5
-    dropout: float = 0.1
-
-    def __post_init__(self):
-        if not len(self.conv_width) == len(self.conv_kernel) == len(self.conv_stride):
-            raise ValueError(
-                f"conv_width {self.conv_width}, conv_kernel {self.conv_kernel} and conv_stride "
-                f"{self.conv_stride} differ in length"
-            )
-        if self.conv_norm not in ("group", "layer"):
-            raise ValueError(f"conv_norm {self.conv_norm!r} is neither 'group' nor 'layer'")
-
-    @property
-    def min_samples(self) -> int:
-        """Return the samples that give one frame (400 at the published sizes)."""
-        need = 1
-        for kernel, stride in zip(self.conv_kernel[::-1], self.conv_stride[::-1], strict=True):
-            need = (need - 1) * stride + kernel
-        return need
-
-
-HUBERT_VARIANTS: dict[str, dict] = {
-    # A 25 Hz encoder of 2 M parameters for CPU demonstrations; shipped weights have this shape.
-    "tiny": dict(
-        width=192, layers=4, heads=4, mlp_width=768, conv_width=(32, 64, 128, 192),
-        conv_kernel=(32, 8, 4, 4), conv_stride=(10, 4, 4, 4), conv_bias=True, conv_norm="layer",
-        pos_kernel=32, pos_groups=8, norm_first=True,
-    ),
-    "base": dict(),
-    "large": dict(
-        width=1024, layers=24, heads=16, mlp_width=4096, conv_bias=True, conv_norm="layer",
-        norm_first=True,
-    ),
-    "xlarge": dict(
-        width=1280, layers=48, heads=16, mlp_width=5120, conv_bias=True, conv_norm="layer",
-        norm_first=True,
-    ),
-}  # fmt: skip
 
 
 class HubertOutput(NamedTuple):

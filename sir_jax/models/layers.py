@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from sir_jax.config.specs import REMAT
 from sir_jax.models.attention import attend, attention_weights
 
 Array = jax.Array
@@ -228,11 +229,6 @@ class CrossBlock(nn.Module):
             h = self.cross_attention(x, context, context_mask)
             x = self.cross_attention_norm(x + self.drop(h, deterministic=deterministic))
         return self.mlp_norm(x + self.drop(self.mlp(x), deterministic=deterministic))
-
-
-# What a layer keeps for the backward pass: everything; its input alone; that and its products with
-# weights, which are most of the arithmetic and little of the memory.
-REMAT = ("none", "full", "dots")
 
 
 def rematerialised(cls: type[nn.Module], remat: str, static_argnums: tuple[int, ...]):

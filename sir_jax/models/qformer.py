@@ -1,41 +1,13 @@
 """BLIP-2's image side (arXiv 2301.12597): a ViT, and the Q-Former that reads it with queries."""
 
-import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
 
+from sir_jax.config.specs import Blip2Spec, QFormerSpec
 from sir_jax.models.layers import Array, cross_stack, dense, kernel_init, layer_norm
-from sir_jax.models.vit import Vit, VitOutput, VitSpec
-
-
-@dataclasses.dataclass(frozen=True)
-class QFormerSpec:
-    """Everything that fixes a Q-Former's shape; the defaults are every released BLIP-2."""
-
-    queries: int = 32
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    mlp_width: int = 3072
-    cross_every: int = 2  # layers 0, 2, 4, ... attend to the image
-    projection: int = 256  # width of the space shared with text; 0 for none
-    activation: str = "gelu"
-    epsilon: float = 1e-12
-    dropout: float = 0.1
-
-    def __post_init__(self):
-        if self.cross_every < 1:
-            raise ValueError(f"cross_every {self.cross_every} is not at least 1")
-
-
-@dataclasses.dataclass(frozen=True)
-class Blip2Spec:
-    """Everything that fixes the shape of BLIP-2's image side."""
-
-    vision: VitSpec
-    qformer: QFormerSpec = QFormerSpec()
+from sir_jax.models.vit import Vit, VitOutput
 
 
 class QFormerOutput(NamedTuple):

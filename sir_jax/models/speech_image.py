@@ -1,17 +1,17 @@
 """The joint model: two encoders, projections into one embedding space, and the fusion encoder."""
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sir_jax.models.fusion import TASKS, Fusion, FusionSpec
-from sir_jax.models.hubert import Hubert, HubertOutput, HubertSpec
+from sir_jax.config.specs import FusionSpec, HeadSpec, HubertSpec, QFormerSpec, VitSpec
+from sir_jax.models.fusion import TASKS, Fusion
+from sir_jax.models.hubert import Hubert, HubertOutput
 from sir_jax.models.layers import Array, block_stack, dense, kernel_init, layer_norm
-from sir_jax.models.qformer import QFormer, QFormerSpec
-from sir_jax.models.vit import Vit, VitOutput, VitSpec
+from sir_jax.models.qformer import QFormer
+from sir_jax.models.vit import Vit, VitOutput
 
 
 class Encoded(NamedTuple):
@@ -20,17 +20,6 @@ class Encoded(NamedTuple):
     tokens: Array  # [B, 1 + T, D_s] or [B, 1 + P, D_i], token 0 is CLS; or a Q-Former's [B, Q, D]
     mask: Array  # True where a token is valid
     embed: Array  # float32, unit norm, [B, E]
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadSpec:
-    """The speech head: SpeechCLIP's parallel branch (arXiv 2210.00705) unless changed."""
-
-    layers: int = 1
-    heads: int = 8
-    mlp_width: int = 3072
-    weigh_layers: bool = False  # learnt softmax weighting of all hidden states
-    dropout: float = 0.1
 
 
 class SpeechHead(nn.Module):

@@ -1,57 +1,12 @@
 """The vision transformers of CLIP (arXiv 2103.00020) and BLIP-2 (EVA ViT-g, arXiv 2301.12597)."""
 
-import dataclasses
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
 
+from sir_jax.config.specs import VitSpec
 from sir_jax.models.layers import Array, block_stack, kernel_init, layer_norm, run_blocks
-
-FORMS = ("clip", "blip2")
-
-
-@dataclasses.dataclass(frozen=True)
-class VitSpec:
-    """Everything that fixes a ViT's shape; the defaults are CLIP ViT-B/32.
-
-    `form` says where it is normalised: "clip" before the first layer, and CLS alone at the end;
-    "blip2" nowhere before, and every token at the end. BLIP-2's patch projection has a bias.
-    """
-
-    image_size: int = 224
-    patch: int = 32
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    mlp_width: int = 3072
-    activation: str = "quick_gelu"
-    epsilon: float = 1e-5
-    dropout: float = 0.0
-    form: str = "clip"
-
-    def __post_init__(self):
-        if self.form not in FORMS:
-            raise ValueError(f"form {self.form!r} is none of {', '.join(FORMS)}")
-        if self.image_size % self.patch:
-            raise ValueError(f"image_size {self.image_size} is no multiple of patch {self.patch}")
-
-
-VIT_VARIANTS: dict[str, dict] = {
-    # For CPU demonstrations; shipped weights have this shape.
-    "tiny": dict(image_size=64, patch=8, width=192, layers=4, heads=4, mlp_width=768),
-    "B/32": dict(),
-    "B/16": dict(patch=16),
-    "L/14": dict(patch=14, width=1024, layers=24, heads=16, mlp_width=4096),
-    "L/14-336": dict(
-        image_size=336, patch=14, width=1024, layers=24, heads=16, mlp_width=4096
-    ),
-    # EVA's 40 layers less the last, as every released BLIP-2 has it.
-    "g/14": dict(
-        patch=14, width=1408, layers=39, heads=16, mlp_width=6144, activation="gelu",
-        epsilon=1e-6, form="blip2",
-    ),
-}  # fmt: skip
 
 
 class VitOutput(NamedTuple):

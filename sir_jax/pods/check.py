@@ -10,9 +10,10 @@ from sir_jax.errors import UserError
 from sir_jax.pods import programs
 from sir_jax.pods.collectives import Collective, loops, read_collectives
 from sir_jax.pods.expected import expected_traffic
-from sir_jax.pods.flops import count_flops
 from sir_jax.pods.loops import loop_factor
+from sir_jax.pods.step_flops import count_flops
 from sir_jax.pods.topology import DCN_HOST_RATE, GIB, Topology
+from sir_jax.training.setup import Setup
 
 # Above this share of a chip's memory a program does not pass: the runtime wants some, too.
 FULL = 0.9
@@ -176,9 +177,9 @@ def grouped(collectives: Iterable[Collective]) -> dict[tuple, list[Collective]]:
     return dict(sorted(found.items()))
 
 
-def describe_traffic(found: programs.Plan, samples: int, report: Report) -> str:
+def describe_traffic(setup: Setup, samples: int, report: Report) -> str:
     """Lay what a train step sends beside what it has to send."""
-    wanted = expected_traffic(found, samples)
+    wanted = expected_traffic(setup, samples)
     got = sum(one.payload * one.times for one in report.collectives)
     parts = ", ".join(f"{name.replace('_', ' ')} {size / 1e6:.1f}"
                       for name, size in wanted._asdict().items())  # fmt: skip
@@ -188,7 +189,7 @@ def describe_traffic(found: programs.Plan, samples: int, report: Report) -> str:
     )
 
 
-def problems(found: programs.Plan, report: Report, topology: Topology) -> list[str]:
+def problems(setup: Setup, report: Report, topology: Topology) -> list[str]:
     """Return what must not be: too full a chip, or a collective that moves the queue."""
     lines = []
     if report.peak > FULL * topology.chip.hbm:
@@ -197,8 +198,8 @@ def problems(found: programs.Plan, report: Report, topology: Topology) -> list[s
             f"on {topology.name}, more than {FULL:.0%}; lower data.batch_size or raise "
             "train.grad_cache"
         )
-    if found.state.queue is not None:
-        rows = found.state.queue.ids.shape[0]
+    if setup.abstract.queue is not None:
+        rows = setup.abstract.queue.ids.shape[0]
         lines += [
             f"{report.program}: {one.kind} moves the queue: {one.largest}"
             for one in report.collectives

@@ -22,12 +22,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sir_jax.pods.programs import Plan
-from sir_jax.training.objective import frozen_patterns, has_teacher
-from sir_jax.training.sharding import count_slices
-from sir_jax.training.step import bucket_frames
-from sir_jax.training.terms import MODALITIES, noisy_modalities
-from sir_jax.training.trees import leaf_paths, split_tree
+from sir_jax.config.specs import MODALITIES
+from sir_jax.objective.switches import frozen_patterns, has_teacher, noisy_modalities
+from sir_jax.runtime.sharding import count_slices
+from sir_jax.runtime.trees import leaf_paths, split_tree
+from sir_jax.training.features import bucket_frames
+from sir_jax.training.setup import Setup
 
 
 class Expected(NamedTuple):
@@ -45,28 +45,28 @@ class Expected(NamedTuple):
         return sum(self)
 
 
-def expected_traffic(found: Plan, samples: int) -> Expected:
+def expected_traffic(setup: Setup, samples: int) -> Expected:
     """Work out what a train step of one length bucket must send.
 
     Args:
-      found: the config on its mesh; the weights are whole on every chip.
+      setup: the config on its mesh; the weights are whole on every chip.
       samples: of the bucket.
     """
-    cfg, loss, model = found.cfg, found.cfg.loss, found.model
+    cfg, loss, model = setup.cfg, setup.cfg.loss, setup.model
     item, b, e = jnp.dtype(model.dtype).itemsize, cfg.data.batch_size, model.embed_width
-    trained, _ = split_tree(found.state.params, frozen_patterns(cfg))
+    trained, _ = split_tree(setup.abstract.params, frozen_patterns(cfg))
     gradients = sum(
         leaf.size
         * (item if path.endswith("/kernel") and leaf.ndim == 2 else 4)
         * (len(model.tasks) if path.startswith("fusion/") else 1)
         for path, leaf in leaf_paths(trained).items()
     )
-    if count_slices(found.mesh.devices.flat) > 1:
+    if count_slices(setup.mesh.devices.flat) > 1:
         gradients *= 2
     # Of each modality, float32: what is compared with the rows, and its gradient or the keys.
     embeddings = 2 * 2 * b * e * 4 if loss.sic.weight or loss.sim.weight else 0
     speech = b * (1 + bucket_frames(cfg, samples)) * cfg.model.speech.width * item
-    image = b * _image_tokens(found) * model.image_width * item
+    image = b * _image_tokens(setup) * model.image_width * item
     size = {"speech": speech, "image": image}
     mined = MODALITIES if loss.sim.weight and loss.sim.mining == "global" else ()
     noisy = noisy_modalities(loss) if loss.cmd.weight and loss.cmd.source == "global" else ()
@@ -81,10 +81,10 @@ def expected_traffic(found: Plan, samples: int) -> Expected:
     )
 
 
-def _image_tokens(found: Plan) -> int:
-    pixels = jax.ShapeDtypeStruct((1, *2 * (found.cfg.data.image_size,), 3), jnp.float32)
+def _image_tokens(setup: Setup) -> int:
+    pixels = jax.ShapeDtypeStruct((1, *2 * (setup.cfg.data.image_size,), 3), jnp.float32)
     encoded = jax.eval_shape(
-        lambda params, x: found.model.apply({"params": params}, x, method="encode_image"),
-        found.state.params, pixels,
+        lambda params, x: setup.model.apply({"params": params}, x, method="encode_image"),
+        setup.abstract.params, pixels,
     )  # fmt: skip
     return encoded.tokens.shape[1]

@@ -11,30 +11,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from sir_jax.evaluation.embed import jit_encode
-from sir_jax.evaluation.passes import BUDGET, MULTIPLE, jit_score
-from sir_jax.models import SpeechImageModel, build_model
-from sir_jax.training import sharding
-from sir_jax.training.config import check_batch, check_config
-from sir_jax.training.objective import fusion_tasks
-from sir_jax.training.optimizer import make_optimizer
-from sir_jax.training.state import TrainState, init_state, state_shardings
-from sir_jax.training.step import batch_shapes, jit_train_step
+from sir_jax.inference.embed import jit_encode
+from sir_jax.inference.matching import BUDGET, MULTIPLE, jit_score
+from sir_jax.runtime import sharding
+from sir_jax.training.setup import Setup
+from sir_jax.training.step import batch_shapes
 
 NAMES = ("train", "embed", "match")
-
-
-class Plan(NamedTuple):
-    """A config on a mesh."""
-
-    cfg: object
-    mesh: Mesh
-    model: SpeechImageModel
-    tx: object
-    state: TrainState  # shapes
-    shardings: TrainState
 
 
 class Program(NamedTuple):
@@ -53,36 +37,16 @@ class Program(NamedTuple):
         return self.jitted.trace(*self.args).jaxpr
 
 
-def plan(cfg, mesh: Mesh) -> Plan:
-    """Build the model of a config and lay its state on a mesh.
-
-    Raises:
-      UserError: on a config that no run can use, or that does not fit the mesh.
-    """
-    check_config(cfg)
-    check_batch(cfg, mesh)
-    model = build_model(cfg.model, fusion_tasks(cfg.loss))
-    tx = make_optimizer(cfg.optim, cfg.train.steps)
-    init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
-    state = jax.eval_shape(init, jax.random.key(0))
-    sharding.check_rules(state.params)
-    return Plan(cfg, mesh, model, tx, state, state_shardings(state, mesh, cfg))
-
-
-def train_program(found: Plan, samples: int) -> Program:
+def train_program(setup: Setup, samples: int) -> Program:
     """Return the train step of one length bucket."""
-    batch = batch_shapes(found.cfg, samples)
-    jitted = jit_train_step(
-        found.cfg, found.mesh, found.shardings, tuple(batch), found.model, found.tx
-    )
-    return Program("train", jitted, (found.state, batch))
+    return Program("train", setup.jit_step(), (setup.abstract, setup.batch_shapes(samples)))
 
 
-def embed_programs(found: Plan, samples: int) -> list[Program]:
+def embed_programs(setup: Setup, samples: int) -> list[Program]:
     """Return the encoding of a batch of clips of one bucket, and of a batch of pictures."""
-    b, size = found.cfg.data.batch_size, found.cfg.data.image_size
-    rows, whole = sharding.batch_sharding(found.mesh), sharding.replicated(found.mesh)
-    params = _placed(found)
+    b, size = setup.cfg.data.batch_size, setup.cfg.data.image_size
+    rows, whole = sharding.batch_sharding(setup.mesh), sharding.replicated(setup.mesh)
+    params = _placed(setup)
 
     def described(shape, dtype):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
@@ -92,20 +56,20 @@ def embed_programs(found: Plan, samples: int) -> list[Program]:
         "encode_image": (described((b, size, size, 3), np.float32),),
     }
     return [
-        Program(name.replace("encode", "embed"), jit_encode(found.model, name, False, whole),
+        Program(name.replace("encode", "embed"), jit_encode(setup.model, name, False, whole),
                 (params, *args))
         for name, args in inputs.items()
     ]  # fmt: skip
 
 
-def match_program(found: Plan, samples: int) -> Program:
+def match_program(setup: Setup, samples: int) -> Program:
     """Return a fusion pass over a batch of pairs gathered from chunks of tokens."""
     speech, image = jax.eval_shape(
-        functools.partial(found.model.apply, deterministic=True),
-        {"params": found.state.params},
-        *(batch_shapes(found.cfg, samples)[name] for name in ("wave", "lengths", "pixels")),
+        functools.partial(setup.model.apply, deterministic=True),
+        {"params": setup.abstract.params},
+        *(batch_shapes(setup.cfg, samples)[name] for name in ("wave", "lengths", "pixels")),
     )[:2]
-    rows, whole = sharding.batch_sharding(found.mesh), sharding.replicated(found.mesh)
+    rows, whole = sharding.batch_sharding(setup.mesh), sharding.replicated(setup.mesh)
 
     def chunk(tokens):
         length, width = tokens.shape[1:]
@@ -116,23 +80,23 @@ def match_program(found: Plan, samples: int) -> Program:
             jax.ShapeDtypeStruct((count, length), jnp.bool_, sharding=whole),
         )
 
-    places = jax.ShapeDtypeStruct((found.cfg.data.batch_size,), np.int32, sharding=rows)
-    args = _placed(found), chunk(speech.tokens), chunk(image.tokens), places, places
-    return Program("match", jit_score(found.model, rows, whole), args)
+    places = jax.ShapeDtypeStruct((setup.cfg.data.batch_size,), np.int32, sharding=rows)
+    args = _placed(setup), chunk(speech.tokens), chunk(image.tokens), places, places
+    return Program("match", jit_score(setup.model, rows, whole), args)
 
 
-def chosen(found: Plan, wanted: Sequence[str], samples: int) -> list[Program]:
+def chosen(setup: Setup, wanted: Sequence[str], samples: int) -> list[Program]:
     """Return the programs of `NAMES` that are wanted; without matching there is no match step."""
-    out = [train_program(found, samples)] if "train" in wanted else []
+    out = [train_program(setup, samples)] if "train" in wanted else []
     if "embed" in wanted:
-        out += embed_programs(found, samples)
-    if "match" in wanted and "match" in found.model.tasks:
-        out.append(match_program(found, samples))
+        out += embed_programs(setup, samples)
+    if "match" in wanted and "match" in setup.model.tasks:
+        out.append(match_program(setup, samples))
     return out
 
 
-def _placed(found: Plan) -> dict:
+def _placed(setup: Setup) -> dict:
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        found.state.params, found.shardings.params,
+        setup.abstract.params, setup.shardings.params,
     )  # fmt: skip

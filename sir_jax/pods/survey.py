@@ -14,15 +14,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sir_jax.config.command_line import load_config, load_module, to_json
 from sir_jax.errors import UserError
 from sir_jax.pods import check, programs
 from sir_jax.pods.topology import GIB, Topology
-from sir_jax.training.config import load_config, load_module, to_json
+from sir_jax.training.setup import Setup, prepare
 
 BEGIN, END = "<!-- pods table: begin -->", "<!-- pods table: end -->"
 
 # Rooms whose code decides what a program is.
-_ROOMS = ("models", "losses", "training", "evaluation")
+_ROOMS = ("config", "models", "losses", "objective", "runtime", "training", "inference", "pods")
 
 
 def declared(folder: Path) -> list[tuple[str, Topology]]:
@@ -61,8 +62,8 @@ def survey(folder: Path, store: Path, page: Path, wanted: tuple[str, ...]) -> bo
         key = result_key(cfg, topology, wanted)
         if kept.get(spec, {}).get("key") != key:
             print(f"{spec} on {topology.name}", flush=True)
-            found = programs.plan(cfg, topology.mesh(cfg.mesh))
-            row = check_config(found, topology, wanted, known=known)
+            setup = prepare(cfg, topology.mesh(cfg.mesh))
+            row = check_config(setup, topology, wanted, known=known)
             row["problems"] += _far_off(row)
             kept[spec] = {"key": key, **row}
             _write(store, json.dumps(kept, indent=1) + "\n")
@@ -86,7 +87,7 @@ def result_key(cfg, topology: Topology, wanted: tuple[str, ...]) -> str:
 
 
 def check_config(
-    found: programs.Plan,
+    setup: Setup,
     topology: Topology,
     wanted: tuple[str, ...],
     samples: int = 0,
@@ -95,35 +96,35 @@ def check_config(
     """Compile the programs of a config for a topology; print and return what is found.
 
     Args:
-      found: the config on the topology's mesh.
+      setup: the config on the topology's mesh.
       topology: the same.
       wanted: of `programs.NAMES`.
       samples: of the length bucket; 0 for the longest.
       known: what was found of programs, by `program_digest`: one that lowers to the same text, of
         whatever config, is not compiled again; the others are added.
     """
-    cfg, known = found.cfg, {} if known is None else known
+    cfg, known = setup.cfg, {} if known is None else known
     samples = samples or max(cfg.data.buckets)
     result: dict[str, Any] = {
         "batch": cfg.data.batch_size,
-        "mesh": "x".join(map(str, found.mesh.shape.values())),
+        "mesh": "x".join(map(str, setup.mesh.shape.values())),
         "seconds": samples / 16_000,
         "programs": {},
         "problems": [],
     }
-    for program in programs.chosen(found, wanted, samples):
+    for program in programs.chosen(setup, wanted, samples):
         lowered = program.lower()
         text = program_digest(lowered.as_text(), topology)
         try:
             if text in known:
                 print(f"{program.name}: as before", flush=True)
             else:
-                known[text] = _compiled(found, program, lowered, topology, samples) | {"text": text}
+                known[text] = _compiled(setup, program, lowered, topology, samples) | {"text": text}
             fields = known[text]
         except UserError as error:
             fields = {"problems": [str(error)]}
         if program.name == "train" and "peak" in fields:
-            by_hand = check.expected_traffic(found, samples)
+            by_hand = check.expected_traffic(setup, samples)
             fields |= {"by_hand": by_hand._asdict(), "by_hand_total": by_hand.total}
         if "peak" in fields:
             result["programs"][program.name] = fields
@@ -144,16 +145,16 @@ def _far_off(row: dict) -> list[str]:
     return [f"train sends {sent / 1e6:.1f} MB, by hand {train['by_hand_total'] / 1e6:.1f} MB"]
 
 
-def _compiled(found, program, lowered, topology: Topology, samples: int) -> dict[str, Any]:
-    report = check.check_program(program, lowered, topology, found.mesh)
+def _compiled(setup, program, lowered, topology: Topology, samples: int) -> dict[str, Any]:
+    report = check.check_program(program, lowered, topology, setup.mesh)
     print("\n".join(check.describe(report, topology)), flush=True)
     bound = check.roofline(report, topology)
     fields = dataclasses.asdict(report) | {
         "step_ms": 1e3 * bound.step, "utilisation": bound.utilisation, "peak": report.peak,
-        "problems": check.problems(found, report, topology),
+        "problems": check.problems(setup, report, topology),
     }  # fmt: skip
     if program.name == "train":
-        print(check.describe_traffic(found, samples, report), flush=True)
+        print(check.describe_traffic(setup, samples, report), flush=True)
     return fields
 
 

@@ -14,7 +14,7 @@ import jax
 from jax.sharding import Mesh
 
 from sir_jax.errors import UserError
-from sir_jax.training.sharding import make_mesh
+from sir_jax.runtime.sharding import make_mesh
 
 GIB = 1 << 30
 

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from sir_jax.config.specs import QFormerSpec
 from sir_jax.errors import UserError
 from sir_jax.models import Blip2Spec, FusionSpec, HubertSpec, VitSpec, build_encoder
 from sir_jax.models.layers import ACTIVATIONS
-from sir_jax.models.qformer import QFormerSpec
-from sir_jax.pretrained import bert, blip2, blip2_vision, clip, hubert
+from sir_jax.pretrained.families import bert, blip2, blip2_vision, clip, hubert
 from sir_jax.pretrained.files import SINGLE, Tensors, open_tensors, read_json, write_tensors
 from sir_jax.pretrained.hub import BIN, BIN_INDEX, find_weights, resolve
 from sir_jax.pretrained.positions import resize_positions

@@ -19,18 +19,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
+from sir_jax.config.command_line import to_json
 from sir_jax.errors import UserError
-from sir_jax.training import distributed
-from sir_jax.training.config import from_json, to_json
-from sir_jax.training.integrity import find_fault
-from sir_jax.training.metrics import say
+from sir_jax.runtime import distributed
+from sir_jax.runtime.integrity import find_faults, tell_faults
+from sir_jax.runtime.trees import leaf_paths
+from sir_jax.runtime.workdir import CHECKPOINTS, EVALUATIONS, as_path, best_step, read_evaluations
 from sir_jax.training.state import TrainState
-from sir_jax.training.trees import leaf_paths
-from sir_jax.training.workdir import as_path
 
-FOLDER = "checkpoints"
-EVALUATIONS = "evaluations.json"
-BEST_METRIC = "val/mean_r1"
 FORMAT = 1
 
 _HANDLERS = {
@@ -50,18 +46,14 @@ class KeepBestAndLast(ocp.checkpoint_managers.PreservationPolicy):
     """
 
     def __init__(self):
-        self.scores: dict[int, float] = {}
-
-    def best(self, steps) -> int | None:
-        """Return which of the steps has the highest score; None where none has one."""
-        scored = sorted(step for step in steps if step in self.scores)
-        return max(scored, key=self.scores.get, default=None)
+        self.evaluations: dict[int, dict[str, float]] = {}
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         """Answer Orbax, which asks before it deletes."""
         del context
         steps = [info.step for info in checkpoints]
-        return [step in (*sorted(steps)[-2:], self.best(steps)) for step in steps]
+        kept = (*sorted(steps)[-2:], best_step(self.evaluations, steps))
+        return [step in kept for step in steps]
 
 
 class Checkpoints:
@@ -82,47 +74,29 @@ class Checkpoints:
             read_only=read_only,
         )
         self._manager = ocp.CheckpointManager(
-            (workdir / FOLDER).resolve(),
+            (workdir / CHECKPOINTS).resolve(),
             options=options,
             item_handlers={name: handler() for name, handler in _HANDLERS.items()},
         )
         self._saving, self._writing = False, None  # whether, and the newest step that was
-        self._evaluations_path = workdir / FOLDER / EVALUATIONS
+        self._evaluations_path = workdir / CHECKPOINTS / EVALUATIONS
         self.configs: dict[int, dict] = {}
         faults = self._find_faults()
         for step in self._manager.all_steps():
             if step not in faults:
                 meta = self._restore(step, meta=ocp.args.JsonRestore())["meta"]
                 self.configs[step] = meta["config"]
-        lost = {step: fault for step, fault in faults.items() if step > (self.last or 0)}
-        told = "; ".join(f"checkpoint {step} of {self.folder} is not whole: {lost[step]}"
-                         for step in sorted(lost, reverse=True))  # fmt: skip
-        if lost and self.last is None:
-            raise UserError(f"{told}; there is no other; choose another --workdir to begin anew")
-        if lost:
-            say(f"{told}; goes on at checkpoint {self.last}")
-        self.evaluations: dict[int, dict[str, float]] = {}
-        if self._evaluations_path.exists():
-            stored = json.loads(self._evaluations_path.read_text())
-            for step, metrics in ((int(step), metrics) for step, metrics in stored.items()):
-                # Those after the last checkpoint will be made again.
-                if step <= (self.last or 0):
-                    self._note(step, metrics)
+        tell_faults(self.folder, faults, self.last)
+        self.evaluations = self._policy.evaluations
+        self.evaluations |= read_evaluations(workdir / CHECKPOINTS, self.last or 0)
 
     def _find_faults(self) -> dict[int, str]:
         """Return what the checkpoints lack, by step, as the first process sees it."""
-        found = []
+        faults = {}
         if distributed.is_first():
-            faults = ((step, find_fault(self.folder / str(step)))
-                      for step in self._manager.all_steps())  # fmt: skip
-            found = [(step, fault) for step, fault in faults if fault]
+            faults = find_faults(self.folder, self._manager.all_steps())
         # A list, as JSON has no numbers for names.
-        return dict(distributed.from_first("faults", found))
-
-    def _note(self, step: int, metrics: dict[str, float]) -> None:
-        self.evaluations[step] = metrics
-        if BEST_METRIC in metrics:
-            self._policy.scores[step] = metrics[BEST_METRIC]
+        return dict(distributed.from_first("faults", [*faults.items()]))
 
     def _restore(self, step: int, **items) -> Any:
         return self._manager.restore(step, args=ocp.args.Composite(**items))
@@ -135,11 +109,11 @@ class Checkpoints:
     @property
     def best(self) -> int | None:
         """Return the best evaluated checkpoint's step, or None."""
-        return self._policy.best(self.configs)
+        return best_step(self.evaluations, self.configs)
 
     def note_evaluation(self, step: int, metrics: dict[str, float]) -> None:
         """Write down an evaluation; call it before the save of its step, if that is to come."""
-        self._note(step, metrics)
+        self.evaluations[step] = metrics
         if jax.process_index() == 0:
             part = self._evaluations_path.with_suffix(".part")
             part.write_text(json.dumps(self.evaluations, indent=1) + "\n")
@@ -208,13 +182,6 @@ class Checkpoints:
         }  # fmt: skip
         out = self._restore(step, **items)
         return TrainState(params=out["params"], **out["train"])
-
-    def restore_numpy_params(self, step: int) -> dict:
-        """Read a checkpoint's parameters as nested dicts of NumPy arrays, needing no mesh."""
-        tree = self._manager.item_metadata(step)["params"].tree
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        args = ocp.args.PyTreeRestore(restore_args=as_numpy)
-        return self._restore(step, params=args)["params"]
 
     @property
     def folder(self) -> Path:
@@ -304,33 +271,3 @@ def check_same_tree(stored: Any, wanted: Any, where: str) -> None:
             f"{where} does not fit this config's model: {'; '.join(lines[:3])}{more}; "
             "choose another --workdir"
         )
-
-
-def restore_params(workdir: str | Path, which: str = "best") -> tuple[ConfigDict, dict]:
-    """Read the parameters of a run, for evaluation and search.
-
-    Args:
-      workdir: the run's folder.
-      which: 'best', by `val/mean_r1` of the evaluations during training, or 'last'.
-
-    Returns:
-      The run's config and the parameters, nested dicts of NumPy arrays.
-
-    Raises:
-      UserError: where there is no such checkpoint.
-    """
-    if which not in ("best", "last"):
-        raise UserError(f"checkpoint {which!r} is neither 'best' nor 'last'")
-    if not (as_path(workdir) / FOLDER).is_dir():
-        raise UserError(
-            f"workdir {workdir} has no checkpoints; give the --workdir of a run of `sir-jax train`"
-        )
-    checkpoints = Checkpoints(as_path(workdir), read_only=True)
-    try:
-        step = getattr(checkpoints, which)
-        if step is None:
-            others = "; 'last' is there" if checkpoints.last is not None else ""
-            raise UserError(f"workdir {workdir} has no {which!r} checkpoint yet{others}")
-        return from_json(checkpoints.configs[step]), checkpoints.restore_numpy_params(step)
-    finally:
-        checkpoints.close()

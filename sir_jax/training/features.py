@@ -14,15 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from sir_jax.config.specs import MODALITIES, HubertSpec, VitSpec
 from sir_jax.data.corpus import Corpus, Split
 from sir_jax.data.feature_store import FeatureReader, Features, Layout, read_manifest
 from sir_jax.data.pipeline import BatchSpec
 from sir_jax.errors import UserError
-from sir_jax.models.hubert import HubertSpec, conv_lengths
-from sir_jax.models.vit import VitSpec
-from sir_jax.training.objective import is_frozen
-from sir_jax.training.terms import MODALITIES
-from sir_jax.training.trees import leaf_paths
+from sir_jax.models.hubert import conv_lengths
+from sir_jax.objective.switches import is_frozen
+from sir_jax.runtime.trees import leaf_paths
 
 FORMAT = 1
 

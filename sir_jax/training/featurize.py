@@ -13,14 +13,12 @@ Options:
   --batch_size=32    clips or pictures that are encoded at once
 """
 
-import functools
 import itertools
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +26,8 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from sir_jax.data.audio import normalize_waveform
+from sir_jax.cli.train import print_help
+from sir_jax.config.command_line import parse_options
 from sir_jax.data.corpus import Corpus, Split, open_corpus
 from sir_jax.data.feature_store import (
     Layout,
@@ -37,14 +36,14 @@ from sir_jax.data.feature_store import (
     shard_writer,
     write_manifest,
 )
-from sir_jax.data.image import ImageSpec, preprocess_image
-from sir_jax.data.lock import only_one
+from sir_jax.data.media.audio import normalize_waveform
+from sir_jax.data.media.image import ImageSpec, preprocess_image
 from sir_jax.data.parallel import ordered_map
 from sir_jax.data.pipeline import read_clip, read_image
 from sir_jax.errors import UserError
-from sir_jax.models import SpeechImageModel, build_model
-from sir_jax.training import sharding
-from sir_jax.training.config import check_config, parse_options
+from sir_jax.runtime import sharding
+from sir_jax.runtime.console import say
+from sir_jax.runtime.locks import only_one
 from sir_jax.training.features import (
     check_cacheable,
     frozen_modalities,
@@ -54,12 +53,7 @@ from sir_jax.training.features import (
     make_layout,
     store_folder,
 )
-from sir_jax.training.loop import create_state
-from sir_jax.training.main import print_help
-from sir_jax.training.metrics import say
-from sir_jax.training.objective import fusion_tasks
-from sir_jax.training.optimizer import make_optimizer
-from sir_jax.training.state import check_param_patterns, init_state, state_shardings
+from sir_jax.training.setup import prepare
 
 SAMPLE_RATE = 16_000
 
@@ -110,12 +104,14 @@ def featurize(cfg, corpus: Corpus, split: str, out: Path, batch_size: int) -> li
       UserError: a config that freezes nothing or augments what it freezes, no such split, a
         disk that is too small, or a clip or picture that cannot be decoded.
     """
-    check_config(cfg)
+    mesh = sharding.make_mesh(cfg.mesh)
+    setup = prepare(cfg, mesh)
+    check_cacheable(setup.abstract.params, cfg)
     if split not in corpus.splits:
         raise UserError(f"--split={split!r}: {corpus.name} has {', '.join(corpus.splits)}")
     records = corpus.splits[split]
-    mesh = sharding.make_mesh(cfg.mesh)
-    model, params = _frozen_model(cfg, mesh)
+    # The whole state, as in training: a random encoder then has the same values there and here.
+    model, params = setup.model, setup.create_state().params
     layouts = {}
     for modality in frozen_modalities(params, cfg):
         found = identity(modality, params, cfg, corpus, records)
@@ -131,18 +127,6 @@ def featurize(cfg, corpus: Corpus, split: str, out: Path, batch_size: int) -> li
             write_manifest(layout.folder, manifest)
             _write_store(modality, layout, model, params, cfg, records, mesh, batch_size)
     return [layout.folder for layout, _ in layouts.values()]
-
-
-def _frozen_model(cfg, mesh: Mesh) -> tuple[SpeechImageModel, Any]:
-    """Return the model and the parameters that training would begin with, on the mesh."""
-    model = build_model(cfg.model, fusion_tasks(cfg.loss))
-    tx = make_optimizer(cfg.optim, cfg.train.steps)
-    init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
-    abstract = jax.eval_shape(init, jax.random.key(cfg.seed))
-    check_param_patterns(abstract.params, cfg)
-    check_cacheable(abstract.params, cfg)
-    # The whole state, as in training: a random encoder then has the same values there and here.
-    return model, create_state(cfg, init, state_shardings(abstract, mesh, cfg)).params
 
 
 def _new_manifest(modality: str, found: dict, cfg, split: Split, batch_size: int) -> dict:

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 
 import sir_jax
+from sir_jax.config.command_line import config_differences, to_json
 from sir_jax.data.corpus import Corpus
 from sir_jax.errors import UserError
-from sir_jax.training import distributed
-from sir_jax.training.config import config_differences, to_json
+from sir_jax.runtime import distributed
 
 # Places and labour on one machine; what they lead to is compared by itself.
 OWN_FIELDS = (

@@ -14,7 +14,6 @@ batch n+1 is drawn and travels to the devices while they run step n, which is wa
 """
 
 import dataclasses
-import functools
 import json
 import time
 from collections.abc import Callable
@@ -25,32 +24,26 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from sir_jax.config.command_line import claim_workdir, compare_workdir
 from sir_jax.data.corpus import Corpus, open_corpus
 from sir_jax.data.feature_store import Features
 from sir_jax.data.pipeline import train_batches
 from sir_jax.errors import UserError
-from sir_jax.models import SpeechImageModel, build_model
-from sir_jax.training import distributed, sharding
-from sir_jax.training.checkpoint import FOLDER, Checkpoints
-from sir_jax.training.config import check_batch, check_config, claim_workdir, compare_workdir
-from sir_jax.training.features import cached_modalities, check_cacheable, open_features
+from sir_jax.models import SpeechImageModel
+from sir_jax.runtime import distributed, sharding
+from sir_jax.runtime.console import say
+from sir_jax.runtime.interrupt import Interrupt, Interrupted
+from sir_jax.runtime.watchdog import Watchdog
+from sir_jax.runtime.workdir import CHECKPOINTS, Hold, as_path, check_shared, make_folder
+from sir_jax.training.checkpoint import Checkpoints
+from sir_jax.training.features import open_features
 from sir_jax.training.fingerprint import check_same
-from sir_jax.training.interrupt import Interrupt, Interrupted
-from sir_jax.training.metrics import MetricWriter, Progress, say
-from sir_jax.training.objective import frozen_patterns, fusion_tasks, has_teacher, queue_size
-from sir_jax.training.optimizer import make_optimizer
-from sir_jax.training.release import start_from
+from sir_jax.training.metrics import MetricWriter, Progress
+from sir_jax.training.setup import Setup, describe, prepare
 from sir_jax.training.state import (
     TrainState,
-    check_param_patterns,
-    count_params,
-    init_ema,
-    init_state,
-    state_shardings,
 )
-from sir_jax.training.step import batch_shapes, bucket_length, jit_train_step
-from sir_jax.training.watchdog import Watchdog
-from sir_jax.training.workdir import Hold, as_path, check_shared, make_folder
+from sir_jax.training.step import bucket_length
 
 Evaluate = Callable[[Any, SpeechImageModel, Any], dict[str, float]]
 
@@ -62,16 +55,24 @@ IDS_SHOWN = 32
 class Run:
     """What a run is made of; only `state` and `step` change."""
 
-    cfg: Any
+    setup: Setup
     workdir: Path
-    mesh: Mesh
-    model: SpeechImageModel
     programs: dict[int, Callable]  # `bucket_length` of a batch -> compiled train_step
     features: Features | None  # what batches take from `data.features`
     checkpoints: Checkpoints
     watchdog: Watchdog
     state: TrainState
     step: int  # state.step, on the host
+
+    @property
+    def cfg(self) -> Any:
+        """Return the whole config."""
+        return self.setup.cfg
+
+    @property
+    def mesh(self) -> Mesh:
+        """Return the mesh."""
+        return self.setup.mesh
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ def train(
     """Train, or go on training, the model of a config in a workdir.
 
     Args:
-      cfg: see `sir_jax.base_config`.
+      cfg: see `sir_jax.config.presets`.
       workdir: gets `config.json`, `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
       evaluate: (params, model, cfg) -> metrics by name; called every `train.eval_every` steps and
         at the end. `val/mean_r1` among them decides which checkpoint is the best.
@@ -102,14 +103,14 @@ def train(
       UserError: on a config, workdir, corpus or checkpoint that does not fit, or a non-finite loss.
       Interrupted: after SIGTERM or SIGINT, once the state is saved.
     """
-    check_config(cfg)
+    setup = prepare(cfg, sharding.make_mesh(cfg.mesh))
     corpus = open_corpus(cfg.data.corpus, cfg.data.data_dir or None) if corpus is None else corpus
     workdir = as_path(workdir)
     check_same(cfg, corpus)
     check_shared(workdir)
     with Hold(workdir) as hold:
         hold.take()
-        run = prepare(cfg, workdir, corpus, hold)
+        run = begin(setup, workdir, corpus, hold)
         writer = MetricWriter(run.workdir, run.step)
         try:
             with Interrupt() as interrupt, run.watchdog:
@@ -119,39 +120,29 @@ def train(
             run.checkpoints.close()
 
 
-def prepare(cfg, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
+def begin(setup: Setup, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
     """Build everything that the loop needs, compiled and with the state in place.
 
     Raises:
       UserError: see `train`.
     """
-    mesh = sharding.make_mesh(cfg.mesh)
-    check_batch(cfg, mesh)
-    model = build_model(cfg.model, fusion_tasks(cfg.loss))
-    tx = make_optimizer(cfg.optim, cfg.train.steps)
-    init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
-    abstract = jax.eval_shape(init, jax.random.key(cfg.seed))
-    sharding.check_rules(abstract.params)
-    check_param_patterns(abstract.params, cfg)
-    if cfg.data.features:
-        check_cacheable(abstract.params, cfg)
+    cfg = setup.cfg
     for phrase in compare_workdir(cfg, workdir):
         say(f"goes on with another setting: {phrase}")
-    shardings = state_shardings(abstract, mesh, cfg)
-    describe(cfg, mesh, abstract)
+    describe(setup)
     # One process decides: another could see the folder that is only now made.
-    begun = distributed.from_first("begun", (workdir / FOLDER).is_dir())
+    begun = distributed.from_first("begun", (workdir / CHECKPOINTS).is_dir())
     checkpoints = Checkpoints(workdir) if begun else None
     step = distributed.from_first("step", checkpoints.last or 0 if checkpoints else 0)
     if step:
-        state = checkpoints.restore(step, abstract, shardings)
+        state = checkpoints.restore(step, setup.abstract, setup.shardings)
         say(f"resumes {workdir} at step {step}")
     else:
-        state = create_state(cfg, init, shardings)
+        state = setup.create_state()
     programs, features = {}, None
     if step < cfg.train.steps:
         features = open_features(state.params, cfg, corpus, corpus.splits["train"])
-        programs = compile_programs(cfg, mesh, abstract, shardings, model, tx)
+        programs = setup.compile_steps()
         distributed.meet("programs")
     # Only now: a run that could not begin must not hold the folder against the mended config.
     if distributed.is_first():
@@ -163,94 +154,7 @@ def prepare(cfg, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
         raise UserError(f"--workdir={workdir} was used by another job while this one started; run "
                         "the same command again to go on from there")  # fmt: skip
     watchdog = Watchdog(cfg.train.watchdog_seconds, step)
-    return Run(cfg, workdir, mesh, model, programs, features, checkpoints, watchdog, state, step)
-
-
-def describe(cfg, mesh: Mesh, abstract: TrainState) -> None:
-    """Say what runs where, and what a reader would otherwise have to guess."""
-    trainable, frozen = count_params(abstract.params, frozen_patterns(cfg))
-    axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
-    say(f"parameters: {trainable:,} trainable, {frozen:,} frozen")
-    say(f"objective: {describe_objective(cfg.loss)}")
-    say(f"mesh: {axes} on {mesh.size} of {jax.device_count()} {jax.default_backend()} devices")
-    for line in sharding.fallback_lines(abstract.params, mesh):
-        say(line)
-    accum, batch = cfg.train.grad_accum, cfg.data.batch_size
-    cached = cached_modalities(abstract.params, cfg)
-    if cached:
-        say(f"features of frozen encoders from {cfg.data.features}: {', '.join(cached)}")
-    shapes = [batch_shapes(cfg, samples, cached) for samples in cfg.data.buckets]
-    speech = ", ".join(_shape_text(found)[0] for found in shapes)
-    say(f"train_step: {len(shapes)} programs, one a length bucket: {speech}; each with "
-        f"{_shape_text(shapes[0])[1]}")  # fmt: skip
-    if accum > 1:
-        say(
-            f"train.grad_accum={accum}: a gradient is the mean over {accum} microbatches of "
-            f"{batch // accum}; a caption's negatives come from its own microbatch only, so it "
-            f"sees {batch // accum - 1} other pairs, not {batch - 1} as under train.grad_cache"
-        )
-    cache = cfg.train.grad_cache
-    if cache > 1:
-        say(
-            f"train.grad_cache={cache}: activations of {batch // cache} pairs at a time; "
-            f"a caption's negatives come from all {batch}"
-        )
-
-
-def _shape_text(shapes: dict[str, jax.ShapeDtypeStruct]) -> tuple[str, str]:
-    """Spell the shapes of a batch's speech and of its images."""
-    names = ("wave", "speech_tokens", "speech_states"), ("pixels", "image_tokens")
-    return tuple(
-        next(f"{name}{list(shapes[name].shape)}".replace(" ", "") for name in group
-             if name in shapes) for group in names
-    )  # fmt: skip
-
-
-def describe_objective(loss_cfg) -> str:
-    """Say which terms are on, in one line."""
-    parts = [f"{loss_cfg[name].weight:g} {name.upper()}" for name in ("sic", "sim", "cmd")
-             if loss_cfg[name].weight]  # fmt: skip
-    text = " + ".join(parts)
-    if has_teacher(loss_cfg):
-        sic = loss_cfg.sic
-        text += f"; teacher with momentum {loss_cfg.teacher.momentum:g}"
-        text += f", alpha {sic.alpha:g} after {sic.alpha_ramp} steps" if sic.alpha else ""
-    return text + (f"; queue of {queue_size(loss_cfg):,}" if queue_size(loss_cfg) else "")
-
-
-def create_state(cfg, init: Callable, shardings: TrainState) -> TrainState:
-    """Create the state at step 0 already sharded, with pretrained encoders where config says."""
-    state = jax.jit(init, out_shardings=shardings)(jax.random.key(cfg.seed))
-    if any(cfg.init.values()):
-        # The optimiser's state does not depend on the parameters' values.
-        from sir_jax.pretrained import load_encoders
-
-        # `init.model` was not there before there were retrievers to go on from.
-        load = start_from if cfg.init.get("model") else load_encoders
-        params = jax.tree.map(
-            lambda new, old: new.astype(old.dtype), load(cfg, state.params), state.params
-        )
-        state = state.replace(params=jax.tree.map(distributed.place, params, shardings.params))
-        if state.ema_params is not None:
-            copy = jax.jit(functools.partial(init_ema, cfg=cfg), out_shardings=shardings.ema_params)
-            state = state.replace(ema_params=copy(state.params))
-    return state
-
-
-def compile_programs(
-    cfg, mesh: Mesh, abstract: TrainState, shardings: TrainState, model, tx
-) -> dict[int, Callable]:
-    """Compile `train_step` for every bucket, so that no step of the run has to wait."""
-    cached = cached_modalities(abstract.params, cfg)
-    batches = [batch_shapes(cfg, samples, cached) for samples in cfg.data.buckets]
-    jitted = jit_train_step(cfg, mesh, shardings, tuple(batches[0]), model, tx)
-    programs = {}
-    for batch in batches:
-        began = time.perf_counter()
-        program = jitted.lower(abstract, batch).compile()
-        programs[bucket_length(batch)] = distributed.meeting_first(program)
-        say(f"  {_shape_text(batch)[0]} compiled in {time.perf_counter() - began:.1f} s")
-    return programs
+    return Run(setup, workdir, programs, features, checkpoints, watchdog, state, step)
 
 
 def is_due(step: int, every: int, total: int) -> bool:
@@ -308,7 +212,7 @@ def run_evaluation(run: Run, evaluate: Evaluate, writer: MetricWriter, interrupt
     """Evaluate the parameters as they are, and write and say the result; a signal cuts it short."""
     began, found = time.perf_counter(), None
     with interrupt.cutting(), run.watchdog.paused():
-        found = evaluate(run.state.params, run.model, run.cfg)
+        found = evaluate(run.state.params, run.setup.model, run.cfg)
     if found is None:
         return
     scores = {name: float(x) for name, x in found.items()}

@@ -10,19 +10,11 @@ from pathlib import Path
 import jax
 
 from sir_jax.errors import UserError
-from sir_jax.training.workdir import is_remote
+from sir_jax.runtime.console import say
+from sir_jax.runtime.workdir import is_remote
 
 JSONL = "metrics.jsonl"
 UPLOAD_EVERY = 30.0  # seconds
-
-
-def say(line: str) -> None:
-    """Print a line on the first process, above the progress bar where there is one."""
-    if jax.process_index() == 0:
-        from tqdm import tqdm
-
-        tqdm.write(line)
-        sys.stdout.flush()
 
 
 def read_records(path: Path) -> list[dict]:

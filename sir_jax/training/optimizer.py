@@ -3,7 +3,7 @@
 import optax
 
 from sir_jax.errors import UserError
-from sir_jax.training.trees import any_match, map_with_path
+from sir_jax.runtime.trees import any_match, map_with_path
 
 SCHEDULES = ("cosine", "linear", "constant")
 

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from sir_jax import pretrained
-from sir_jax.base_config import base_config
+from sir_jax.config.presets import base_config
 from sir_jax.data.builders.spoken_scenes import vocabulary, words_of
 from sir_jax.data.corpus import Split, open_corpus
 from sir_jax.data.pipeline import train_batches

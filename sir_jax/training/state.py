@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from sir_jax.config.specs import MODALITIES
 from sir_jax.losses.queue import Queue, empty_queue
 from sir_jax.models import SpeechImageModel, init_params
-from sir_jax.training.objective import (
+from sir_jax.objective.switches import (
     TEACHER_PARTS,
     frozen_patterns,
     has_teacher,
     is_frozen,
     queue_size,
 )
-from sir_jax.training.sharding import tree_shardings
-from sir_jax.training.terms import MODALITIES
-from sir_jax.training.trees import check_patterns, leaf_paths, merge_trees, restrict, split_tree
+from sir_jax.runtime.sharding import tree_shardings
+from sir_jax.runtime.trees import check_patterns, leaf_paths, merge_trees, restrict, split_tree
 
 
 @flax.struct.dataclass

@@ -10,14 +10,14 @@ import optax
 from jax.sharding import Mesh
 
 from sir_jax.losses.queue import push
+from sir_jax.objective.gradient import loss_and_grads
+from sir_jax.objective.switches import frozen_patterns
+from sir_jax.objective.total import Objective
+from sir_jax.runtime.sharding import batch_sharding, replicated, row_shards
+from sir_jax.runtime.trees import merge_trees, split_tree
 from sir_jax.training.features import bucket_frames, image_tokens, speech_states
-from sir_jax.training.grad_cache import cached_loss_and_grads
-from sir_jax.training.microbatches import join_rows, split_rows
-from sir_jax.training.objective import Aux, frozen_patterns, loss_fn
 from sir_jax.training.optimizer import make_schedule
-from sir_jax.training.sharding import batch_sharding, replicated, row_shards
 from sir_jax.training.state import TrainState, update_ema
-from sir_jax.training.trees import merge_trees, split_tree
 
 Array = jax.Array
 
@@ -67,52 +67,6 @@ def bucket_length(batch) -> int:
     return next(batch[x] for x in ("speech_states", "speech_tokens") if x in batch).shape[-2]
 
 
-def loss_and_grads(
-    trainable, frozen, state: TrainState, batch, rng, *, model, cfg, shards: int = 1
-):
-    """Compute the loss and its gradient with respect to the trainable leaves alone.
-
-    With `train.grad_accum` > 1 both are means over microbatches, run one after the other; a
-    caption then sees the negatives of its microbatch only, beside the queue, which is that of
-    before the step for all of them. With `train.grad_cache` > 1 they are those of the whole batch;
-    see `grad_cache`.
-
-    Returns:
-      (loss, `Aux`, gradient with the structure of `trainable`).
-    """
-
-    if cfg.train.grad_cache > 1:
-        return cached_loss_and_grads(
-            trainable, frozen, state, batch, rng, model=model, cfg=cfg, shards=shards
-        )
-
-    def loss_of(trainable, batch, rng):
-        params = merge_trees(trainable, frozen)
-        return loss_fn(
-            params, state.ema_params, state.queue, batch, state.step, rng,
-            model=model, cfg=cfg, shards=shards,
-        )  # fmt: skip
-
-    grad_of = jax.value_and_grad(loss_of, has_aux=True)
-    count = cfg.train.grad_accum
-    if count == 1:
-        (loss, aux), grads = grad_of(trainable, batch, rng)
-        return loss, aux, grads
-
-    def body(total, inputs):
-        index, rows = inputs
-        (loss, aux), grads = grad_of(trainable, rows, jax.random.fold_in(rng, index))
-        return jax.tree.map(jnp.add, total, grads), (loss, aux)
-
-    zeros = jax.tree.map(jnp.zeros_like, trainable)
-    total, (losses, auxes) = jax.lax.scan(
-        body, zeros, (jnp.arange(count), split_rows(batch, count))
-    )
-    metrics = jax.tree.map(lambda x: x.mean(axis=0), auxes.metrics)
-    grads = jax.tree.map(lambda x: x / count, total)
-    return losses.mean(), Aux(metrics=metrics, queue_rows=join_rows(auxes.queue_rows)), grads
-
-
 def project_params(params: dict) -> dict:
     """Bring parameters back into their range: the temperature, where it is trained."""
     if "temperature" not in params:
@@ -137,7 +91,7 @@ def train_step(
       model: from `build_model`.
       tx: from `make_optimizer`.
       cfg: the whole config.
-      shards: parts of the batch's rows on different devices; see `objective.loss_fn`.
+      shards: parts of the batch's rows on different devices; see `Objective`.
 
     Returns:
       The next state, and float32 scalars by name. `train/finite` is 1 where loss, gradient and
@@ -145,9 +99,8 @@ def train_step(
     """
     rng = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
     trainable, frozen = split_tree(state.params, frozen_patterns(cfg))
-    loss, aux, grads = loss_and_grads(
-        trainable, frozen, state, batch, rng, model=model, cfg=cfg, shards=shards
-    )
+    objective = Objective(model, cfg, shards)
+    loss, aux, grads = loss_and_grads(objective, trainable, frozen, state, batch, rng)
     updates, opt_state = tx.update(grads, state.opt_state, trainable)
     trainable = project_params(optax.apply_updates(trainable, updates))
     params = merge_trees(trainable, frozen)

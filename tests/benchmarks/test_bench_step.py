@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from sir_jax.base_config import base_config
 from sir_jax.benchmarks import step
-from sir_jax.benchmarks.main import main
 from sir_jax.benchmarks.timing import Times
+from sir_jax.cli.bench import main
+from sir_jax.config.presets import base_config
 from sir_jax.errors import UserError
 
 ARGS = ["step", "--config=configs/unified.py:runlocal", "--config.mesh.data=1", "--rounds=2",

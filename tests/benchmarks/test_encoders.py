@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from sir_jax.benchmarks import encoders
-from sir_jax.benchmarks.main import main
 from sir_jax.benchmarks.timing import OtherLoad, Times, cpu_seconds, interleave
+from sir_jax.cli.bench import main
 from sir_jax.errors import UserError
 from sir_jax.models import HubertSpec, VitSpec
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sir_jax.base_config import base_config
 from sir_jax.benchmarks import index
-from sir_jax.data.image import load_image
+from sir_jax.config.presets import base_config
+from sir_jax.data.media.image import load_image
 from sir_jax.errors import UserError
 
 

@@ -10,10 +10,10 @@ import soundfile
 
 from sir_jax.benchmarks import input as bench
 from sir_jax.benchmarks import input_peers, raw_files
-from sir_jax.benchmarks.main import main
-from sir_jax.data.audio import load_audio
-from sir_jax.data.augment import AugmentSpec, augment_wave
-from sir_jax.data.image import augment_image, load_image
+from sir_jax.cli.bench import main
+from sir_jax.data.media.audio import load_audio
+from sir_jax.data.media.augment import AugmentSpec, augment_wave
+from sir_jax.data.media.image import augment_image, load_image
 from sir_jax.errors import UserError
 
 

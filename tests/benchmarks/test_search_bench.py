@@ -8,7 +8,7 @@ import pytest
 from sir_jax.benchmarks import search
 from sir_jax.benchmarks.timing import Times
 from sir_jax.errors import UserError
-from sir_jax.retrieval.exact import Found, exact_search
+from sir_jax.index.engines.exact import Found, exact_search
 
 pytest.importorskip("faiss")
 

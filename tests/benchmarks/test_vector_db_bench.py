@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from sir_jax.benchmarks import main as bench
 from sir_jax.benchmarks import vector_db
+from sir_jax.cli import bench as bench
 from sir_jax.errors import UserError
 
 

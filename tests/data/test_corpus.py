@@ -13,9 +13,9 @@ from PIL import Image
 
 from sir_jax.data.builders.spoken_scenes import SPLITS, SceneConfig, plan_corpus
 from sir_jax.data.corpus import INDEX_DTYPE, Corpus, index_path, open_corpus, write_index
-from sir_jax.data.features import FlacAudio
-from sir_jax.data.make_scenes import make_spoken_scenes
 from sir_jax.data.paths import data_dir
+from sir_jax.data.preparation.scenes import make_spoken_scenes
+from sir_jax.data.tfds_features import FlacAudio
 from sir_jax.errors import UserError
 
 CONFIG = SceneConfig("compositional", 14, 4, 6, captions=2, voices=12, image_size=48, seed=3)

@@ -16,12 +16,12 @@ from pipeline_helpers import (
     small_split,
 )
 
-from sir_jax.base_config import base_config
-from sir_jax.data.audio import load_audio, normalize_waveform
+from sir_jax.cli.data import main as make_corpus
+from sir_jax.config.presets import base_config
 from sir_jax.data.corpus import open_corpus
 from sir_jax.data.feature_store import Features
-from sir_jax.data.image import ImageSpec, load_image, preprocess_image
-from sir_jax.data.main import main as make_corpus
+from sir_jax.data.media.audio import load_audio, normalize_waveform
+from sir_jax.data.media.image import ImageSpec, load_image, preprocess_image
 from sir_jax.data.pipeline import plan_epoch, train_batches
 from sir_jax.errors import UserError
 

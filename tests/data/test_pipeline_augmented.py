@@ -5,8 +5,8 @@ import pytest
 from ml_collections import ConfigDict
 from pipeline_helpers import MemorySplit, assert_same, augmented, draw
 
-from sir_jax.data.audio import load_audio
-from sir_jax.data.augment import change_speed
+from sir_jax.data.media.audio import load_audio
+from sir_jax.data.media.augment import change_speed
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from sir_jax import cli
+from sir_jax.cli import main as cli
+from sir_jax.config.command_line import load_config
 from sir_jax.data.corpus import open_corpus
 from sir_jax.errors import UserError
 from sir_jax.evaluation.ablate import (
@@ -20,11 +21,10 @@ from sir_jax.evaluation.ablate import (
 )
 from sir_jax.evaluation.denoise import denoising_metrics
 from sir_jax.models import build_model, init_params
-from sir_jax.training.config import load_config
-from sir_jax.training.objective import fusion_tasks
+from sir_jax.objective.switches import fusion_tasks
 
 CONFIG = """
-from sir_jax.base_config import base_config
+from sir_jax.config.presets import base_config
 
 SEEDS = (0, 1)
 ABLATIONS = {

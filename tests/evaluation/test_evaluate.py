@@ -6,17 +6,17 @@ import json
 import jax
 import pytest
 
-from sir_jax import cli
+from sir_jax.cli import main as cli
 from sir_jax.data.builders.spoken_scenes.config import SceneConfig
-from sir_jax.data.make_scenes import make_spoken_scenes
+from sir_jax.data.preparation.scenes import make_spoken_scenes
+from sir_jax.evaluation.evaluate import evaluate_split
 from sir_jax.evaluation.folds import folds_of
-from sir_jax.evaluation.main import evaluate_split
 from sir_jax.evaluation.ranking import format_table
 from sir_jax.evaluation.rerank import format_reranked
+from sir_jax.inference.release import write_release
 from sir_jax.models import build_model
 from sir_jax.training.checkpoint import Checkpoints
 from sir_jax.training.optimizer import make_optimizer
-from sir_jax.training.release import write_release
 from sir_jax.training.state import init_state
 
 

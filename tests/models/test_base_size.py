@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sir_jax.base_config import base_config
-from sir_jax.evaluation.embed import embed_speech
+from sir_jax.config.presets import base_config
+from sir_jax.inference.embed import embed_speech
 from sir_jax.models import build_model, init_params
 from sir_jax.models.hubert import conv_lengths
 

@@ -7,12 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sir_jax.models.convolution import (
-    grouped_conv,
-    grouped_matmul,
-    strided_conv,
-    strided_matmul,
-)
+from sir_jax.models.convolution import grouped_conv, grouped_matmul, strided_conv, strided_matmul
 
 
 def rand(*shape, seed=0):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo
 
-from sir_jax.base_config import base_config
+from sir_jax.config.presets import base_config
 from sir_jax.models import attention, build_model, init_params
 from sir_jax.models.attention import attend
 

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sir_jax.base_config import base_config
+from sir_jax.config.presets import base_config
+from sir_jax.config.specs import FusionSpec
 from sir_jax.models import Encoded, attention_maps, build_model, init_params
-from sir_jax.models.fusion import Fusion, FusionSpec, sinusoids
-from sir_jax.training.trees import leaf_paths
+from sir_jax.models.fusion import Fusion, sinusoids
+from sir_jax.runtime.trees import leaf_paths
 
 TASKS = ("match", "denoise_speech", "denoise_image")
 SMALL = dict(layers=2, width=24, heads=2, mlp_width=48)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from sir_jax.models import Hubert, HubertSpec
-from sir_jax.models.layers import ACTIVATIONS, Attention, Block, attend, rematerialised
-from sir_jax.pods.flops import count_flops
+from sir_jax.models.attention import attend
+from sir_jax.models.layers import ACTIVATIONS, Attention, Block, rematerialised
+from sir_jax.pods.step_flops import count_flops
 
 
 def rand(*shape, seed=0):

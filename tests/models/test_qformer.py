@@ -7,9 +7,9 @@ import pytest
 import torch
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from sir_jax.config.specs import Blip2Spec, QFormerSpec, VitSpec
 from sir_jax.models.layers import Block, CrossBlock
-from sir_jax.models.qformer import Blip2, Blip2Spec, QFormer, QFormerSpec
-from sir_jax.models.vit import VitSpec
+from sir_jax.models.qformer import Blip2, QFormer
 
 FIELDS = dict(width=32, heads=4, mlp_width=48, activation="gelu", epsilon=1e-5)
 SPEC = QFormerSpec(queries=5, width=32, layers=2, heads=4, mlp_width=48, projection=12)

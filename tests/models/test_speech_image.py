@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sir_jax.base_config import base_config
+from sir_jax.config.presets import base_config
 from sir_jax.models import HeadSpec, HubertSpec, build_model, init_params
 from sir_jax.models.hubert import Hubert, conv_lengths
 from sir_jax.models.qformer import QFormer

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from sir_jax.cli.pods import main
+from sir_jax.config.command_line import load_config
 from sir_jax.errors import UserError
 from sir_jax.pods import check, programs
 from sir_jax.pods.collectives import Collective
 from sir_jax.pods.expected import expected_traffic
-from sir_jax.pods.main import main
 from sir_jax.pods.survey import (
     BEGIN,
     END,
@@ -24,7 +25,7 @@ from sir_jax.pods.survey import (
     table,
 )
 from sir_jax.pods.topology import GIB, Topology
-from sir_jax.training.config import load_config
+from sir_jax.training.setup import prepare
 
 V5E = Topology.parse("v5e:2x4")
 TWO_SLICES = Topology.parse("2*v5e:2x4")
@@ -58,7 +59,7 @@ def test_full_size():
         "pods check --config=configs/hubert_base_clip_b32.py --topology=v5e:2x4 --programs=train "
         "--samples=32000 --config.model.scan=true"
     )
-    code = f"import sys; from sir_jax.cli import main; sys.exit(main({words.split()}))"
+    code = f"import sys; from sir_jax.cli.main import main; sys.exit(main({words.split()}))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     assert "8 chips, mesh data 8 x fsdp 1 x tensor 1, batch 256, clips of 2 s" in out.stdout
@@ -68,7 +69,7 @@ def test_full_size():
 
 def compile_and_check(cfg, topology: Topology, samples: int) -> None:
     """See that a train step fits, leaves the queue alone, and sends what it must."""
-    found = programs.plan(cfg, topology.mesh(cfg.mesh))
+    found = prepare(cfg, topology.mesh(cfg.mesh))
     program = programs.train_program(found, samples)
     report = check.check_program(program, program.lower(), topology, found.mesh)
     assert check.problems(found, report, topology) == []
@@ -83,7 +84,7 @@ def compile_and_check(cfg, topology: Topology, samples: int) -> None:
 def test_on_two_slices_a_gradient_is_sent_twice():
     cfg = reduced("cmd")
     one, two = (
-        expected_traffic(programs.plan(cfg, topology.mesh(cfg.mesh)), 46_000)
+        expected_traffic(prepare(cfg, topology.mesh(cfg.mesh)), 46_000)
         for topology in (V5E, TWO_SLICES)
     )
     assert two == one._replace(gradients=2 * one.gradients) and one.gradients > 0
@@ -119,7 +120,7 @@ def test_roofline_by_hand():
 
 def test_what_must_not_be():
     cfg = reduced("unified")
-    found = programs.plan(cfg, V5E.mesh(cfg.mesh))
+    found = prepare(cfg, V5E.mesh(cfg.mesh))
     assert check.problems(found, report(), V5E) == []
     (full,) = check.problems(found, report(temporaries=12 * GIB), V5E)
     assert "train takes 15.0 of 16 GiB on v5e:2x4, more than 90%" in full
@@ -149,7 +150,7 @@ def test_table_and_its_place(tmp_path):
 
 
 def test_a_program_that_lowers_to_the_same_is_not_compiled_again():
-    found = programs.plan(reduced("cmd"), V5E.mesh(reduced("cmd").mesh))
+    found = prepare(reduced("cmd"), V5E.mesh(reduced("cmd").mesh))
     both = programs.chosen(found, ("embed",), 46_000)
     kept = {
         one.name: {"text": program_digest(one.lower().as_text(), V5E), "peak": 1, "problems": []}

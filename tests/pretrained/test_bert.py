@@ -14,12 +14,12 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
 from sir_jax import pretrained
-from sir_jax.base_config import base_config, shrink
+from sir_jax.config.presets import base_config, shrink
 from sir_jax.errors import UserError
 from sir_jax.models import FusionSpec, build_model, init_params
 from sir_jax.models.layers import CrossBlock
-from sir_jax.pretrained import bert
-from sir_jax.training import sharding
+from sir_jax.pretrained.families import bert
+from sir_jax.runtime import sharding
 from sir_jax.training.loop import create_state
 from sir_jax.training.state import TrainState
 

@@ -11,10 +11,11 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
 from sir_jax import pretrained
+from sir_jax.config.specs import VIT_VARIANTS, Blip2Spec, QFormerSpec, VitSpec
 from sir_jax.errors import UserError
-from sir_jax.models.qformer import Blip2, Blip2Spec, QFormerSpec
-from sir_jax.models.vit import VIT_VARIANTS, Vit, VitSpec
-from sir_jax.pretrained import blip2, blip2_vision
+from sir_jax.models.qformer import Blip2
+from sir_jax.models.vit import Vit
+from sir_jax.pretrained.families import blip2, blip2_vision
 
 ATOL = 2e-5
 RETRIEVAL, PROJECTION = "Blip2ForImageTextRetrieval", "Blip2VisionModelWithProjection"

@@ -13,7 +13,8 @@ import transformers
 from flax.traverse_util import flatten_dict
 from safetensors.torch import load_file, save_file
 
-from sir_jax import cli, pretrained
+from sir_jax import pretrained
+from sir_jax.cli import main as cli
 from sir_jax.models import VitSpec
 from sir_jax.pretrained import convert, verify
 from sir_jax.pretrained.load import leaf_shapes, write_encoder

@@ -9,13 +9,7 @@ import torch
 import transformers
 
 from sir_jax import pretrained
-from sir_jax.models import (
-    HUBERT_VARIANTS,
-    VIT_VARIANTS,
-    HubertSpec,
-    VitSpec,
-    build_encoder,
-)
+from sir_jax.models import HUBERT_VARIANTS, VIT_VARIANTS, HubertSpec, VitSpec, build_encoder
 from sir_jax.pretrained.load import family_of
 
 pytestmark = pytest.mark.slow

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from sir_jax import pretrained
 from sir_jax.errors import UserError
 from sir_jax.models import HubertSpec, VitSpec, build_encoder
-from sir_jax.pretrained import clip as clip_family
-from sir_jax.pretrained import hubert as hubert_family
+from sir_jax.pretrained.families import clip as clip_family
+from sir_jax.pretrained.families import hubert as hubert_family
 
 NAME = "encoder.layers.1.attention.k_proj.weight"
 TEXT = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sir_jax import pretrained
-from sir_jax.base_config import base_config
+from sir_jax.config.presets import base_config
 from sir_jax.errors import UserError
 
 

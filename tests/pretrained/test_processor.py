@@ -138,7 +138,7 @@ def test_pictures_come_out_as_the_processor_makes_them(place):
     # What the fields mean: our pipeline, set by them, equals the processor that wrote them.
     from PIL import Image
 
-    from sir_jax.data.image import ImageSpec, preprocess_image
+    from sir_jax.data.media.image import ImageSpec, preprocess_image
 
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 256, (70, 50, 3), np.uint8))

@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 from training_helpers import filled, tiny_config
 
+from sir_jax.config.command_line import to_json
 from sir_jax.errors import UserError
+from sir_jax.inference.workdirs import restore_params
 from sir_jax.models import build_model
-from sir_jax.training import sharding
-from sir_jax.training.checkpoint import BEST_METRIC, FOLDER, Checkpoints, restore_params
-from sir_jax.training.config import to_json
+from sir_jax.runtime import sharding
+from sir_jax.runtime.trees import leaf_paths
+from sir_jax.runtime.workdir import BEST_METRIC, CHECKPOINTS
+from sir_jax.training.checkpoint import Checkpoints
 from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.state import init_state
-from sir_jax.training.trees import leaf_paths
 
 
 def placed_state(cfg):
@@ -83,7 +85,8 @@ def test_best_and_last_two_are_kept_over_a_restart(tmp_path, on_4x2):
             checkpoints.save(state, step, cfg)
         checkpoints.close()
     # Of the equal scores at 2 and 3 the earlier one is kept.
-    assert sorted(p.name for p in (tmp_path / FOLDER).iterdir() if p.is_dir()) == ["2", "4", "5"]
+    folders = [p.name for p in (tmp_path / CHECKPOINTS).iterdir() if p.is_dir()]
+    assert sorted(folders) == ["2", "4", "5"]
     opened = Checkpoints(tmp_path, read_only=True)
     assert (opened.best, opened.last) == (2, 5)
     opened.close()
@@ -164,7 +167,7 @@ def test_folder_without_its_meta_is_passed_over_and_made_again(tmp_path, on_4x2)
     checkpoints.save(state, 1, cfg)
     checkpoints.save(state, 2, cfg)
     checkpoints.close()
-    for path in (tmp_path / FOLDER / "2" / "meta").iterdir():
+    for path in (tmp_path / CHECKPOINTS / "2" / "meta").iterdir():
         path.unlink()
     opened = Checkpoints(tmp_path)
     assert (opened.last, opened.best) == (1, 1)

@@ -17,18 +17,18 @@ from test_kill import finish, start
 from training_helpers import memory_corpus, tiny_config
 
 from sir_jax import pretrained
-from sir_jax.data.audio import normalize_waveform
+from sir_jax.config.command_line import compare_workdir, to_json
 from sir_jax.data.corpus import Corpus
 from sir_jax.data.feature_store import BFLOAT16, FeatureReader, read_manifest
-from sir_jax.data.image import ImageSpec, preprocess_image
+from sir_jax.data.media.audio import normalize_waveform
+from sir_jax.data.media.image import ImageSpec, preprocess_image
 from sir_jax.data.pipeline import read_clip, read_image
 from sir_jax.errors import UserError
+from sir_jax.inference.workdirs import restore_params
 from sir_jax.models import HubertSpec, SpeechImageModel, VitSpec, build_model
 from sir_jax.training import features as features_module
 from sir_jax.training import featurize as featurize_module
 from sir_jax.training import loop
-from sir_jax.training.checkpoint import restore_params
-from sir_jax.training.config import compare_workdir, to_json
 from sir_jax.training.features import make_layout, open_features, params_hash
 from sir_jax.training.featurize import featurize
 from sir_jax.training.metrics import JSONL, read_records
@@ -385,7 +385,7 @@ def test_batch_shapes_are_those_of_the_batches(stored, corpus):
 
 CONFIG = """
 import json
-from sir_jax.training.config import from_json
+from sir_jax.config.command_line import from_json
 
 def get_config(arg=""):
     return from_json(json.loads('''{}'''))
@@ -409,7 +409,7 @@ def test_sigkill_and_the_same_command_give_the_same_bytes(tmp_path):
     # Two clips a batch, four a file: twenty files.
     program = "\n".join([
         "import sys, sir_jax.data.feature_store as store",
-        "from sir_jax.cli import main",
+        "from sir_jax.cli.main import main",
         "store.SHARD_BYTES = 1",
         "sys.exit(main(sys.argv[1:]))",
     ])  # fmt: skip

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from training_helpers import tiny_config
 
-from sir_jax.training.checkpoint import restore_params
-from sir_jax.training.config import to_json
+from sir_jax.config.command_line import to_json
+from sir_jax.inference.workdirs import restore_params
 from sir_jax.training.metrics import JSONL, read_records
 
 pytestmark = pytest.mark.slow
 
 STEPS, KILLS = 40, 2
-PROGRAM = "import sys; from sir_jax.cli import main; sys.exit(main(sys.argv[1:]))"
+PROGRAM = "import sys; from sir_jax.cli.main import main; sys.exit(main(sys.argv[1:]))"
 CONFIG = """
 import json
-from sir_jax.training.config import from_json
+from sir_jax.config.command_line import from_json
 
 def get_config(arg=""):
     return from_json(json.loads('''{}'''))

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 from training_helpers import memory_corpus, tiny_config
 
+from sir_jax.cli.train import make_evaluate
 from sir_jax.errors import UserError
+from sir_jax.inference.workdirs import restore_params
 from sir_jax.models import build_model
+from sir_jax.runtime.interrupt import Interrupted
+from sir_jax.runtime.sharding import make_mesh
+from sir_jax.runtime.workdir import BEST_METRIC
 from sir_jax.training import loop
-from sir_jax.training.checkpoint import BEST_METRIC, Checkpoints, restore_params
-from sir_jax.training.interrupt import Interrupted
-from sir_jax.training.main import make_evaluate
+from sir_jax.training.checkpoint import Checkpoints
 from sir_jax.training.metrics import JSONL, read_records
 from sir_jax.training.optimizer import make_optimizer
-from sir_jax.training.sharding import make_mesh
 from sir_jax.training.state import init_state
 
 pytestmark = pytest.mark.usefixtures("compiled_once")

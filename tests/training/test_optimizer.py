@@ -5,8 +5,8 @@ import pytest
 from training_helpers import tiny_config
 
 from sir_jax.errors import UserError
+from sir_jax.runtime.trees import leaf_paths
 from sir_jax.training.optimizer import decay_mask, make_optimizer, make_schedule
-from sir_jax.training.trees import leaf_paths
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])

@@ -13,14 +13,17 @@ from fsspec.implementations.memory import MemoryFileSystem
 from job_helpers import Job, make_setting, sequence
 from training_helpers import memory_corpus, tiny_config
 
+from sir_jax.config.command_line import claim_workdir, compare_workdir
 from sir_jax.errors import UserError
-from sir_jax.training import distributed, loop, workdir
-from sir_jax.training.checkpoint import FOLDER, Checkpoints, restore_params
-from sir_jax.training.config import claim_workdir, compare_workdir
-from sir_jax.training.integrity import find_fault, stored_ends
-from sir_jax.training.interrupt import Interrupt, Interrupted
+from sir_jax.inference.workdirs import restore_params
+from sir_jax.runtime import distributed, workdir
+from sir_jax.runtime.integrity import find_fault, stored_ends
+from sir_jax.runtime.interrupt import Interrupt, Interrupted
+from sir_jax.runtime.watchdog import Watchdog
+from sir_jax.runtime.workdir import CHECKPOINTS
+from sir_jax.training import loop
+from sir_jax.training.checkpoint import Checkpoints
 from sir_jax.training.metrics import JSONL, MetricWriter, read_records
-from sir_jax.training.watchdog import Watchdog
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -57,9 +60,9 @@ def test_checkpoint_that_lost_its_end_is_passed_over(whole, corpus, tmp_path, ca
     cfg = tiny_config(**RUN | {"train.steps": 5})
     loop.train(cfg, tmp_path, None, corpus)
     cfg.train.steps = 6
-    steps = sorted(int(p.name) for p in (tmp_path / FOLDER).iterdir() if p.is_dir())
+    steps = sorted(int(p.name) for p in (tmp_path / CHECKPOINTS).iterdir() if p.is_dir())
     assert steps == [4, 5]  # two, for this
-    newest = tmp_path / FOLDER / "5"
+    newest = tmp_path / CHECKPOINTS / "5"
     # The one that is used furthest, so that half of it is not enough.
     file, end = max(data_files(newest).items(), key=lambda found: found[1])
     os.truncate(file, end // 2)
@@ -68,14 +71,14 @@ def test_checkpoint_that_lost_its_end_is_passed_over(whole, corpus, tmp_path, ca
     loop.train(cfg, tmp_path, None, corpus)
     out = capsys.readouterr().out
     (line,) = [line for line in out.splitlines() if "is not whole" in line]
-    assert line.startswith(f"checkpoint 5 of {tmp_path / FOLDER} is not whole: ")
+    assert line.startswith(f"checkpoint 5 of {tmp_path / CHECKPOINTS} is not whole: ")
     assert line.endswith("; goes on at checkpoint 4")
     assert f"resumes {tmp_path} at step 4" in out
     assert [r["step"] for r in sequence(tmp_path)] == [1, 2, 3, 4, 5, 6]
 
 
 def test_every_file_that_a_restore_reads_is_checked(whole, tmp_path):
-    step = whole / FOLDER / "6"
+    step = whole / CHECKPOINTS / "6"
     assert find_fault(step) is None
     found = data_files(step)
     assert len(found) >= 4
@@ -102,11 +105,12 @@ def test_every_file_that_a_restore_reads_is_checked(whole, tmp_path):
 def test_no_whole_checkpoint_is_no_reason_to_begin_anew(corpus, tmp_path):
     cfg = tiny_config(**RUN | {"train.steps": 2})
     loop.train(cfg, tmp_path, None, corpus)
-    (tmp_path / FOLDER / "2" / "params" / "manifest.ocdbt").write_bytes(b"")
+    (tmp_path / CHECKPOINTS / "2" / "params" / "manifest.ocdbt").write_bytes(b"")
     with pytest.raises(UserError) as error:
         loop.train(cfg, tmp_path, None, corpus)
     assert "\n" not in str(error.value)
-    assert str(error.value).startswith(f"checkpoint 2 of {tmp_path / FOLDER} is not whole: params")
+    folder = tmp_path / CHECKPOINTS
+    assert str(error.value).startswith(f"checkpoint 2 of {folder} is not whole: params")
     assert str(error.value).endswith("there is no other; choose another --workdir to begin anew")
 
 
@@ -123,8 +127,8 @@ def test_sigterm_during_a_save_waits_for_it(whole, corpus, tmp_path, monkeypatch
     with pytest.raises(Interrupted, match="stopped by SIGTERM at step 5 of 6"):
         loop.train(tiny_config(**RUN), tmp_path, None, corpus)
     monkeypatch.undo()
-    assert find_fault(tmp_path / FOLDER / "4") is None
-    assert find_fault(tmp_path / FOLDER / "5") is None
+    assert find_fault(tmp_path / CHECKPOINTS / "4") is None
+    assert find_fault(tmp_path / CHECKPOINTS / "5") is None
     loop.train(tiny_config(**RUN), tmp_path, None, corpus)
     assert_same_run(tmp_path, whole)
 
@@ -140,7 +144,7 @@ def test_full_disk_stops_in_one_line_soon_and_loses_nothing(tmp_path):
     (status,), (out,) = Job(root, root / "run", 1, 1, few, most_bytes=90_000).wait()
     assert status == 2, out
     (line,) = [line for line in out.splitlines() if line.startswith("sir-jax train:")]
-    folder = f"{root}/run/{FOLDER}"
+    folder = f"{root}/run/{CHECKPOINTS}"
     assert f"the checkpoint of step {every} could not be written to {folder} (" in line
     kept = before[-1]["step"]
     assert f"; the checkpoint of step {kept} is whole; make room or mend what it says" in line

@@ -11,19 +11,13 @@ import soundfile
 from PIL import Image
 
 from sir_jax import pretrained
-from sir_jax.base_config import base_config
+from sir_jax.config.presets import base_config
 from sir_jax.data.corpus import INDEX_DTYPE, Caption, ImageRecord
 from sir_jax.errors import UserError
 from sir_jax.models import HubertSpec, VitSpec
 from sir_jax.models.hubert import HubertOutput
 from sir_jax.models.vit import VitOutput
-from sir_jax.training.pretrain import (
-    MAX_WORDS,
-    Transcripts,
-    image_loss,
-    pretrain,
-    speech_loss,
-)
+from sir_jax.training.pretrain import MAX_WORDS, Transcripts, image_loss, pretrain, speech_loss
 
 WORDS = ["blue", "circle", "red", "square"]
 

@@ -5,7 +5,7 @@ import json
 import layouts
 import pytest
 
-from sir_jax import cli
+from sir_jax.cli import main as cli
 from sir_jax.data.corpus import open_corpus
 
 CORPORA = {

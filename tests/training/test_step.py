@@ -7,10 +7,12 @@ import pytest
 from training_helpers import filled, synthetic_batch, tiny_config
 
 from sir_jax.models import build_model
+from sir_jax.objective.gradient import loss_and_grads
+from sir_jax.objective.total import loss_fn
+from sir_jax.runtime.trees import leaf_paths, merge_trees, split_tree
 from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.state import count_params, init_state
-from sir_jax.training.step import loss_and_grads, loss_fn, project_params, train_step
-from sir_jax.training.trees import leaf_paths, merge_trees, split_tree
+from sir_jax.training.step import project_params, train_step
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from sir_jax.data.audio import SAMPLE_RATE, load_audio, read_header
-from sir_jax.data.builders.chunks import chunks_of, make_chunks, parts_of, save_chunk
 from sir_jax.data.builders.recordings import Plan, PlannedCaption, PlannedImage, Problem
-from sir_jax.data.image import load_image
-from sir_jax.data.sources import read_source
+from sir_jax.data.builders.work_chunks import chunks_of, make_chunks, parts_of, save_chunk
+from sir_jax.data.media.audio import SAMPLE_RATE, load_audio, read_header
+from sir_jax.data.media.image import load_image
+from sir_jax.data.media.sources import read_source
 from sir_jax.errors import BadMedia, UserError
 
 # About half a second of work with five recordings each: what an interrupt can lose per worker.

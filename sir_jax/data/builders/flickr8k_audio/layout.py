@@ -2,13 +2,7 @@
 
 from pathlib import Path
 
-from sir_jax.data.builders.publisher import (
-    Collector,
-    find,
-    is_junk,
-    published_path,
-    read_lines,
-)
+from sir_jax.data.builders.publisher import Collector, find, is_junk, published_path, read_lines
 from sir_jax.data.builders.recordings import Archive, Counts, Layout, Plan, PlannedCaption
 
 CAPTIONS = 5  # a picture; numbered from 0

@@ -7,13 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from sir_jax.data.builders.recordings import (
-    Layout,
-    Plan,
-    PlannedCaption,
-    PlannedImage,
-    Problem,
-)
+from sir_jax.data.builders.recordings import Layout, Plan, PlannedCaption, PlannedImage, Problem
 from sir_jax.errors import UserError
 
 COLUMNS = ("image", "audio", "image_id", "split", "text", "speaker")

@@ -4,13 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from sir_jax.data.builders.publisher import (
-    Collector,
-    find,
-    published_path,
-    read_entries,
-    word,
-)
+from sir_jax.data.builders.publisher import Collector, find, published_path, read_entries, word
 from sir_jax.data.builders.recordings import Archive, Counts, Layout, Plan, PlannedCaption
 
 # The publishers' halves in the order that numbers recordings.

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sir_jax.data.builders.chunks import chunks_of, make_chunks, save_chunk
 from sir_jax.data.builders.spoken_scenes.plan import PlannedImage
 from sir_jax.data.builders.spoken_scenes.render import encode_png, render
-from sir_jax.data.builders.spoken_scenes.synthesis import Synthesiser, encode_flac
+from sir_jax.data.builders.work_chunks import chunks_of, make_chunks, save_chunk
+from sir_jax.data.media.synthesis import Synthesiser, encode_flac
 
 # About half a second of work: what an interrupt can lose per worker.
 CHUNK_IMAGES = 24

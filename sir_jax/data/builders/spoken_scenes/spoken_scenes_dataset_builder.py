@@ -7,15 +7,11 @@ from pathlib import Path
 import numpy as np
 import tensorflow_datasets as tfds
 
-from sir_jax.data.builders.chunks import default_workers
 from sir_jax.data.builders.spoken_scenes.config import SPLITS, SceneConfig
-from sir_jax.data.builders.spoken_scenes.generate import (
-    fingerprint,
-    generate_chunks,
-    read_chunks,
-)
+from sir_jax.data.builders.spoken_scenes.generate import fingerprint, generate_chunks, read_chunks
 from sir_jax.data.builders.spoken_scenes.plan import plan_corpus
-from sir_jax.data.features import FlacAudio
+from sir_jax.data.builders.work_chunks import default_workers
+from sir_jax.data.tfds_features import FlacAudio
 
 
 @dataclasses.dataclass(kw_only=True)

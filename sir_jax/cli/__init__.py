@@ -1,0 +1,1 @@
+"""The ``sir-jax`` command: a table of verbs; parsing of arguments and printing, nothing else."""

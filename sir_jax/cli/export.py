@@ -1,0 +1,102 @@
+"""The `export` verb: make a release of a training run, or StableHLO of a model's encoders."""
+
+import argparse
+import shlex
+from pathlib import Path
+
+from sir_jax.errors import UserError
+from sir_jax.evaluation.card import read_evaluations, write_card
+from sir_jax.inference import release
+from sir_jax.runtime.workdir import as_path
+
+
+def main(argv: list[str]) -> int:
+    """Run `sir-jax export`.
+
+    Args:
+      argv: the arguments after the verb.
+
+    Raises:
+      UserError: no such model or checkpoint, or the folder cannot be written.
+    """
+    args = parse(argv)
+    out = Path(args.out)
+    if out.exists():
+        raise UserError(f"--out {out} exists already; give another folder or remove it")
+    if args.stablehlo:
+        return export_stablehlo(args.workdir or args.model, args.which, out)
+    if not args.workdir:
+        raise UserError(f"--model {args.model} is a release already; a --workdir is exported")
+    workdir = as_path(args.workdir)
+    found = release.find(workdir, args.which)
+    name = args.name or workdir.name
+    command = f"sir-jax export {shlex.join(argv)}"
+    card = write_card(
+        name, stages(found.cfg), found.params, read_evaluations(workdir), command, args.licence,
+        args.dtype,
+    )  # fmt: skip
+    about = {"licence": args.licence}
+    mark = release.write_release(
+        out, found.cfg, found.params, name, args.dtype, about, card
+    )  # fmt: skip
+    size = sum(path.stat().st_size for path in out.iterdir())
+    print(f"{out}: {size / 1e6:.1f} MB, {args.dtype}, fingerprint {mark}")
+    return 0
+
+
+def stages(cfg) -> list:
+    """Return the configs of the runs that made a model, as far back as they can be found.
+
+    Args:
+      cfg: of the last run; `init.model` tells from which it went on.
+    """
+    found = [cfg]
+    while source := found[0].get("init", {}).get("model"):
+        try:
+            before = release.find(source).cfg
+        except UserError:  # moved away since
+            break
+        if "train" not in before:  # a release: its card tells
+            break
+        found.insert(0, before)
+    return found
+
+
+def export_stablehlo(source: str, which: str, out: Path) -> int:
+    """Write both encoders as StableHLO, and see that they give the model's numbers."""
+    from sir_jax.inference.retriever import Retriever
+    from sir_jax.interop.stablehlo import check_export, export_encoders
+
+    model = Retriever.load(source, which)
+    for path in export_encoders(model, out):
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+    for difference in check_export(model, out):
+        print(difference)
+    return 0
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Read the options of `sir-jax export`.
+
+    Raises:
+      UserError: a name that no folder could have.
+    """
+    parser = argparse.ArgumentParser(prog="sir-jax export", description=__doc__, allow_abbrev=False)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--workdir", default="", help="where `sir-jax train` wrote")
+    source.add_argument("--model", default="", help="a release, of which --stablehlo is made")
+    parser.add_argument("--out", required=True, help="a folder that is not there yet")
+    parser.add_argument("--which", default="best", choices=("best", "last"), help="checkpoint")
+    parser.add_argument("--name", default="", help="of the model; the default is the workdir's")
+    parser.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16", "float16"),
+        help="that the weights are stored in",
+    )  # fmt: skip
+    parser.add_argument("--licence", default="", help="of the weights, for the model card")
+    parser.add_argument(
+        "--stablehlo", action="store_true", help="write the encoders as StableHLO instead"
+    )
+    args = parser.parse_args(argv)
+    if args.name and not release.is_name(args.name):
+        raise UserError(f"--name {args.name!r}: use letters, digits, dots, dashes, underscores")
+    return args

@@ -1,0 +1,1 @@
+"""What an experiment is: every field with its default, its bounds and one line of documentation."""

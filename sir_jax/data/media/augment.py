@@ -1,0 +1,388 @@
+"""Augmentation of waveforms: speed, reverberation, noise, telephone and gain.
+
+Each effect is a pure function of a waveform and its parameters. `augment_wave` draws the parameters
+from one generator, with a stream for each effect, so that switching one on or off leaves the draws
+of the others as they are.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import soxr
+
+from sir_jax.data.media.audio import SAMPLE_RATE
+from sir_jax.data.media.sound_folder import SoundFolder
+from sir_jax.errors import UserError
+
+# A telephone's band in Hz, and the width of the filter's slopes outside it.
+PHONE_BAND = (300.0, 3400.0)
+PHONE_SLOPE = 100.0
+_STOP_DB = 60.0
+_MU = 255.0
+
+Range = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentSpec:
+    """What happens to training waveforms; the default is nothing.
+
+    Attributes:
+      speed: probability; `factor` above 1 is faster and higher.
+      reverb: probability; responses from `reverb_folder`, or made with a `t60` in seconds and a
+        `direct_ratio`, the direct path's energy over the rest's, in dB.
+      noise: probability; from `noise_folder`, or made of one of `noise_kinds`, at `snr` dB.
+      telephone: probability; with `mu_law`, also coded in 8 bits.
+      gain: probability; by `gain_db`.
+    """
+
+    speed: float = 0.0
+    factor: Range = (0.9, 1.1)
+    reverb: float = 0.0
+    t60: Range = (0.2, 0.8)
+    direct_ratio: Range = (0.0, 12.0)
+    reverb_folder: SoundFolder | None = None
+    noise: float = 0.0
+    snr: Range = (5.0, 25.0)
+    noise_kinds: tuple[str, ...] = ("white", "pink", "babble")
+    noise_folder: SoundFolder | None = None
+    telephone: float = 0.0
+    mu_law: bool = True
+    gain: float = 0.0
+    gain_db: Range = (-6.0, 6.0)
+
+    @property
+    def active(self) -> bool:
+        """Tell whether anything can happen at all."""
+        return any((self.speed, self.reverb, self.noise, self.telephone, self.gain))
+
+    @classmethod
+    def from_config(cls, augment_cfg: Any) -> "AugmentSpec":
+        """Read and check `data.augment`; None, as in configs from before it existed, is nothing.
+
+        Raises:
+          UserError: names the field, its value and what it must be.
+        """
+        if augment_cfg is None:
+            return cls()
+        c, names = augment_cfg, ("speed", "reverb", "noise", "telephone", "gain")
+        probability = {name: _probability(c, name) for name in names}
+        kinds = tuple(c.noise.kinds)
+        if not kinds or any(kind not in NOISES for kind in kinds):
+            raise UserError(
+                f"data.augment.noise.kinds={kinds}: give at least one of {', '.join(NOISES)}"
+            )
+        return cls(
+            **probability,
+            factor=_range(c, "speed", "factor", 0.5, 2.0),
+            t60=_range(c, "reverb", "t60", 0.05, 5.0),
+            direct_ratio=_range(c, "reverb", "direct_ratio", -20.0, 60.0),
+            reverb_folder=_folder(c, "reverb"),
+            snr=_range(c, "noise", "snr", -20.0, 100.0),
+            noise_kinds=kinds,
+            noise_folder=_folder(c, "noise"),
+            mu_law=bool(c.telephone.mu_law),
+            gain_db=_range(c, "gain", "db", -60.0, 60.0),
+        )
+
+
+def augment_wave(wave: np.ndarray, spec: AugmentSpec, rng: np.random.Generator) -> np.ndarray:
+    """Apply each effect with its probability: speed, reverberation, noise, telephone, gain.
+
+    Args:
+      wave: float32 [N] at 16 kHz.
+      spec: which, how often and how much.
+      rng: where the draws come from; its own state is not advanced.
+
+    Returns:
+      float32, of another length where the speed changed; `wave` itself where nothing did.
+
+    Raises:
+      UserError: a file of a folder cannot be decoded.
+    """
+    if not spec.active or not wave.size:
+        return wave
+    speed, reverb, noise, telephone, gain = rng.spawn(5)
+    if speed.random() < spec.speed:
+        wave = change_speed(wave, speed.uniform(*spec.factor))
+    if reverb.random() < spec.reverb:
+        if spec.reverb_folder is not None:
+            response = spec.reverb_folder[int(reverb.integers(len(spec.reverb_folder)))]
+            wave = add_reverb(wave, response, int(np.abs(response).argmax()))
+        else:
+            t60, ratio = reverb.uniform(*spec.t60), reverb.uniform(*spec.direct_ratio)
+            wave = add_reverb(wave, make_response(t60, ratio, reverb), 0)
+    if noise.random() < spec.noise:
+        snr = noise.uniform(*spec.snr)
+        if spec.noise_folder is not None:
+            sound = spec.noise_folder[int(noise.integers(len(spec.noise_folder)))]
+            sound = fit_length(sound, len(wave), noise)
+        else:
+            kind = spec.noise_kinds[int(noise.integers(len(spec.noise_kinds)))]
+            sound = NOISES[kind](len(wave), noise)
+        wave = add_noise(wave, sound, snr)
+    if telephone.random() < spec.telephone:
+        wave = narrow_band(wave, spec.mu_law)
+    if gain.random() < spec.gain:
+        wave = change_gain(wave, gain.uniform(*spec.gain_db))
+    return wave
+
+
+def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:
+    """Play faster or slower, pitch and tempo together.
+
+    Args:
+      wave: float32 [N].
+      factor: above 1 is faster; a tone of f Hz comes out at f * factor.
+
+    Returns:
+      float32 [N / factor], rounded, at least 1 where N is.
+    """
+    if not wave.size or factor == 1:
+        return wave
+    out = soxr.resample(wave, SAMPLE_RATE * factor, SAMPLE_RATE, quality="HQ")
+    length = max(1, round(len(wave) / factor))
+    return np.pad(out[:length], (0, max(0, length - len(out))))
+
+
+def add_reverb(wave: np.ndarray, response: np.ndarray, direct: int) -> np.ndarray:
+    """Convolve with a room's impulse response; the speech is not delayed, its energy is kept.
+
+    Args:
+      wave: float32 [N].
+      response: float [M], at the same rate.
+      direct: index of the direct path in it, which is laid on time 0.
+
+    Returns:
+      float32 [N]; `wave` itself where the result would be silence.
+    """
+    n = len(wave)
+    out = _convolve(wave, response)[direct : direct + n]
+    energy = _energy(out)
+    if not energy:
+        return wave
+    return (out * math.sqrt(_energy(wave) / energy)).astype(np.float32)
+
+
+def make_response(t60: float, direct_ratio: float, rng: np.random.Generator) -> np.ndarray:
+    """Make an impulse response: the direct path, then noise that decays exponentially.
+
+    Args:
+      t60: seconds in which the noise decays by 60 dB, where it is cut.
+      direct_ratio: energy of the direct path over that of the noise, in dB.
+      rng: where the noise comes from.
+
+    Returns:
+      float64 [t60 * 16000], rounded up; the direct path is 1 at index 0.
+    """
+    n = max(2, math.ceil(t60 * SAMPLE_RATE))
+    out = rng.standard_normal(n) * np.exp(-math.log(1e3) / (t60 * SAMPLE_RATE) * np.arange(n))
+    out[0] = 0.0
+    out *= 10 ** (-direct_ratio / 20) / math.sqrt(_energy(out))
+    out[0] = 1.0
+    return out
+
+
+def add_noise(wave: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
+    """Add noise at a signal-to-noise ratio, both powers being means over the whole clip.
+
+    Args:
+      wave: float32 [N].
+      noise: float [N], of any loudness.
+      snr: in dB.
+
+    Returns:
+      float32 [N]; `wave` itself where either is silent, for which no ratio exists.
+    """
+    signal, power = _energy(wave), _energy(noise)
+    if not (signal and power):
+        return wave
+    noise = noise.astype(np.float64)
+    return (wave + noise * math.sqrt(signal / power / 10 ** (snr / 10))).astype(np.float32)
+
+
+def fit_length(sound: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
+    """Cut a stretch out of a sound at random, or repeat it, from a random sample on.
+
+    Args:
+      sound: [M], M at least 1.
+      length: N in samples.
+      rng: where the first sample comes from.
+
+    Returns:
+      [N].
+    """
+    if len(sound) >= length:
+        first = int(rng.integers(len(sound) - length + 1))
+        return sound[first : first + length]
+    return np.resize(np.roll(sound, -int(rng.integers(len(sound)))), length)
+
+
+def white_noise(length: int, rng: np.random.Generator) -> np.ndarray:
+    """Make noise of the same power at every frequency: float32 [length]."""
+    # Half the time of float64, and as random.
+    return rng.standard_normal(length, np.float32)
+
+
+def pink_noise(length: int, rng: np.random.Generator) -> np.ndarray:
+    """Make noise whose power falls by 3 dB an octave: float64 [length]."""
+    return _shape_noise(white_noise(length, rng), lambda hz: 1 / np.sqrt(hz))
+
+
+def babble_noise(length: int, rng: np.random.Generator) -> np.ndarray:
+    """Make the murmur of a crowd: float64 [length].
+
+    Four talkers without words: each is noise that swells at the rate of syllables. Together they
+    have the long-term spectrum of speech: flat up to 500 Hz, then falling by 9 dB an octave.
+    """
+    # Loudness changes in steps of 10 ms: nobody hears a step of noise, and sines are slow to make.
+    step = SAMPLE_RATE // 100
+    seconds = np.arange(-(-length // step)) / 100
+    crowd = np.zeros(length)
+    for _ in range(4):
+        rate, phase = rng.uniform(2.5, 6.0), rng.uniform(0, 2 * np.pi)
+        swell = (0.5 + 0.5 * np.sin(2 * np.pi * rate * seconds + phase)) ** 2
+        crowd += np.repeat(swell, step)[:length] * white_noise(length, rng)
+    return _shape_noise(crowd, lambda hz: np.minimum(1.0, (hz / 500) ** -1.5))
+
+
+NOISES: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {
+    "white": white_noise,
+    "pink": pink_noise,
+    "babble": babble_noise,
+}
+
+
+def narrow_band(wave: np.ndarray, mu_law: bool) -> np.ndarray:
+    """Pass a waveform through a telephone: 300 to 3400 Hz, 60 dB down 100 Hz further out.
+
+    Args:
+      wave: float32 [N].
+      mu_law: also sample at 8 kHz and code in 8 bits by the mu-law, beyond [-1, 1] clipped.
+
+    Returns:
+      float32 [N], not delayed.
+    """
+    if not wave.size:
+        return wave
+    band = _phone_filter()
+    delay, n = len(band) // 2, len(wave)
+    out = _convolve(wave, band)[delay : delay + n]
+    # What has nothing above 4 kHz loses nothing at 8 kHz, so that only coding needs the samples.
+    if mu_law:
+        coded = np.zeros(n)
+        coded[::2] = 2 * code_mu_law(out[::2])
+        out = _convolve(coded, band)[delay : delay + n]
+    return out.astype(np.float32)
+
+
+def code_mu_law(samples: np.ndarray) -> np.ndarray:
+    """Round samples to the 255 levels of the mu-law (mu 255, 8 bits with sign); 0 stays 0.
+
+    Args:
+      samples: float [N]; beyond [-1, 1] clipped.
+
+    Returns:
+      float64 [N] in [-1, 1].
+    """
+    x = np.clip(np.asarray(samples, np.float64), -1, 1)
+    level = np.rint(127 * np.log1p(_MU * np.abs(x)) / math.log1p(_MU)) / 127
+    return np.sign(x) * np.expm1(level * math.log1p(_MU)) / _MU
+
+
+def change_gain(wave: np.ndarray, db: float) -> np.ndarray:
+    """Make a waveform louder by `db` decibels; nothing is clipped."""
+    return wave * np.float32(10 ** (db / 20))
+
+
+def _energy(x: np.ndarray) -> float:
+    # Not `x @ x`: BLAS would set all its threads on it, and sum in an order that depends on them.
+    return float(np.square(x, dtype=np.float64).sum())
+
+
+@functools.cache
+def _phone_filter() -> np.ndarray:
+    """Return the band-pass: a Kaiser-windowed sinc of odd length, symmetric."""
+    slope = 2 * math.pi * PHONE_SLOPE / SAMPLE_RATE
+    # Kaiser's formulas for the length and the window's parameter at 60 dB.
+    half = math.ceil((_STOP_DB - 7.95) / (2.285 * slope) / 2)
+    window = np.kaiser(2 * half + 1, 0.1102 * (_STOP_DB - 8.7))
+    low, high = (
+        2 * (edge + side * PHONE_SLOPE / 2) / SAMPLE_RATE
+        for edge, side in zip(PHONE_BAND, (-1, 1), strict=True)
+    )
+    at = np.arange(-half, half + 1)
+    return window * (high * np.sinc(high * at) - low * np.sinc(low * at))
+
+
+def _shape_noise(noise: np.ndarray, amplitude: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Give noise a spectrum; nothing below 20 Hz, where 1/f would be all."""
+    n = len(noise)
+    size = _fft_size(n)
+    hz = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
+    heard = hz >= 20
+    shape = np.zeros_like(hz)
+    shape[heard] = amplitude(hz[heard])
+    return np.fft.irfft(np.fft.rfft(noise, size) * shape, size)[:n]
+
+
+def _convolve(wave: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Return the full convolution, float64 [N + M - 1]."""
+    # NumPy keeps float32 in float32, which costs two digits and saves little time.
+    wave, kernel = wave.astype(np.float64), kernel.astype(np.float64)
+    m, n = len(kernel), len(wave) + len(kernel) - 1
+    # Of a short kernel: block by block, each adding its tail to the next one's head.
+    size = 1 << (4 * m - 1).bit_length()
+    step = size - m + 1
+    count = -(-len(wave) // step)
+    if count < 3:
+        size, step, count = _fft_size(n), len(wave), 1
+    blocks = np.zeros((count, step))
+    blocks.ravel()[: len(wave)] = wave
+    blocks = np.fft.irfft(np.fft.rfft(blocks, size) * np.fft.rfft(kernel, size), size)
+    if count == 1:
+        return blocks[0, :n]
+    out = np.zeros((count + 1, step))
+    out[:-1] = blocks[:, :step]
+    out[1:, : m - 1] += blocks[:, step:]
+    return out.ravel()[:n]
+
+
+@functools.lru_cache(maxsize=4096)
+def _fft_size(least: int) -> int:
+    """Return the smallest size from `least` on that has no prime factor above 5."""
+    best, fives = 1 << (least - 1).bit_length(), 1
+    while fives < best:
+        odd = fives
+        while odd < best:
+            best = min(best, odd << max(0, (-(-least // odd) - 1).bit_length()))
+            odd *= 3
+        fives *= 5
+    return best
+
+
+def _probability(cfg: Any, effect: str) -> float:
+    value = float(cfg[effect].probability)
+    if not 0 <= value <= 1:
+        raise UserError(f"data.augment.{effect}.probability={value}: must be from 0 to 1")
+    return value
+
+
+def _range(cfg: Any, effect: str, field: str, least: float, most: float) -> Range:
+    values = cfg[effect][field]
+    pair = tuple(map(float, values))
+    if len(pair) != 2 or not least <= pair[0] <= pair[1] <= most:
+        raise UserError(
+            f"data.augment.{effect}.{field}={values}: give (least, largest), rising, "
+            f"from {least:g} to {most:g}"
+        )
+    return pair
+
+
+def _folder(cfg: Any, effect: str) -> SoundFolder | None:
+    path = cfg[effect].folder
+    return SoundFolder(path, f"data.augment.{effect}.folder") if path else None

@@ -1,0 +1,359 @@
+"""Pictures to the float arrays that an image encoder reads."""
+
+import dataclasses
+import io
+import math
+import os
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from sir_jax.data.media.sources import read_source
+from sir_jax.errors import BadMedia, UserError
+
+MAX_PIXELS = 25_000_000
+FITS = ("crop", "squash")
+# Pillow's other parsers have a history of holes, and nobody keeps a photo collection in them.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# Beyond this ratio of sides, the whole resized picture would not fit in memory.
+_MAX_ASPECT = 16
+# torchvision's RandomResizedCrop: bounds of the crop's aspect ratio, and draws before giving up.
+_CROP_ASPECT = (3 / 4, 4 / 3)
+_CROP_DRAWS = 10
+# Rec. 601: what each of red, green and blue adds to grey.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSpec:
+    """What an image encoder wants: a square of `size` pixels, less `mean`, over `std` (RGB).
+
+    `fit` says how a picture becomes square: "crop" resizes the short side and cuts out the centre,
+    as CLIP does; "squash" resizes both sides, as BLIP-2 does.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fit: str = "crop"
+
+    @classmethod
+    def from_config(cls, data_cfg: Any) -> "ImageSpec":
+        """Read `image_size`, `image_mean`, `image_std` and `image_fit` of a data config.
+
+        Raises:
+          UserError: a size below 1, not three means and three positive deviations, or an unknown
+            fit.
+        """
+        spec = cls(
+            int(data_cfg.image_size),
+            tuple(float(x) for x in data_cfg.image_mean),
+            tuple(float(x) for x in data_cfg.image_std),
+            data_cfg.image_fit,
+        )
+        if spec.fit not in FITS:
+            raise UserError(f"data.image_fit={spec.fit!r} is none of {', '.join(FITS)}")
+        if spec.size < 1:
+            raise UserError(f"data.image_size={spec.size}: must be at least 1")
+        if len(spec.mean) != 3 or len(spec.std) != 3 or min(spec.std) <= 0:
+            raise UserError(
+                f"data.image_mean={spec.mean}, data.image_std={spec.std}: "
+                "give three numbers each, deviations above 0"
+            )
+        return spec
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorJitter:
+    """How much colours may change in training; the default is nothing.
+
+    Attributes:
+      brightness: a factor for every value, uniform in 1 -+ this.
+      contrast: a factor for the distance to the picture's mean grey, likewise.
+      saturation: a factor for the distance to each pixel's own grey, likewise.
+      grey: probability of a picture without colour.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    grey: float = 0.0
+
+    @property
+    def active(self) -> bool:
+        """Tell whether anything can happen at all."""
+        return any(dataclasses.astuple(self))
+
+    @classmethod
+    def from_config(cls, augment_cfg: Any) -> "ColorJitter":
+        """Read `data.augment.image`; None, as in configs from before it existed, is nothing.
+
+        Raises:
+          UserError: names the field, its value and what it must be.
+        """
+        if augment_cfg is None:
+            return cls()
+        names = [field.name for field in dataclasses.fields(cls)]
+        values = {name: float(augment_cfg.image[name]) for name in names}
+        for name, value in values.items():
+            if not 0 <= value <= 1:
+                raise UserError(f"data.augment.image.{name}={value}: must be from 0 to 1")
+        return cls(**values)
+
+
+def load_image(
+    source: str | os.PathLike | bytes | BinaryIO | Image.Image | np.ndarray,
+    name: str | None = None,
+    *,
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
+    """Load a picture as upright 8-bit RGB.
+
+    EXIF rotation is applied, transparency laid on white, 16 bits brought to 8, and grey,
+    palette and CMYK converted. Of a moving picture, the first frame. A PIL image that is all this
+    already comes back as it is.
+
+    Args:
+      source: path, bytes or open file (JPEG, PNG, WebP, GIF, BMP), a PIL image, or an array
+        [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] of uint8 or uint16.
+      name: what error messages call it; where None, its path.
+      max_pixels: width x height beyond which it is refused by its header, before it is decoded.
+
+    Raises:
+      UserError: names the file and what is wrong.
+    """
+    label, data = name or "picture", None
+    if not isinstance(source, (Image.Image, np.ndarray)):
+        label, data = read_source(source, name, "picture")
+    try:
+        if isinstance(source, Image.Image):
+            return _to_rgb(source, label, max_pixels)
+        if data is None:
+            return _to_rgb(_from_array(source, label), label, max_pixels)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return _to_rgb(image, label, max_pixels)
+    except UserError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadMedia(
+            f"{label}: more than {max_pixels} pixels; shrink it first", "too large"
+        ) from None
+    except Image.UnidentifiedImageError:
+        raise BadMedia(
+            f"{label}: not a picture (JPEG, PNG, WebP, GIF or BMP); replace or remove it"
+        ) from None
+    # Pillow's parsers let anything escape on damaged data: SyntaxError, struct.error, ...
+    except Exception as error:
+        fault = "truncated" if data is not None and _is_cut(data) else "undecodable"
+        raise BadMedia(f"{label}: damaged picture ({error}); replace or remove it", fault) from None
+
+
+def preprocess_image(image: Image.Image, spec: ImageSpec) -> np.ndarray:
+    """Make a picture square as `spec.fit` says, and normalise.
+
+    Equals transformers' `CLIPImageProcessor` ("crop") or `BlipImageProcessor` ("squash"), with
+    their PIL backend, bit for bit: bicubic, long side rounded down, value / 255, less mean, over
+    deviation. Cropped sides of a ratio above 16 agree to one grey level: only the part that the
+    crop keeps is resized.
+
+    Args:
+      image: RGB.
+      spec: size in pixels, mean and deviation per channel.
+
+    Returns:
+      float32 [h, w, 3] with h = w = spec.size.
+    """
+    return _normalize(_make_square(image, spec), spec)
+
+
+def _make_square(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    width, height = image.size
+    if spec.fit == "squash":
+        return image.resize((spec.size, spec.size), Image.Resampling.BICUBIC)
+    short, long = min(width, height), max(width, height)
+    if long > _MAX_ASPECT * short:
+        return _resize_centre(image, spec.size)
+    new_long = int(spec.size * long / short)
+    new = (spec.size, new_long) if width <= height else (new_long, spec.size)
+    image = image.resize(new, Image.Resampling.BICUBIC)
+    left, top = ((side - spec.size) // 2 for side in new)
+    return image.crop((left, top, left + spec.size, top + spec.size))
+
+
+def augment_image(
+    image: Image.Image,
+    spec: ImageSpec,
+    rng: np.random.Generator,
+    scale: tuple[float, float],
+    jitter: ColorJitter = ColorJitter(),
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Take a random crop, resize it, change its colours; never flip: captions say left and right.
+
+    The distribution of crops is torchvision's RandomResizedCrop: share of the area uniform in
+    `scale`, log aspect ratio uniform in 3/4 to 4/3, the centre where no draw fits.
+
+    Args:
+      image: RGB.
+      spec: size in pixels, mean and deviation per channel.
+      rng: where the draws come from.
+      scale: least and largest share of the area; (1.0, 1.0) means no crop.
+      jitter: how much the colours change; its draws leave those of the crop as they are.
+      out: contiguous float32 [h, w, 3] for the result, e.g. its row of a batch; None for a new one.
+
+    Returns:
+      float32 [h, w, 3] with h = w = spec.size.
+    """
+    square = _crop_at_random(image, spec, rng, scale)
+    if not jitter.active:
+        return _normalize(square, spec, out)
+    values = _jitter_colors(np.asarray(square) / 255, jitter, rng.spawn(1)[0])
+    out = np.empty(values.shape, np.float32) if out is None else out
+    out[...] = values
+    return _standardize(out, spec)
+
+
+def _crop_at_random(
+    image: Image.Image, spec: ImageSpec, rng: np.random.Generator, scale: tuple[float, float]
+) -> Image.Image:
+    if tuple(scale) == (1.0, 1.0):
+        return _make_square(image, spec)
+    width, height = image.size
+    for _ in range(_CROP_DRAWS):
+        area = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(*map(math.log, _CROP_ASPECT)))
+        w, h = math.sqrt(area * aspect), math.sqrt(area / aspect)
+        if w <= width and h <= height:
+            left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
+            box = (left, top, min(left + w, width), min(top + h, height))
+            return image.resize((spec.size, spec.size), Image.Resampling.BICUBIC, box=box)
+    return _make_square(image, spec)
+
+
+def _jitter_colors(pixels: np.ndarray, jitter: ColorJitter, rng: np.random.Generator) -> np.ndarray:
+    """Change brightness, contrast, saturation, in this order, then perhaps drop the colour.
+
+    The formulas are torchvision's, on values from 0 to 1; the result of each is clipped to that.
+
+    Args:
+      pixels: float64 [h, w, 3].
+      jitter: how much.
+      rng: where the draws come from: as many, whatever is switched on.
+
+    Returns:
+      float64 [h, w, 3].
+    """
+    draws = rng.uniform(-1, 1, 3)
+    brightness, contrast, saturation = 1 + draws * dataclasses.astuple(jitter)[:3]
+    to_grey = rng.random() < jitter.grey
+    if jitter.brightness:
+        pixels = (pixels * brightness).clip(0, 1)
+    if jitter.contrast:
+        mean = _grey(pixels).mean()
+        pixels = (mean + contrast * (pixels - mean)).clip(0, 1)
+    if jitter.saturation:
+        grey = _grey(pixels)
+        pixels = (grey + saturation * (pixels - grey)).clip(0, 1)
+    return np.broadcast_to(_grey(pixels), pixels.shape) if to_grey else pixels
+
+
+def _grey(pixels: np.ndarray) -> np.ndarray:
+    # Not a matrix product: BLAS would set all its threads on it.
+    return sum(pixels[..., c : c + 1] * share for c, share in enumerate(_LUMA))
+
+
+def _normalize(image: Image.Image, spec: ImageSpec, out: np.ndarray | None = None) -> np.ndarray:
+    # transformers multiplies by 1 / 255 in float64 and rounds to float32. Dividing in float32 gives
+    # the same for each of the 256 values.
+    pixels = np.empty((spec.size, spec.size, 3), np.float32) if out is None else out
+    np.divide(np.asarray(image), np.float32(255), out=pixels, dtype=np.float32)
+    return _standardize(pixels, spec)
+
+
+def _standardize(pixels: np.ndarray, spec: ImageSpec) -> np.ndarray:
+    """Subtract the means and divide by the deviations, in place."""
+    # Whole rows: NumPy's loop over 3 channels takes four times as long.
+    rows = pixels.reshape(spec.size, 3 * spec.size)
+    rows -= np.tile(np.asarray(spec.mean, np.float32), spec.size)
+    rows /= np.tile(np.asarray(spec.std, np.float32), spec.size)
+    return pixels
+
+
+def _resize_centre(image: Image.Image, size: int) -> Image.Image:
+    """Resize and centre-crop a very long picture without making the whole resized one."""
+    axis = int(image.height > image.width)
+    long, short = image.size[axis], image.size[1 - axis]
+    new_long = int(size * long / short)
+    step = long / new_long  # source pixels per resized pixel
+    start = (new_long - size) // 2 * step
+    # The bicubic filter reaches 2 pixels (of the coarser grid) to either side. Cutting first
+    # keeps the coordinates small: Pillow holds a box in float32.
+    margin = math.ceil(2 * max(step, 1)) + 1
+    low = max(0, math.floor(start) - margin)
+    high = min(long, math.ceil(start + size * step) + margin)
+    span, box = (low, high), (start - low, start - low + size * step)
+    if axis == 0:
+        cut = image.crop((span[0], 0, span[1], short))
+        return cut.resize((size, size), Image.Resampling.BICUBIC, box=(box[0], 0, box[1], short))
+    cut = image.crop((0, span[0], short, span[1]))
+    return cut.resize((size, size), Image.Resampling.BICUBIC, box=(0, box[0], short, box[1]))
+
+
+def _to_rgb(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise BadMedia(
+            f"{label}: {width} x {height} is more than {max_pixels} pixels; shrink it first",
+            "too large",
+        )
+    if not width * height:
+        raise UserError(f"{label}: {width} x {height} has no pixels; replace or remove it")
+    image.load()
+    if _is_rotated(image):
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        return _from_array(np.asarray(image).clip(0, 65535).astype(np.uint16), label).convert("RGB")
+    if image.mode == "F":
+        raise UserError(f"{label}: float pixels have no agreed range; give 8 or 16 bits")
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    # `convert` would copy what is RGB already.
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _is_cut(data: bytes) -> bool:
+    """Say whether a picture that does not decode lacks the end its format prescribes."""
+    # A little behind the end is common and harmless.
+    tail = data[-64:]
+    if data[:2] == b"\xff\xd8":
+        return b"\xff\xd9" not in tail
+    if data[:4] == b"\x89PNG":
+        return b"IEND" not in tail
+    if data[:3] == b"GIF":
+        return b"\x3b" not in tail
+    if data[:4] == b"RIFF":
+        return int.from_bytes(data[4:8], "little") + 8 > len(data)
+    return data[:2] == b"BM" and int.from_bytes(data[2:6], "little") > len(data)
+
+
+def _is_rotated(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    # Broken EXIF is common and no reason to refuse a sound picture; Pillow raises what it likes.
+    except Exception:
+        return False
+
+
+def _from_array(array: np.ndarray, label: str) -> Image.Image:
+    if array.dtype == np.uint16:
+        # 65535 / 255 = 257; + 128 rounds to the nearest grey level.
+        array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise UserError(f"{label}: pixels of {array.dtype}; give uint8 or uint16")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise UserError(f"{label}: shape {array.shape} is not [h, w], [h, w, 3] or [h, w, 4]")
+    return Image.fromarray(array)

@@ -1,0 +1,89 @@
+"""Log-mel spectrograms for people to look at, and the colours they are drawn in."""
+
+import functools
+
+import numpy as np
+from PIL import Image
+
+from sir_jax.data.media.audio import SAMPLE_RATE
+
+WINDOW, HOP, BANDS = 400, 160, 64  # samples, samples, mel bands: 25 ms every 10 ms
+RANGE_DB = 70.0  # what lies further below a clip's peak is drawn as silence
+
+# Dark to bright, with lightness rising evenly, so that it reads in grey as well.
+_COLOURS = (
+    (8, 6, 20),
+    (59, 15, 92),
+    (133, 32, 107),
+    (207, 68, 70),
+    (247, 144, 30),
+    (252, 240, 166),
+)
+
+
+def hertz_to_mel(hertz):
+    """Return mels of the HTK formula, 2595 log10(1 + f / 700)."""
+    return 2595.0 * np.log10(1.0 + np.asarray(hertz, np.float64) / 700.0)
+
+
+def mel_to_hertz(mel):
+    """Return the inverse of `hertz_to_mel`."""
+    return 700.0 * (10.0 ** (np.asarray(mel, np.float64) / 2595.0) - 1.0)
+
+
+@functools.cache
+def mel_filters(bands: int = BANDS) -> np.ndarray:
+    """Return triangles of height 1 with centres evenly spaced in mels from 0 Hz to 8 kHz.
+
+    Args:
+      bands: M.
+
+    Returns:
+      float64 [M, WINDOW // 2 + 1].
+    """
+    nyquist = SAMPLE_RATE / 2
+    edges = mel_to_hertz(np.linspace(0.0, hertz_to_mel(nyquist), bands + 2))
+    bins = np.linspace(0.0, nyquist, WINDOW // 2 + 1)
+    low, centre, high = (edges[i : i + bands, None] for i in range(3))
+    rising, falling = (bins - low) / (centre - low), (high - bins) / (high - centre)
+    return np.maximum(0.0, np.minimum(rising, falling))
+
+
+def log_mel(wave: np.ndarray, bands: int = BANDS) -> np.ndarray:
+    """Return the power in mel bands in dB below the clip's loudest.
+
+    Args:
+      wave: [N] at 16 kHz.
+      bands: M.
+
+    Returns:
+      float32 [T, M] in [-RANGE_DB, 0], a frame per HOP begun; all -RANGE_DB for silence.
+    """
+    frames = max(1, -(-len(wave) // HOP))
+    padded = np.zeros((frames - 1) * HOP + WINDOW)
+    # Frames are centred: the first looks at the clip's first samples, not past them.
+    keep = min(len(wave), len(padded) - WINDOW // 2)
+    padded[WINDOW // 2 : WINDOW // 2 + keep] = wave[:keep]
+    views = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
+    power = np.abs(np.fft.rfft(views * hann)) ** 2 @ mel_filters(bands).T
+    peak = power.max()
+    if peak <= 0:
+        return np.full(power.shape, -RANGE_DB, np.float32)
+    floor = 10 ** (-RANGE_DB / 10)
+    return (10 * np.log10(np.maximum(power / peak, floor))).astype(np.float32)
+
+
+def colour(levels: np.ndarray) -> Image.Image:
+    """Draw a log-mel spectrogram, time to the right and pitch upwards.
+
+    Args:
+      levels: [T, M] in dB, as `log_mel` returns.
+
+    Returns:
+      RGB of T x M pixels.
+    """
+    share = 1.0 + levels.T[::-1] / RANGE_DB
+    stops = np.linspace(0.0, 1.0, len(_COLOURS))
+    channels = [np.interp(share, stops, column) for column in zip(*_COLOURS, strict=True)]
+    return Image.fromarray(np.stack(channels, -1).round().astype(np.uint8))

@@ -1,0 +1,1 @@
+"""Corpora: prepared, rendered, verified, shown."""

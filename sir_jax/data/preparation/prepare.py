@@ -1,0 +1,270 @@
+"""The `data prepare` action: a corpus as its publisher ships it, to records that train."""
+
+import argparse
+import dataclasses
+import importlib
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from sir_jax.data.builders.archives import Source, gather
+from sir_jax.data.builders.checksums import NAME as CHECKSUMS
+from sir_jax.data.builders.checksums import checked_files, write_checksums
+from sir_jax.data.builders.manifest.layout import check_name, manifest_layout
+from sir_jax.data.builders.recorded import (
+    Rules,
+    fingerprint,
+    kept_images,
+    make_chunks_of,
+    read_losses,
+    without_duplicates,
+)
+from sir_jax.data.builders.recordings import LAYOUTS, Layout, Plan, PlannedImage, load_layout
+from sir_jax.data.builders.records import progress, write_records
+from sir_jax.data.builders.work_chunks import default_workers
+from sir_jax.data.corpus import (
+    Corpus,
+    corpus_directory,
+    index_path,
+    open_corpus,
+    split_names,
+    write_index,
+)
+from sir_jax.data.paths import data_dir as resolve_data_dir
+from sir_jax.data.preparation.report import Report, make_report, read_report, write_report
+from sir_jax.errors import UserError
+from sir_jax.runtime.locks import only_one
+
+# TFDS takes the power of two shards whose sizes lie between these.
+_MIN_SHARD, _MAX_SHARD = 384 << 20, 768 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a corpus is prepared.
+
+    Attributes:
+      tolerance: the largest share of a split's recordings or pictures that may be missing.
+      max_seconds: that a recording may last.
+      workers: processes; every CPU core where 0.
+    """
+
+    tolerance: float = 0.01
+    max_seconds: float = 60.0
+    workers: int = 0
+
+    def __post_init__(self):
+        if not 0 <= self.tolerance <= 1:
+            raise UserError(f"--tolerance {self.tolerance}: give a share from 0 to 1")
+        if not self.max_seconds > 0:
+            raise UserError(f"--max-seconds {self.max_seconds}: give a number above 0")
+        if self.workers < 0:
+            raise UserError(f"--workers {self.workers}: choose 0 for every CPU core, or more")
+
+
+def prepare(
+    layout: Layout, config: str, source: Source, data_dir=None, options: Options | None = None
+) -> Corpus:
+    """Prepare a corpus, going on where an interrupted call stopped.
+
+    What cannot be used is listed in `quarantine.jsonl` and counted in `report.json`, both in the
+    corpus' folder, whether the corpus is then refused or not.
+
+    Args:
+      layout: of the corpus.
+      config: one of its configs.
+      source: the folder of the archives, or of what they hold; of a layout without archives, the
+        folder its plan starts from.
+      data_dir: see `sir_jax.data.paths.data_dir`.
+      options: tolerance, limits and processes.
+
+    Returns:
+      The corpus, also where it was already there.
+
+    Raises:
+      UserError: an archive is missing or damaged, too much cannot be used, another call is making
+        it, or the disk is full.
+    """
+    options = options or Options()
+    name = f"{layout.name}/{config}"
+    root = resolve_data_dir(data_dir)
+    folder = root / name
+    with only_one(folder):
+        if corpus_directory(name, root) is None:
+            _prepare(layout, config, source, folder, options)
+        directory = corpus_directory(name, root)
+        for split in split_names(directory):
+            if not index_path(directory, split).exists():
+                write_index(directory, split)
+        if not (directory / CHECKSUMS).exists():
+            size = sum(path.stat().st_size for path in checked_files(directory))
+            with progress(size, "B", "checksums", unit_scale=True) as bar:
+                write_checksums(directory, bar.update)
+        # Only now is nothing left that they are needed for.
+        for made in [folder / "extracted", *folder.glob("chunks-*")]:
+            shutil.rmtree(made, ignore_errors=True)
+    return open_corpus(name, data_dir)
+
+
+def _prepare(layout: Layout, config: str, source: Source, folder: Path, options: Options) -> None:
+    """Extract, plan, read, report, and write the records unless the report forbids it."""
+    if layout.archives:
+        start, archives = gather(layout.archives, source, folder / "extracted")
+    else:
+        start, archives = source.local.resolve(), {}
+    print(f"planning {layout.name}/{config}", flush=True)
+    planned = layout.plan(start, config)
+    plan = without_duplicates(planned)
+    _check_ids(plan)
+    rules = Rules(start, layout.rate, options.max_seconds)
+    chunks = folder / f"chunks-{fingerprint(plan, rules)}"
+    with progress(len(plan.images), "image", "read and check") as bar:
+        make_chunks_of(plan, rules, chunks, options.workers or default_workers(), bar.update)
+    lost = read_losses(plan, chunks)
+    kept = kept_images(plan, lost)
+    problems = [*plan.problems, *(entry.problem for entry in lost)]
+    accepted = {"max_seconds": options.max_seconds, "tolerance": options.tolerance}
+    report = make_report(
+        f"{layout.name}/{config}", planned, kept, problems, layout.expected.get(config, {}),
+        archives, accepted,
+    )  # fmt: skip
+    listed = write_report(folder, report, problems)
+    print(report.table())
+    print(f"{len(problems):,} things left out, listed in {listed}", flush=True)
+    report.check(options.tolerance, listed)
+    print("writing the records", flush=True)
+    _write(layout, config, folder, plan, kept, chunks)
+
+
+def _check_ids(plan: Plan) -> None:
+    ids = [image.image_id for image in plan.images]
+    ids += [caption.caption_id for image in plan.images for caption in image.captions]
+    if ids and not (min(ids) >= 0 and max(ids) < 1 << 31):
+        raise ValueError("a layout's ids must lie between 0 and 2^31")
+
+
+def _write(
+    layout: Layout,
+    config: str,
+    folder: Path,
+    plan: Plan,
+    kept: tuple[PlannedImage, ...],
+    chunks: Path,
+) -> None:
+    import tensorflow_datasets as tfds
+
+    from sir_jax.data.builders.recorded_builder import Chunks
+
+    package = f"sir_jax.data.builders.{layout.name}.{layout.name}_dataset_builder"
+    make = importlib.import_module(package).Builder
+    # A published config is the builder's own, a manifest's is made here.
+    chosen = config
+    if config not in make.builder_configs:
+        chosen = tfds.core.BuilderConfig(name=config, description=layout.configs[config])
+    builder = make(data_dir=str(folder.parent.parent), config=chosen, file_format="array_record")
+    builder.source = Chunks(chunks, plan, kept)
+    write_records(builder, min_shard_size=_MIN_SHARD, max_shard_size=_MAX_SHARD)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sir-jax data prepare",
+        description="Read a corpus as its publisher ships it; anything that cannot be used is "
+        "listed. Or read your own, from a list of pictures and recordings.",
+        allow_abbrev=False,
+    )
+    published = [f"{name}[/{'|'.join(load_layout(name).configs)}]" for name in LAYOUTS]
+    parser.add_argument("name", help=f"one of {', '.join(published)}, or manifest")
+    parser.add_argument("--archives", help="the archives' folder, here or gs://..., or unpacked")
+    parser.add_argument("--manifest", help="of `manifest`: a .jsonl or .csv file")
+    parser.add_argument("--name", dest="corpus", help="of `manifest`: what to call the corpus")
+    parser.add_argument("--root", help="of `manifest`: what its paths are relative to")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=Options.tolerance,
+        help="share of a split that may be missing (default %(default)s)",
+    )
+    parser.add_argument(
+        "--max-seconds",
+        "--max_seconds",
+        type=float,
+        default=Options.max_seconds,
+        help="that a recording may last (default %(default)s)",
+    )
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0: every CPU core")
+    parser.add_argument(
+        "--data-dir",
+        "--data_dir",
+        default="",
+        help="where corpora live; empty: $SIR_JAX_DATA, else ./data",
+    )
+    return parser
+
+
+def _choose(args: argparse.Namespace) -> tuple[Layout, str, Source]:
+    """Return the layout, the config and where its files are.
+
+    Raises:
+      UserError: an option is missing, of no use here, or wrong.
+    """
+    name, _, config = args.name.partition("/")
+    of_manifest = {"--manifest": args.manifest, "--name": args.corpus, "--root": args.root}
+    if name != "manifest":
+        layout = load_layout(name)
+        config = config or next(iter(layout.configs))
+        if config not in layout.configs:
+            known = ", ".join(layout.configs)
+            raise UserError(f"{name} has no config {config!r}; choose one of {known}")
+        for option, value in of_manifest.items():
+            if value is not None:
+                raise UserError(f"{option} is for `prepare manifest`; give --archives")
+        if not args.archives:
+            raise UserError("--archives is missing: give the folder of the archives, here or gs://")
+        return layout, config, Source(args.archives)
+    if args.archives:
+        raise UserError("--archives is for published corpora; give --manifest")
+    config = config or args.corpus or ""
+    if not args.manifest or not config:
+        raise UserError("--manifest and --name are both needed: a .jsonl or .csv file, and a name")
+    manifest = Path(args.manifest).expanduser()
+    root = Path(args.root).expanduser() if args.root else manifest.parent
+    return manifest_layout(manifest, check_name(config), root), config, Source(str(root))
+
+
+def main(argv: list[str]) -> int:
+    """Run `sir-jax data prepare`.
+
+    Args:
+      argv: arguments after the words.
+
+    Returns:
+      0, or 130 after Ctrl-C.
+    """
+    args = _parser().parse_args(argv)
+    layout, config, source = _choose(args)
+    options = Options(args.tolerance, args.max_seconds, args.workers)
+    start = time.monotonic()
+    try:
+        corpus = prepare(layout, config, source, args.data_dir, options)
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command again to go on where it was", file=sys.stderr)
+        return 130
+    except OSError as error:
+        raise UserError(f"{error}; mend that and run the same command again to go on") from error
+    print(summary(corpus, read_report(corpus.directory.parent)))
+    print(f"{corpus.name} is ready after {time.monotonic() - start:.0f} s in {corpus.directory}")
+    return 0
+
+
+def summary(corpus: Corpus, report: Report | None) -> str:
+    """Return a line per split: images, captions, hours; and what the report says was left out."""
+    lines = []
+    for name, split in corpus.splits.items():
+        hours = split.index["samples"].sum(dtype="i8") / 16_000 / 3600
+        lines.append(f"{name}: {len(split):,} images, {len(split.index):,} captions, {hours:.2f} h")
+    if report is not None:
+        left_out = sum(sum(row.values()) for row in report.reasons.values())
+        lines.append(f"{left_out:,} things left out of it")
+    return "\n".join(lines)

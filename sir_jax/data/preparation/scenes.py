@@ -1,0 +1,137 @@
+"""The `data spoken_scenes` verb: render scenes and have them described aloud."""
+
+import argparse
+import dataclasses
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from sir_jax.data.builders.records import progress, write_records
+from sir_jax.data.builders.spoken_scenes.config import LEVELS, SPLITS, SceneConfig
+from sir_jax.data.builders.spoken_scenes.scenes import count_scenes
+from sir_jax.data.builders.spoken_scenes.voices import ACCENTS, VOICES, voices_of
+from sir_jax.data.builders.work_chunks import default_workers
+from sir_jax.data.corpus import (
+    Corpus,
+    corpus_directory,
+    index_path,
+    open_corpus,
+    split_names,
+    write_index,
+)
+from sir_jax.data.media.synthesis import require_synthesiser
+from sir_jax.data.paths import data_dir as resolve_data_dir
+from sir_jax.errors import UserError
+from sir_jax.runtime.locks import only_one
+
+
+def _prepare(config: SceneConfig, root: Path, workers: int) -> None:
+    require_synthesiser()
+    from sir_jax.data.builders.spoken_scenes import spoken_scenes_dataset_builder as module
+
+    builder = module.Builder(
+        data_dir=str(root),
+        config=module.BuilderConfig(scenes=config),
+        file_format="array_record",
+    )
+    with progress(len(builder.plan), "image", "draw and speak") as bar:
+        builder.generate(workers, bar.update)
+    print("writing the records", flush=True)
+    write_records(builder, num_shards=1)
+
+
+def make_spoken_scenes(config: SceneConfig, data_dir=None, workers: int = 0) -> Corpus:
+    """Make a spoken_scenes corpus, going on where an interrupted call stopped.
+
+    Args:
+      config: of the corpus.
+      data_dir: see `sir_jax.data.paths.data_dir`.
+      workers: processes; all CPU cores where 0.
+
+    Returns:
+      The corpus, also where it was already there.
+
+    Raises:
+      UserError: too few distinct scenes, no speech synthesiser, or another call is making it.
+    """
+    if workers < 0:
+        raise UserError(f"workers is {workers}; choose 0 for every CPU core, or more")
+    name = f"spoken_scenes/{config.name}"
+    root = resolve_data_dir(data_dir)
+    with only_one(root / name):
+        if corpus_directory(name, root) is None:
+            _prepare(config, root, workers or default_workers())
+        directory = corpus_directory(name, root)
+        for split in split_names(directory):
+            if not index_path(directory, split).exists():
+                write_index(directory, split)
+        # Only now is nothing left that the chunks are needed for.
+        for chunks in (root / name).glob("chunks-*"):
+            shutil.rmtree(chunks, ignore_errors=True)
+    return open_corpus(name, data_dir)
+
+
+def summary(corpus: Corpus, config: SceneConfig) -> str:
+    """Return a table of a corpus: images, captions, hours and voices per split."""
+    lines = [f"{'split':<6}{'images':>8}{'captions':>10}{'hours':>8}{'voices':>8}"]
+    for name, split in corpus.splits.items():
+        hours = split.index["samples"].sum(dtype="i8") / 16_000 / 3600
+        voices = len(voices_of(name, config.voices))
+        lines.append(f"{name:<6}{len(split):>8}{len(split.index):>10}{hours:>8.2f}{voices:>8}")
+    accents = {voice.accent for voice in VOICES[: config.voices]}
+    lines.append(
+        f"level {config.level}: {count_scenes(config.level):,} distinct scenes; "
+        f"{len(accents)} of {len(ACCENTS)} accents; no scene or voice is in two splits"
+    )
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sir-jax data spoken_scenes",
+        description="Rendered scenes described by synthetic voices; needs no download.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    texts = {
+        "level": f"difficulty: {', '.join(LEVELS)}",
+        **{f"{split}_images": f"distinct scenes of split {split}" for split in SPLITS},
+        "captions": "spoken captions per image",
+        "voices": "voices, all splits together",
+        "image_size": "side of the pictures in pixels",
+        "seed": "of scenes, words and voices",
+    }
+    for field in dataclasses.fields(SceneConfig):
+        parser.add_argument(
+            f"--{field.name}", type=field.type, default=field.default, help=texts[field.name]
+        )
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0: every CPU core")
+    parser.add_argument(
+        "--data_dir", default="", help="where corpora live; empty: $SIR_JAX_DATA, else ./data"
+    )
+    return parser
+
+
+def main(argv: list[str]) -> int:
+    """Run `sir-jax data spoken_scenes`.
+
+    Args:
+      argv: arguments after the words.
+
+    Returns:
+      0, or 130 after Ctrl-C.
+    """
+    args = _parser().parse_args(argv)
+    config = SceneConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(SceneConfig)})
+    start = time.monotonic()
+    try:
+        corpus = make_spoken_scenes(config, args.data_dir, args.workers)
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command again to go on where it was", file=sys.stderr)
+        return 130
+    except OSError as error:
+        raise UserError(f"{error}; mend that and run the same command again to go on") from error
+    print(summary(corpus, config))
+    print(f"{corpus.name} is ready after {time.monotonic() - start:.0f} s in {corpus.directory}")
+    return 0

@@ -1,0 +1,216 @@
+"""The `data verify` action: see that a prepared corpus is whole."""
+
+import argparse
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from sir_jax.data.builders.checksums import checked_files, file_sha256, read_checksums
+from sir_jax.data.builders.recordings import LAYOUTS, load_layout
+from sir_jax.data.builders.records import progress
+from sir_jax.data.builders.work_chunks import default_workers
+from sir_jax.data.corpus import Corpus, ImageRecord, Split, open_corpus
+from sir_jax.data.media.audio import load_audio
+from sir_jax.data.media.image import load_image
+from sir_jax.data.preparation.report import read_report
+from sir_jax.errors import UserError
+
+# Records looked at together: a bound on what is held, and on what waits for a thread.
+_ROWS = 256
+_SHOWN = 50
+
+
+def verify(corpus: Corpus, full: bool = False) -> list[str]:
+    """Look for anything in a prepared corpus that is not as it was written or published.
+
+    Args:
+      corpus: to check.
+      full: decode every picture and recording as well.
+
+    Returns:
+      What is wrong, a line each.
+    """
+    wrong = list(check_files(corpus.directory))
+    unreadable = [line for split in corpus.splits.values() for line in check_index(split)]
+    if unreadable:
+        return wrong + unreadable
+    wrong += check_counts(corpus)
+    for split in corpus.splits.values():
+        wrong += check_split(split, full)
+    return wrong
+
+
+def check_files(directory: Path) -> Iterator[str]:
+    """Yield what is wrong with the files of a corpus by their checksums."""
+    sums = read_checksums(directory)
+    if sums is None:
+        # spoken_scenes is made here, and can be made again.
+        return
+    found = {path.name: path for path in checked_files(directory)}
+    for name in sorted(sums.keys() - found.keys()):
+        yield f"{name}: missing"
+    for name in sorted(found.keys() - sums.keys()):
+        yield f"{name}: not there when the corpus was made"
+    both = sorted(sums.keys() & found.keys())
+    size = sum(found[name].stat().st_size for name in both)
+    with progress(size, "B", "checksums", unit_scale=True) as bar:
+        for name in both:
+            if file_sha256(found[name], bar.update) != sums[name]:
+                yield f"{name}: its checksum has changed; restore it or prepare the corpus again"
+
+
+def check_index(split: Split) -> Iterator[str]:
+    """Yield what keeps a split's index from being read."""
+    try:
+        split.index.dtype.fields["caption_id"]
+    # NumPy and zipfile raise what they like on damaged files.
+    except Exception as error:
+        yield f"split {split.name}: its index cannot be read ({_one_line(error)})"
+
+
+def check_counts(corpus: Corpus) -> Iterator[str]:
+    """Yield where counts differ from the report, or fall short of what was published."""
+    report = read_report(corpus.directory.parent)
+    builder, _, config = corpus.name.partition("/")
+    published = load_layout(builder).expected.get(config, {}) if builder in LAYOUTS else {}
+    if report is None:
+        if builder != "spoken_scenes":
+            yield "report.json: missing beside the corpus; counts cannot be compared"
+        return
+    tolerance = report.rules["tolerance"]
+    for name, counts in report.splits.items():
+        split = corpus.splits.get(name)
+        held = (0, 0) if split is None else (_length(split), len(split.index))
+        if held != (counts.images, counts.captions):
+            yield (
+                f"split {name}: {held[0]} pictures and {held[1]} recordings; "
+                f"{counts.images} and {counts.captions} were prepared"
+            )
+        stated = published.get(name)
+        if stated and (stated.images, stated.captions) != (
+            counts.published_images,
+            counts.published_captions,
+        ):
+            yield (
+                f"split {name}: {stated.images} pictures and {stated.captions} recordings are "
+                f"published; it was compared with {counts.published_images} and "
+                f"{counts.published_captions}"
+            )
+        if counts.missing > tolerance:
+            share = f"{100 * counts.missing:.2f} %"
+            yield f"split {name}: {share} are missing, more than was accepted"
+    for name in corpus.splits.keys() - report.splits.keys():
+        yield f"split {name}: not in the report"
+
+
+def check_split(split: Split, full: bool) -> Iterator[str]:
+    """Yield what is wrong with a split's records by its index, and, if full, by decoding them."""
+    rows = _length(split)
+    order = np.lexsort((split.index["slot"], split.index["row"]))
+    index = split.index[order]
+    if len(np.unique(index["caption_id"])) != len(index):
+        yield f"split {split.name}: its index has a caption id twice"
+    if len(index) and not 0 <= index["row"][0] <= index["row"][-1] < rows:
+        yield f"split {split.name}: its index names a record that is not there"
+    starts = np.searchsorted(index["row"], np.arange(rows + 1))
+    with (
+        progress(rows, "image", f"records of {split.name}") as bar,
+        ThreadPoolExecutor(default_workers()) as pool,
+    ):
+        for first in range(0, rows, _ROWS):
+            some = range(first, min(first + _ROWS, rows))
+            entries = [index[starts[row] : starts[row + 1]] for row in some]
+            arguments = ([split] * len(some), some, entries, [full] * len(some))
+            for lines in pool.map(_check_row, *arguments):
+                yield from lines
+            bar.update(len(some))
+
+
+def _length(split: Split) -> int:
+    try:
+        return len(split)
+    # Readers raise what they like on damaged files.
+    except Exception:
+        return 0
+
+
+def _check_row(split: Split, row: int, entries: np.ndarray, full: bool) -> list[str]:
+    where = f"split {split.name}, record {row}"
+    try:
+        record = split[row]
+    except Exception as error:
+        return [f"{where}: cannot be read ({type(error).__name__}: {_one_line(error)})"]
+    held = [
+        (slot, c.samples, record.image_id, c.caption_id) for slot, c in enumerate(record.captions)
+    ]
+    indexed = entries[["slot", "samples", "image_id", "caption_id"]].tolist()
+    wrong = [] if held == indexed else [f"{where}: not as its index says"]
+    return wrong + (_decode(where, record) if full else [])
+
+
+def _decode(where: str, record: ImageRecord) -> list[str]:
+    wrong = []
+    try:
+        load_image(record.image, f"image {record.image_id}")
+    except UserError as error:
+        wrong.append(f"{where}: {_one_line(error)}")
+    for caption in record.captions:
+        name = f"caption {caption.caption_id}"
+        try:
+            samples = len(load_audio(caption.audio, name))
+        except UserError as error:
+            wrong.append(f"{where}: {_one_line(error)}")
+        else:
+            if samples != caption.samples:
+                wrong.append(f"{where}: {name}: {samples} samples, {caption.samples} announced")
+    return wrong
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def main(argv: list[str]) -> int:
+    """Run `sir-jax data verify`.
+
+    Args:
+      argv: arguments after the words.
+
+    Returns:
+      0 where the corpus is whole, else 1.
+    """
+    parser = argparse.ArgumentParser(
+        prog="sir-jax data verify",
+        description="Compare a prepared corpus with its checksums, its index and its counts.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", help="of the corpus, e.g. flickr8k_audio/official")
+    parser.add_argument("--full", action="store_true", help="decode everything as well")
+    parser.add_argument(
+        "--data-dir",
+        "--data_dir",
+        default="",
+        help="where corpora live; empty: $SIR_JAX_DATA, else ./data",
+    )
+    args = parser.parse_args(argv)
+    name = args.name
+    if name in LAYOUTS:
+        name = f"{name}/{next(iter(load_layout(name).configs))}"
+    try:
+        corpus = open_corpus(name, args.data_dir)
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{name}: its dataset_info.json cannot be read ({_one_line(error)}); restore it or "
+            "prepare the corpus again"
+        ) from None
+    wrong = verify(corpus, args.full)
+    for line in wrong[:_SHOWN]:
+        print(line)
+    if len(wrong) > _SHOWN:
+        print(f"... and {len(wrong) - _SHOWN:,} more")
+    images = sum(map(_length, corpus.splits.values()))
+    state = f"{len(wrong):,} things wrong" if wrong else "whole"
+    print(f"{corpus.name}: {state} ({images:,} pictures in {corpus.directory})")
+    return 1 if wrong else 0

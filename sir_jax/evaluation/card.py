@@ -1,0 +1,160 @@
+"""The model card of a release, written from the run: what it was trained on, how, and how well."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sir_jax.errors import UserError
+from sir_jax.evaluation.ranking import format_table
+from sir_jax.evaluation.rerank import format_reranked
+from sir_jax.runtime.trees import leaf_paths
+
+# What is true of every release, whatever it was trained on.
+_LIMITS = (
+    "It knows what its corpus shows and says. Other pictures, words, languages and voices are "
+    "outside of what was measured.",
+    "A score is a cosine, not a probability; it ranks one gallery and does not compare galleries.",
+    "Recordings longer than the last bucket are cut into windows whose vectors are averaged.",
+)
+
+
+def read_evaluations(workdir: Path) -> list[dict[str, Any]]:
+    """Read what `sir-jax evaluate` wrote into a workdir, sorted by file name.
+
+    Raises:
+      UserError: a file is no JSON.
+    """
+    found = []
+    for path in sorted(workdir.glob("eval_*.json")):
+        try:
+            found.append(json.loads(path.read_text()))
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}); evaluate again") from error
+    return found
+
+
+def write_card(
+    name: str,
+    stages: list,
+    params: dict,
+    evaluations: list[dict[str, Any]],
+    command: str,
+    licence: str,
+    dtype: str,
+) -> str:
+    """Spell a model card.
+
+    Args:
+      name: of the model.
+      stages: configs of the runs that made it, each going on from the one before.
+      params: that are given away.
+      evaluations: from `read_evaluations`.
+      command: that made the release.
+      licence: of the weights, as its owner says.
+      dtype: that the weights are stored in.
+
+    Returns:
+      Markdown; '{fingerprint}' stands where that belongs.
+    """
+    lines = [
+        f"# {name}",
+        "",
+        *_introduction(name, stages[-1], params, licence, dtype),
+        "",
+        "## Training",
+        "",
+        *_training(stages),
+        "",
+        "## Measured",
+        "",
+        *_measured(evaluations, {cfg.data.corpus for cfg in stages}),
+        "",
+        "## Limits",
+        "",
+        *(f"- {line}" for line in _LIMITS),
+        "",
+        f"Made by `{command}`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _introduction(name: str, cfg, params: dict, licence: str, dtype: str) -> list[str]:
+    leaves = leaf_paths(params)
+    count = sum(leaf.size for leaf in leaves.values())
+    match = "match_head/kernel" in leaves
+    return [
+        "A speech-image retriever made with sir_jax: recordings and pictures to unit vectors of "
+        f"width {cfg.model.embed_width}, in which a dot product is the similarity"
+        + ("; a fusion encoder re-ranks and shows where it looks." if match else "."),
+        "",
+        "```python",
+        "import sir_jax",
+        "",
+        f'model = sir_jax.load("{name}")  # or the folder of this card',
+        'speech, image = model.encode_speech(["hello.wav"]), model.encode_image(["a.jpg"])',
+        "print(speech @ image.T)",
+        "```",
+        "",
+        f"- {count:,} parameters, stored as {dtype}; fingerprint `{{fingerprint}}`",
+        f"- licence of the weights: {licence or 'not stated; ask whoever gave it to you'}",
+        "- inside: both encoders and heads"
+        + (", the fusion encoder and its matching head" if match else "")
+        + "; no optimiser, no teacher, no queue, no denoising head",
+    ]
+
+
+def _training(stages: list) -> list[str]:
+    if len(stages) == 1:
+        return _stage(stages[0], 1)
+    lines = []
+    for number, cfg in enumerate(stages, 1):
+        lines += [f"### Stage {number}", "", *_stage(cfg, number), ""]
+    return lines[:-1]
+
+
+def _stage(cfg, number: int) -> list[str]:
+    terms = [
+        f"{cfg.loss[term].weight:g} {term.upper()}"
+        for term in ("sic", "sim", "cmd")
+        if cfg.get("loss", {}).get(term, {}).get("weight", 0)
+    ] or ["1 SIC"]
+    init = cfg.get("init", {})
+    started = [f"{k} from `{v}`" for k, v in init.items() if v]
+    if model := init.get("model"):
+        started = ["all from " + (f"stage {number - 1}" if number > 1 else f"`{model}`")]
+    frozen = ", ".join(f"`{pattern}`" for pattern in cfg.optim.freeze)
+    return [
+        f"- corpus: `{cfg.data.corpus}`, its train split",
+        f"- {cfg.train.steps:,} steps of {cfg.data.batch_size:,} pairs, seed {cfg.seed}; "
+        f"AdamW at {cfg.optim.learning_rate:g}, {cfg.optim.schedule}",
+        f"- objective: {' + '.join(terms)}",
+        f"- started: {', '.join(started) if started else 'from random weights'}",
+        f"- frozen: {frozen or 'nothing'}",
+    ]
+
+
+def _measured(evaluations: list[dict[str, Any]], trained_on: set[str]) -> list[str]:
+    if not evaluations:
+        return ["Nothing: `sir-jax evaluate --workdir=..` was not run before this was exported."]
+    lines = []
+    for one in evaluations:
+        flat = one["metrics"]
+        zero_shot = "" if one["corpus"] in trained_on else ", zero-shot"
+        folds = f", mean over folds of {one['fold_images']} images" if one["fold_images"] else ""
+        own = one["corpus"] == one["trained_on"]
+        options = "" if own else f" --corpus={one['corpus']}"
+        options += f" --fold_images={one['fold_images']}" if one["fold_images"] else ""
+        reranked = "rerank_k_s2i" in flat
+        options += f" --rerank={flat['rerank_k_s2i']:g}" if reranked else " --rerank=0"
+        lines += [
+            f"`{one['corpus']}`, split {one['split']}{zero_shot}{folds}: "
+            f"`sir-jax evaluate --workdir=.. --split={one['split']} --which={one['which']}"
+            f"{options}`",
+            "",
+            "```",
+            format_reranked(flat) if reranked else format_table(flat),
+            "```",
+            "",
+        ]
+    return lines[:-1]

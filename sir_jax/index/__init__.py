@@ -1,0 +1,1 @@
+"""A gallery of vectors: built of a folder, kept in step with it, saved and searched."""

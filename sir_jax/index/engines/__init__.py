@@ -1,0 +1,1 @@
+"""Ways to search a gallery: exact, FAISS, a vector database."""

@@ -1,0 +1,1 @@
+"""Clips and pictures to vectors and tokens, match scores and attention; releases."""

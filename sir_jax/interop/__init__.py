@@ -1,0 +1,1 @@
+"""Other systems' forms: StableHLO and MTEB."""

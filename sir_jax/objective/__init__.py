@@ -1,0 +1,1 @@
+"""What a batch costs: views, terms, total, GradCache and microbatches. All pure."""

@@ -1,0 +1,59 @@
+"""The loss of a batch and its gradient: at once, accumulated, or by GradCache."""
+
+import jax
+import jax.numpy as jnp
+
+from sir_jax.objective.grad_cache import cached_loss_and_grads
+from sir_jax.objective.microbatches import join_rows, split_rows
+from sir_jax.objective.total import Aux, Objective
+from sir_jax.runtime.trees import merge_trees
+
+Array = jax.Array
+
+
+def loss_and_grads(
+    objective: Objective, trainable, frozen, state, batch, rng
+) -> tuple[Array, Aux, dict]:
+    """Compute the loss and its gradient with respect to the trainable leaves alone.
+
+    With `train.grad_accum` > 1 both are means over microbatches, run one after the other; a
+    caption then sees the negatives of its microbatch only, beside the queue, which is that of
+    before the step for all of them. With `train.grad_cache` > 1 they are those of the whole batch;
+    see `grad_cache`.
+
+    Args:
+      objective: what is computed.
+      trainable: the leaves that get a gradient.
+      frozen: the other ones.
+      state: its `ema_params`, `queue` and `step` are read.
+      batch: see `Objective.loss`.
+      rng: likewise.
+
+    Returns:
+      (loss, `Aux`, gradient with the structure of `trainable`).
+    """
+    if objective.cfg.train.grad_cache > 1:
+        return cached_loss_and_grads(objective, trainable, frozen, state, batch, rng)
+
+    def loss_of(trainable, batch, rng):
+        params = merge_trees(trainable, frozen)
+        return objective.loss(params, state.ema_params, state.queue, batch, state.step, rng)
+
+    grad_of = jax.value_and_grad(loss_of, has_aux=True)
+    count = objective.cfg.train.grad_accum
+    if count == 1:
+        (loss, aux), grads = grad_of(trainable, batch, rng)
+        return loss, aux, grads
+
+    def body(total, inputs):
+        index, rows = inputs
+        (loss, aux), grads = grad_of(trainable, rows, jax.random.fold_in(rng, index))
+        return jax.tree.map(jnp.add, total, grads), (loss, aux)
+
+    zeros = jax.tree.map(jnp.zeros_like, trainable)
+    total, (losses, auxes) = jax.lax.scan(
+        body, zeros, (jnp.arange(count), split_rows(batch, count))
+    )
+    metrics = jax.tree.map(lambda x: x.mean(axis=0), auxes.metrics)
+    grads = jax.tree.map(lambda x: x / count, total)
+    return losses.mean(), Aux(metrics=metrics, queue_rows=join_rows(auxes.queue_rows)), grads

@@ -1,0 +1,170 @@
+"""Draw the page's pictures for docs/ with the system's Chromium.
+
+python -m sir_jax.page.screenshots --index DIR --query WAV [--model NAME|DIR]
+"""
+
+import argparse
+import contextlib
+import io
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from sir_jax.cli.options import add_model
+from sir_jax.errors import UserError
+from sir_jax.page.serve import listen, prepare, url_of
+
+WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 400, "height": 860}
+
+
+def find_chromium() -> str | None:
+    """Return the path of a Chromium or Chrome of this system; None where there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+@contextlib.contextmanager
+def served(engine, decoders=None, **limits) -> Iterator[str]:
+    """Serve an engine from a thread.
+
+    Args:
+      engine: the model and the index.
+      decoders: of uploads; None for the usual ones.
+      **limits: fields of `server.Limits`.
+
+    Yields:
+      The page's address.
+    """
+    from sir_jax.page.server import Limits, make_server
+
+    with listen("127.0.0.1", 0) as taken:
+        server = make_server(engine, Limits(**limits), decoders)
+        thread = threading.Thread(target=server.run, kwargs=dict(sockets=[taken]))
+        thread.start()
+        try:
+            yield url_of(taken)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def reduce_colours(image: Image.Image) -> Image.Image:
+    """Return a picture in 256 colours: 96 for what is frequent, 160 for the rest."""
+    frequent = image.quantize(96, Image.Quantize.MEDIANCUT).getpalette()[: 3 * 96]
+    spread = image.quantize(160, Image.Quantize.MAXCOVERAGE).getpalette()[: 3 * 160]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*frequent, *spread])
+    return image.quantize(palette=palette, dither=Image.Dither.NONE)
+
+
+class Photographer:
+    """Take pictures of one browser page."""
+
+    def __init__(self, page, out: Path):
+        """Take a page that shows the demo.
+
+        Args:
+          page: of playwright.
+          out: the folder of the pictures.
+        """
+        self.page, self.out = page, out
+
+    def shoot(self, name: str) -> None:
+        """Write `page_NAME.png`."""
+        self.page.wait_for_load_state("networkidle")
+        path = self.out / f"page_{name}.png"
+        with Image.open(io.BytesIO(self.page.screenshot(animations="disabled"))) as shot:
+            reduce_colours(shot.convert("RGB")).save(path, optimize=True)
+        print(f"{path}  {path.stat().st_size / 1000:.0f} kB")
+
+    def search(self, kind: str, path: str) -> None:
+        """Search with a file and wait for what is found."""
+        self.page.click(f"#tab-{kind}")
+        self.page.set_input_files(f"#file-{kind}", path)
+        self.page.wait_for_selector("body:not(.busy) .rank")
+
+    def explain(self, stretch: tuple[float, float] | None) -> None:
+        """Explain the best picture, for a stretch of speech in seconds or the whole clip."""
+        self.page.click("#pictures .card >> nth=0")
+        self.page.wait_for_selector("#why[open]")
+        if stretch is None:
+            return
+        end = float(self.page.inner_text("#to-value").removesuffix(" s"))
+        for handle, time in zip(("from", "to"), stretch, strict=True):
+            step = str(round(1000 * time / end))
+            self.page.fill(f"#{handle}", step)
+
+
+def draw(url: str, args: argparse.Namespace) -> None:
+    """Write every picture.
+
+    Args:
+      url: of the page.
+      args: `query`, `picture`, `stretch`, `out`.
+    """
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as tool:
+        browser = tool.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
+        for names, size, scheme in (
+            (("search", "explain", "reverse"), WIDE, "light"),
+            (("dark",), WIDE, "dark"),
+            (("narrow",), NARROW, "light"),
+        ):
+            page = browser.new_page(viewport=size, color_scheme=scheme)
+            page.set_default_timeout(300_000)  # programs that are compiled for the first time
+            page.goto(url)
+            page.wait_for_selector("body[data-ready]")
+            camera = Photographer(page, args.out)
+            if not page.is_disabled("#rerank"):
+                page.check("#rerank", force=True)
+            camera.search("speech", args.query)
+            for name in names:
+                if name in ("explain", "dark"):
+                    camera.explain(args.stretch)
+                if name == "reverse":
+                    page.click("#why-close")
+                    camera.search("picture", args.picture)
+                camera.shoot(name)
+            page.close()
+        browser.close()
+
+
+def main(argv: list[str]) -> int:
+    """Draw the pictures.
+
+    Args:
+      argv: the arguments.
+
+    Raises:
+      UserError: there is no Chromium, or the index or the model cannot be used.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--index", required=True, help="a folder that `sir-jax index` wrote")
+    parser.add_argument("--query", required=True, help="the recording that is searched with")
+    parser.add_argument("--picture", help="of the reverse search; default the best of the query")
+    parser.add_argument("--stretch", type=float, nargs=2, help="seconds; default the whole clip")
+    add_model(parser)
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="default docs")
+    args = parser.parse_args(argv)
+    if find_chromium() is None:
+        raise UserError("no chromium is installed; on Debian: apt-get install chromium")
+    engine = prepare(args.index, args.model)
+    for piece in engine.later():  # so that the times shown are those of a page in use
+        piece()
+    if args.picture is None:
+        args.picture = engine.pictures.path(engine.index.search(args.query, 1)[0].id)
+    with served(engine) as url:
+        draw(url, args)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as problem:
+        sys.exit(str(problem))

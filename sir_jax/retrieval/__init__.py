@@ -1,1 +1,0 @@
-"""Use a trained retriever: encode, search a folder by voice, draw the result."""

@@ -1,0 +1,1 @@
+"""What any process needs: meshes, other processes, signals, workdirs, locks and atomic files."""

@@ -1,0 +1,188 @@
+"""The workdir as a place: where it lies, that all processes see it, and that one job has it."""
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from sir_jax.errors import UserError
+from sir_jax.runtime import distributed
+
+LOCK = ".lock"
+JOB = "job.json"
+SEEN = "processes.json"
+CHECKPOINTS = "checkpoints"
+EVALUATIONS = "evaluations.json"
+# Of the evaluations during training, which one tells the best checkpoint.
+BEST_METRIC = "val/mean_r1"
+
+# Seconds. A bucket has no locks; there a job that runs rewrites its file so often, and one whose
+# file has not changed for longer than that is dead.
+BEAT = 20.0
+DEAD = 50.0
+# For a file of process 0 to show on another machine.
+VISIBLE = 20.0
+
+
+def as_path(workdir: str | os.PathLike) -> Path:
+    """Return a workdir's path; a URL's, as gs://BUCKET/run, has the same methods."""
+    if not is_remote(workdir):
+        return Path(workdir)
+    from etils import epath
+
+    return epath.Path(workdir)
+
+
+def is_remote(workdir: str | os.PathLike) -> bool:
+    """Tell whether a workdir is a URL."""
+    return "://" in os.fspath(workdir)
+
+
+def check_shared(workdir: Path) -> None:
+    """See that every process writes to the same folder; makes it where there are several.
+
+    Raises:
+      UserError: it cannot be made, or this process does not see what process 0 wrote there.
+    """
+    if not distributed.several():
+        return
+    token = secrets.token_hex(8)
+    path = workdir / SEEN
+    if distributed.is_first():
+        make_folder(workdir)
+        path.write_text(json.dumps(token) + "\n")
+    token = distributed.from_first("workdir", token)
+    deadline = time.monotonic() + VISIBLE
+    while not path.exists() or json.loads(path.read_text() or '""') != token:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"--workdir={workdir} is not the folder of that name that process 0 sees; give one "
+                "on storage that all machines share, as gs://BUCKET/run"
+            )
+        time.sleep(0.1)
+
+
+def make_folder(workdir: Path) -> None:
+    """Make a workdir where it is missing.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: {error.strerror}; choose another folder") from error
+
+
+def read_evaluations(folder: Path, last: int) -> dict[int, dict[str, float]]:
+    """Read the evaluations made during training, by their steps.
+
+    Args:
+      folder: with the checkpoints.
+      last: the newest checkpoint's step; evaluations after it will be made again, and are left out.
+    """
+    path = folder / EVALUATIONS
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    return {int(step): metrics for step, metrics in stored.items() if int(step) <= last}
+
+
+def best_step(evaluations: Mapping[int, Mapping[str, float]], steps: Iterable[int]) -> int | None:
+    """Return which of the steps has the highest score, the earlier of equals; None without any."""
+    scored = sorted(step for step in steps if BEST_METRIC in evaluations.get(step, ()))
+    return max(scored, key=lambda step: evaluations[step][BEST_METRIC], default=None)
+
+
+class Hold:
+    """One job's hold of a workdir, from `take` to the end of the `with` block."""
+
+    def __init__(self, workdir: Path):
+        """Hold nothing yet."""
+        self._workdir = workdir
+        self._stack = contextlib.ExitStack()
+        self._taken = False
+
+    def take(self) -> None:
+        """Take the workdir where it exists, unless it is taken; process 0 does, for all.
+
+        Raises:
+          UserError: another job has it.
+        """
+        if self._taken or not distributed.is_first() or not self._workdir.is_dir():
+            return
+        held = _beating if is_remote(self._workdir) else _locked
+        self._stack.enter_context(held(self._workdir))
+        self._taken = True
+
+    def __enter__(self) -> "Hold":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stack.close()
+
+
+def _in_use(workdir: Path, owner: str) -> UserError:
+    return UserError(
+        f"--workdir={workdir} is in use by another job ({owner}); stop that one, or choose another "
+        "--workdir"
+    )
+
+
+def _owner() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
+    """Hold a local folder; the kernel lets go of it when the process ends, however that is."""
+    try:
+        lock = (workdir / LOCK).open("a+")
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: {error.strerror}; choose another folder") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise _in_use(workdir, lock.read().strip()) from None
+        lock.truncate(0)
+        lock.write(_owner() + "\n")
+        lock.flush()
+        yield
+
+
+@contextlib.contextmanager
+def _beating(workdir: Path) -> Iterator[None]:
+    """Hold a folder of a bucket: by a file that its job rewrites, and removes at its end."""
+    path, over = workdir / JOB, threading.Event()
+    before = path.read_text() if path.exists() else ""
+    deadline = time.monotonic() + DEAD
+    while before and time.monotonic() < deadline:
+        time.sleep(BEAT / 10)
+        if (path.read_text() if path.exists() else "") not in (before, ""):
+            raise _in_use(workdir, json.loads(before)["owner"])
+        if not path.exists():
+            break
+
+    def beat() -> None:
+        number = 0
+        while True:
+            number += 1
+            with contextlib.suppress(OSError):  # the next one may get through
+                path.write_text(json.dumps({"owner": _owner(), "beat": number}) + "\n")
+            if over.wait(BEAT):
+                return
+
+    thread = threading.Thread(target=beat, name="workdir", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        path.unlink(missing_ok=True)

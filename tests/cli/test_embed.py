@@ -1,0 +1,91 @@
+"""`sir-jax embed` from its command line to what is on disk."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from sir_jax.cli import embed as embed_main
+from sir_jax.cli.main import main
+from sir_jax.errors import UserError
+from sir_jax.index.index import Index
+from sir_jax.inference.retriever import Retriever
+
+
+@pytest.fixture
+def media(folder, make_tone):
+    """Return a folder of eight pictures, one of them broken, and two recordings."""
+    for number, name in enumerate(["one.wav", "deeper/two.flac"]):
+        soundfile.write(folder / name, make_tone(9_000 + 6_000 * number), 16_000)
+    (folder / "d.bmp").write_bytes(b"BM and no more")
+    return folder
+
+
+def test_shards_and_merge(workdir, media, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["embed", f"--model={workdir}", f"--inputs={media}", f"--out={out}", "--chunk=3"]
+    assert main([*command, "--shard=1/2", "--json"]) == 3
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"chunks": 4, "embedded": 4, "failed": 1, "skipped": 0}
+    assert main([*command, "--merge"]) == 2
+    assert "2 of 4 chunks are not there yet" in capsys.readouterr().err
+    assert main([*command, "--shard=0/2"]) == 0
+    assert capsys.readouterr().out == f"{out}: 4 chunks, 5 embedded, 0 failed, 0 skipped\n"
+    assert main([*command, "--merge", "--json"]) == 3
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"chunks": 4, "images": 7, "recordings": 2, "failed": 1}
+    assert f"skipped: {media}/d.bmp" in captured.err
+
+    merged, built = Index.load(out), Index.build(workdir, media)
+    assert merged.root == media and merged.failed == built.failed
+    assert list(merged.images.ids) == list(built.images.ids)
+    np.testing.assert_allclose(merged.images.vectors, built.images.vectors, atol=1e-6)
+    np.testing.assert_allclose(merged.recordings.vectors, built.recordings.vectors, atol=1e-5)
+
+
+def test_a_list_in_one_go_and_again(workdir, media, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(media)
+    inputs, out = tmp_path / "list.txt", tmp_path / "out"
+    inputs.write_text("b.png\n\none.wav\nmissing.png\n")
+    command = ["embed", f"--model={workdir}", f"--inputs={inputs}", f"--out={out}", "--json"]
+    assert main(command) == 3
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {
+        "chunks": 2, "embedded": 2, "failed": 1, "skipped": 0, "images": 1, "recordings": 1,
+    }  # fmt: skip
+    assert "skipped: missing.png: no such file" in captured.err
+    index = Index.load(out, workdir)
+    assert index.images.ids == ["b.png"] and index.root is None
+    assert index.path_of("one.wav") == media / "one.wav"
+    z = Retriever.load(workdir).encode_image([media / "b.png"])
+    np.testing.assert_allclose(index.images.vectors, z, atol=1e-6)
+    assert main(command) == 3
+    assert json.loads(capsys.readouterr().out)["skipped"] == 3
+
+
+def test_shards():
+    assert embed_main.parse_shard("0/1") == (0, 1) and embed_main.parse_shard("3/12") == (3, 12)
+    for text in ("1/1", "4/3", "0/0", "-1/2", "1", "a/b", "1/2/3"):
+        with pytest.raises(UserError, match="give i/n with i from 0 to n - 1"):
+            embed_main.parse_shard(text)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--inputs=none.txt"], "--inputs none.txt cannot be read"),
+        (["--inputs=notes.txt"], "its suffix is neither"),
+        (["--inputs=empty.txt"], "empty.txt holds no picture and no recording"),
+        (["--inputs=twice.txt"], "b.png is in the list twice"),
+        (["--inputs=.", "--chunk=0"], "--chunk is 0; give 1 or more"),
+        (["--inputs=.", "--shard=2/2"], "--shard 2/2"),
+    ],
+)
+def test_mistakes(folder, tmp_path, capsys, monkeypatch, options, message):
+    monkeypatch.chdir(folder)
+    (folder / "empty.txt").write_text("\n")
+    (folder / "twice.txt").write_text("b.png\nb.png\n")
+    assert main(["embed", "--model=none", f"--out={tmp_path / 'out'}", *options]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("sir-jax embed: ") and message in err and err.count("\n") == 1

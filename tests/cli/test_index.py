@@ -1,0 +1,113 @@
+"""`sir-jax index` from its command line to what is on disk."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sir_jax.cli.main import main
+from sir_jax.index.index import Index
+
+
+def picture(path, seed):
+    pixels = np.random.default_rng(seed).integers(0, 255, (9, 9, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def test_build_update_and_failures(workdir, folder, tmp_path, capsys):
+    out = tmp_path / "index"
+    command = ["index", f"--model={workdir}", f"--folder={folder}", f"--out={out}"]
+    assert main(command) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("8 added, 0 changed, 0 removed, 0 failed in ")
+    assert captured.out.endswith(f"{out}: 8 pictures and 0 recordings\n")
+    assert captured.err.startswith("files embedded: 8 of 8 (")
+
+    assert main(command) == 0
+    assert capsys.readouterr().out.startswith("0 added, 0 changed, 0 removed, 0 failed")
+
+    picture(folder / "new.png", 1)
+    (folder / "a.jpg").unlink()
+    (folder / "b.png").write_bytes(b"no picture any more")
+    (folder / "one.wav").write_bytes(b"RIFF")
+    assert main([*command, "--json"]) == 3
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert found["added"] == ["new.png"] and found["removed"] == ["a.jpg"]
+    assert found["changed"] == [] and set(found["failed"]) == {"b.png", "one.wav"}
+    assert (found["images"], found["recordings"], found["width"]) == (7, 0, 32)
+    assert f"skipped: {folder}/b.png: " in captured.err
+    assert Index.load(out).images.ids[-1] == "new.png"
+    # Still not in the index, but nothing is tried again.
+    assert main(command) == 3
+    assert "2 failed" in capsys.readouterr().out
+
+
+def test_many_failures_are_not_all_named(workdir, tmp_path, capsys):
+    for number in range(23):
+        (tmp_path / f"{number}.png").write_bytes(b"x")
+    picture(tmp_path / "good.png", 0)
+    command = ["index", f"--model={workdir}", f"--folder={tmp_path}", f"--out={tmp_path / 'i'}"]
+    assert main(command) == 3
+    err = capsys.readouterr().err
+    assert err.count("skipped: ") == 20 and "and 3 more; index.json names all" in err
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"folder": "none"}, "none is not a folder"),
+        ({"model": "none"}, "none is no folder"),
+        ({"batch_size": "0"}, "--batch_size is 0; give 1 or more"),
+    ],
+)
+def test_mistakes(workdir, folder, tmp_path, capsys, change, message):
+    options = {"model": workdir, "folder": folder, "out": tmp_path / "index"} | change
+    assert main(["index", *(f"--{name}={value}" for name, value in options.items())]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("sir-jax index: ") and message in err and err.count("\n") == 1
+
+
+def test_an_index_of_another_model(workdir, folder, tmp_path, capsys):
+    out = tmp_path / "index"
+    command = ["index", f"--model={workdir}", f"--folder={folder}", f"--out={out}"]
+    assert main(command) == 0
+    head = json.loads((out / "index.json").read_text())
+    head["model"].update(name="older", fingerprint="0" * 32)
+    (out / "index.json").write_text(json.dumps(head))
+    assert main(command) == 2
+    assert "is of model older (00000000), not of" in capsys.readouterr().err
+
+
+def test_killed_and_given_again(workdir, tmp_path, capsys):
+    folder, out = tmp_path / "many", tmp_path / "index"
+    folder.mkdir()
+    for number in range(3_000):
+        picture(folder / f"{number:04d}.png", number)
+    command = ["index", f"--model={workdir}", f"--folder={folder}", f"--out={out}"]
+    verb = "import sys; from sir_jax.cli.main import entry; sys.exit(entry())"
+    process = subprocess.Popen(
+        [sys.executable, "-c", verb, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    # Of three chunks, the first.
+    while not (out / "chunks" / "000000.json").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (out / "index.json").exists()
+    first = (out / "chunks" / "000000.safetensors").read_bytes()
+    matrix = np.frombuffer(first[-1024 * 32 * 4 :], np.float32).reshape(1024, 32)
+    # A mark in the finished chunk shows that it is used as it is.
+    marked = first[:-4] + np.float32(0.5).tobytes()
+    (out / "chunks" / "000000.safetensors").write_bytes(marked)
+    assert main(command) == 0
+    assert "3,000 added" in capsys.readouterr().out
+    vectors = Index.load(out).images.vectors
+    np.testing.assert_array_equal(vectors[:1023], matrix[:1023])
+    assert vectors[1023, -1] == 0.5 and not (out / "chunks").exists()

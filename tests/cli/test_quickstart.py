@@ -1,0 +1,150 @@
+"""The `quickstart` verb, with its real stages at toy size."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from sir_jax.cli import main as cli
+from sir_jax.cli import quickstart
+from sir_jax.data.corpus import INDEX_DTYPE
+
+CONFIG = """
+from sir_jax.config.presets import base_config
+
+
+def get_config(arg=""):
+    c = base_config("tiny", "tiny")
+    c.data.corpus = "spoken_scenes/one-i16-d4-t6-c2-v64-p32-s7"
+    c.data.update(buckets=(32_000,), image_size=16, batch_size=8)
+    c.model.speech.update(width=32, layers=1, heads=2, mlp_width=64, pos_kernel=8,
+                          conv_width=(8, 8, 16, 32), pos_groups=4)
+    c.model.image.update(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=64)
+    c.model.head.update(heads=2, mlp_width=64)
+    c.model.embed_width = 16
+    c.optim.warmup_steps = 1
+    c.train.update(steps=2, eval_every=2, checkpoint_every=2, log_every=1, num_threads=1)
+    return c
+"""
+
+
+def run_quickstart(tmp_path, *more):
+    config = tmp_path / "toy.py"
+    config.write_text(CONFIG)
+    return cli.main(
+        ["quickstart", f"--workdir={tmp_path / 'run'}", f"--data_dir={tmp_path / 'data'}",
+         f"--config={config}", *more]
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_every_stage_runs_and_a_second_run_uses_what_is_there(tmp_path, capfd):
+    assert run_quickstart(tmp_path) == 0
+    out = capfd.readouterr().out
+    commands = [line.split()[2] for line in out.splitlines() if line.startswith("$ sir-jax")]
+    assert commands == ["data", "train", "evaluate", "search"]
+
+    folder = tmp_path / "run" / "demo"
+    truth = json.loads((folder / "truth.json").read_text())
+    assert len(truth) == 5 == len(set(truth.values()))
+    assert len(list((folder / "images").glob("*.png"))) == 6
+    for name, picture in truth.items():
+        wave, rate = soundfile.read(folder / "queries" / name, dtype="int16")
+        assert rate == 16_000 and len(wave) > 8_000 and np.abs(wave).max() > 1_000
+        assert len((folder / "queries" / name).with_suffix(".txt").read_text().split()) > 3
+        assert (folder / "images" / picture).is_file()
+    assert out.count("<- right") >= 4  # 5 of 6 pictures are shown for each of 5 queries
+    with Image.open(folder / "grid.png") as image:
+        assert image.height > 5 * 160
+
+    # The table comes last as well, with chance and sizes, and the time of each stage.
+    end = out[out.rindex("unseen images described by unseen voices") :]
+    assert "speech->image" in end and "6 images" in end and "(16.7)" in end
+    assert str(folder / "grid.png") in end and "evaluate" in end
+
+    steps = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert run_quickstart(tmp_path) == 0
+    again = capfd.readouterr().out
+    assert end.split("\n\n")[0] == again[again.rindex(end[:20]) :].split("\n\n")[0]
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == steps
+
+    # Another config's workdir is refused before anything is made.
+    assert run_quickstart(tmp_path, "--config.optim.learning_rate=0.5") == 2
+    refused = capfd.readouterr()
+    assert "optim.learning_rate" in refused.err and "$ sir-jax" not in refused.out
+
+
+def test_mistakes_are_found_before_anything_is_made(tmp_path, capfd):
+    assert run_quickstart(tmp_path, "--config.train.stepz=3") == 2
+    assert "train.steps" in capfd.readouterr().err
+    assert run_quickstart(tmp_path, "--config.data.corpus=places/one") == 2
+    assert "places/one" in capfd.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_failing_stage_ends_it_with_its_status(capfd):
+    stages = quickstart.Stages()
+    assert stages.run("search", ["search", "--workdir=none", "--query=none.wav", "--images=."]) == 2
+    captured = capfd.readouterr()
+    assert "search ended with status 2" in captured.err and captured.err.count("\n") == 3
+    assert "$ sir-jax search --workdir=none" in captured.out and "search" in stages.table()
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 2), (signal.SIGTERM, -15)])
+def test_a_signal_reaches_the_verb_once(signum, status, tmp_path, capfd):
+    # Ctrl-C comes to the verb from the terminal, so here it must not; a SIGTERM is passed on.
+    before = signal.getsignal(signum)
+    timer = threading.Timer(0.7, os.kill, (os.getpid(), signum))
+    timer.start()
+    try:
+        assert quickstart.run_verb(["evaluate", f"--workdir={tmp_path}"]) == status
+    finally:
+        timer.join()
+    assert signal.getsignal(signum) == before
+
+
+class VoicedSplit:
+    """Random access like `corpus.Split`, with nothing but speakers."""
+
+    def __init__(self, speakers_of_rows):
+        self.rows = speakers_of_rows
+        entries = [
+            (row, slot, 1, 100 + row, 10 * row + slot)
+            for row, speakers in enumerate(speakers_of_rows)
+            for slot in range(len(speakers))
+        ]
+        self.index = np.array(entries, INDEX_DTYPE)
+
+    def __getitem__(self, row):
+        return SimpleNamespace(captions=[SimpleNamespace(speaker=s) for s in self.rows[row]])
+
+
+def test_queries_are_of_different_images_and_voices():
+    split = VoicedSplit([[f"v{(row * 3 + slot) % 7}" for slot in range(3)] for row in range(9)])
+    for seed in range(20):
+        chosen = quickstart.choose_queries(split, 5, seed)
+        speakers = {split.rows[q.row][q.slot] for q in chosen}
+        assert len(chosen) == len({q.row for q in chosen}) == len(speakers) == 5
+        assert all(
+            q.image_id == 100 + q.row and q.caption_id == 10 * q.row + q.slot for q in chosen
+        )
+    assert quickstart.choose_queries(split, 5, 0) == quickstart.choose_queries(split, 5, 0)
+    assert quickstart.choose_queries(split, 5, 0) != quickstart.choose_queries(split, 5, 1)
+
+
+def test_voices_repeat_only_where_there_are_too_few():
+    chosen = quickstart.choose_queries(VoicedSplit([["a", "b"]] * 5), 5)
+    assert len({q.row for q in chosen}) == 5
+    assert len(quickstart.choose_queries(VoicedSplit([["a"]] * 3), 5)) == 3
+
+
+def test_config_file_is_the_one_of_the_repository():
+    args, train = quickstart.parse([])
+    assert Path(args.config) == Path("configs/demo.py") and "--workdir=runs/demo" in train

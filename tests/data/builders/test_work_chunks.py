@@ -1,0 +1,131 @@
+"""Chunks: what kills or hangs its process is found alone, and the rest goes on."""
+
+import functools
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sir_jax.data.builders.work_chunks import chunks_of, make_chunks, parts_of, save_chunk
+from sir_jax.errors import UserError
+
+
+def make(tries, path, items):
+    """Note the attempt, then do what each item says."""
+    with (tries / path.stem).open("a") as stream:
+        stream.write("x")
+    for item in items:
+        if item == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if item == "hang":
+            time.sleep(60)
+        if item == "raise":
+            raise RuntimeError("as an unknown error of a decoder does")
+        if item == "once" and len((tries / path.stem).read_text()) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if item == "full":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+    save_chunk(path, {"items": np.array(items)})
+
+
+@pytest.fixture
+def tries(tmp_path):
+    (tmp_path / "tries").mkdir()
+    return tmp_path / "tries"
+
+
+def run(tries, items, folder, deadline=5.0, size=3):
+    reported, dead = [], []
+
+    def give_up(path, item, why):
+        dead.append((path.stem, item, why))
+        save_chunk(path, {"items": np.array([], str)})
+
+    make_chunks(
+        chunks_of(items, folder, size), functools.partial(make, tries), 2, reported.append,
+        deadline, give_up,
+    )  # fmt: skip
+    return reported, dead
+
+
+def stored(items, folder, size=3):
+    out = []
+    for path, some in chunks_of(items, folder, size).items():
+        for part in [path] if path.exists() else parts_of(path, some):
+            with np.load(part) as arrays:
+                out += arrays["items"].tolist()
+    return out
+
+
+def attempts(tries):
+    return {p.name: len(p.read_text()) for p in tries.iterdir()}
+
+
+def test_names_and_sizes_of_chunks():
+    chunks = chunks_of("abcde", Path("f"), 2)
+    assert chunks == {
+        Path("f/000000.npz"): "ab",
+        Path("f/000002.npz"): "cd",
+        Path("f/000004.npz"): "e",
+    }
+    assert parts_of(Path("f/000002.npz"), "cd") == {
+        Path("f/000002+0000.npz"): ["c"],
+        Path("f/000002+0001.npz"): ["d"],
+    }
+
+
+def test_crash_is_found_alone(tries, tmp_path):
+    items = ["a", "b", "c", "d", "crash", "e", "f"]
+    reported, dead = run(tries, items, tmp_path / "chunks")
+    assert dead == [("000003+0001", "crash", "killed its process (SIGSEGV)")]
+    assert stored(items, tmp_path / "chunks") == ["a", "b", "c", "d", "e", "f"]
+    assert sum(reported) == 7
+    assert attempts(tries) == {
+        "000000": 1, "000003": 2, "000003+0000": 1, "000003+0001": 2, "000003+0002": 1, "000006": 1
+    }  # fmt: skip
+
+
+def test_hang_is_ended_and_found_alone(tries, tmp_path):
+    _, dead = run(tries, ["a", "hang", "b"], tmp_path / "chunks", deadline=1.5)
+    assert dead == [("000000+0001", "hang", "not done after 1.5 s")]
+    assert stored(["a", "hang", "b"], tmp_path / "chunks") == ["a", "b"]
+    # Time spent on it: the chunk's deadline and its own, no more.
+    assert attempts(tries)["000000"] == attempts(tries)["000000+0001"] == 1
+
+
+def test_unknown_error_is_found_alone(tries, tmp_path):
+    _, dead = run(tries, ["raise", "a"], tmp_path / "chunks")
+    assert dead == [("000000+0000", "raise", "stopped its process (exit status 1)")]
+
+
+def test_chunk_that_fails_once_is_not_split(tries, tmp_path):
+    reported, dead = run(tries, ["a", "once"], tmp_path / "chunks")
+    assert (reported, dead) == ([0, 2], [])
+    assert [p.name for p in (tmp_path / "chunks").iterdir()] == ["000000.npz"]
+
+
+def test_second_call_makes_the_missing_parts_alone(tries, tmp_path):
+    items = ["a", "crash", "b"]
+    run(tries, items, tmp_path / "chunks")
+    (tmp_path / "chunks/000000+0002.npz").unlink()
+    before = attempts(tries)
+    reported, dead = run(tries, items, tmp_path / "chunks")
+    assert (reported, dead) == ([2, 1], [])
+    assert stored(items, tmp_path / "chunks") == ["a", "b"]
+    assert attempts(tries) == before | {"000000+0002": 2}
+
+
+def test_full_disk_stops_with_one_line_and_blames_no_item(tries, tmp_path):
+    with pytest.raises(UserError, match="^cannot write '.*000000.npz': File too large; mend that"):
+        run(tries, ["full"], tmp_path / "chunks")
+
+
+def test_without_give_up_a_crash_stops_everything(tries, tmp_path):
+    chunks = chunks_of(["a", "crash"], tmp_path / "chunks", 1)
+    with pytest.raises(UserError, match=r"making 000001.npz failed 2 times \(exit status -11\)"):
+        make_chunks(chunks, functools.partial(make, tries), 1)
+    assert [p.name for p in (tmp_path / "chunks").glob("*.npz")] == ["000000.npz"]

@@ -1,0 +1,351 @@
+"""Pictures: parity with transformers' CLIP processor, odd formats, and bad files."""
+
+import io
+import math
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from sir_jax.config.presets import base_config
+from sir_jax.data.media.image import (
+    ColorJitter,
+    ImageSpec,
+    augment_image,
+    load_image,
+    preprocess_image,
+)
+from sir_jax.errors import UserError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def spec(size: int) -> ImageSpec:
+    return ImageSpec(size, CLIP_MEAN, CLIP_STD)
+
+
+def scene(width: int, height: int, channels: int = 3) -> np.ndarray:
+    """Make a smooth picture with an edge and noise: uint8 [height, width, channels]."""
+    rng = np.random.default_rng(width * 10_007 + height)
+    y, x = np.mgrid[0:height, 0:width]
+    waves = np.stack([np.sin(x / (5 + c)) + np.cos(y / (7 - c)) for c in range(channels)], -1)
+    picture = 128 + 50 * waves + 20 * (x > width // 3)[..., None]
+    picture += rng.normal(0, 8, picture.shape)
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def reference(image: Image.Image, size: int) -> np.ndarray:
+    """transformers' answer, float32 [size, size, 3]."""
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": size}, crop_size={"height": size, "width": size},
+        image_mean=list(CLIP_MEAN), image_std=list(CLIP_STD),
+    )  # fmt: skip
+    return np.moveaxis(processor(image, return_tensors="np").pixel_values[0], 0, -1)
+
+
+def grey_levels(a: np.ndarray, b: np.ndarray) -> float:
+    """Largest difference of two normalised pictures, in grey levels."""
+    return float(np.abs((a - b) * np.array(CLIP_STD) * 255).max())
+
+
+def refusal(source, **kwargs) -> str:
+    """Return the one line with which a source is refused."""
+    with pytest.raises(UserError) as caught:
+        load_image(source, **kwargs)
+    message = str(caught.value)
+    assert "\n" not in message and len(message) < 300
+    return message
+
+
+@pytest.mark.parametrize("size", [63, 64, 224])
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [(128, 128), (64, 64), (500, 375), (375, 500), (65, 64), (63, 64), (1, 1), (3, 2), (7, 100)],
+)
+def test_equals_clip_processor_bit_for_bit(width, height, size):
+    image = Image.fromarray(scene(width, height))
+    got = preprocess_image(load_image(encode(image)), spec(size))
+    assert got.dtype == np.float32 and got.shape == (size, size, 3)
+    np.testing.assert_array_equal(got, reference(image, size))
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(64, 64), (500, 375), (7, 100), (1, 1), (2000, 1), (1, 2000)]
+)
+def test_squash_equals_blip_processor_bit_for_bit(width, height):
+    image = Image.fromarray(scene(width, height))
+    got = preprocess_image(load_image(encode(image)), ImageSpec(48, CLIP_MEAN, CLIP_STD, "squash"))
+    processor = BlipImageProcessorPil(size={"height": 48, "width": 48})
+    wanted = np.moveaxis(processor(image, return_tensors="np").pixel_values[0], 0, -1)
+    np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(1, 2000), (2000, 1), (3000, 100), (100, 3001), (33, 2), (17, 1)]
+)
+def test_very_long_pictures_agree_to_one_grey_level(width, height):
+    image = Image.fromarray(scene(width, height))
+    got = preprocess_image(image, spec(32))
+    assert grey_levels(got, reference(image, 32)) <= 1.001
+
+
+def test_longest_possible_picture_needs_no_huge_memory():
+    ramp = np.repeat(np.linspace(0, 255, 24_000_000).astype(np.uint8)[None, :, None], 3, axis=2)
+    got = preprocess_image(load_image(ramp), spec(64))
+    centre = (127.5 / 255 - np.array(CLIP_MEAN)) / CLIP_STD
+    assert grey_levels(got, np.broadcast_to(centre, got.shape)) <= 1.5
+
+
+def test_huge_picture_equals_clip_processor():
+    image = Image.fromarray(np.tile(scene(250, 200), (20, 20, 1)))
+    assert image.width * image.height == 20_000_000
+    np.testing.assert_array_equal(preprocess_image(image, spec(32)), reference(image, 32))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "CMYK", "P", "1"])
+def test_every_mode_equals_clip_processor(mode):
+    base = (
+        Image.fromarray(scene(90, 70, 4), "RGBA") if "A" in mode else Image.fromarray(scene(90, 70))
+    )
+    image = base.convert(mode)
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    data = encode(image, kind)
+    opened = Image.open(io.BytesIO(data))
+    assert opened.mode == mode
+    got = load_image(data)
+    assert got.mode == "RGB"
+    np.testing.assert_array_equal(preprocess_image(got, spec(32)), reference(opened, 32))
+    np.testing.assert_array_equal(np.asarray(load_image(opened)), np.asarray(got))
+
+
+def test_transparency_is_laid_on_white():
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[:, 2:, 3] = 255
+    expected = np.full((4, 4, 3), 255, np.uint8)
+    expected[:, 2:] = 0
+    np.testing.assert_array_equal(np.asarray(load_image(pixels)), expected)
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([0, 0, 0, 9, 9, 9])
+    assert load_image(encode(palette, transparency=1)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_sixteen_bits_become_eight():
+    grey = scene(80, 60)[:, :, 0]
+    deep = grey.astype(np.uint16) * 257
+    data = encode(Image.fromarray(deep))
+    assert Image.open(io.BytesIO(data)).mode.startswith("I")
+    expected = reference(Image.fromarray(grey), 32)
+    for source in (data, deep, deep[:, :, None], Image.open(io.BytesIO(data))):
+        assert grey_levels(preprocess_image(load_image(source), spec(32)), expected) == 0
+    colour = scene(80, 60)
+    np.testing.assert_array_equal(load_image(colour.astype(np.uint16) * 257), colour)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_exif_rotation_is_applied(kind):
+    upright = Image.fromarray(scene(90, 60))
+    # Orientation 6: the camera was turned, show the stored picture a quarter turn clockwise.
+    stored = upright.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {} if kind == "PNG" else {"quality": 100}
+    data = encode(stored, kind, exif=exif, **options)
+    got = load_image(data)
+    assert got.size == (90, 60)
+    plain = Image.open(io.BytesIO(encode(stored, kind, **options))).convert("RGB")
+    expected = reference(plain.transpose(Image.Transpose.ROTATE_270), 32)
+    np.testing.assert_array_equal(preprocess_image(got, spec(32)), expected)
+
+
+def test_broken_exif_is_no_reason_to_refuse():
+    image = Image.fromarray(scene(20, 20))
+    data = encode(image, "JPEG", exif=b"Exif\0\0broken")
+    assert load_image(data).size == (20, 20)
+
+
+def test_text_named_jpg_is_refused(tmp_path):
+    path = tmp_path / "letter.jpg"
+    path.write_text("not a picture at all\n" * 20)
+    assert refusal(path).startswith(f"{path}: not a picture")
+    assert "no such file" in refusal(tmp_path / "absent.png")
+    assert "folder" in refusal(tmp_path)
+    assert "empty" in refusal(b"", name="void.png")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_truncated_picture_is_refused(kind):
+    data = encode(Image.fromarray(scene(200, 150)), kind)
+    assert load_image(data).size == (200, 150)
+    assert refusal(data[: len(data) // 2], name="half").startswith("half: damaged")
+
+
+def test_bad_arrays_are_refused():
+    assert "float32" in refusal(np.zeros((4, 4, 3), np.float32))
+    assert "(3, 4, 4)" not in refusal(np.zeros((0, 4, 3), np.uint8))
+    assert "(3, 9, 9)" in refusal(np.zeros((3, 9, 9), np.uint8))
+    assert "float" in refusal(Image.new("F", (4, 4)))
+
+
+@pytest.mark.parametrize("side", [5_001, 12_000, 60_000])
+def test_bomb_is_refused_by_its_header(side):
+    """A few hundred bytes that claim up to 3.6 thousand million pixels."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99)))
+    assert "25000000 pixels" in refusal(data + chunk(b"IEND", b""), name="bomb")
+
+
+def test_augmentation_is_a_function_of_its_generator_and_never_flips():
+    # Brightness rises from left to right, so every crop must rise too.
+    ramp = np.repeat(np.tile(np.arange(128, dtype=np.uint8), (128, 1))[..., None], 3, axis=2)
+    image = Image.fromarray(ramp)
+    crops = [
+        augment_image(image, spec(16), np.random.default_rng(i), (0.5, 1.0)) for i in range(50)
+    ]
+    for crop in crops:
+        assert crop.dtype == np.float32 and crop.shape == (16, 16, 3)
+        assert (np.diff(crop[:, :, 0], axis=1) > 0).all()
+    again = augment_image(image, spec(16), np.random.default_rng(0), (0.5, 1.0))
+    np.testing.assert_array_equal(again, crops[0])
+    assert len({crop.tobytes() for crop in crops}) > 40
+    widths = [float(c[0, -1, 0] - c[0, 0, 0]) * CLIP_STD[0] * 255 / 15 * 16 for c in crops]
+    # A crop of share s and aspect a is sqrt(s * a) wide; 1 grey level is 1 pixel of 128.
+    low, high = 128 * math.sqrt(0.5 * 3 / 4), 128
+    assert low - 2 < min(widths) < 100 and 110 < max(widths) < high + 2
+
+
+def test_augmentation_off_is_the_plain_preprocessing():
+    image = Image.fromarray(scene(90, 60))
+    got = augment_image(image, spec(32), np.random.default_rng(0), (1.0, 1.0))
+    np.testing.assert_array_equal(got, preprocess_image(image, spec(32)))
+
+
+def test_every_grey_level_is_what_transformers_makes_of_it():
+    levels = Image.fromarray(np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, 2))
+    plain = ImageSpec(16, (0.0,) * 3, (1.0,) * 3)
+    wanted = (np.arange(256).astype(np.float64) * (1 / 255)).astype(np.float32)
+    np.testing.assert_array_equal(preprocess_image(levels, plain)[..., 0].ravel(), wanted)
+
+
+@pytest.mark.parametrize("jitter", [ColorJitter(), ColorJitter(0.3, 0.3, 0.3, 0.5)])
+def test_augmentation_fills_the_row_it_is_given(jitter):
+    image, batch = Image.fromarray(scene(90, 60)), np.full((3, 32, 32, 3), np.nan, np.float32)
+    rngs = [np.random.default_rng(5) for _ in range(2)]
+    wanted = augment_image(image, spec(32), rngs[0], (0.5, 1.0), jitter)
+    augment_image(image, spec(32), rngs[1], (0.5, 1.0), jitter, out=batch[1])
+    np.testing.assert_array_equal(batch[1], wanted)
+    assert np.isnan(batch[[0, 2]]).all()
+
+
+def test_augmentation_of_a_very_long_picture_falls_back_to_the_centre():
+    image = Image.fromarray(scene(900, 10))
+    got = augment_image(image, spec(32), np.random.default_rng(0), (0.9, 1.0))
+    np.testing.assert_array_equal(got, preprocess_image(image, spec(32)))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_a_limit_of_pixels_is_held_before_decoding(kind):
+    data = encode(Image.fromarray(scene(200, 150)), kind)
+    assert load_image(data, max_pixels=30_000).size == (200, 150)
+    # Half a file has a whole header, except to the parser of WebP.
+    unread = data if kind == "WEBP" else data[: len(data) // 2]
+    assert kind == "WEBP" or "damaged" in refusal(unread)
+    assert refusal(unread, name="big", max_pixels=29_999) == (
+        "big: 200 x 150 is more than 29999 pixels; shrink it first"
+    )
+
+
+PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "grey": 0.0}
+
+
+def jittered(seed: int = 0, scale=(1.0, 1.0), **amounts: float) -> np.ndarray:
+    """Return the augmented picture as values from 0 to 1, float64 [32, 32, 3]."""
+    image = Image.fromarray(scene(90, 60))
+    rng = np.random.default_rng(seed)
+    got = augment_image(image, spec(32), rng, scale, ColorJitter(**amounts))
+    assert got.dtype == np.float32
+    return got.astype(np.float64) * CLIP_STD + CLIP_MEAN
+
+
+def draws(seed: int = 0) -> tuple[np.ndarray, float]:
+    """Return the three draws from -1 to 1 and the one from 0 to 1."""
+    stream = np.random.default_rng(seed).spawn(1)[0]
+    return stream.uniform(-1, 1, 3), stream.random()
+
+
+def grey_of(pixels: np.ndarray) -> np.ndarray:
+    return 0.299 * pixels[..., 0] + 0.587 * pixels[..., 1] + 0.114 * pixels[..., 2]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_colour_changes_equal_their_formulas(seed):
+    plain, (b, c, s) = jittered(), 1 + 0.8 * draws(seed)[0]
+    np.testing.assert_allclose(jittered(seed, brightness=0.8), (plain * b).clip(0, 1), atol=2e-7)
+    mean = grey_of(plain).mean()
+    np.testing.assert_allclose(
+        jittered(seed, contrast=0.8), (c * plain + (1 - c) * mean).clip(0, 1), atol=2e-7
+    )
+    grey = grey_of(plain)[..., None]
+    np.testing.assert_allclose(
+        jittered(seed, saturation=0.8), (s * plain + (1 - s) * grey).clip(0, 1), atol=2e-7
+    )
+    black_and_white = jittered(seed, grey=1.0)
+    np.testing.assert_allclose(black_and_white, np.repeat(grey, 3, axis=2), atol=2e-7)
+
+
+def test_all_colour_changes_in_their_order():
+    b, c, s = 1 + np.array([0.4, 0.5, 0.6]) * draws(3)[0]
+    wanted = (jittered() * b).clip(0, 1)
+    wanted = (c * wanted + (1 - c) * grey_of(wanted).mean()).clip(0, 1)
+    wanted = (s * wanted + (1 - s) * grey_of(wanted)[..., None]).clip(0, 1)
+    got = jittered(3, brightness=0.4, contrast=0.5, saturation=0.6)
+    np.testing.assert_allclose(got, wanted, atol=3e-7)
+
+
+def test_grey_comes_as_often_as_asked():
+    greys = 0
+    for seed in range(400):
+        picture = jittered(seed, grey=0.25)
+        is_grey = np.ptp(picture, axis=2).max() < 1e-6
+        assert is_grey == (draws(seed)[1] < 0.25)
+        greys += is_grey
+    assert abs(greys - 100) < 40  # Binomial(400, 0.25) has deviation 8.7
+
+
+def test_colours_leave_the_crop_and_each_other_alone():
+    for seed in range(4):
+        crop = jittered(seed, (0.3, 1.0))
+        b = 1 + 0.2 * draws(seed)[0][0]
+        got = jittered(seed, (0.3, 1.0), brightness=0.2)
+        np.testing.assert_allclose(got, (crop * b).clip(0, 1), atol=2e-7)
+        rng, plain = np.random.default_rng(seed), np.random.default_rng(seed)
+        image = Image.fromarray(scene(90, 60))
+        augment_image(image, spec(32), rng, (0.3, 1.0), ColorJitter(brightness=0.2))
+        augment_image(image, spec(32), plain, (0.3, 1.0))
+        assert rng.bit_generator.state == plain.bit_generator.state
+
+
+def test_colour_settings_are_checked():
+    assert ColorJitter.from_config(None) == ColorJitter() and not ColorJitter().active
+    config = base_config("tiny", "tiny").data.augment
+    assert ColorJitter.from_config(config) == ColorJitter()
+    for name in PLAIN:
+        with pytest.raises(UserError, match=f"data.augment.image.{name}=1.5: must be from 0 to 1"):
+            ColorJitter.from_config(ConfigDict({"image": PLAIN | {name: 1.5}}))

@@ -1,0 +1,416 @@
+"""Prepare: the good comes through bit for bit, the broken is listed, whatever interrupts it."""
+
+import dataclasses
+import fcntl
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import soundfile
+from broken import make_corpus, picture, wav
+from PIL import Image
+
+from sir_jax.cli import main as cli
+from sir_jax.data.builders.archives import Source
+from sir_jax.data.builders.manifest.layout import manifest_layout
+from sir_jax.data.builders.recorded import (
+    Rules,
+    encode_wave,
+    kept_images,
+    make_chunk,
+    make_chunks_of,
+    read_chunks,
+    read_losses,
+    read_recording,
+    without_duplicates,
+)
+from sir_jax.data.builders.recordings import Counts, Plan, PlannedCaption, PlannedImage
+from sir_jax.data.corpus import corpus_directory, make_command, open_corpus
+from sir_jax.data.preparation.prepare import Options, prepare
+from sir_jax.errors import BadMedia, UserError
+
+GOOD = 120  # pictures: six chunks with the broken ones
+
+
+def layout_of(manifest):
+    return dataclasses.replace(manifest_layout(manifest, "mine", manifest.parent), rate=16_000)
+
+
+def run(manifest, root, **options):
+    options = {"tolerance": 0.5, "workers": 2} | options
+    source = Source(str(manifest.parent))
+    return prepare(layout_of(manifest), "mine", source, root, Options(**options))
+
+
+def listed_in(root):
+    lines = (root / "manifest/mine/quarantine.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    return make_corpus(tmp_path_factory.mktemp("user"), GOOD)
+
+
+@pytest.fixture(scope="module")
+def prepared(broken, tmp_path_factory):
+    root = tmp_path_factory.mktemp("prepared")
+    return root, run(broken[0], root)
+
+
+def test_all_that_is_broken_is_listed_by_path_and_reason(broken, prepared):
+    problems = listed_in(prepared[0])
+    assert {(p["path"], p["reason"]) for p in problems} == broken[2]
+    assert len(problems) == len(broken[2])
+    assert all(p["detail"] and "\n" not in p["detail"] for p in problems)
+    of = {p["path"]: p["detail"] for p in problems}
+    assert of["a/long.flac"] == "120.0 s, at most 60 s (--max-seconds)"
+    assert of["a/slow.wav"] == "8000 Hz, published at 16000 Hz"
+    assert of["a/wide.wav"] == "9 channels, at most 8"
+    assert of["a/fifo.wav"] == of["i/fifo.png"] == "no regular file, but a pipe (FIFO)"
+    assert of["a/none.wav"] == "no such file"
+
+
+def test_all_that_is_good_is_there_bit_for_bit(broken, prepared):
+    manifest, kept, _ = broken
+    found = {}
+    for name, split in prepared[1].splits.items():
+        for row in range(len(split)):
+            record = split[row]
+            assert record.image == (manifest.parent / record.key).read_bytes()
+            for caption in record.captions:
+                wave, rate = soundfile.read(io.BytesIO(caption.audio), dtype="int16")
+                original, _ = soundfile.read(manifest.parent / caption.key, dtype="int16")
+                np.testing.assert_array_equal(wave, original)
+                assert (rate, caption.samples, caption.text) == (16_000, len(wave), caption.key)
+                found.setdefault(record.key, {})[caption.key] = name
+    assert found == kept
+
+
+def test_report_counts_splits_and_reasons(prepared):
+    report = json.loads((prepared[0] / "manifest/mine/report.json").read_text())
+    assert {split: (c["images"], c["captions"]) for split, c in report["splits"].items()} == {
+        "train": (108, 216),
+        "val": (12, 24),
+    }
+    assert report["splits"]["val"]["planned_captions"] == 24 + 1 + 1  # a/folder.wav; no split
+    assert report["reasons"]["no image"] == {"train": 7}
+    assert report["reasons"]["bad metadata"] == {"": 1}
+    assert report["rules"] == {"max_seconds": 60.0, "tolerance": 0.5}
+
+
+def test_nothing_but_the_corpus_is_left_behind(broken, prepared):
+    root, corpus = prepared
+    folder = root / "manifest/mine"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        ".lock", "1.0.0", "quarantine.jsonl", "report.json"
+    ]  # fmt: skip
+    assert (broken[0].parent / "i/0.png").exists()
+    assert "checksums.json" in {p.name for p in corpus.directory.iterdir()}
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_prepare import run
+if __name__ == "__main__":
+    run(Path({manifest!r}), Path({root!r}), workers=1)
+"""
+
+
+def kill_when(manifest, root, tmp_path, moment):
+    """Start prepare in a process group of its own and kill all of it at a moment."""
+    script = tmp_path / "script.py"
+    tests = os.path.dirname(__file__)
+    script.write_text(SCRIPT.format(tests=tests, manifest=str(manifest), root=str(root)))
+    process = subprocess.Popen(
+        [sys.executable, str(script)], start_new_session=True, stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not moment() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    assert process.poll() is None and moment()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_and_restarted_gives_the_same_corpus_and_report(broken, prepared, tmp_path):
+    root = tmp_path / "data"
+    folder = root / "manifest/mine"
+
+    def chunks():
+        return {p.name: p.stat().st_mtime_ns for p in folder.glob("chunks-*/*.npz")}
+
+    kill_when(broken[0], root, tmp_path, lambda: len(chunks()) >= 2)
+    kept = chunks()
+    assert 2 <= len(kept) < 6
+    kill_when(broken[0], root, tmp_path, lambda: len(list(folder.glob("*incomplete*"))) > 0)
+    later = chunks()
+    assert len(later) == 6 and all(later[name] == stamp for name, stamp in kept.items())
+    corpus = run(broken[0], root)
+    for name in ("quarantine.jsonl", "report.json"):
+        assert (folder / name).read_text() == (prepared[0] / "manifest/mine" / name).read_text()
+    same = prepared[1].directory
+    assert sorted(p.name for p in corpus.directory.iterdir()) == sorted(
+        p.name for p in same.iterdir()
+    )
+    for path in same.glob("*.array_record*"):
+        assert (corpus.directory / path.name).read_bytes() == path.read_bytes()
+    for name, split in corpus.splits.items():
+        np.testing.assert_array_equal(split.index, prepared[1].splits[name].index)
+
+
+def small(tmp_path, good=10):
+    """A corpus of pictures with a recording each, two of ten of which are cut."""
+    lines = []
+    for i in range(good):
+        (tmp_path / f"{i}.png").write_bytes(picture(i))
+        (tmp_path / f"{i}.wav").write_bytes(wav(seed=i)[: 100 if i in (3, 4) else None])
+        lines.append(json.dumps({"image": f"{i}.png", "audio": f"{i}.wav"}))
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    return tmp_path / "list.jsonl"
+
+
+def command(manifest, root, *more):
+    words = f"data prepare manifest --manifest {manifest} --name mine --data-dir {root}".split()
+    return cli.main([*words, *more])
+
+
+def test_refused_then_mended_then_accepted(tmp_path, capsys):
+    manifest, root = small(tmp_path), tmp_path / "data"
+    assert command(manifest, root) == 2
+    printed = capsys.readouterr()
+    quarantine = root / "manifest/mine/quarantine.jsonl"
+    assert printed.err.splitlines()[-1] == (
+        "sir-jax data: manifest/mine: 2 of 10 recordings of split 'train' are missing or cannot be "
+        f"used (20.00 %, tolerated 1 %); see {quarantine}, mend what you can and run the same "
+        "command again, or accept it with --tolerance=0.2"
+    )
+    assert "truncated audio      2" in printed.out and "no audio             2" in printed.out
+    assert [p["path"] for p in listed_in(root)] == ["3.wav", "3.png", "4.wav", "4.png"]
+    assert corpus_directory("manifest/mine", root) is None
+
+    # Mended files are read again, without a word about chunks.
+    (tmp_path / "3.wav").write_bytes(wav(seed=3))
+    assert command(manifest, root) == 2
+    assert [p["path"] for p in listed_in(root)] == ["4.wav", "4.png"]
+
+    assert command(manifest, root, "--tolerance=0.1") == 0
+    assert "manifest/mine is ready after" in capsys.readouterr().out
+    assert len(open_corpus("manifest/mine", root).splits["train"]) == 9
+    # A second call is the same corpus, at once.
+    assert command(manifest, root) == 0
+
+
+def test_counts_below_the_published_ones_are_refused(tmp_path, capsys):
+    manifest = small(tmp_path)
+    published = {"mine": {"train": Counts(10, 16), "test": Counts(4, 4)}}
+    layout = dataclasses.replace(layout_of(manifest), expected=published)
+    with pytest.raises(UserError, match="4 of 4 recordings of split 'test' are missing .*=1$"):
+        prepare(layout, "mine", Source(str(tmp_path)), tmp_path / "data", Options(tolerance=0.6))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["train", "8", "10", "8", "16", "50.00", "%"] in rows
+    assert ["test", "0", "4", "0", "4", "100.00", "%"] in rows
+    # Pictures count as well: SpokenCOCO's train split has no published number of recordings.
+    layout = dataclasses.replace(layout, expected={"mine": {"train": Counts(20, 0)}})
+    with pytest.raises(UserError, match="12 of 20 pictures of split 'train'"):
+        prepare(layout, "mine", Source(str(tmp_path)), tmp_path / "data", Options(tolerance=0.3))
+
+
+def test_corpus_with_nothing_good_is_refused_at_any_tolerance(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("image,audio\nnone.png,none.wav\n")
+    assert command(tmp_path / "list.csv", tmp_path / "data", "--tolerance=1") == 2
+    assert "nothing in it can be used" in capsys.readouterr().err
+
+
+def test_second_process_is_refused(tmp_path, capsys):
+    manifest, folder = small(tmp_path), tmp_path / "data/manifest/mine"
+    folder.mkdir(parents=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert command(manifest, tmp_path / "data") == 2
+    assert "another process is making 'mine'" in capsys.readouterr().err
+
+
+# The chunk takes 90 kB, the records 128.
+@pytest.mark.parametrize("size, what", [(3_000, "cannot write '"), (100_000, "the records: ")])
+def test_full_disk_is_one_line(tmp_path, size, what):
+    manifest = small(tmp_path)
+
+    words = f"data prepare manifest --manifest {manifest} --name mine --tolerance=1".split()
+    # The child limits itself: a function run between fork and exec is not for a process with JAX.
+    # -B: on a new machine the limit would cut bytecode short as well, for every later import.
+    program = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
+from sir_jax.cli import main
+sys.exit(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", program, *words, f"--data-dir={tmp_path / 'data'}"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert what in last and "File too large" in last and "mend that and run the same com" in last
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("flickr9k", "no published corpus 'flickr9k'; choose one of flickr8k_audio"),
+        ("flickr8k_audio", "--archives is missing"),
+        ("spoken_coco/kapathy --archives=.", "no config 'kapathy'; choose one of karpathy"),
+        ("flickr8k_audio --archives=. --root=.", "--root is for `prepare manifest`"),
+        ("manifest --archives=.", "--archives is for published corpora"),
+        ("manifest --name=x", "--manifest and --name are both needed"),
+        ("manifest --name=../x --manifest=list.csv", "--name '../x': use letters"),
+        ("manifest --name=x --manifest=none.csv", "--manifest 'none.csv': no such file"),
+        ("manifest --name=x --manifest=list.txt", "give a file in .jsonl or .csv"),
+        ("flickr8k_audio --archives=nowhere", "--archives 'nowhere': no such folder"),
+        ("flickr8k_audio --archives=. --tolerance=2", "--tolerance 2.0: give a share"),
+        ("flickr8k_audio --archives=. --max-seconds=0", "--max-seconds 0.0"),
+        ("flickr8k_audio --archives=. --workers=-1", "--workers -1"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.csv").write_text("image,audio\n")
+    assert cli.main(["data", "prepare", *words.split()]) == 2
+    printed = capsys.readouterr().err
+    assert message in printed and printed.count("\n") == 1
+
+
+def test_missing_corpus_says_which_command_makes_it(tmp_path):
+    assert make_command("manifest/mine") == (
+        "sir-jax data prepare manifest --name=mine --manifest=FILE"
+    )
+    assert make_command("flickr8k_audio/official", "d") == (
+        "sir-jax data prepare flickr8k_audio/official --archives=DIR --data_dir=d"
+    )
+    with pytest.raises(UserError, match="'places_audio/1999' is unknown; choose one of flickr8k"):
+        open_corpus("places_audio/1999", tmp_path)
+
+
+def crash_on_red(rules, path, images):
+    """Make a chunk with a decoder that dies of one picture and hangs on another."""
+    for image in images:
+        if image.key == "red":
+            os.kill(os.getpid(), signal.SIGABRT)
+        if image.key == "blue":
+            time.sleep(60)
+    make_chunk(rules, path, images)
+
+
+def test_picture_that_kills_or_hangs_the_decoder_is_left_out_with_its_recordings(tmp_path):
+    names = ["green", "red", "white", "blue"]
+    for i, name in enumerate(names):
+        (tmp_path / name).write_bytes(picture(i))
+        (tmp_path / f"{name}.wav").write_bytes(wav(seed=i))
+    plan = Plan(
+        tuple(
+            PlannedImage(i, n, "train", n, (PlannedCaption(i, f"{n}.wav", f"{n}.wav", "", ""),))
+            for i, n in enumerate(names)
+        )
+    )
+    rules, chunks = Rules(tmp_path, None, 60.0), tmp_path / "chunks"
+    make_chunks_of(plan, rules, chunks, 2, deadline=2.0, make=crash_on_red)
+    lost = read_losses(plan, chunks)
+    assert [(e.problem.path, e.problem.reason) for e in lost] == [
+        (path, "decoder died") for path in ("red", "red.wav", "blue", "blue.wav")
+    ]
+    assert lost[0].problem.detail.startswith("killed its process (SIGABRT), reading this picture")
+    assert lost[2].problem.detail.startswith("not done after 2 s")
+    kept = kept_images(plan, lost)
+    assert [image.key for image, *_ in read_chunks(plan, kept, chunks)] == ["green", "white"]
+    # With a better decoder, the same call reads them.
+    make_chunks_of(plan, rules, chunks, 2)
+    assert read_losses(plan, chunks) == []
+
+
+def test_first_of_two_stays():
+    def image(i, key, *captions, split="train"):
+        return PlannedImage(i, key, split, f"{key}.png", captions)
+
+    def caption(i, key, audio):
+        return PlannedCaption(i, key, audio, "", "")
+
+    plan = without_duplicates(
+        Plan(
+            (
+                image(0, "a", caption(0, "x", "x.wav"), caption(1, "y", "y.wav")),
+                image(0, "b", caption(2, "z", "z.wav")),
+                image(1, "a", caption(3, "v", "v.wav")),
+                image(2, "c", caption(4, "x", "w.wav"), caption(5, "u", "u.wav")),
+                image(3, "d", caption(5, "t", "t.wav")),
+                image(4, "e", caption(6, "s", "y.wav"), caption(7, "r", "r.wav")),
+                image(5, "a", caption(8, "q", "q.wav"), split="test"),
+            )
+        )
+    )
+    assert [(i.image_id, [c.caption_id for c in i.captions]) for i in plan.images] == [
+        (0, [0, 1]), (2, [5]), (4, [7]), (5, [8])
+    ]  # fmt: skip
+    assert [(p.path, p.reason) for p in plan.problems] == [
+        ("z.wav", "duplicate id"), ("b.png", "duplicate id"),
+        ("v.wav", "duplicate id"), ("a.png", "duplicate id"),
+        ("w.wav", "duplicate id"), ("t.wav", "duplicate id"), ("d.png", "no audio"),
+        ("y.wav", "duplicate id"),
+    ]  # fmt: skip
+
+
+def test_every_16_bit_value_survives(tmp_path):
+    wave = np.arange(-32768, 32768).astype(np.int16)
+    soundfile.write(tmp_path / "all.wav", wave, 16_000, subtype="PCM_16")
+    read = read_recording(tmp_path / "all.wav", Rules(tmp_path, 16_000, 60.0), "all.wav")
+    stored, rate = soundfile.read(io.BytesIO(encode_wave(read)), dtype="int16")
+    assert rate == 16_000
+    np.testing.assert_array_equal(stored, wave)
+    over = np.array([1.5, -1.5, 0.9999999], np.float32)
+    clipped = soundfile.read(io.BytesIO(encode_wave(over)), dtype="int16")[0]
+    assert clipped.tolist() == [32767, -32768, 32767]
+
+
+def test_any_rate_is_fine_where_the_layout_says_so(tmp_path):
+    (tmp_path / "a.wav").write_bytes(wav(441, rate=44_100, channels=2))
+    assert len(read_recording(tmp_path / "a.wav", Rules(tmp_path, None, 60.0), "a.wav")) == 160
+    with pytest.raises(BadMedia, match="44100 Hz, published at 16000 Hz") as caught:
+        read_recording(tmp_path / "a.wav", Rules(tmp_path, 16_000, 60.0), "a.wav")
+    assert caught.value.fault == "wrong rate"
+
+
+def test_stored_pictures_decode_as_plain_tfds(prepared):
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(prepared[1].directory)
+    record = builder.as_data_source("val")[0]
+    same = prepared[1].splits["val"][0]
+    pixels = np.asarray(Image.open(io.BytesIO(same.image)))
+    np.testing.assert_array_equal(record["image"], pixels)
+    assert record["key"].decode() == same.key
+    assert builder.info.description.startswith("# manifest")
+
+
+def test_partial_problem_file_of_a_killed_call_is_not_believed(tmp_path):
+    """A chunk whose problems were written and whose bytes were not is made again, both files."""
+    (tmp_path / "a.png").write_bytes(picture())
+    (tmp_path / "a.wav").write_bytes(wav())
+    caption = PlannedCaption(0, "a.wav", "a.wav", "", "")
+    plan = Plan((PlannedImage(0, "a", "train", "a.png", (caption,)),))
+    chunks = tmp_path / "chunks"
+    chunks.mkdir()
+    rules = Rules(tmp_path, None, 60.0)
+    make_chunk(dataclasses.replace(rules, max_seconds=0.01), chunks / "000000.npz", plan.images)
+    assert len(read_losses(plan, chunks)) == 2
+    (chunks / "000000.npz").unlink()
+    make_chunks_of(plan, rules, chunks, 1)
+    assert read_losses(plan, chunks) == []

@@ -1,0 +1,42 @@
+"""The sample folder: the pictures that the corpus has, with the words that are said."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sir_jax.cli import main as cli
+from sir_jax.data.builders.spoken_scenes.plan import plan_corpus
+from sir_jax.data.builders.spoken_scenes.render import render
+from sir_jax.data.media.audio import load_audio
+from sir_jax.data.media.image import load_image
+from sir_jax.data.preparation.samples import CORPUS, RECORDINGS, write_samples
+from sir_jax.errors import UserError
+
+
+def test_pictures_recordings_and_words_belong_together(tmp_path, capsys):
+    assert cli.main(["samples", f"--out={tmp_path}", "--pictures=12"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: 12 pictures, 8 recordings\n"
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 12
+    truth = json.loads((tmp_path / "truth.json").read_text())
+    planned = [image for image in plan_corpus(CORPUS) if image.split == "test"]
+    assert len(truth) == 8
+    for recording, picture in truth.items():
+        path = tmp_path / "recordings" / recording
+        assert 1.5 < len(load_audio(path)) / 16_000 < 5
+        image = planned[int(path.stem)]
+        said = path.with_suffix(".txt").read_text().strip()
+        assert said in [caption.text for caption in image.captions]
+        drawn = render(image.scene, CORPUS.image_size, image.looks)
+        np.testing.assert_array_equal(load_image(tmp_path / "pictures" / picture), drawn)
+    # Eight voices.
+    stems = [path.stem.partition("-") for path in RECORDINGS.glob("*.flac")]
+    assert len({planned[int(row)].captions[int(slot)].speaker for row, _, slot in stems}) == 8
+
+
+def test_what_cannot_be(tmp_path):
+    with pytest.raises(UserError, match="--pictures is 3; give 8 to 500"):
+        write_samples(tmp_path, 3)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written to"):
+        write_samples(tmp_path / "file" / "samples")

@@ -1,0 +1,164 @@
+"""Embedding by chunks: resumed, shared out, and what makes a chunk be made again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from sir_jax.errors import UserError
+from sir_jax.index import embed_lists as chunks
+from sir_jax.index.embed_lists import Work, by_path, embed_list, in_folder, read_chunks
+from sir_jax.index.folder import scan_folder
+from sir_jax.index.gallery import gathered
+from sir_jax.index.index import Index
+from sir_jax.inference.retriever import Retriever
+
+
+@pytest.fixture(scope="module")
+def model(workdir):
+    return Retriever.load(workdir, batch_size=4)
+
+
+@pytest.fixture
+def media(folder, make_tone):
+    """Return a folder of eight pictures, one broken, and three recordings."""
+    for number, name in enumerate(["one.wav", "deeper/two.flac", "three.ogg"]):
+        soundfile.write(folder / name, make_tone(9_000 + 6_000 * number), 16_000)
+    (folder / "d.bmp").write_bytes(b"BM and no more")
+    return folder
+
+
+def work_of(root, size=3):
+    stamps = scan_folder(root)
+    return Work.cut(in_folder(root, stamps, stamps), size)
+
+
+def test_cut_by_kind_and_share_out(media):
+    work = work_of(media)
+    assert [len(work.chunk(n)) for n in range(len(work.chunks))] == [3, 3, 2, 3]
+    assert [item.id for item in work.chunk(2)] == ["e.gif", "f.webp"]
+    assert {item.kind for item in work.chunk(3)} == {"speech"}
+    assert [list(work.of_shard((i, 3))) for i in range(3)] == [[0, 3], [1], [2]]
+    with pytest.raises(UserError, match=r"b\.png is in the list twice"):
+        Work.cut([by_path("b.png"), by_path("b.png")])
+
+
+def test_all_chunks_are_what_one_call_makes(model, media, tmp_path):
+    work, out, done = work_of(media), tmp_path / "out", []
+    counts = embed_list(model, work, out, done=done.append)
+    assert counts == {"embedded": 10, "failed": 1, "skipped": 0} and sum(done) == 11
+    made, failed = read_chunks(model, work, out)
+    images, recordings = (gathered(kind, made[kind], 32) for kind in ("image", "speech"))
+    index = Index.build(model, media)
+    assert list(images.ids) == list(index.images.ids)
+    np.testing.assert_allclose(images.vectors, index.images.vectors, atol=1e-6)
+    assert list(recordings.ids) == list(index.recordings.ids)
+    assert list(recordings.stamps) == list(index.recordings.stamps)
+    np.testing.assert_allclose(recordings.vectors, index.recordings.vectors, atol=1e-5)
+    assert failed == index.failed and list(failed) == ["d.bmp"]
+
+
+def test_shards_together_make_the_whole(model, media, tmp_path):
+    work = work_of(media)
+    embed_list(model, work, tmp_path, shard=(1, 2))
+    with pytest.raises(UserError, match="2 of 4 chunks are not there yet.*: 0, 2; run"):
+        read_chunks(model, work, tmp_path)
+    embed_list(model, work, tmp_path, shard=(0, 2))
+    made, _ = read_chunks(model, work, tmp_path)
+    assert len(made["image"].ids) == 7 and len(made["speech"].ids) == 3
+
+
+def test_done_chunks_are_skipped_and_changed_ones_made_again(model, media, tmp_path):
+    embed_list(model, work_of(media), tmp_path)
+    again = embed_list(model, work_of(media), tmp_path)
+    assert again == {"embedded": 0, "failed": 0, "skipped": 11}
+    # A changed file, of the first chunk.
+    path = media / "b.png"
+    Image.new("RGB", (9, 9)).save(path)
+    os.utime(path, ns=(1, path.stat().st_mtime_ns + 10**9))
+    counts = embed_list(model, work_of(media), tmp_path)
+    assert counts == {"embedded": 3, "failed": 0, "skipped": 8}
+    # A failed one, mended: of the second.
+    Image.new("RGB", (9, 9)).save(media / "d.bmp")
+    counts = embed_list(model, work_of(media), tmp_path)
+    assert counts == {"embedded": 3, "failed": 0, "skipped": 8}
+    # A changed list.
+    (media / "f.webp").unlink()
+    with pytest.raises(UserError, match="another model or list: 2; run"):
+        read_chunks(model, work_of(media), tmp_path)
+    counts = embed_list(model, work_of(media), tmp_path)
+    assert counts == {"embedded": 1, "failed": 0, "skipped": 9}
+    # Another model.
+    other = Retriever(model.cfg, jax.tree.map(jax.numpy.negative, model.params))
+    with pytest.raises(UserError, match="4 of 4 chunks"):
+        read_chunks(other, work_of(media), tmp_path)
+
+
+def test_errors_raise_and_damage(model, media, tmp_path):
+    with pytest.raises(UserError, match=r"d\.bmp"):
+        embed_list(model, work_of(media), tmp_path, errors="raise")
+    work = work_of(media)
+    embed_list(model, work, tmp_path)
+    matrix = tmp_path / chunks.FOLDER / "000001.safetensors"
+    matrix.write_bytes(matrix.read_bytes()[:-4])
+    with pytest.raises(UserError, match=r"000001\.safetensors is truncated"):
+        gathered("image", read_chunks(model, work, tmp_path)[0]["image"], 32)
+    (tmp_path / chunks.FOLDER / "000001.json").write_text("{")
+    with pytest.raises(UserError, match=r"000001\.json cannot be read"):
+        embed_list(model, work, tmp_path)
+
+
+def test_two_processes_of_one_shard(model, media, tmp_path):
+    with chunks.only_one(tmp_path / chunks.FOLDER / "lock-0-of-1"):
+        with pytest.raises(UserError, match="another process"):
+            embed_list(model, work_of(media), tmp_path)
+
+
+SCRIPT = """
+import sys
+from sir_jax.retrieval import chunks
+from sir_jax.index.index import Index
+cut = chunks.Work.cut
+chunks.Work.cut = classmethod(lambda cls, items, size=2: cut(items, 2))
+print("made", len(Index.build(sys.argv[1], sys.argv[2], out=sys.argv[3])), flush=True)
+"""
+
+
+def test_killed_and_resumed(model, workdir, tmp_path):
+    root, out = tmp_path / "many", tmp_path / "out"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(400):
+        pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{number:03d}.png")
+    command = [sys.executable, "-c", SCRIPT, workdir, root, out]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    marks = out / chunks.FOLDER
+    while len(list(marks.glob("*.json"))) < 5:
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {path: path.stat().st_mtime_ns for path in marks.glob("*.json")}
+    assert 5 <= len(done) < 200 and not (out / "index.json").exists()
+    kept = json.loads(min(done).read_text())["ids"]
+
+    # Its chunks are used again: were they made again, they would be found changed.
+    stamps = scan_folder(root)
+    work = Work.cut(in_folder(root, stamps, stamps), 2)
+    counts = embed_list(model, work, out)
+    assert counts["skipped"] == 2 * len(done) and counts["embedded"] == 400 - 2 * len(done)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    made, failed = read_chunks(model, work, out)
+    images = gathered("image", made["image"], 32)
+    assert images.ids == [f"{number:03d}.png" for number in range(400)] and not failed
+    z = model.encode_image([root / name for name in kept])
+    np.testing.assert_allclose(images.vectors[[images.rows[name] for name in kept]], z, atol=1e-6)

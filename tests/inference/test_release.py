@@ -1,0 +1,223 @@
+"""A release holds what inference needs and nothing else, and refuses what does not fit."""
+
+import json
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from sir_jax.config.presets import base_config
+from sir_jax.errors import UserError
+from sir_jax.inference import release
+from sir_jax.models import build_model, init_params
+from sir_jax.objective.switches import fusion_tasks
+from sir_jax.pretrained.files import read_header
+from sir_jax.runtime.trees import leaf_paths
+
+
+def tiny_config(sim: float = 1.0, cmd: float = 1.0) -> ConfigDict:
+    c = base_config("tiny", "tiny")
+    c.data.corpus = "spoken_scenes/one-i16-d4-t4-c2-v64-p32-s7"
+    c.data.update(buckets=(24_000, 48_000), image_size=16)
+    c.model.speech.update(
+        width=32, layers=1, heads=2, mlp_width=64, conv_width=(16, 16, 32),
+        conv_kernel=(32, 8, 4), conv_stride=(16, 5, 4), pos_kernel=8, pos_groups=4,
+    )  # fmt: skip
+    c.model.image.update(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=64)
+    c.model.head.update(heads=2, mlp_width=64)
+    c.model.fusion.update(layers=1, width=32, heads=2, mlp_width=64)
+    c.model.update(embed_width=32, remat="full", scan=True, attention="cudnn")
+    c.loss.sim.weight, c.loss.cmd.weight = sim, cmd
+    c.eval.rerank = 16
+    return c
+
+
+def params_of(cfg) -> dict:
+    model = build_model(cfg.model, fusion_tasks(cfg.loss))
+    return jax.device_get(jax.jit(lambda key: init_params(model, key))(jax.random.key(0)))
+
+
+def write(out, cfg, params, dtype="float32"):
+    return release.write_release(out, cfg, params, "mine", dtype, {"licence": "none"}, "# card\n")
+
+
+@pytest.fixture(scope="module")
+def run():
+    cfg = tiny_config()
+    return cfg, params_of(cfg)
+
+
+def test_round_trip(run, tmp_path):
+    cfg, params = run
+    mark = write(tmp_path / "out", cfg, params)
+    found = release.find(tmp_path / "out")
+    assert found.name == "mine" and found.fingerprint == mark
+    assert mark == release.fingerprint(cfg, params) == release.fingerprint(found.cfg, found.params)
+    wanted = leaf_paths(release.strip(params))
+    assert leaf_paths(found.params).keys() == wanted.keys()
+    for path, leaf in leaf_paths(found.params).items():
+        np.testing.assert_array_equal(leaf, wanted[path], err_msg=path)
+    # Training's own choices stay behind.
+    model = found.cfg.model
+    assert (model.remat, model.scan, model.attention) == ("none", False, "xla")
+    assert found.cfg.data.buckets == (24_000, 48_000) and release.rerank_of(found.cfg) == 16
+
+
+@pytest.mark.parametrize(
+    ("sim", "cmd", "inside"), [(1, 1, True), (1, 0, True), (0, 1, False), (0, 0, False)]
+)
+def test_no_denoising_head_and_no_fusion_for_nothing(tmp_path, sim, cmd, inside):
+    cfg = tiny_config(sim, cmd)
+    write(tmp_path / "out", cfg, params_of(cfg))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "README.md", "config.json", "model.safetensors"
+    ]  # fmt: skip
+    names = {name.partition("/")[0] for name in read_header(tmp_path / "out/model.safetensors")}
+    towers = {"speech", "image", "speech_head", "speech_projection", "image_projection"}
+    more = {"fusion", "match_head"} if inside else set()
+    assert names == towers | {"temperature"} | more
+    plain = json.loads((tmp_path / "out/config.json").read_text())
+    assert set(plain) == {"format", "version", "name", "fingerprint", "weights", "licence",
+                          "model", "data", "eval"}  # fmt: skip
+    assert plain["eval"]["rerank"] == (16 if sim else 0)
+
+
+def test_half_the_size(run, tmp_path):
+    cfg, params = run
+    full, half = write(tmp_path / "a", cfg, params), write(tmp_path / "b", cfg, params, "bfloat16")
+    assert full != half  # its vectors are not the same, so neither is the fingerprint
+    sizes = [(tmp_path / x / "model.safetensors").stat().st_size for x in "ab"]
+    assert sizes[1] < 0.6 * sizes[0]
+    path = "speech_projection/kernel"
+    wanted = leaf_paths(params)[path].astype(ml_dtypes.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(leaf_paths(release.find(tmp_path / "b").params)[path], wanted)
+
+
+def test_the_fingerprint_is_of_all_that_a_vector_depends_on(run):
+    cfg, params = run
+    mark = release.fingerprint(cfg, params)
+
+    def changed(field: str, value) -> str:
+        other = cfg.copy_and_resolve_references()
+        with other.unlocked():
+            other.update_from_flattened_dict({field: value})
+        return release.fingerprint(other, params)
+
+    def nudged(path: str) -> str:
+        first, rest = path.split("/")
+        leaf = params[first][rest] + np.float32(1e-3)
+        return release.fingerprint(cfg, params | {first: params[first] | {rest: leaf}})
+
+    assert mark == release.fingerprint(cfg, jax.tree.map(np.array, params))
+    assert mark != changed("data.buckets", (24_000, 64_000))
+    assert mark != changed("data.image_fit", "squash")
+    assert mark != changed("model.dtype", "bfloat16")
+    assert mark != nudged("speech_projection/kernel")
+    # What does not enter a vector does not count.
+    assert mark == changed("optim.learning_rate", 3.0) == changed("data.corpus", "other")
+    assert mark == changed("model.remat", "dots") == nudged("match_head/kernel")
+
+
+def test_what_does_not_fit_is_refused_by_name(run, tmp_path):
+    cfg, params = run
+    out = tmp_path / "out"
+    write(out, cfg, params)
+    config = json.loads((out / "config.json").read_text())
+
+    def refused(match: str, **changes):
+        (out / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(UserError, match=match):
+            release.find(out)
+
+    model = config["model"]
+    refused("image_projection/kernel has shape .32, 32., not .32, 64.",
+            model=model | {"embed_width": 64})  # fmt: skip
+    layers = model["image"] | {"layers": 2}
+    refused("image/layers_01/.* is missing.* and 13 more", model=model | {"image": layers})
+    refused("has version 2 and this sir_jax reads 1", version=2)
+    refused("is no release of sir_jax .its config.json has format 'hubert'.", format="hubert")
+    refused("its model cannot be built", model={})
+    (out / "config.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        release.find(out)
+    (out / "config.json").write_text(json.dumps(config))
+    weights = out / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match="truncated"):
+        release.find(out)
+    weights.unlink()
+    with pytest.raises(UserError, match="lacks model.safetensors"):
+        release.find(out)
+
+
+def test_what_is_there_is_not_overwritten(run, tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        write(tmp_path / "out", *run)
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_neither_a_release_nor_a_workdir(tmp_path):
+    with pytest.raises(UserError, match="holds neither a release nor checkpoints; give a folder"):
+        release.find(tmp_path)
+    with pytest.raises(UserError, match="is no folder; give a folder that `sir-jax export` wrote"):
+        release.find("no-such-model")
+
+
+def test_a_bucket_is_read_through_a_copy(run, tmp_path, monkeypatch):
+    # A file system of fsspec's kind in memory stands in for the bucket; the copying is real.
+    from etils import epath
+
+    write(tmp_path / "out", *run)
+    monkeypatch.setattr(release, "as_path", lambda text: epath.Path(tmp_path / "out"))
+    found = release.find("gs://bucket/out")
+    assert found.name == "mine"
+    np.testing.assert_array_equal(found.params["temperature"], release.strip(run[1])["temperature"])
+
+
+def changed_leaf(tree, by=1.0):
+    return jax.tree.map(lambda leaf: leaf + np.asarray(by, leaf.dtype), tree)
+
+
+def test_training_goes_on_from_a_retriever_and_keeps_what_it_lacks(run, tmp_path):
+    cfg, params = run
+    write(tmp_path / "out", cfg, params)
+    theirs, before = leaf_paths(release.strip(params)), changed_leaf(params)
+    cfg = cfg.copy_and_resolve_references()
+    # Encoders that the config names beside it do not count.
+    cfg.init.update(speech="package:spoken_scenes/speech", model=str(tmp_path / "out"))
+    found = leaf_paths(release.start_from(cfg, before))
+    assert found.keys() == leaf_paths(before).keys()
+    for path, leaf in found.items():
+        wanted = theirs.get(path, leaf_paths(before)[path])
+        np.testing.assert_array_equal(leaf, wanted, err_msg=path)
+    assert "denoise_image" in before  # which no retriever has
+
+    # Of one without a fusion encoder, ours stays; of one with it, a model without takes the rest.
+    plain = tiny_config(0, 0)
+    write(tmp_path / "plain", plain, params_of(plain))
+    cfg.init.model = str(tmp_path / "plain")
+    kept = release.start_from(cfg, before)
+    np.testing.assert_array_equal(kept["match_head"]["kernel"], before["match_head"]["kernel"])
+    plain.init.model = str(tmp_path / "out")
+    assert "fusion" not in release.start_from(plain, params_of(plain))
+
+
+def test_a_retriever_that_cannot_be_gone_on_from_is_refused_by_name(run, tmp_path):
+    cfg, params = run
+    write(tmp_path / "out", cfg, params)
+
+    def refusal(**changes) -> str:
+        other = cfg.copy_and_resolve_references()
+        other.init.model = str(tmp_path / "out")
+        other.update_from_flattened_dict(changes)
+        with pytest.raises(UserError) as caught:
+            release.start_from(other, params_of(other))
+        return str(caught.value)
+
+    assert "set data.normalize_wave=True (here False)" in refusal(**{"data.normalize_wave": False})
+    wider = refusal(**{"model.embed_width": 64})
+    assert "does not fit this config's model: image_projection/kernel has shape (32, 32)" in wider
+    assert "is no folder" in refusal(**{"init.model": "nowhere/at-all"})

@@ -1,0 +1,109 @@
+"""GradCache: the big batch's gradient, for every subset of the terms."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from objective_helpers import STILL, TERMS, made
+from training_helpers import synthetic_batch
+
+from sir_jax.objective.gradient import loss_and_grads
+from sir_jax.objective.microbatches import join_rows, map_rows, split_rows
+from sir_jax.objective.switches import frozen_patterns
+from sir_jax.runtime.trees import leaf_paths, split_tree
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+SUBSETS = {
+    "sic": ("sic",),
+    "queue": ("sic", "queue"),
+    "sim": ("sim",),
+    "cmd": ("cmd",),
+    "all": ("sic", "queue", "sim", "cmd"),
+}
+
+
+def gradient(cfg, model, state, batch, count: int):
+    """Return (loss, aux, gradient by path) in so many microbatches of GradCache."""
+    cfg = cfg.copy_and_resolve_references()
+    cfg.train.grad_cache = count
+    trainable, frozen = split_tree(state.params, frozen_patterns(cfg))
+    run = jax.jit(functools.partial(loss_and_grads, model=model, cfg=cfg))
+    loss, aux, grads = run(trainable, frozen, state, batch, jax.random.key(1))
+    return loss, aux, leaf_paths(grads)
+
+
+@pytest.mark.parametrize("terms", SUBSETS.values(), ids=SUBSETS)
+def test_gradient_is_the_big_batch(terms):
+    fields = {name: value for term in terms for name, value in TERMS[term].items()}
+    off = {} if "sic" in terms else {"loss.sic.weight": 0.0}
+    cfg, model, state = made(**off, **fields, **STILL)
+    batch = synthetic_batch(cfg)
+    loss, aux, wanted = gradient(cfg, model, state, batch, 1)
+    cached_loss, cached_aux, got = gradient(cfg, model, state, batch, 4)
+    np.testing.assert_allclose(cached_loss, loss, rtol=1e-6)
+    assert got.keys() == wanted.keys()
+    norm = np.sqrt(sum(np.square(leaf).sum() for leaf in wanted.values()))
+    assert norm > 0.1
+    for path, leaf in wanted.items():
+        np.testing.assert_allclose(got[path], leaf, atol=1e-5 * norm, rtol=0, err_msg=path)
+    for name, value in aux.metrics.items():
+        np.testing.assert_allclose(cached_aux.metrics[name], value, atol=1e-5, err_msg=name)
+    if "queue" in terms:
+        for row, cached in zip(aux.queue_rows, cached_aux.queue_rows, strict=True):
+            np.testing.assert_allclose(cached, row, atol=1e-6)
+
+
+def test_accumulation_alone_is_another_gradient():
+    cfg, model, state = made(**STILL)
+    batch = synthetic_batch(cfg)
+    _, _, wanted = gradient(cfg, model, state, batch, 1)
+    cfg.train.grad_accum = 4
+    _, _, got = gradient(cfg, model, state, batch, 1)
+    norm = np.sqrt(sum(np.square(leaf).sum() for leaf in wanted.values()))
+    assert max(np.abs(got[path] - leaf).max() for path, leaf in wanted.items()) > 1e-2 * norm
+
+
+def test_both_passes_draw_the_same_dropout():
+    # The second pass must go through the very network whose outputs were differentiated: then a
+    # step down the gradient lowers this network's loss by its squared length.
+    still = {name: value for name, value in STILL.items() if name != "model.head.dropout"}
+    cfg, model, state = made(**still, **{"model.head.dropout": 0.5})
+    batch = synthetic_batch(cfg)
+    cfg.train.grad_cache = 2
+    trainable, frozen = split_tree(state.params, frozen_patterns(cfg))
+    run = jax.jit(functools.partial(loss_and_grads, model=model, cfg=cfg))
+    loss, _, grads = run(trainable, frozen, state, batch, jax.random.key(3))
+    length = float(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(grads)))
+    size = 1e-3 / length**0.5
+
+    def loss_at(distance):
+        moved = jax.tree.map(lambda p, g: p + distance * g, trainable, grads)
+        return float(run(moved, frozen, state, batch, jax.random.key(3))[0])
+
+    slope = (loss_at(size) - loss_at(-size)) / (2 * size)
+    assert slope == pytest.approx(length, rel=0.02)
+
+
+def test_parts_are_strided_rows_and_join_again():
+    tree = {"x": jnp.arange(12).reshape(6, 2)}
+    parts = split_rows(tree, 3)
+    np.testing.assert_array_equal(parts["x"][1], [[2, 3], [8, 9]])
+    np.testing.assert_array_equal(join_rows(parts)["x"], tree["x"])
+
+
+def test_mapped_rows_are_those_of_one_call():
+    x = jax.random.normal(jax.random.key(0), (6, 3))
+
+    def total(x, count):
+        rows = map_rows(lambda key, a, b: jnp.sin(a) * b, None, count, x, 2 * x)
+        return (rows**2).sum(), rows
+
+    (_, one), one_grad = jax.value_and_grad(total, has_aux=True)(x, 1)
+    (_, three), three_grad = jax.value_and_grad(total, has_aux=True)(x, 3)
+    np.testing.assert_allclose(three, one, rtol=1e-6)
+    np.testing.assert_allclose(three_grad, one_grad, rtol=1e-5)
+    keys = map_rows(lambda key, a: a + jax.random.normal(key, a.shape), jax.random.key(1), 3, 0 * x)
+    assert len(np.unique(keys)) == keys.size  # another key for each part

@@ -1,0 +1,338 @@
+"""The composed objective: what each term sees, costs and moves."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from objective_helpers import EVERYTHING, STILL, TERMS, loss_of, made
+from training_helpers import synthetic_batch, tiny_config
+
+from sir_jax.losses.contrastive import contrastive, id_targets
+from sir_jax.losses.denoising import add_noise, cosine, denoising, draw_noise, other_rows
+from sir_jax.losses.matching import hard_negatives
+from sir_jax.objective.switches import has_teacher, queue_size
+from sir_jax.objective.total import loss_fn, ramped_alpha
+from sir_jax.runtime.trees import leaf_paths, overlay, restrict
+from sir_jax.training.optimizer import make_optimizer
+from sir_jax.training.state import init_ema, init_state, update_ema
+from sir_jax.training.step import train_step
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+
+@pytest.fixture(scope="module")
+def everything():
+    return made(**EVERYTHING, **STILL)
+
+
+def test_teacher_and_queue_have_no_gradient(everything):
+    cfg, model, state = everything
+
+    def loss(ema, speech, image, params):
+        queue = state.queue._replace(speech=speech, image=image)
+        return loss_fn(params, ema, queue, synthetic_batch(cfg), jnp.int32(5), jax.random.key(1),
+                       model=model, cfg=cfg)[0]  # fmt: skip
+
+    grads = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(
+        state.ema_params, state.queue.speech, state.queue.image, state.params
+    )
+    for path, leaf in leaf_paths(grads[:3]).items():
+        assert not np.any(np.asarray(leaf)), path
+    # The same call does give the student a gradient, in every part.
+    parts = {path.split("/")[0] for path, leaf in leaf_paths(grads[3]).items() if np.any(leaf)}
+    assert parts == set(state.params)
+
+
+def test_total_is_the_weighted_sum_of_the_terms(everything):
+    cfg, model, state = everything
+    loss, aux = loss_of(cfg, model, state, synthetic_batch(cfg))
+    m = {name: float(value) for name, value in aux.metrics.items()}
+    assert float(loss) == pytest.approx(m["sic"] + 0.7 * m["sim"] + 0.5 * m["cmd"], rel=1e-6)
+    assert float(m["cmd"]) == pytest.approx((m["cmd_speech"] + m["cmd_image"]) / 2, rel=1e-6)
+    assert float(m["queue_fill"]) == 0.5
+    assert float(m["sim_negatives"]) == 1.0
+    assert 0 <= float(m["sim_accuracy"]) <= 1
+
+
+def views_of(model, params, batch):
+    return (
+        model.apply({"params": params}, batch["wave"], batch["lengths"], method="encode_speech"),
+        model.apply({"params": params}, batch["pixels"], method="encode_image"),
+    )
+
+
+def test_sic_is_made_of_the_right_embeddings(everything):
+    cfg, model, state = everything
+    batch = synthetic_batch(cfg)
+    metrics = loss_of(cfg, model, state, batch, step=0)[1].metrics
+    s, i = views_of(model, state.params, batch)
+    s_m, i_m = views_of(model, overlay(state.params, state.ema_params), batch)
+    # The teacher is somebody else, else the test could not tell them apart.
+    assert np.abs(s.embed - s_m.embed).max() > 0.01
+    filled_rows = np.arange(20) < 10
+    hard = id_targets(jnp.array(batch["image_ids"]), state.queue.ids, filled_rows)
+    tau, alpha = state.params["temperature"], 0.4 * 1 / 2
+    assert float(metrics["alpha"]) == pytest.approx(alpha)
+    s2i, _ = contrastive(s.embed, i_m.embed, state.queue.image, filled_rows, hard, tau,
+                         s_m.embed, alpha)  # fmt: skip
+    i2s, _ = contrastive(i.embed, s_m.embed, state.queue.speech, filled_rows, hard, tau,
+                         i_m.embed, alpha)  # fmt: skip
+    assert float(metrics["sic"]) == pytest.approx(float((s2i + i2s).mean() / 2), rel=1e-5)
+
+
+def test_queue_rows_are_the_teachers(everything):
+    cfg, model, state = everything
+    batch = synthetic_batch(cfg)
+    rows = loss_of(cfg, model, state, batch)[1].queue_rows
+    s_m, i_m = views_of(model, overlay(state.params, state.ema_params), batch)
+    np.testing.assert_allclose(rows.speech, s_m.embed, atol=1e-6)
+    np.testing.assert_allclose(rows.image, i_m.embed, atol=1e-6)
+    np.testing.assert_array_equal(rows.ids, batch["image_ids"])
+
+
+def test_matching_scores_the_pairs_it_says(everything):
+    cfg, model, state = everything
+    batch = synthetic_batch(cfg)
+    metrics = loss_of(cfg, model, state, batch, key=3)[1].metrics
+    s, i = views_of(model, state.params, batch)
+    keys = jax.random.split(jax.random.key(3), 5)
+    scores = s.embed @ i.embed.T / state.params["temperature"]
+    ids = jnp.array(batch["image_ids"])
+    image_rows, _ = hard_negatives(jax.random.split(keys[2], 1)[0], scores, ids)
+    speech_rows, _ = hard_negatives(jax.random.split(keys[3], 1)[0], scores.T, ids)
+    losses = []
+    for b in range(len(ids)):
+        for speech_row, image_row, label in (
+            (b, b, 1), (b, int(image_rows[b]), 0), (int(speech_rows[b]), b, 0),
+        ):  # fmt: skip
+            one = [jax.tree.map(lambda x, r=r: x[r : r + 1], e)
+                   for e, r in ((s, speech_row), (i, image_row))]  # fmt: skip
+            logits = np.float64(model.apply({"params": state.params}, *one, method="match")[0])
+            losses.append(np.log(np.exp(logits).sum()) - logits[label])
+    assert float(metrics["sim"]) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+@pytest.mark.parametrize("modality", ["speech", "image"])
+def test_denoising_rebuilds_towards_the_teacher_and_its_control_has_another_context(
+    everything, modality
+):
+    cfg, model, state = everything
+    batch = synthetic_batch(cfg)
+    logged = loss_of(cfg, model, state, batch, key=3)[1].metrics
+    s, i = views_of(model, state.params, batch)
+    s_m, i_m = views_of(model, overlay(state.params, state.ema_params), batch)
+    clean, context, target = (s, i, s_m.tokens) if modality == "speech" else (i, s, i_m.tokens)
+    ids = jnp.array(batch["image_ids"])
+    number = ("speech", "image").index(modality)
+    key_noise, _ = jax.random.split(
+        jax.random.fold_in(jax.random.split(jax.random.key(3), 5)[4], number)
+    )
+    noise = draw_noise(jax.random.split(key_noise, 1)[0], clean.mask, ids, cfg.loss.cmd.ratio)
+    noisy = clean._replace(tokens=add_noise(clean.tokens, noise))
+
+    def rebuild(context):
+        return model.apply({"params": state.params}, noisy, context, modality, method="denoise")
+
+    valid = clean.mask & (jnp.arange(clean.mask.shape[1]) > 0)
+    values, counted = denoising(rebuild(context), target, noise, valid, "cosine")
+    assert float(logged[f"cmd_{modality}"]) == pytest.approx(
+        float(values.sum() / counted.sum()), rel=1e-5
+    )
+    rows, wrong = other_rows(ids)
+    assert bool(wrong.all()) and not np.any(ids[rows] == ids)
+    for name, seen in (("", context), ("_shuffled", jax.tree.map(lambda x: x[rows], context))):
+        similar = cosine(rebuild(seen), target)[noise.replaced].mean()
+        assert float(logged[f"cmd_{modality}_cosine{name}"]) == pytest.approx(
+            float(similar), abs=1e-5
+        ), name
+
+
+def test_control_is_computed_at_logged_steps_alone():
+    cfg, model, state = made(**TERMS["cmd"], **{"train.log_every": 3, "train.steps": 8})
+    batch = synthetic_batch(cfg)
+    shuffled = [
+        float(loss_of(cfg, model, state, batch, step=np.int32(step))[1].metrics[
+            "cmd_image_cosine_shuffled"
+        ])
+        for step in range(8)
+    ]  # fmt: skip
+    assert [value != 0.0 for value in shuffled] == [False, False, True, False, False, True, False,
+                                                    True]  # fmt: skip
+
+
+SUBSETS = [
+    ("sic",), ("sim",), ("cmd",), ("sic", "sim"), ("sic", "cmd"), ("sim", "cmd"),
+    ("sic", "sim", "cmd"), ("sic", "queue", "sim", "cmd"),
+]  # fmt: skip
+
+
+def subset_fields(terms):
+    fields = {"loss.sic.weight": 0.0}
+    for term in terms:
+        fields |= TERMS[term]
+    return fields
+
+
+@pytest.mark.parametrize("terms", SUBSETS, ids="+".join)
+def test_any_subset_trains_just_its_own_parameters(terms):
+    cfg, model, state = made(**subset_fields(terms))
+    tx = make_optimizer(cfg.optim, cfg.train.steps)
+    step = jax.jit(functools.partial(train_step, model=model, tx=tx, cfg=cfg))
+    batch = synthetic_batch(cfg)
+    after, metrics = step(*[step(state, batch)[0], batch])
+    assert float(metrics["train/finite"]) == 1.0
+    names = {name.removeprefix("train/") for name in metrics}
+    assert {"sic", "sim", "cmd"} & names == set(terms) & {"sic", "sim", "cmd"}
+    parts = set(state.params)
+    assert ("fusion" in parts) == bool({"sim", "cmd"} & set(terms))
+    assert ("match_head" in parts) == ("sim" in terms)
+    assert ({"denoise_speech", "denoise_image"} <= parts) == ("cmd" in terms)
+    assert (state.ema_params is None) == (state.queue is None) == ("queue" not in terms)
+    before = leaf_paths(state.params)
+    moved = {path.split("/")[0] for path, leaf in leaf_paths(after.params).items()
+             if not np.array_equal(leaf, before[path])}  # fmt: skip
+    idle = set() if "sic" in terms else {"speech_projection", "image_projection", "temperature"}
+    assert moved == parts - idle
+    held = leaf_paths(after.opt_state)
+    assert not any(part in path for part in idle for path in held)
+
+
+def step_flops(**fields) -> float:
+    """Count the operations of the compiled gradient, matrix products and all."""
+    cfg, model, state = made(**STILL, **fields)
+    batch = synthetic_batch(cfg)
+
+    def loss(params):
+        return loss_fn(params, state.ema_params, state.queue, batch, 0, jax.random.key(0),
+                       model=model, cfg=cfg)[0]  # fmt: skip
+
+    return jax.jit(jax.grad(loss)).lower(state.params).compile().cost_analysis()["flops"]
+
+
+def test_a_term_that_is_off_costs_no_operation():
+    plain = step_flops()
+    # Fields of a term whose weight is 0 change nothing, whatever they say.
+    assert plain == step_flops(**{
+        "loss.cmd.direction": "both", "loss.cmd.form": "infonce", "loss.cmd.tokens": "all",
+        "model.fusion.layers": 12, "model.fusion.width": 256, "loss.teacher.momentum": 0.5,
+    })  # fmt: skip
+    costs = {
+        term: step_flops(**subset_fields(("sic", term))) - plain for term in ("queue", "sim", "cmd")
+    }
+    assert all(cost > 0.02 * plain for cost in costs.values()), (plain, costs)
+    # And each is the only one to pay for itself.
+    both = step_flops(**subset_fields(("sic", "sim", "cmd"))) - plain
+    assert both == pytest.approx(costs["sim"] + costs["cmd"], rel=0.05)
+
+
+def lowered_flops(fn, *args) -> float:
+    """Count the operations before XLA finds any of them twice."""
+    return jax.jit(fn).lower(*args).cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize("frozen", [("image",), ("speech",), ("speech", "image")])
+def test_a_frozen_encoder_is_run_once(frozen):
+    batch, flops = synthetic_batch(tiny_config()), {}
+    for freeze in ((), frozen):
+        cfg, model, state = made(**EVERYTHING, **STILL, **{"optim.freeze": freeze})
+        flops[freeze] = lowered_flops(
+            lambda params, ema, model=model, cfg=cfg, state=state: loss_fn(
+                params, ema, state.queue, batch, 0, jax.random.key(0), model=model, cfg=cfg
+            )[0],
+            state.params, state.ema_params,
+        )  # fmt: skip
+    inputs = {"speech": (batch["wave"], batch["lengths"]), "image": (batch["pixels"],)}
+    saved = sum(
+        lowered_flops(
+            lambda params, name=name: model.apply(
+                {"params": params}, *inputs[name], method=f"{name}_features"
+            ),
+            state.params,
+        )
+        for name in frozen
+    )
+    assert flops[()] - flops[frozen] == pytest.approx(saved, rel=0.01)
+    # Exactly the trained leaves of the taught parts have a copy.
+    copied = set(leaf_paths(state.ema_params))
+    taught = {"speech", "speech_head", "speech_projection", "image", "image_projection"}
+    assert copied == {path for path in leaf_paths(state.params)
+                      if path.split("/")[0] in taught - set(frozen)}  # fmt: skip
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(state.ema_params)} == {"float32"}
+
+
+def test_teacher_follows_in_closed_form_for_a_thousand_steps():
+    rng = np.random.default_rng(0)
+    momentum, steps = 0.995, 1000
+    start = {"speech": {"a": rng.normal(size=(3, 4)).astype(np.float32)}}
+    path = [rng.normal(size=(3, 4)).astype(np.float32) for _ in range(steps)]
+    ema = start
+    update = jax.jit(functools.partial(update_ema, momentum=momentum))
+    for value in path:
+        ema = update(ema, {"speech": {"a": value, "b": value}, "fusion": value})
+    assert leaf_paths(ema).keys() == {"speech/a"}
+    wanted = momentum**steps * start["speech"]["a"].astype(np.float64)
+    for number, value in enumerate(path):
+        wanted += (1 - momentum) * momentum ** (steps - 1 - number) * value
+    np.testing.assert_allclose(ema["speech"]["a"], wanted, atol=1e-6)
+
+
+def test_step_moves_teacher_and_queue_after_the_update(everything):
+    cfg, model, state = everything
+    batch = synthetic_batch(cfg)
+    tx = make_optimizer(cfg.optim, cfg.train.steps)
+    step = jax.jit(functools.partial(train_step, model=model, tx=tx, cfg=cfg))
+    after, _ = step(state, batch)
+    m = cfg.loss.teacher.momentum
+    moved = leaf_paths(restrict(after.params, state.ema_params))
+    for path, leaf in leaf_paths(after.ema_params).items():
+        old = leaf_paths(state.ema_params)[path]
+        np.testing.assert_allclose(leaf, m * old + (1 - m) * moved[path], atol=1e-6, err_msg=path)
+    assert int(after.queue.head) == 18 and int(after.queue.filled) == 18
+    np.testing.assert_array_equal(after.queue.ids[10:18], batch["image_ids"])
+    np.testing.assert_array_equal(after.queue.speech[:10], state.queue.speech[:10])
+
+
+def test_teacher_starts_as_a_copy_that_can_be_donated():
+    cfg, model, _ = made(**EVERYTHING)
+    tx = make_optimizer(cfg.optim, cfg.train.steps)
+    init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
+    state = jax.jit(init)(jax.random.key(0))
+    params = leaf_paths(state.params)
+    for path, leaf in leaf_paths(state.ema_params).items():
+        np.testing.assert_array_equal(leaf, params[path], err_msg=path)
+    step = jax.jit(functools.partial(train_step, model=model, tx=tx, cfg=cfg), donate_argnums=0)
+    after, _ = step(state, synthetic_batch(cfg))
+    assert int(after.step) == 1 and all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def test_there_is_no_teacher_without_a_use_for_it():
+    cfg = tiny_config(**{"loss.sim.weight": 1.0, "loss.cmd.weight": 1.0})
+    assert not has_teacher(cfg.loss) and queue_size(cfg.loss) == 0
+    assert init_ema({"speech": {"a": np.ones(2)}}, cfg) is None
+    cfg.loss.sic.update(queue=5, weight=0.0)
+    assert not has_teacher(cfg.loss) and queue_size(cfg.loss) == 0
+
+
+def test_alpha_rises_from_its_first_step_to_the_end_of_the_ramp():
+    sic = tiny_config(**{"loss.sic.alpha": 0.4, "loss.sic.alpha_ramp": 4}).loss.sic
+    found = [float(ramped_alpha(sic, step)) for step in (0, 1, 3, 4, 100)]
+    np.testing.assert_allclose(found, [0.1, 0.2, 0.4, 0.4, 0.4], rtol=1e-6)
+    sic.alpha_ramp = 0
+    assert float(ramped_alpha(sic, 0)) == pytest.approx(0.4)
+
+
+def test_accumulation_queues_every_row_in_the_batchs_order():
+    fields = {**TERMS["queue"], **STILL}
+    cfg, model, state = made(**fields)
+    batch = synthetic_batch(cfg)
+    batch["image_ids"] = np.arange(8, dtype=np.int32)
+    rows = {}
+    for accum in (1, 2):
+        cfg.train.grad_accum = accum
+        tx = make_optimizer(cfg.optim, cfg.train.steps)
+        step = jax.jit(functools.partial(train_step, model=model, tx=tx, cfg=cfg))
+        rows[accum] = step(state, batch)[0].queue
+    np.testing.assert_array_equal(rows[2].ids[10:18], np.arange(8))
+    np.testing.assert_allclose(rows[2].speech, rows[1].speech, atol=1e-6)

@@ -1,0 +1,91 @@
+"""The objective on eight devices: the same update as on one, and what moves between them."""
+
+import functools
+import re
+
+import jax
+import numpy as np
+import pytest
+from objective_helpers import EVERYTHING, STILL, made
+from training_helpers import synthetic_batch
+
+from sir_jax.objective.total import loss_fn
+from sir_jax.runtime import sharding
+from sir_jax.runtime.trees import leaf_paths
+from sir_jax.training.optimizer import make_optimizer
+from sir_jax.training.step import train_step
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
+
+def compiled_step(devices: int, mining: str = "global", queue: int = 1009):
+    """Return (cfg, state, compiled train step) on so many devices, everything on."""
+    cfg, model, state = made(**{
+        **EVERYTHING, "data.batch_size": 16, "loss.sic.queue": queue, "mesh.data": devices,
+        "loss.sim.mining": mining, "loss.cmd.source": mining, "train.log_every": 1,
+    })  # fmt: skip
+    mesh = sharding.make_mesh(cfg.mesh)
+    tx = make_optimizer(cfg.optim, cfg.train.steps)
+    shardings = sharding.tree_shardings(state, mesh)
+    batch = synthetic_batch(cfg)
+    rows = {name: sharding.batch_sharding(mesh) for name in batch}
+    step = jax.jit(
+        functools.partial(train_step, model=model, tx=tx, cfg=cfg, shards=devices),
+        in_shardings=(shardings, rows), out_shardings=(shardings, sharding.replicated(mesh)),
+    )  # fmt: skip
+    return cfg, state, batch, step.lower(state, batch).compile()
+
+
+COLLECTIVE = re.compile(
+    r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(-start)?\("
+)
+
+
+@pytest.mark.parametrize("mining", ["global", "shard"])
+def test_no_collective_of_eight_devices_moves_the_queue(mining):
+    _, _, _, step = compiled_step(8, mining)
+    lines = [line for line in step.as_text().splitlines() if COLLECTIVE.search(line)]
+    # There are collectives, of the batch's embeddings among them, and the queue is in the program.
+    assert any("all-gather" in line and "[16,16]" in line for line in lines)
+    assert "[1009,16]" in step.as_text()
+    assert [line for line in lines if re.search(r"[\[,]1009[\],]", line)] == []
+    # Mining within a shard moves no token either: these are 20 frames or 5 patches of width 32.
+    moved = [line for line in lines if re.search(r",(20|5),32\]", line)]
+    assert bool(moved) == (mining == "global")
+
+
+def test_update_on_eight_devices_is_that_of_one():
+    # Accuracies and the shares of draws are equal where the draws are: bit for bit.
+    found = {}
+    for devices in (1, 8):
+        _, state, batch, step = compiled_step(devices, queue=50)
+        after, metrics = step(state, batch)
+        found[devices] = leaf_paths(jax.device_get((after.params, after.ema_params, after.queue,
+                                                    metrics)))  # fmt: skip
+    assert found[1]["3/train/sim_accuracy"] == found[8]["3/train/sim_accuracy"]
+    for path, leaf in found[1].items():
+        np.testing.assert_allclose(found[8][path], leaf, atol=1e-5, rtol=1e-5, err_msg=path)
+
+
+def test_gradients_on_eight_devices_are_those_of_one():
+    cfg, model, state = made(**EVERYTHING, **STILL)
+    batch = synthetic_batch(cfg)
+
+    def loss(params, queue, batch):
+        return loss_fn(params, state.ema_params, queue, batch, 0, jax.random.key(0),
+                       model=model, cfg=cfg)[0]  # fmt: skip
+
+    grad = jax.jit(jax.value_and_grad(loss))
+    one = grad(state.params, state.queue, batch)
+    cfg.mesh.data = 8
+    mesh = sharding.make_mesh(cfg.mesh)
+    eight = grad(
+        jax.device_put(state.params, sharding.replicated(mesh)),
+        jax.device_put(state.queue, sharding.replicated(mesh)),
+        sharding.place_batch(batch, mesh),
+    )
+    np.testing.assert_allclose(eight[0], one[0], rtol=1e-6)
+    got, wanted = leaf_paths(eight[1]), leaf_paths(one[1])
+    norm = np.sqrt(sum(np.square(leaf).sum() for leaf in wanted.values()))
+    for path, leaf in wanted.items():
+        np.testing.assert_allclose(got[path] / norm, leaf / norm, atol=1e-6, err_msg=path)

@@ -1,0 +1,34 @@
+"""The files behind an index's ids: whatever happens to them, nothing else is served."""
+
+import pytest
+
+from sir_jax.data.media.sound_folder import SUFFIXES as SPEECH_SUFFIXES
+from sir_jax.index.folder import IMAGE_SUFFIXES
+from sir_jax.page.files import TYPES, Files, Missing
+
+
+def test_everything_an_index_takes_can_be_served():
+    assert TYPES.keys() >= {*IMAGE_SUFFIXES, *SPEECH_SUFFIXES}
+
+
+def test_a_file_that_is_gone_or_changed_into_a_link(tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"secret")
+    root = tmp_path / "root"
+    root.mkdir()
+    files = Files(root, {"a.png", "b.txt"}, lambda name: root / name, "picture")
+    with pytest.raises(Missing, match="gone"):
+        files.path("a.png")
+    (root / "a.png").symlink_to(secret)
+    with pytest.raises(Missing, match="no file of the index's folder"):
+        files.path("a.png")
+    (root / "a.png").unlink()
+    (root / "a.png").write_bytes(b"12345")
+    assert files.read("a.png", 5) == b"12345"
+    with pytest.raises(Missing, match="larger than"):
+        files.read("a.png", 4)
+    (root / "b.txt").write_text("words")
+    with pytest.raises(Missing):
+        files.path("b.txt")
+    with pytest.raises(Missing, match="not made of a folder"):
+        Files(None, {"a.png"}, lambda name: root / name, "picture").path("a.png")

@@ -1,0 +1,414 @@
+"""The page's server over real sockets: what it finds, what it refuses, what it never tells."""
+
+import base64
+import concurrent.futures
+import io
+import json
+import os
+import signal
+import socket
+from urllib.parse import quote
+
+import httpx
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from sir_jax.data.media.audio import load_audio
+from sir_jax.data.media.image import load_image
+from sir_jax.index.index import Index
+from sir_jax.inference.retriever import Retriever
+from sir_jax.page import engine as engines
+from sir_jax.page.engine import Engine
+from sir_jax.page.files import Missing
+from sir_jax.page.server import one_line
+from sir_jax.page.workers import Decoders
+
+
+@pytest.fixture(scope="module")
+def url(page_engine, serve_page):
+    with serve_page(page_engine, upload_bytes=400_000, seconds=5, pixels=500_000) as url:
+        yield url
+
+
+@pytest.fixture
+def client(url):
+    with httpx.Client(base_url=url, trust_env=False, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture
+def spoken(query):
+    return query.read_bytes()
+
+
+def ask(client, part, name, data, **fields):
+    return client.post("/api/search", files={part: (name, data)}, data=fields)
+
+
+def error(answer, status):
+    """Return the one line of a refusal."""
+    assert answer.status_code == status, answer.text
+    message = answer.json()["error"]
+    assert list(answer.json()) == ["error"] and message and "\n" not in message
+    return message
+
+
+def test_info(client, page_engine):
+    info = client.get("/api/info").json()
+    assert (info["pictures"], info["recordings"]) == (9, 5) and info["can_match"] is True
+    assert info["model"] == page_engine.model.name
+    assert info["limits"] == {"bytes": 400_000, "seconds": 5, "pixels": 500_000, "results": 48}
+
+
+def test_search_is_the_librarys(client, page_engine, spoken):
+    found = ask(client, "speech", "q.wav", spoken, k=4).json()
+    hits = page_engine.index.search(spoken, 4, of="image")
+    assert [(hit["id"], hit["match"]) for hit in found["results"]] == [(h.id, None) for h in hits]
+    np.testing.assert_allclose([h["score"] for h in found["results"]], [h.score for h in hits])
+    assert found["total"] == 9 and found["seconds"] == 1.0 and found["quiet"] is False
+    assert list(found["timing"]) == ["decode", "encode", "search"]
+    assert all(0 < value < 120_000 for value in found["timing"].values())
+    assert len(found["peaks"]) == 800 and 0.35 < max(found["peaks"]) <= 0.4
+
+
+def test_reranking_is_the_librarys(client, page_engine, spoken):
+    found = ask(client, "speech", "q.wav", spoken, k=3, rerank=1).json()
+    # The link that leads out of the folder is not read: it comes after all that are.
+    names = [n for n in page_engine.index.images.ids if _inside(page_engine)(n)]
+    match = page_engine.model.match([spoken], list(map(_inside(page_engine), names)))
+    score = {hit.id: hit.score for hit in page_engine.index.search(spoken, 9, of="image")}
+    keys = np.array([score[n] for n in names]) / 0.07 + match  # an untrained temperature
+    best = np.argsort(-keys)[:3]
+    assert [h["id"] for h in found["results"]] == [names[n] for n in best]
+    np.testing.assert_allclose([h["match"] for h in found["results"]], match[best], atol=1e-4)
+    assert list(found["timing"]) == ["decode", "encode", "search", "rerank"]
+    everything = ask(client, "speech", "q.wav", spoken, k=48, rerank=1).json()["results"]
+    assert len(everything) == 9 and everything[-1]["id"] == "pictures/link.png"
+    assert [hit["match"] is None for hit in everything] == [False] * 8 + [True]
+
+
+def _inside(engine):
+    def path(name):
+        try:
+            return engine.pictures.path(name)
+        except Missing:
+            return None
+
+    return path
+
+
+def test_reverse_is_the_librarys(client, page_engine, page_root):
+    picture = page_root / "pictures" / "3.png"
+    found = ask(client, "picture", "3.png", picture.read_bytes(), k=5, rerank=1).json()
+    hits = page_engine.index.search(picture, 5, rerank=5)
+    assert [hit["id"] for hit in found["results"]] == [hit.id for hit in hits]
+    np.testing.assert_allclose([h["match"] for h in found["results"]], [h.match for h in hits],
+                               atol=1e-4)  # fmt: skip
+    assert "peaks" not in found and found["total"] == 5
+
+
+@pytest.mark.parametrize("kind", ["speech", "picture"])
+def test_explanations_are_the_models(client, page_engine, page_root, spoken, kind):
+    picture, clip = page_root / "pictures" / "2.png", page_root / "speech" / "4.flac"
+    if kind == "speech":
+        token = ask(client, "speech", "q.wav", spoken).json()["token"]
+        answer = client.post("/api/explain", json={"token": token, "id": "pictures/2.png"})
+        wave = load_audio(spoken)
+    else:
+        token = ask(client, "picture", "2.png", picture.read_bytes()).json()["token"]
+        answer = client.post("/api/explain", json={"token": token, "id": "speech/4.flac"})
+        wave = load_audio(clip)
+    found = answer.json()
+    wanted = page_engine.model.attention((wave, 16_000), load_image(picture))
+    shape = len(wanted.by_frame), found["rows"], found["cols"]
+    assert shape == wanted.weights.shape
+    for name, array in (
+        ("weights", wanted.weights), ("by_frame", wanted.by_frame), ("by_patch", wanted.by_patch),
+    ):  # fmt: skip
+        values = np.frombuffer(base64.b64decode(found[name]), "<f4")
+        np.testing.assert_allclose(values, array.ravel(), atol=1e-6)
+    assert found["seconds"] == len(wave) / 16_000 and found["score"] == pytest.approx(wanted.score)
+    assert found["box"] == [75, 0, 525, 450]
+    assert (found["width"], found["height"]) == (600, 450)
+
+
+def test_frames_are_grouped_as_a_stretch_is():
+    rng = np.random.default_rng(0)
+    frames = engines.FRAMES * 2 + 10
+    weights = rng.random((frames, 2, 3)).astype(np.float32)
+    by_frame = rng.random(frames).astype(np.float32)
+    grouped, share, size = engines._grouped(weights, by_frame)
+    assert size == 3 and len(grouped) == len(share) == -(-frames // 3)
+    first = (weights[:3] * by_frame[:3, None, None]).sum(0) / by_frame[:3].sum()
+    np.testing.assert_allclose(grouped[0], first, rtol=1e-5)
+    np.testing.assert_allclose(share.sum(), by_frame.sum(), rtol=1e-5)
+    assert engines._grouped(weights[:7], by_frame[:7])[2] == 1
+
+
+def test_a_query_that_is_held_no_longer(page_engine, serve_page, spoken):
+    with (
+        serve_page(page_engine, held_bytes=100_000) as url,
+        httpx.Client(base_url=url, trust_env=False, timeout=120) as client,
+    ):
+        tokens = [ask(client, "speech", "q.wav", spoken).json()["token"] for _ in range(2)]
+        asked = [{"token": token, "id": "pictures/1.png"} for token in tokens]
+        assert "search again" in error(client.post("/api/explain", json=asked[0]), 404)
+        assert client.post("/api/explain", json=asked[1]).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"{", b'{"token": 1, "id": "a"}', b'{"token": "a"}', b"[" * 60_000, b"\xff"],
+)
+def test_bodies_that_explain_nothing(client, body):
+    assert "send JSON" in error(client.post("/api/explain", content=body), 400)
+
+
+def test_a_body_of_json_is_short(client):
+    error(client.post("/api/explain", content=b" " * 70_000), 413)
+
+
+def test_silence_is_said(client):
+    file = io.BytesIO()
+    soundfile.write(file, np.full(16_000, 0.001), 16_000, format="WAV", subtype="PCM_16")
+    assert ask(client, "speech", "still.wav", file.getvalue()).json()["quiet"] is True
+
+
+def test_files_of_the_index(client, page_root):
+    for name in ("pictures/0.png", "pictures/a b#?%41.png", "pictures/ü.jpg"):
+        address = f"/api/picture/{quote(name)}"
+        answer = client.get(address)
+        assert answer.content == (page_root / name).read_bytes()
+        assert answer.headers["content-type"].startswith("image/")
+        small = client.get(address + "?size=thumbnail")
+        with Image.open(io.BytesIO(small.content)) as image:
+            assert (image.format, image.size) == ("JPEG", (480, 360))
+    whole = (page_root / "speech" / "1.flac").read_bytes()
+    assert client.get("/api/recording/speech/1.flac").content == whole
+    part = client.get("/api/recording/speech/1.flac", headers={"range": "bytes=10-19"})
+    assert part.status_code == 206 and part.content == whole[10:20]
+    assert part.headers["content-type"] == "audio/flac"
+    assert "thumbnail" in error(client.get("/api/picture/pictures/0.png?size=huge"), 400)
+
+
+TRICKS = [
+    "../outside.png", "..%2foutside.png", "%2e%2e/outside.png", "pictures/../../outside.png",
+    "pictures/..%2f..%2foutside.png", "%2fetc%2fpasswd", "/etc/passwd", "//etc/passwd",
+    "pictures/0.png%00.jpg", "pictures%5c0.png", "pictures/link.png", "speech/0.flac", "pictures",
+    "pictures/", "", ".", "..", "%ff%fe", "pictures/0.png/", "./pictures/0.png", "C:%5cboot.ini",
+    "a" * 3000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_ids_name_nothing_else(url, trick):
+    # A client would tidy these paths up.
+    host, port = url.removeprefix("http://").rstrip("/").split(":")
+    for more in ("", "?size=thumbnail"):
+        with socket.create_connection((host, int(port))) as connection:
+            request = f"GET /api/picture/{trick}{more} HTTP/1.1\r\nHost: {host}\r\n"
+            connection.sendall(f"{request}Connection: close\r\n\r\n".encode())
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 404"), head
+        assert "\n" not in json.loads(body)["error"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"k": "0"}, "k='0' is not a whole number from 1 to 48"), ({"k": "49"}, "k='49' is"),
+        ({"k": "-1"}, "k='-1'"), ({"k": "1e3"}, "k='1e3'"), ({"k": "٣"}, "is not a whole number"),
+        ({"k": ""}, "k=''"), ({"k": "9" * 64}, "from 1 to 48"), ({"k": "9" * 500}, "too long"),
+        ({"rerank": "2"}, "rerank='2' is not a whole number from 0 to 1"),
+    ],
+)  # fmt: skip
+def test_fields_that_cannot_be(client, spoken, fields, message):
+    assert message in error(ask(client, "speech", "q.wav", spoken, **fields), 400)
+
+
+def test_forms_that_cannot_be(client, spoken):
+    both = {"speech": ("a.wav", spoken), "picture": ("b.png", spoken)}
+    for request in (
+        {"files": both},
+        {"files": {"other": ("a.wav", spoken)}},
+        {"data": {"speech": "words"}},
+        {"content": b"nothing"},
+        {"content": b"x" * 1000, "headers": {"content-type": "multipart/form-data; boundary=b"}},
+        {"content": b"x" * 1000, "headers": {"content-type": "multipart/form-data"}},
+        {"files": {"speech": ("a.wav", spoken)}, "data": {str(n): "x" for n in range(9)}},
+        {"files": [("speech", ("a.wav", spoken)), ("speech", ("b.wav", spoken))]},
+        {"files": {"speech": ("a" * 5000, spoken)}},
+        {"files": {"": ("a.wav", spoken)}},
+    ):
+        error(client.post("/api/search", **request), 400)
+    error(client.get("/api/search"), 405)
+    error(client.get("/nothing"), 404)
+    error(client.get("/static/..%2fserver.py"), 404)
+    error(client.get("/static/none.js"), 404)
+
+
+def test_media_over_the_limits(client):
+    def wav(seconds, rate=16_000, channels=1):
+        file = io.BytesIO()
+        soundfile.write(file, np.zeros((seconds * rate, channels)), rate, "PCM_U8", format="WAV")
+        return file.getvalue()
+
+    def png(*size):
+        file = io.BytesIO()
+        Image.new("RGB", size).save(file, "PNG")
+        return file.getvalue()
+
+    assert "6.00 s is over the limit of 5 s" in error(ask(client, "speech", "a.wav", wav(6)), 413)
+    assert "9 channels" in error(ask(client, "speech", "a.wav", wav(1, channels=9)), 413)
+    assert "no sound" in error(ask(client, "speech", "a.wav", wav(0)), 415)
+    assert "1000 x 501" in error(ask(client, "picture", "a.png", png(1000, 501)), 413)
+    assert "a.wav: not a wav" in error(ask(client, "speech", "../a.wav", b"x" * 99), 415)
+    assert "empty" in error(ask(client, "picture", "a.png", b""), 415)
+    assert "truncated" in error(ask(client, "speech", "a.wav", wav(1)[:-9]), 415)
+
+
+def test_the_upload_is_counted_while_it_comes(client, url):
+    message = error(ask(client, "speech", "a.wav", bytes(500_000)), 413)
+    assert message == "more than 0.4 MB; send a smaller file"
+
+    # What does not say its size, and has no end, is cut off long before all of it is there.
+    sent = 0
+
+    def endless():
+        nonlocal sent
+        yield b'--b\r\nContent-Disposition: form-data; name="speech"; filename="a"\r\n\r\n'
+        for _ in range(100_000):
+            sent += 10_000
+            yield bytes(10_000)
+
+    with pytest.raises(httpx.TransportError):
+        kind = {"content-type": "multipart/form-data; boundary=b"}
+        answer = client.post("/api/search", content=endless(), headers=kind)
+        error(answer, 413)
+        raise httpx.WriteError("answered, which is as good")
+    assert sent < 50_000_000
+    assert client.get("/api/info").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "evil.example"}, 400), ({"host": "evil.example:80"}, 400), ({"host": ""}, 400),
+        ({"host": "127.0.0.1.evil.example"}, 400), ({"host": "[::2]:1"}, 400),
+        ({"host": "8.8.8.8"}, 400), ({"origin": "http://evil.example"}, 403),
+        ({"origin": "null"}, 403), ({"origin": "http://127.0.0.1:1"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403), ({"sec-fetch-site": "same-site"}, 403),
+    ],
+)  # fmt: skip
+def test_other_sites_are_refused(client, spoken, headers, status):
+    request = client.build_request("POST", "/api/search", files={"speech": ("a.wav", spoken)})
+    request.headers.update(headers)
+    error(client.send(request), status)
+    if "host" in headers:
+        error(client.get("/", headers=headers), 400)
+
+
+def test_this_page_is_not_refused(client, url, spoken):
+    own = {"origin": url.rstrip("/"), "sec-fetch-site": "same-origin"}
+    files = {"speech": ("a.wav", spoken)}
+    assert client.post("/api/search", files=files, headers=own).status_code == 200
+    for host in ("localhost", "localhost:1234", "[::1]:80", "127.0.0.5"):
+        assert client.get("/", headers={"host": host}).status_code == 200
+
+
+def test_every_answer_carries_the_headers(client):
+    for answer in (client.get("/"), client.get("/nothing"), client.post("/api/search"),
+                   client.get("/", headers={"host": "evil.example"})):  # fmt: skip
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["cross-origin-resource-policy"] == "same-origin"
+        assert answer.headers["cache-control"] == "no-store" and "server" not in answer.headers
+
+
+def test_the_page_names_no_other_host(client):
+    page = client.get("/").text
+    for name in ("page.js", "page.css", "capture.js", "microphone.js", "api.js", "draw.js",
+                 "explain.js", "icon.svg"):  # fmt: skip
+        answer = client.get(f"/static/{name}")
+        assert answer.status_code == 200
+        page += answer.text
+    assert "//" not in page.replace("http://www.w3.org/2000/svg", "").replace("// ", "")
+    assert "<script>" not in page and "style=" not in page and "onclick" not in page
+
+
+def test_too_many_at_once_are_told_to_wait(page_engine, serve_page, page_root):
+    picture = (page_root / "pictures" / "1.png").read_bytes()
+    with serve_page(page_engine, posts=2) as url:
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            answers = list(
+                pool.map(
+                    lambda _: httpx.post(
+                        f"{url}api/search", files={"picture": ("a.png", picture)},
+                        timeout=120, trust_env=False,
+                    ),
+                    range(24),
+                )
+            )  # fmt: skip
+        found = {answer.status_code for answer in answers}
+        assert found == {200, 503}
+        refused = next(answer for answer in answers if answer.status_code == 503)
+        assert "too many requests" in error(refused, 503)
+        again = httpx.post(f"{url}api/search", files={"picture": ("a.png", picture)}, timeout=120)
+        assert again.status_code == 200
+
+
+def test_an_answer_that_does_not_come(page_engine, serve_page, spoken):
+    decoders = Decoders(1)
+    with serve_page(page_engine, decoders, answer_seconds=1) as url:
+        files = {"speech": ("a.wav", spoken)}
+        httpx.get(f"{url}api/info", trust_env=False)
+        os.kill(decoders._idle._queue[0].process.pid, signal.SIGSTOP)
+        answer = httpx.post(f"{url}api/search", files=files, timeout=180, trust_env=False)
+        assert "no answer within 1 s" in error(answer, 503)
+        # The process that did not answer is gone; a new one needs a moment.
+        for _ in range(60):
+            answer = httpx.post(f"{url}api/search", files=files, timeout=180, trust_env=False)
+            if answer.status_code == 200:
+                break
+        assert answer.status_code == 200
+
+
+def test_an_index_of_one_kind_and_a_model_that_cannot_match(
+    workdir, folder, serve_page, spoken, page_root
+):
+    model = Retriever.load(workdir)
+    engine = Engine(model, Index.build(model, folder))
+    with (
+        serve_page(engine) as url,
+        httpx.Client(base_url=url, trust_env=False, timeout=120) as client,
+    ):
+        info = client.get("/api/info").json()
+        assert (info["pictures"], info["recordings"], info["can_match"]) == (8, 0, False)
+        picture = (page_root / "pictures" / "1.png").read_bytes()
+        nothing = ask(client, "picture", "a.png", picture, rerank=1).json()
+        assert nothing["results"] == [] and nothing["total"] == 0
+        assert "matching head" in error(ask(client, "speech", "a", spoken, rerank=1), 400)
+        found = ask(client, "speech", "a", spoken).json()
+        pair = {"token": found["token"], "id": found["results"][0]["id"]}
+        assert "matching head" in error(client.post("/api/explain", json=pair), 400)
+
+
+def test_an_error_of_ours_is_said_in_one_line(page_engine, serve_page, spoken, monkeypatch):
+    monkeypatch.setattr(page_engine.index, "search", lambda *_, **__: 1 / 0)
+    with serve_page(page_engine) as url:
+        answer = httpx.post(
+            f"{url}api/search", files={"speech": ("a.wav", spoken)}, timeout=180, trust_env=False
+        )
+        assert "internal error" in error(answer, 500)
+        assert httpx.get(f"{url}api/info", trust_env=False).status_code == 200
+
+
+def test_names_as_messages_show_them():
+    assert one_line("../../etc/pass\nwd") == "pass wd"
+    assert one_line("C:\\a\\b.wav") == "b.wav" and one_line("\0/") == "the file"
+    assert one_line("x" * 200) == "x" * 80

@@ -1,0 +1,51 @@
+"""How each shipped config's state lies on a mesh: against snapshots, and against the bytes."""
+
+from pathlib import Path
+
+import pytest
+
+from sir_jax.config.command_line import load_config
+from sir_jax.pods.explain_sharding import explain, state_lines
+from sir_jax.pods.topology import Topology
+from sir_jax.runtime.trees import leaf_paths
+from sir_jax.training.setup import prepare
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+TOPOLOGY = Topology.parse("v5e:4x4")
+
+
+def laid_out(name: str, **mesh):
+    """Return the plan of a config at full size on 16 chips."""
+    cfg = load_config(f"configs/{name}.py:pod=v5e:4x4")
+    cfg.mesh.update(mesh)
+    return prepare(cfg, TOPOLOGY.mesh(cfg.mesh))
+
+
+@pytest.mark.parametrize("name", ["cmd", "coarse_to_fine", "unified"])
+def test_snapshot(name, request):
+    # fsdp and tensor are both more than 1, so that every rule shows.
+    text = explain(laid_out(name, fsdp=4, tensor=2, frozen_whole=1.0)) + "\n"
+    path = SNAPSHOTS / f"{name}.txt"
+    assert text == path.read_text(), f"write it anew: {path}"
+
+
+def test_bytes_of_a_chip_add_up():
+    whole = laid_out("cmd", frozen_whole=0.0)
+    cut = laid_out("cmd", fsdp=4, frozen_whole=0.0)
+    sizes = {
+        path: leaf.size * leaf.dtype.itemsize for path, leaf in leaf_paths(whole.abstract).items()
+    }
+    assert {line.path: line.bytes for line in state_lines(whole)} == sizes
+    for line in state_lines(cut):
+        share = 4 if "fsdp" in line.spec else 1
+        assert line.bytes * share == sizes[line.path], line
+
+
+def test_small_frozen_encoders_lie_whole():
+    specs = {line.path: line.spec for line in state_lines(laid_out("coarse_to_fine", fsdp=4,
+                                                                   frozen_whole=1.0))}  # fmt: skip
+    # HuBERT-large takes 0.6 GiB in bfloat16, ViT-g 1.8.
+    assert {spec for path, spec in specs.items() if path.startswith("params/speech/")} == {"whole"}
+    assert specs["params/image/layers_00/mlp/up/kernel"] == "fsdp,-"
+    assert specs["params/fusion/layers_00/mlp/up/kernel"] == "fsdp,-"
+    assert specs["opt_state/1/0/mu/fusion/layers_00/mlp/up/kernel"] == "fsdp,-"

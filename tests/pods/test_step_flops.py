@@ -1,0 +1,62 @@
+"""Operations counted from the trace."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sir_jax.benchmarks.encoder_flops import hubert_flops, vit_flops
+from sir_jax.models import HubertSpec, VitSpec, build_encoder
+from sir_jax.pods.step_flops import count_flops
+
+
+def flops(fn, *shapes):
+    """Count the operations of fn for float32 arguments."""
+    args = [jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes]
+    return count_flops(jax.make_jaxpr(fn)(*args))
+
+
+def test_products():
+    assert flops(lambda a, b: a @ b, (3, 4), (4, 5)) == 2 * 3 * 4 * 5
+    einsum = flops(lambda a, b: jnp.einsum("bij,bkj->bik", a, b), (2, 3, 4), (2, 5, 4))
+    assert einsum == 2 * 2 * 3 * 4 * 5
+
+
+def test_loops_conditions_and_calls():
+    def loop(a, b):
+        return jax.lax.scan(lambda x, _: (jax.checkpoint(jnp.matmul)(x, b), None), a, length=7)[0]
+
+    assert flops(loop, (3, 4), (4, 4)) == 7 * 2 * 3 * 4 * 4
+
+    def branch(a, b):
+        return jax.lax.cond(a[0, 0] > 0, lambda: a @ b @ b, lambda: a @ b)
+
+    assert flops(branch, (3, 4), (4, 4)) == 2 * 2 * 3 * 4 * 4
+    assert flops(jax.jit(jax.vmap(jnp.dot)), (6, 4), (6, 4)) == 2 * 6 * 4
+
+
+def test_grouped_convolution():
+    def conv(x, w):
+        return jax.lax.conv_general_dilated(
+            x, w, (2,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=2
+        )
+
+    # 4 outputs of 6 channels, each of 3 taps and the 4 / 2 channels of its group.
+    assert flops(conv, (1, 9, 4), (3, 2, 6)) == 2 * 4 * 6 * 3 * 2
+
+
+def test_encoders_agree_with_the_formulas():
+    spec = VitSpec(image_size=32, patch=8, width=32, layers=2, heads=2, mlp_width=48)
+    model = build_encoder(spec)
+    pixels = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
+    params = jax.eval_shape(model.init, jax.random.key(0), pixels)
+    found = count_flops(jax.make_jaxpr(model.apply)(params, pixels))
+    assert found == vit_flops(spec)
+
+    spec = HubertSpec(width=32, layers=2, heads=2, mlp_width=48, conv_width=(16,) * 7,
+                      pos_kernel=16, pos_groups=4)  # fmt: skip
+    model = build_encoder(spec)
+    wave, lengths = jnp.zeros((1, 16_000)), jnp.array([16_000])
+    params = jax.eval_shape(model.init, jax.random.key(0), wave, lengths)
+    found = count_flops(jax.make_jaxpr(model.apply)(params, wave, lengths))
+    # The positional convolution is unfolded for accelerators, and group norm sums by products.
+    assert 1.0 <= found / hubert_flops(spec, 16_000) <= 1.15

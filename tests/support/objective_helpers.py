@@ -1,0 +1,55 @@
+"""The objective on a tiny model: each term's fields, and a state with nothing at zero."""
+
+import functools
+
+import jax
+import numpy as np
+from training_helpers import filled, tiny_config
+
+from sir_jax.losses.queue import Queue
+from sir_jax.models import build_model
+from sir_jax.objective.switches import fusion_tasks
+from sir_jax.objective.total import loss_fn
+from sir_jax.training.optimizer import make_optimizer
+from sir_jax.training.state import init_state
+
+TERMS = {
+    "sic": {"loss.sic.weight": 1.0},
+    "queue": {"loss.sic.queue": 20, "loss.sic.alpha": 0.4, "loss.sic.alpha_ramp": 2},
+    "sim": {"loss.sim.weight": 0.7},
+    "cmd": {"loss.cmd.weight": 0.5, "loss.cmd.direction": "both"},
+}
+EVERYTHING = {name: value for fields in TERMS.values() for name, value in fields.items()}
+STILL = {"model.speech.dropout": 0.0, "model.head.dropout": 0.0, "model.fusion.dropout": 0.0}
+
+
+def made(**fields):
+    """Return (cfg, model, state) with small random values everywhere, the queue half filled."""
+    cfg = tiny_config(**fields)
+    model = build_model(cfg.model, fusion_tasks(cfg.loss))
+    tx = make_optimizer(cfg.optim, cfg.train.steps)
+    init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
+    state = filled(jax.eval_shape(init, jax.random.key(0)))
+    if state.queue is not None:
+        rng = np.random.default_rng(5)
+        size, width = state.queue.speech.shape
+        rows = [x / np.linalg.norm(x, axis=1, keepdims=True)
+                for x in rng.normal(size=(2, size, width)).astype(np.float32)]  # fmt: skip
+        ids = rng.integers(0, 6, size).astype(np.int32)
+        state = state.replace(queue=Queue(*rows, ids, np.int32(size // 2), np.int32(size // 2)))
+    return cfg, model, state
+
+
+def loss_of(cfg, model, state, batch, key=1, **changes):
+    """Return (loss, aux) under jit; arrays of the state can be replaced by name."""
+    arrays = {"params": state.params, "ema": state.ema_params, "queue": state.queue, "step": 0}
+    arrays |= changes
+
+    @jax.jit
+    def run(arrays, batch):
+        return loss_fn(
+            arrays["params"], arrays["ema"], arrays["queue"], batch, arrays["step"],
+            jax.random.key(key), model=model, cfg=cfg,
+        )  # fmt: skip
+
+    return run(arrays, batch)

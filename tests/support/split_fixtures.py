@@ -1,0 +1,99 @@
+"""A joint model of width 32, the production classes at toy size, and a split in memory."""
+
+import io
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+from rerank_helpers import fill_stores, matching_model, scores_alone
+
+from sir_jax.config.presets import base_config
+from sir_jax.models import build_model, init_params
+
+
+def tiny_config():
+    c = base_config("tiny", "tiny")
+    c.data.update(buckets=(1600, 3200), image_size=16, batch_size=4)
+    c.model.speech.update(
+        width=32, layers=1, heads=2, mlp_width=64, conv_width=(16, 16, 32),
+        conv_kernel=(16, 8, 4), conv_stride=(8, 5, 4), pos_kernel=8, pos_groups=4,
+    )  # fmt: skip
+    c.model.image.update(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=64)
+    c.model.head.update(heads=2, mlp_width=64)
+    c.model.embed_width = 32
+    return c
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Return (cfg, model, params)."""
+    cfg = tiny_config()
+    model = build_model(cfg.model)
+    return cfg, model, jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
+
+
+class MemorySplit:
+    """Random access like `corpus.Split`, over records in memory.
+
+    A clip has 500 + 37 * its caption id samples.
+    """
+
+    name = "test"
+
+    def __init__(self, captions_of):
+        rng = np.random.default_rng(5)
+        self.records, entries = [], []
+        for row, (image_id, caption_ids) in enumerate(captions_of.items()):
+            png = io.BytesIO()
+            pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(png, "PNG")
+            captions = []
+            for slot, caption_id in enumerate(caption_ids):
+                flac = io.BytesIO()
+                samples = 500 + 37 * caption_id
+                wave = np.random.default_rng(samples).normal(size=samples) * 0.1
+                soundfile.write(flac, wave, 16_000, format="FLAC", subtype="PCM_16")
+                captions.append(SimpleNamespace(audio=flac.getvalue(), caption_id=caption_id))
+                entries.append((row, slot, samples, image_id, caption_id))
+            self.records.append(
+                SimpleNamespace(image=png.getvalue(), image_id=image_id, captions=tuple(captions))
+            )
+        fields = [("row", "i4"), ("slot", "i4"), ("samples", "i4"),
+                  ("image_id", "i8"), ("caption_id", "i8")]  # fmt: skip
+        self.index = np.sort(np.array(entries, fields), order="caption_id")
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, row):
+        return self.records[row]
+
+
+@pytest.fixture(scope="session")
+def memory_split():
+    """Return the class `MemorySplit`, made of {image id: caption ids}."""
+    return MemorySplit
+
+
+@pytest.fixture(scope="module")
+def case(tiny, memory_split):
+    """Return (config, model, params, split, scores of each pair alone).
+
+    13 clips of two buckets, two of two windows; 7 images: one twice, one without a caption.
+    """
+    cfg, model, params = matching_model(tiny[0])
+    split = memory_split(
+        {30: (8, 2, 90), 10: (5,), 21: (), 40: (1, 9, 3, 70), 20: (), 50: (81, 4), 60: (6, 7, 60)}
+    )
+    split.records[2].image_id = 30
+    return cfg, model, params, split, scores_alone(cfg, model, params, split)
+
+
+@pytest.fixture(scope="module")
+def stores(case):
+    speech, images, z = fill_stores(case)
+    with speech, images:
+        yield speech, images, z
