@@ -36,9 +36,13 @@ def get_config(arg: str = ""):
         # As everybody does with HuBERT: the front end stays as it came. So do the lower layers,
         # which saves a fifth of a step.
         c.optim.freeze = (
-            "speech/frontend", "speech/feature_norm", "speech/feature_projection",
-            "speech/positional_conv", "speech/layers_00", "speech/layers_01",
-        )  # fmt: skip
+            "speech/frontend",
+            "speech/feature_norm",
+            "speech/feature_projection",
+            "speech/positional_conv",
+            "speech/layers_00",
+            "speech/layers_01",
+        )
     if arg.runlocal:
         c.data.batch_size = 8
         c.optim.warmup_steps = 1

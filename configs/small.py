@@ -29,9 +29,13 @@ def get_config(arg: str = ""):
     c.init.image = "package:spoken_scenes/image"
     # The same layers as configs/demo.py stay as they came.
     c.optim.freeze = (
-        "speech/frontend", "speech/feature_norm", "speech/feature_projection",
-        "speech/positional_conv", "speech/layers_00", "speech/layers_01",
-    )  # fmt: skip
+        "speech/frontend",
+        "speech/feature_norm",
+        "speech/feature_projection",
+        "speech/positional_conv",
+        "speech/layers_00",
+        "speech/layers_01",
+    )
     c.model.speech.dropout = 0.0
     c.model.head.update(heads=4)
     c.model.embed_width = 128
@@ -57,8 +61,12 @@ def get_config(arg: str = ""):
     if arg.match:
         c.data.corpus = CROWDED
         c.optim.freeze = (
-            "speech", "image", "(speech|image)_projection", "speech_head", "temperature",
-        )  # fmt: skip
+            "speech",
+            "image",
+            "(speech|image)_projection",
+            "speech_head",
+            "temperature",
+        )
         c.loss.sic.update(weight=0.0, queue=0, alpha=0.0, alpha_ramp=0)
         c.loss.cmd.weight = 0.0
         # Embeddings stay, so one evaluation, at the end, tells all.

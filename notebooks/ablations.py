@@ -86,8 +86,11 @@ if figures:
 # that only fills in from neighbours would not care whose context it is given.
 
 # %%
-KINDS = (("cosine", "own context"), ("cosine_shuffled", "another's context"),
-         ("cosine_noisy", "not rebuilt"))  # fmt: skip
+KINDS = (
+    ("cosine", "own context"),
+    ("cosine_shuffled", "another's context"),
+    ("cosine_noisy", "not rebuilt"),
+)
 denoised = [
     (ablation, modality)
     for ablation in order

@@ -9,9 +9,24 @@ PACKAGE = Path(__file__).parents[1] / "sir_jax"
 
 # From the ground up: a room imports from those before it, unless FORBIDDEN says otherwise.
 ROOMS = (
-    "errors", "config", "runtime", "models", "losses", "pretrained", "data", "objective",
-    "inference", "training", "index", "evaluation", "page", "interop", "pods", "benchmarks", "cli",
-)  # fmt: skip
+    "errors",
+    "config",
+    "runtime",
+    "models",
+    "losses",
+    "pretrained",
+    "data",
+    "objective",
+    "inference",
+    "training",
+    "index",
+    "evaluation",
+    "page",
+    "interop",
+    "pods",
+    "benchmarks",
+    "cli",
+)
 
 # Who searches must not need what trains.
 FORBIDDEN = {
@@ -79,7 +94,7 @@ def test_no_circle_of_modules():
 
     def visit(module):
         if module in path:
-            pytest.fail(" -> ".join([*path[path.index(module):], module]))
+            pytest.fail(" -> ".join([*path[path.index(module) :], module]))
         if module not in done:
             path.append(module)
             for target in sorted(graph[module]):

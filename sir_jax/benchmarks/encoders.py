@@ -31,14 +31,16 @@ from sir_jax.pretrained.load import family_of
 
 # name -> (spec, batch on CPU, batch on an accelerator)
 CASES: dict[str, tuple[HubertSpec | VitSpec, int, int]] = {
-    **{f"hubert-{v}": (HubertSpec(**HUBERT_VARIANTS[v]), 2, 64)
-       for v in ("base", "large", "xlarge")},
+    **{
+        f"hubert-{v}": (HubertSpec(**HUBERT_VARIANTS[v]), 2, 64)
+        for v in ("base", "large", "xlarge")
+    },
     "clip-B/32": (VitSpec(**VIT_VARIANTS["B/32"]), 16, 256),
     "clip-B/16": (VitSpec(**VIT_VARIANTS["B/16"]), 8, 256),
     "clip-L/14": (VitSpec(**VIT_VARIANTS["L/14"]), 4, 256),
     "clip-L/14-336": (VitSpec(**VIT_VARIANTS["L/14-336"]), 2, 128),
     "blip2-g/14": (VitSpec(**VIT_VARIANTS["g/14"]), 2, 128),
-}  # fmt: skip
+}
 DEFAULT_CASES = "hubert-base,hubert-large,clip-B/32,clip-L/14"
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 1e-1}
 
@@ -222,19 +224,28 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
       UserError: an unknown case, or a number below 1.
     """
     parser = argparse.ArgumentParser(
-        prog="sir-jax bench encoders", allow_abbrev=False,
+        prog="sir-jax bench encoders",
+        allow_abbrev=False,
         description="Time our encoders against transformers on PyTorch in the same run.",
-    )  # fmt: skip
+    )
     parser.add_argument("--cases", default=DEFAULT_CASES, help=f"of {', '.join(CASES)}")
     parser.add_argument("--rounds", type=int, default=5, help="timed calls of each")
     parser.add_argument("--batch", type=int, default=0, help="0: by machine")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each clip")
     parser.add_argument("--dtype", default="float32", choices=sorted(_TOLERANCE))
-    parser.add_argument("--attention", default="xla", choices=IMPLEMENTATIONS,
-                        help="ours; cudnn needs an NVIDIA GPU and --dtype=bfloat16")  # fmt: skip
+    parser.add_argument(
+        "--attention",
+        default="xla",
+        choices=IMPLEMENTATIONS,
+        help="ours; cudnn needs an NVIDIA GPU and --dtype=bfloat16",
+    )
     parser.add_argument("--backward", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True,
-                        help="also time torch.compile, which compiles for minutes")  # fmt: skip
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also time torch.compile, which compiles for minutes",
+    )
     parser.add_argument("--json", default="", help="write the table to this file, too")
     args = parser.parse_args(argv)
     args.cases = args.cases.split(",")

@@ -125,9 +125,10 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
       UserError: a number out of range.
     """
     parser = argparse.ArgumentParser(
-        prog="sir-jax bench index", allow_abbrev=False,
+        prog="sir-jax bench index",
+        allow_abbrev=False,
         description="Time the indexing of pictures against the bare encoder in the same run.",
-    )  # fmt: skip
+    )
     parser.add_argument("--model", default=RANDOM, help=f"as of `sir-jax index`, or {RANDOM}")
     parser.add_argument("--folder", default="", help="of pictures; default: drawn ones")
     parser.add_argument("--images", type=int, default=10_000, help="pictures to index")
@@ -149,9 +150,11 @@ def bench(args: argparse.Namespace, scratch: Path) -> dict:
     Raises:
       UserError: there is no such model or folder, or it holds no picture.
     """
-    model = random_model(args.batch) if args.model == RANDOM else Retriever.load(
-        args.model, batch_size=args.batch
-    )  # fmt: skip
+    model = (
+        random_model(args.batch)
+        if args.model == RANDOM
+        else Retriever.load(args.model, batch_size=args.batch)
+    )
     folder = Path(args.folder or scratch / "pictures")
     if not args.folder:
         make_folder(folder, args.images)
@@ -199,8 +202,14 @@ def report(seconds: dict, share: float | None, search: float, count: int) -> dic
     print(f"search of {count:,}: {1e3 * search / QUERIES:.2f} ms a query")
     if share is not None:
         print(f"other processes took {100 * share:.0f} % of the machine meanwhile")
-    return {"rates": rates, "ratio": ratio, "seconds": seconds, "others": share,
-            "search_ms": 1e3 * search / QUERIES, "pictures": count}  # fmt: skip
+    return {
+        "rates": rates,
+        "ratio": ratio,
+        "seconds": seconds,
+        "others": share,
+        "search_ms": 1e3 * search / QUERIES,
+        "pictures": count,
+    }
 
 
 def main(argv: list[str]) -> int:

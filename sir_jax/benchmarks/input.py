@@ -206,8 +206,10 @@ def bench_kind(kind: str, args: argparse.Namespace, folder: Path) -> list[dict]:
     """Check and time one kind of files; print and return its rows of the table."""
     pairs = raw_files.make_pairs(folder / kind, kind, args.pairs)
     check_equal(pairs, readers())
-    sizes = [np.mean([p.stat().st_size for p in paths]) / 1e3
-             for paths in ([x.image for x in pairs], [x.audio for x in pairs])]  # fmt: skip
+    sizes = [
+        np.mean([p.stat().st_size for p in paths]) / 1e3
+        for paths in ([x.image for x in pairs], [x.audio for x in pairs])
+    ]
     seconds = np.mean([pair.samples for pair in pairs]) / 16_000
     print(f"{kind}: JPEG of {sizes[0]:.0f} kB, clips of {seconds:.1f} s and {sizes[1]:.0f} kB")
     ready = contestants(pairs, args.batch, args.cores)
@@ -233,8 +235,13 @@ def make_rows(kind: str, ready: list[Contestant]) -> list[dict]:
     """Return a table; each peer's row compares it with our best setting on as many cores."""
     rows = []
     for c in ready:
-        row = {"kind": kind, "name": c.name, "cores": c.cores, "per_core": c.rate,
-               "cpu_ms": c.cpu_ms}  # fmt: skip
+        row = {
+            "kind": kind,
+            "name": c.name,
+            "cores": c.cores,
+            "per_core": c.rate,
+            "cpu_ms": c.cpu_ms,
+        }
         if c.name in PEERS:
             ours = [o for o in ready if o.name in SETTINGS and o.cores == c.cores]
             row["ahead"] = max(o.rate for o in ours) / c.rate
@@ -299,9 +306,10 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
       UserError: an unknown kind of files, or a number out of range.
     """
     parser = argparse.ArgumentParser(
-        prog="sir-jax bench input", allow_abbrev=False,
+        prog="sir-jax bench input",
+        allow_abbrev=False,
         description="Time the input pipeline against librosa and a PyTorch DataLoader.",
-    )  # fmt: skip
+    )
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"of {', '.join(KINDS)}")
     parser.add_argument("--pairs", type=int, default=96, help="pictures and clips of each kind")
     parser.add_argument("--batch", type=int, default=16, help="pairs a batch")
@@ -309,8 +317,12 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contestant")
     parser.add_argument("--cores", type=int, default=2, help="that all of it may use")
     parser.add_argument("--sigma", type=float, default=raw_files.SIGMA, help="of the lengths")
-    parser.add_argument("--encoder", action=argparse.BooleanOptionalAction, default=True,
-                        help="also time an encoder on buckets")  # fmt: skip
+    parser.add_argument(
+        "--encoder",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also time an encoder on buckets",
+    )
     parser.add_argument("--json", default="", help="write the figures to this file, too")
     args = parser.parse_args(argv)
     args.kinds = args.kinds.split(",")

@@ -102,9 +102,13 @@ class PairDataset:
     """
 
     def __init__(
-        self, pairs: Sequence[Pair], spec: ImageSpec, augment: Augment | None,
-        read_wave: Callable, longest: int,
-    ):  # fmt: skip
+        self,
+        pairs: Sequence[Pair],
+        spec: ImageSpec,
+        augment: Augment | None,
+        read_wave: Callable,
+        longest: int,
+    ):
         self._pairs, self._spec, self._augment = pairs, spec, augment
         self._read_wave, self._longest = read_wave, longest
         self._rng = np.random.default_rng()
@@ -165,7 +169,10 @@ def loader_batches(dataset: PairDataset, batch: int, workers: int) -> Iterator[d
 
     # One process after another must not inherit this one's threads by fork.
     loader = torch.utils.data.DataLoader(
-        dataset, batch_sampler=_Endless(len(dataset), batch), num_workers=workers,
-        collate_fn=pad_tensors, multiprocessing_context="spawn",
-    )  # fmt: skip
+        dataset,
+        batch_sampler=_Endless(len(dataset), batch),
+        num_workers=workers,
+        collate_fn=pad_tensors,
+        multiprocessing_context="spawn",
+    )
     return iter(loader)

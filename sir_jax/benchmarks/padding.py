@@ -110,9 +110,11 @@ def report(rounds: int, sigma: float) -> dict:
     ours = bucket_padding(samples, buckets, BATCH)
     theirs = longest_padding(samples, buckets[-1], BATCH)
     found = {
-        "sigma": sigma, "buckets": buckets, "bucket_efficiency": ours.efficiency,
+        "sigma": sigma,
+        "buckets": buckets,
+        "bucket_efficiency": ours.efficiency,
         "longest_efficiency": theirs.efficiency,
-    }  # fmt: skip
+    }
     print(
         f"padding: {EPOCH:,} clips, lognormal, mean {samples.mean() / SAMPLE_RATE:.2f} s, sigma "
         f"{sigma:g}, {samples.min() / SAMPLE_RATE:.1f} to {samples.max() / SAMPLE_RATE:.1f} s, "

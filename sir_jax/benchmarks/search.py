@@ -127,9 +127,10 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
       UserError: a number out of range.
     """
     parser = argparse.ArgumentParser(
-        prog="sir-jax bench search", allow_abbrev=False,
+        prog="sir-jax bench search",
+        allow_abbrev=False,
         description="Time exact search against faiss.IndexFlatIP in the same run.",
-    )  # fmt: skip
+    )
     parser.add_argument("--gallery", type=int, default=1_000_000, help="vectors to search")
     parser.add_argument("--queries", type=int, default=1_000)
     parser.add_argument("--width", type=int, default=256, help="of the vectors")

@@ -52,8 +52,15 @@ def variants(loss_cfg) -> dict[str, dict]:
     Raises:
       UserError: it has none.
     """
-    sic, off = loss_cfg.sic, {"loss.sic.queue": 0, "loss.sic.alpha": 0.0,
-                              "loss.sim.weight": 0.0, "loss.cmd.weight": 0.0}  # fmt: skip
+    sic, off = (
+        loss_cfg.sic,
+        {
+            "loss.sic.queue": 0,
+            "loss.sic.alpha": 0.0,
+            "loss.sim.weight": 0.0,
+            "loss.cmd.weight": 0.0,
+        },
+    )
     terms = {}
     if sic.queue:
         terms["+ queue"] = {"loss.sic.queue": sic.queue}
@@ -109,8 +116,12 @@ def build_step(cfg, samples: int) -> tuple[Callable[[], None], Callable[[Times],
     state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(setup.abstract))
     memory, flops = program.memory_analysis(), program.cost_analysis()["flops"]
     # The state is donated: the new one takes the memory of the old one.
-    peak = (memory.argument_size_in_bytes + memory.temp_size_in_bytes
-            + memory.output_size_in_bytes - memory.alias_size_in_bytes)  # fmt: skip
+    peak = (
+        memory.argument_size_in_bytes
+        + memory.temp_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
     return step, lambda times: Cost("", times, state_bytes, peak, flops)
 
 

@@ -97,9 +97,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
       UserError: a number out of range.
     """
     parser = argparse.ArgumentParser(
-        prog="sir-jax embed", description=__doc__, allow_abbrev=False,
+        prog="sir-jax embed",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     add_model(parser)
     parser.add_argument("--inputs", required=True, help="a folder, or a .txt with a path a line")
     parser.add_argument("--out", required=True, help="gets the chunks, and the index")

@@ -32,13 +32,16 @@ def main(argv: list[str]) -> int:
     name = args.name or workdir.name
     command = f"sir-jax export {shlex.join(argv)}"
     card = write_card(
-        name, stages(found.cfg), found.params, read_evaluations(workdir), command, args.licence,
+        name,
+        stages(found.cfg),
+        found.params,
+        read_evaluations(workdir),
+        command,
+        args.licence,
         args.dtype,
-    )  # fmt: skip
+    )
     about = {"licence": args.licence}
-    mark = release.write_release(
-        out, found.cfg, found.params, name, args.dtype, about, card
-    )  # fmt: skip
+    mark = release.write_release(out, found.cfg, found.params, name, args.dtype, about, card)
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {size / 1e6:.1f} MB, {args.dtype}, fingerprint {mark}")
     return 0
@@ -89,9 +92,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--which", default="best", choices=("best", "last"), help="checkpoint")
     parser.add_argument("--name", default="", help="of the model; the default is the workdir's")
     parser.add_argument(
-        "--dtype", default="float32", choices=("float32", "bfloat16", "float16"),
+        "--dtype",
+        default="float32",
+        choices=("float32", "bfloat16", "float16"),
         help="that the weights are stored in",
-    )  # fmt: skip
+    )
     parser.add_argument("--licence", default="", help="of the weights, for the model card")
     parser.add_argument(
         "--stablehlo", action="store_true", help="write the encoders as StableHLO instead"

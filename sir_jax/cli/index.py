@@ -71,9 +71,11 @@ def main(argv: list[str]) -> int:
       UserError: the model, the folder or what is in `--out` cannot be used.
     """
     parser = argparse.ArgumentParser(
-        prog="sir-jax index", description=__doc__, allow_abbrev=False,
+        prog="sir-jax index",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     add_model(parser)
     parser.add_argument("--folder", required=True, help="of pictures and recordings")
     parser.add_argument("--out", required=True, help="the index; updated where there is one")

@@ -9,9 +9,10 @@ MODEL = "spoken-scenes"
 def add_model(parser: argparse._ActionsContainer) -> None:
     """Add `--model`."""
     parser.add_argument(
-        "--model", default=MODEL,
+        "--model",
+        default=MODEL,
         help=f"a release, a workdir, or the name of one that ships (default {MODEL})",
-    )  # fmt: skip
+    )
 
 
 def add_batch_size(parser: argparse._ActionsContainer, what: str) -> None:

@@ -68,6 +68,9 @@ def main(argv: list[str]) -> int:
         return 0
     axes = " x ".join(f"{axis} {size}" for axis, size in setup.mesh.shape.items())
     samples = int(options["samples"]) or max(cfg.data.buckets)
-    print(f"{topology.name}: {topology.chips} chips, mesh {axes}, batch {cfg.data.batch_size}, "
-          f"clips of {samples / 16_000:g} s", flush=True)  # fmt: skip
+    print(
+        f"{topology.name}: {topology.chips} chips, mesh {axes}, batch {cfg.data.batch_size}, "
+        f"clips of {samples / 16_000:g} s",
+        flush=True,
+    )
     return 1 if check_config(setup, topology, tuple(wanted), samples)["problems"] else 0

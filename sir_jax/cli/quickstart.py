@@ -168,10 +168,12 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
       (options, the arguments of `sir-jax train`).
     """
     parser = argparse.ArgumentParser(
-        prog="sir-jax quickstart", description=__doc__, allow_abbrev=False,
+        prog="sir-jax quickstart",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="--config.any.field=value is passed on to `sir-jax train`.",
-    )  # fmt: skip
+    )
     parser.add_argument("--workdir", default="runs/demo", help="default runs/demo")
     parser.add_argument("--data_dir", default="", help="default $SIR_JAX_DATA, else data")
     parser.add_argument("--config", default="configs/demo.py", help="default configs/demo.py")

@@ -234,9 +234,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     model.add_argument("--workdir", default="", help="where `sir-jax train` wrote")
     parser.add_argument("-k", type=int, default=5, help="results per query (default 5)")
     parser.add_argument(
-        "--rerank", type=int, default=0, metavar="N",
+        "--rerank",
+        type=int,
+        default=0,
+        metavar="N",
         help="order the N best anew by the matching head; at least k (default 0: none)",
-    )  # fmt: skip
+    )
     parser.add_argument("--json", action="store_true", help="print JSON; draw no grid")
     parser.add_argument("--out", default="grid.png", help="the picture grid (default grid.png)")
     parser.add_argument("--which", default="best", choices=("best", "last"), help="checkpoint")
@@ -246,8 +249,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add_batch_size(parser, "pictures")
     args = parser.parse_args(argv)
     for option, value, least in (
-        ("-k", args.k, 1), ("--batch_size", args.batch_size, 1), ("--rerank", args.rerank, 0),
-    ):  # fmt: skip
+        ("-k", args.k, 1),
+        ("--batch_size", args.batch_size, 1),
+        ("--rerank", args.rerank, 0),
+    ):
         if value < least:
             raise UserError(f"{option} is {value}; give {least} or more")
     if args.picture and not args.index:

@@ -204,12 +204,23 @@ def check_config(cfg: ConfigDict) -> None:
       UserError: naming the field, its value and what it may be.
     """
     at_least = {
-        "train.steps": 1, "train.log_every": 1, "train.eval_every": 0, "train.checkpoint_every": 0,
-        "train.grad_accum": 1, "train.grad_cache": 1, "train.num_threads": 0,
-        "train.num_workers": 0, "train.watchdog_seconds": 0,
-        "loss.sic.queue": 0, "loss.sic.alpha_ramp": 0, "loss.cmd.block": 1,
-        "eval.rerank": 0, "loss.sic.weight": 0, "loss.sim.weight": 0, "loss.cmd.weight": 0,
-    }  # fmt: skip
+        "train.steps": 1,
+        "train.log_every": 1,
+        "train.eval_every": 0,
+        "train.checkpoint_every": 0,
+        "train.grad_accum": 1,
+        "train.grad_cache": 1,
+        "train.num_threads": 0,
+        "train.num_workers": 0,
+        "train.watchdog_seconds": 0,
+        "loss.sic.queue": 0,
+        "loss.sic.alpha_ramp": 0,
+        "loss.cmd.block": 1,
+        "eval.rerank": 0,
+        "loss.sic.weight": 0,
+        "loss.sim.weight": 0,
+        "loss.cmd.weight": 0,
+    }
     fields = config_fields(cfg)
     for name, least in at_least.items():
         if name not in fields:
@@ -268,9 +279,13 @@ def check_loss(loss) -> None:
         ("sic.alpha", loss.sic.alpha, 0 <= loss.sic.alpha <= 1, "from 0 to 1"),
         ("cmd.ratio", loss.cmd.ratio, 0 < loss.cmd.ratio <= 1, "above 0 and at most 1"),
         ("cmd.temperature", loss.cmd.temperature, loss.cmd.temperature > 0, "above 0"),
-        ("teacher.momentum", loss.teacher.momentum, 0 <= loss.teacher.momentum < 1,
-         "from 0 to below 1"),
-    ):  # fmt: skip
+        (
+            "teacher.momentum",
+            loss.teacher.momentum,
+            0 <= loss.teacher.momentum < 1,
+            "from 0 to below 1",
+        ),
+    ):
         if not fits:
             raise UserError(f"loss.{name}={value} must be {wanted}")
 

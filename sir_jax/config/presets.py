@@ -216,8 +216,9 @@ def frozen_pair(speech: str, image: str, corpus: str) -> ConfigDict:
       ValueError: on an unknown variant.
     """
     for name, value, known in (
-        ("speech", speech, RELEASED_SPEECH), ("image", image, RELEASED_IMAGE),
-    ):  # fmt: skip
+        ("speech", speech, RELEASED_SPEECH),
+        ("image", image, RELEASED_IMAGE),
+    ):
         if value not in known:
             raise ValueError(f"{name}={value!r} is none of {', '.join(known)}")
     c = base_config(speech, image)

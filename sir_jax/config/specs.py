@@ -54,20 +54,39 @@ class HubertSpec:
 HUBERT_VARIANTS: dict[str, dict] = {
     # A 25 Hz encoder of 2 M parameters for CPU demonstrations; shipped weights have this shape.
     "tiny": dict(
-        width=192, layers=4, heads=4, mlp_width=768, conv_width=(32, 64, 128, 192),
-        conv_kernel=(32, 8, 4, 4), conv_stride=(10, 4, 4, 4), conv_bias=True, conv_norm="layer",
-        pos_kernel=32, pos_groups=8, norm_first=True,
+        width=192,
+        layers=4,
+        heads=4,
+        mlp_width=768,
+        conv_width=(32, 64, 128, 192),
+        conv_kernel=(32, 8, 4, 4),
+        conv_stride=(10, 4, 4, 4),
+        conv_bias=True,
+        conv_norm="layer",
+        pos_kernel=32,
+        pos_groups=8,
+        norm_first=True,
     ),
     "base": dict(),
     "large": dict(
-        width=1024, layers=24, heads=16, mlp_width=4096, conv_bias=True, conv_norm="layer",
+        width=1024,
+        layers=24,
+        heads=16,
+        mlp_width=4096,
+        conv_bias=True,
+        conv_norm="layer",
         norm_first=True,
     ),
     "x-large": dict(
-        width=1280, layers=48, heads=16, mlp_width=5120, conv_bias=True, conv_norm="layer",
+        width=1280,
+        layers=48,
+        heads=16,
+        mlp_width=5120,
+        conv_bias=True,
+        conv_norm="layer",
         norm_first=True,
     ),
-}  # fmt: skip
+}
 HUBERT_VARIANTS["xlarge"] = HUBERT_VARIANTS["x-large"]  # the older spelling
 
 
@@ -103,15 +122,19 @@ VIT_VARIANTS: dict[str, dict] = {
     "B/32": dict(),
     "B/16": dict(patch=16),
     "L/14": dict(patch=14, width=1024, layers=24, heads=16, mlp_width=4096),
-    "L/14-336": dict(
-        image_size=336, patch=14, width=1024, layers=24, heads=16, mlp_width=4096
-    ),
+    "L/14-336": dict(image_size=336, patch=14, width=1024, layers=24, heads=16, mlp_width=4096),
     # EVA's 40 layers less the last, as every released BLIP-2 has it.
     "g/14": dict(
-        patch=14, width=1408, layers=39, heads=16, mlp_width=6144, activation="gelu",
-        epsilon=1e-6, form="blip2",
+        patch=14,
+        width=1408,
+        layers=39,
+        heads=16,
+        mlp_width=6144,
+        activation="gelu",
+        epsilon=1e-6,
+        form="blip2",
     ),
-}  # fmt: skip
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -70,10 +70,14 @@ class BatchSpec:
         # Runs from before there was augmentation have no such field.
         augment = data_cfg.get("augment")
         return cls(
-            batch_size, buckets, ImageSpec.from_config(data_cfg), scale,
-            bool(data_cfg.normalize_wave), AugmentSpec.from_config(augment),
+            batch_size,
+            buckets,
+            ImageSpec.from_config(data_cfg),
+            scale,
+            bool(data_cfg.normalize_wave),
+            AugmentSpec.from_config(augment),
             ColorJitter.from_config(augment),
-        )  # fmt: skip
+        )
 
 
 def plan_epoch(
@@ -264,9 +268,13 @@ class _Batches:
             if "image" in modalities:
                 image = read_image(self._split, record)
                 augment_image(
-                    image, self._spec.image, rng, self._spec.crop_scale, self._spec.jitter,
+                    image,
+                    self._spec.image,
+                    rng,
+                    self._spec.crop_scale,
+                    self._spec.jitter,
                     out=batch["pixels"][out],
-                )  # fmt: skip
+                )
         return batch
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -276,9 +284,13 @@ class _Batches:
                 # Prefetching threads straddle two epochs at most.
                 self._plans = {e: p for e, p in self._plans.items() if e == epoch - 1}
                 self._plans[epoch] = plan_epoch(
-                    index["samples"], index["image_id"], spec.buckets, spec.batch_size,
-                    self._seed, epoch,
-                )  # fmt: skip
+                    index["samples"],
+                    index["image_id"],
+                    spec.buckets,
+                    spec.batch_size,
+                    self._seed,
+                    epoch,
+                )
             return self._plans[epoch]
 
     def _wave(

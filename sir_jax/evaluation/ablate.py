@@ -62,8 +62,13 @@ def append_results(path: Path, rows: list[dict]) -> None:
 
 
 # What the summary shows of each way of scoring: metric, title.
-SHOWN = (("s2i_r1", "s->i R@1"), ("i2s_r1", "i->s R@1"), ("mean_r1", "mean R@1"),
-         ("mean_r5", "mean R@5"), ("mean_r10", "mean R@10"))  # fmt: skip
+SHOWN = (
+    ("s2i_r1", "s->i R@1"),
+    ("i2s_r1", "i->s R@1"),
+    ("mean_r1", "mean R@1"),
+    ("mean_r5", "mean R@5"),
+    ("mean_r10", "mean R@10"),
+)
 
 
 def summarise(rows: Iterable[dict]) -> list[dict]:
@@ -210,9 +215,11 @@ def main(argv: list[str]) -> int:
         found = run_one(cfg, folder, corpus, split)
         append_results(
             table,
-            [dict(zip(COLUMNS, (*key, metric, repr(float(x))), strict=True))
-             for metric, x in found.items()],
-        )  # fmt: skip
+            [
+                dict(zip(COLUMNS, (*key, metric, repr(float(x))), strict=True))
+                for metric, x in found.items()
+            ],
+        )
     print(format_summary(read_results(table), split))
     print(f"mean +- standard deviation over seeds, %; every number is in {table}")
     return 0

@@ -22,11 +22,13 @@ def _cosines(params, batch, key, *, model, cfg, modality: str) -> jax.Array:
     task = DenoisingTask.of(views, batch["image_ids"], modality, keys[2], model, cfg.loss.cmd, 1)
     context, wrong = task.wrong_context()
     rebuilt = task.rebuild(model, params, task.context)
-    return jnp.stack([
-        task.similarity(rebuilt, wrong),
-        task.similarity(task.rebuild(model, params, context), wrong),
-        task.similarity(task.noisy.tokens, wrong),
-    ])  # fmt: skip
+    return jnp.stack(
+        [
+            task.similarity(rebuilt, wrong),
+            task.similarity(task.rebuild(model, params, context), wrong),
+            task.similarity(task.noisy.tokens, wrong),
+        ]
+    )
 
 
 def denoising_metrics(model, params, split, cfg, ratio: float | None = None) -> dict[str, float]:

@@ -126,20 +126,26 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--split", default="test", help="train, val or test")
     parser.add_argument("--which", default="best", choices=("best", "last"), help="checkpoint")
     parser.add_argument(
-        "--corpus", default="",
+        "--corpus",
+        default="",
         help="evaluate on this corpus, zero-shot; the default is the one trained on",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--fold_images", type=int, default=0, metavar="N",
+        "--fold_images",
+        type=int,
+        default=0,
+        metavar="N",
         help="mean over folds of N images each, as COCO's 1k protocol with N=1000; 0: all at once",
-    )  # fmt: skip
+    )
     parser.add_argument("--data_dir", default="", help="where the corpora live, if they moved")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument(
-        "--rerank", type=int, metavar="K",
+        "--rerank",
+        type=int,
+        metavar="K",
         help="rank the K best of each query again by the match score; 0: by embedding alone; the "
         "default is the config's eval.rerank, where the model can match",
-    )  # fmt: skip
+    )
     args = parser.parse_args(argv)
     if args.batch_size < 1:
         raise UserError(f"--batch_size is {args.batch_size}; give 1 or more")
@@ -174,9 +180,13 @@ def main(argv: list[str]) -> int:
         flat, table = metrics.flat(), metrics.table()
     which = f"{args.which} checkpoint of {args.workdir}" if args.workdir else f"model {name}"
     content = {
-        "corpus": corpus.name, "trained_on": cfg.data.corpus, "split": args.split,
-        "which": args.which, "fold_images": args.fold_images, "metrics": flat,
-    }  # fmt: skip
+        "corpus": corpus.name,
+        "trained_on": cfg.data.corpus,
+        "split": args.split,
+        "which": args.which,
+        "fold_images": args.fold_images,
+        "metrics": flat,
+    }
     if args.json:
         print(json.dumps(content))
     else:

@@ -165,9 +165,11 @@ def main(argv: list[str]) -> int:
       UserError: the model cannot match, or the corpus is no spoken_scenes of a level of `LEVELS`.
     """
     parser = argparse.ArgumentParser(
-        prog="sir-jax bench pointing", description=__doc__, allow_abbrev=False,
+        prog="sir-jax bench pointing",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     add_model(parser)
     parser.add_argument("--corpus", default=CORPUS)
     parser.add_argument("--split", default="test")

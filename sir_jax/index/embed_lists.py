@@ -132,9 +132,7 @@ def by_path(path: str, name: str | None = None) -> Item:
     return Item(name or path, kind, Path(path), source, stamp_of(path))
 
 
-def as_item(
-    place: int, content: Any, name: str | None, of: str | None, root: Path | None
-) -> Item:  # fmt: skip
+def as_item(place: int, content: Any, name: str | None, of: str | None, root: Path | None) -> Item:
     """Return the item of anything that can be embedded.
 
     Args:
@@ -256,9 +254,7 @@ def embed_list(
     return counts
 
 
-def read_chunks(
-    model, work: Work, out: Path
-) -> tuple[dict[str, Stored], dict[str, Failure]]:  # fmt: skip
+def read_chunks(model, work: Work, out: Path) -> tuple[dict[str, Stored], dict[str, Failure]]:
     """Put the chunks of all hosts together.
 
     Args:
@@ -343,7 +339,10 @@ def _write(path: Path, key: str, found: Embedded) -> None:
     matrix = path.with_suffix(files.SUFFIX)
     files.write_matrix(matrix, [gallery.vectors], len(gallery), gallery.vectors.shape[1])
     content = dict(
-        key=key, ids=list(gallery.ids), sources=list(gallery.sources),
-        stamps=list(gallery.stamps), failed=found.failed,
-    )  # fmt: skip
+        key=key,
+        ids=list(gallery.ids),
+        sources=list(gallery.sources),
+        stamps=list(gallery.stamps),
+        failed=found.failed,
+    )
     files.write_head(path, FORMAT, content)

@@ -138,9 +138,11 @@ def write_index(folder: Path, head: dict[str, Any], galleries: dict[str, Stored]
                 rows = len(gallery.ids)
                 files.write_matrix(folder / gallery.file, gallery.parts, rows, width)
             entry = dict(
-                file=gallery.file, ids=list(gallery.ids), sources=list(gallery.sources),
+                file=gallery.file,
+                ids=list(gallery.ids),
+                sources=list(gallery.sources),
                 stamps=list(gallery.stamps),
-            )  # fmt: skip
+            )
             if gallery.faiss is not None:
                 way, recall = gallery.faiss.way, gallery.faiss.recall
                 entry["faiss"] = dict(file=f"{stem}.faiss", way=way, recall=recall)

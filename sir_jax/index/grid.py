@@ -146,5 +146,6 @@ def save_picture(picture: Image.Image, path: str | os.PathLike) -> Path:
 def writable_suffixes() -> Iterable[str]:
     """Return the file suffixes that `save_picture` can write, in lower case."""
     Image.init()
-    return sorted(suffix for suffix, name in Image.registered_extensions().items()
-                  if name in Image.SAVE)  # fmt: skip
+    return sorted(
+        suffix for suffix, name in Image.registered_extensions().items() if name in Image.SAVE
+    )

@@ -120,9 +120,10 @@ def _jit_look(model) -> Callable:
         speech, image = (
             model.apply({"params": params}, *inputs, deterministic=True, method=method)
             for method, inputs in (
-                ("encode_speech", (wave, lengths)), ("encode_image", (pixels,)),
+                ("encode_speech", (wave, lengths)),
+                ("encode_image", (pixels,)),
             )
-        )  # fmt: skip
+        )
 
         def score(tokens):
             pair = speech._replace(tokens=tokens[0]), image._replace(tokens=tokens[1])

@@ -206,9 +206,14 @@ def write_release(
         stored = _nested(part)
         mark = fingerprint(kept, stored)
         plain = {
-            "format": FORMAT, "version": VERSION, "name": name, "fingerprint": mark,
-            "weights": dtype, **fields, **about,
-        }  # fmt: skip
+            "format": FORMAT,
+            "version": VERSION,
+            "name": name,
+            "fingerprint": mark,
+            "weights": dtype,
+            **fields,
+            **about,
+        }
         (part / CONFIG).write_text(json.dumps(plain, indent=1) + "\n")
         (part / CARD).write_text(card.replace("{fingerprint}", mark))
         part.chmod(0o755)
@@ -262,8 +267,9 @@ def read_release(folder: Path) -> Found:
     wanted = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
     _compare(
         f"{folder / SINGLE} does not fit its config.json",
-        {k: v.shape for k, v in leaf_paths(wanted).items()}, shapes,
-    )  # fmt: skip
+        {k: v.shape for k, v in leaf_paths(wanted).items()},
+        shapes,
+    )
     return Found(cfg, _nested(folder), plain["name"], plain["fingerprint"])
 
 

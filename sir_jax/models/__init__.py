@@ -24,11 +24,25 @@ from sir_jax.models.speech_image import Encoded, SpeechImageModel
 from sir_jax.models.vit import Vit
 
 __all__ = [
-    "Blip2Spec", "Encoded", "FusionSpec", "HUBERT_VARIANTS", "HeadSpec", "HubertSpec",
-    "QFormerSpec", "SpeechImageModel", "VIT_VARIANTS", "VitSpec", "attention_maps",
-    "build_encoder", "build_model", "fusion_fields", "hubert_fields", "init_params",
-    "qformer_fields", "vit_fields",
-]  # fmt: skip
+    "Blip2Spec",
+    "Encoded",
+    "FusionSpec",
+    "HUBERT_VARIANTS",
+    "HeadSpec",
+    "HubertSpec",
+    "QFormerSpec",
+    "SpeechImageModel",
+    "VIT_VARIANTS",
+    "VitSpec",
+    "attention_maps",
+    "build_encoder",
+    "build_model",
+    "fusion_fields",
+    "hubert_fields",
+    "init_params",
+    "qformer_fields",
+    "vit_fields",
+]
 
 
 def build_encoder(

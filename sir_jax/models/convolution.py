@@ -57,10 +57,11 @@ def strided_conv(x: Array, kernel: Array, stride: int) -> Array:
       [B, (N - taps) // stride + 1, D].
     """
     return jax.lax.platform_dependent(
-        x, kernel,
+        x,
+        kernel,
         cuda=functools.partial(strided_matmul, stride=stride),
         default=functools.partial(_conv, stride=stride),
-    )  # fmt: skip
+    )
 
 
 def _strided_fwd(x, kernel, stride):
@@ -71,9 +72,11 @@ def _strided_bwd(stride, residuals, dy):
     matmul = functools.partial(strided_matmul, stride=stride)
     conv = functools.partial(_conv, stride=stride)
     return jax.lax.platform_dependent(
-        *residuals, dy,
-        cuda=functools.partial(_gradients, matmul), default=functools.partial(_gradients, conv),
-    )  # fmt: skip
+        *residuals,
+        dy,
+        cuda=functools.partial(_gradients, matmul),
+        default=functools.partial(_gradients, conv),
+    )
 
 
 strided_conv.defvjp(_strided_fwd, _strided_bwd)
@@ -122,10 +125,11 @@ def grouped_conv(x: Array, kernel: Array, groups: int) -> Array:
       [B, T, D].
     """
     return jax.lax.platform_dependent(
-        x, kernel,
+        x,
+        kernel,
         cpu=lambda x, kernel: _per_group(_conv, groups, x, kernel),
         default=functools.partial(grouped_matmul, groups=groups),
-    )  # fmt: skip
+    )
 
 
 def _grouped_fwd(x, kernel, groups):
@@ -149,10 +153,11 @@ def _per_group_gradients(x, kernel, dy, groups):
 def _grouped_bwd(groups, residuals, dy):
     matmul = functools.partial(grouped_matmul, groups=groups)
     return jax.lax.platform_dependent(
-        *residuals, dy,
+        *residuals,
+        dy,
         cpu=functools.partial(_per_group_gradients, groups=groups),
         default=functools.partial(_gradients, matmul),
-    )  # fmt: skip
+    )
 
 
 grouped_conv.defvjp(_grouped_fwd, _grouped_bwd)

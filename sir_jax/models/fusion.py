@@ -1,6 +1,5 @@
 """The fusion encoder: one modality's tokens read the other's by cross-attention."""
 
-
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -34,11 +33,19 @@ class Fusion(nn.Module):
         self.image_norm = layer_norm(spec.epsilon, self.dtype)
         self.drop = nn.Dropout(spec.dropout)
         self.blocks = cross_stack(
-            spec.layers, self.remat, width=spec.width, heads=spec.heads,
-            mlp_width=spec.mlp_width, activation=spec.activation, epsilon=spec.epsilon,
-            dropout=spec.dropout, own=spec.self_attention, init_std=spec.init_std,
-            dtype=self.dtype, implementation=self.implementation,
-        )  # fmt: skip
+            spec.layers,
+            self.remat,
+            width=spec.width,
+            heads=spec.heads,
+            mlp_width=spec.mlp_width,
+            activation=spec.activation,
+            epsilon=spec.epsilon,
+            dropout=spec.dropout,
+            own=spec.self_attention,
+            init_std=spec.init_std,
+            dtype=self.dtype,
+            implementation=self.implementation,
+        )
 
     def __call__(
         self,

@@ -101,11 +101,17 @@ class Frontend(nn.Module):
             norms = ["group"] + ["none"] * (len(spec.conv_width) - 1)
         self.convs = [
             ConvLayer(
-                spec.conv_width[i], spec.conv_kernel[i], spec.conv_stride[i], spec.conv_bias,
-                norms[i], spec.conv_activation, self.dtype, name=f"conv_{i}",
+                spec.conv_width[i],
+                spec.conv_kernel[i],
+                spec.conv_stride[i],
+                spec.conv_bias,
+                norms[i],
+                spec.conv_activation,
+                self.dtype,
+                name=f"conv_{i}",
             )
             for i in range(len(spec.conv_width))
-        ]  # fmt: skip
+        ]
 
     def __call__(self, wave: Array, lengths: Array) -> Array:
         """Map wave [B, N] with valid lengths [B] to frames [B, T, C]."""
@@ -164,10 +170,18 @@ class Hubert(nn.Module):
         )
         self.norm = layer_norm(spec.epsilon, self.dtype)
         self.blocks = block_stack(
-            spec.layers, self.remat, width=spec.width, heads=spec.heads, mlp_width=spec.mlp_width,
-            activation=spec.activation, epsilon=spec.epsilon, norm_first=spec.norm_first,
-            dropout=spec.dropout, dtype=self.dtype, implementation=self.implementation,
-        )  # fmt: skip
+            spec.layers,
+            self.remat,
+            width=spec.width,
+            heads=spec.heads,
+            mlp_width=spec.mlp_width,
+            activation=spec.activation,
+            epsilon=spec.epsilon,
+            norm_first=spec.norm_first,
+            dropout=spec.dropout,
+            dtype=self.dtype,
+            implementation=self.implementation,
+        )
         self.drop = nn.Dropout(spec.dropout)
 
     def __call__(self, wave: Array, lengths: Array, deterministic: bool = True) -> HubertOutput:

@@ -80,9 +80,13 @@ def dense(
 ) -> nn.Dense:
     """Build a Dense layer whose kernel starts from N(0, init_std)."""
     return nn.Dense(
-        features, use_bias=use_bias, dtype=dtype, name=name, dot_general=dense_dot,
+        features,
+        use_bias=use_bias,
+        dtype=dtype,
+        name=name,
+        dot_general=dense_dot,
         kernel_init=nn.initializers.normal(stddev=init_std),
-    )  # fmt: skip
+    )
 
 
 class Attention(nn.Module):

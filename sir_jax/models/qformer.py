@@ -32,10 +32,18 @@ class QFormer(nn.Module):
         self.norm = layer_norm(spec.epsilon, self.dtype)
         self.drop = nn.Dropout(spec.dropout)
         self.blocks = cross_stack(
-            spec.layers, self.remat, spec.cross_every, width=spec.width, heads=spec.heads,
-            mlp_width=spec.mlp_width, activation=spec.activation, epsilon=spec.epsilon,
-            dropout=spec.dropout, dtype=self.dtype, implementation=self.implementation,
-        )  # fmt: skip
+            spec.layers,
+            self.remat,
+            spec.cross_every,
+            width=spec.width,
+            heads=spec.heads,
+            mlp_width=spec.mlp_width,
+            activation=spec.activation,
+            epsilon=spec.epsilon,
+            dropout=spec.dropout,
+            dtype=self.dtype,
+            implementation=self.implementation,
+        )
         if spec.projection:
             self.projection = dense(spec.projection, self.dtype)
 

@@ -38,10 +38,18 @@ class SpeechHead(nn.Module):
             self.layer_weights = self.param("layer_weights", nn.initializers.zeros, (self.states,))
         self.cls = self.param("cls", kernel_init, (self.width,))
         self.blocks = block_stack(
-            spec.layers, self.remat, width=self.width, heads=spec.heads, mlp_width=spec.mlp_width,
-            activation="gelu", epsilon=1e-5, norm_first=False, dropout=spec.dropout,
-            dtype=self.dtype, implementation=self.implementation,
-        )  # fmt: skip
+            spec.layers,
+            self.remat,
+            width=self.width,
+            heads=spec.heads,
+            mlp_width=spec.mlp_width,
+            activation="gelu",
+            epsilon=1e-5,
+            norm_first=False,
+            dropout=spec.dropout,
+            dtype=self.dtype,
+            implementation=self.implementation,
+        )
         self.norm = layer_norm(1e-5, self.dtype)
 
     def __call__(self, encoded, deterministic: bool) -> tuple[Array, Array]:
@@ -113,9 +121,12 @@ class SpeechImageModel(nn.Module):
         self.speech = Hubert(self.speech_spec, *common, self.scan, self.attention)
         self.image = Vit(self.image_spec, *common, self.scan, self.attention)
         self.speech_head = SpeechHead(
-            self.head_spec, self.speech_spec.width, 1 + self.speech_spec.layers, *common,
+            self.head_spec,
+            self.speech_spec.width,
+            1 + self.speech_spec.layers,
+            *common,
             self.attention,
-        )  # fmt: skip
+        )
         self.speech_projection = dense(self.embed_width, self.dtype, use_bias=False)
         if self.qformer_spec:
             self.image_head = QFormer(self.qformer_spec, *common, self.attention)

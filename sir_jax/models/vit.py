@@ -59,10 +59,18 @@ class Vit(nn.Module):
         if not blip2:
             self.pre_norm = layer_norm(spec.epsilon, self.dtype)
         self.blocks = block_stack(
-            spec.layers, self.remat, width=spec.width, heads=spec.heads, mlp_width=spec.mlp_width,
-            activation=spec.activation, epsilon=spec.epsilon, norm_first=True,
-            dropout=spec.dropout, dtype=self.dtype, implementation=self.implementation,
-        )  # fmt: skip
+            spec.layers,
+            self.remat,
+            width=spec.width,
+            heads=spec.heads,
+            mlp_width=spec.mlp_width,
+            activation=spec.activation,
+            epsilon=spec.epsilon,
+            norm_first=True,
+            dropout=spec.dropout,
+            dtype=self.dtype,
+            implementation=self.implementation,
+        )
         self.post_norm = layer_norm(spec.epsilon, self.dtype)
 
     def __call__(self, pixels: Array, deterministic: bool = True) -> VitOutput:

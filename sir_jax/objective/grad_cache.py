@@ -51,9 +51,14 @@ def cached_loss_and_grads(
     def loss_of(trainable, student):
         params = merge_trees(trainable, frozen)
         return objective.loss_of_views(
-            with_student(views, student), params, state.queue, batch["image_ids"], state.step,
-            keys[2:], pieces=count,
-        )  # fmt: skip
+            with_student(views, student),
+            params,
+            state.queue,
+            batch["image_ids"],
+            state.step,
+            keys[2:],
+            pieces=count,
+        )
 
     (loss, aux), (grads, d_student) = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)(
         trainable, student_of(views)

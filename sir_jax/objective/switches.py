@@ -5,8 +5,13 @@ from sir_jax.runtime.trees import any_match, leaf_paths
 
 # Sub-trees that have a momentum teacher, as far as they are trained.
 TEACHER_PARTS = (
-    "speech", "speech_head", "speech_projection", "image", "image_head", "image_projection",
-)  # fmt: skip
+    "speech",
+    "speech_head",
+    "speech_projection",
+    "image",
+    "image_head",
+    "image_projection",
+)
 
 # What only SIC trains; still there without it, as retrieval needs an embedding.
 SIC_PARTS = ("speech_projection", "image_projection", "image_head/projection", "temperature")

@@ -17,6 +17,7 @@ from sir_jax.objective.views import Views
 
 Array = jax.Array
 
+
 def sic_term(views: Views, queue, ids, temperature, alpha, sic) -> tuple[Array, dict]:
     """Compute speech-image contrastive learning over the batch and the queue, both directions."""
     z_s, z_i = views.speech.embed, views.image.embed
@@ -110,15 +111,21 @@ def sim_term(
 
     def match(key, speech, image):
         return model.apply(
-            {"params": params}, speech, image, deterministic=False, method="match",
+            {"params": params},
+            speech,
+            image,
+            deterministic=False,
+            method="match",
             rngs={"dropout": key},
-        )  # fmt: skip
+        )
 
     logits = map_rows(
-        match, jax.random.fold_in(keys[0], groups), pieces,
+        match,
+        jax.random.fold_in(keys[0], groups),
+        pieces,
         triples(speech, speech, _take(speech, speech_rows)),
         triples(image, _take(image, image_rows), image),
-    )  # fmt: skip
+    )
     valid = _flat(jnp.stack([has_image, has_speech], axis=2))
     losses, counted, right = matching(logits.reshape(-1, 3, 2), valid)
     loss = masked_mean(losses, counted)
@@ -192,9 +199,14 @@ class DenoisingTask(NamedTuple):
 
         def denoise(key, noisy, context):
             return model.apply(
-                {"params": params}, noisy, context, self.modality, deterministic=key is None,
-                method="denoise", rngs=None if key is None else {"dropout": key},
-            )  # fmt: skip
+                {"params": params},
+                noisy,
+                context,
+                self.modality,
+                deterministic=key is None,
+                method="denoise",
+                rngs=None if key is None else {"dropout": key},
+            )
 
         return map_rows(denoise, key, pieces, self.noisy, context)
 

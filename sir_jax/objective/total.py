@@ -97,9 +97,16 @@ class Objective:
         if loss_cfg.cmd.weight:
             groups = self.shards if loss_cfg.cmd.source == "shard" else 1
             loss, more = cmd_term(
-                views, ids, params, keys[2], self.is_logged(step), model=self.model, cfg=loss_cfg,
-                groups=groups, pieces=pieces,
-            )  # fmt: skip
+                views,
+                ids,
+                params,
+                keys[2],
+                self.is_logged(step),
+                model=self.model,
+                cfg=loss_cfg,
+                groups=groups,
+                pieces=pieces,
+            )
             total, metrics = total + loss_cfg.cmd.weight * loss, {**metrics, **more}
         return total, Aux(metrics=metrics, queue_rows=rows)
 

@@ -27,14 +27,18 @@ class _Decoder:
     async def start(cls, memory: int, cpu_seconds: int) -> "_Decoder":
         process = await asyncio.create_subprocess_exec(
             # -P: modules that lie in the folder where a person stands are not ours.
-            sys.executable, "-P", "-m", "sir_jax.page.decoder",
-            str(memory), str(cpu_seconds),
+            sys.executable,
+            "-P",
+            "-m",
+            "sir_jax.page.decoder",
+            str(memory),
+            str(cpu_seconds),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,  # decoders of damaged files chatter
             # Each thread of BLAS reserves address space, of which there is little.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-        )  # fmt: skip
+        )
         decoder = cls(process)
         try:
             async with asyncio.timeout(START_SECONDS):

@@ -181,8 +181,9 @@ def describe_traffic(setup: Setup, samples: int, report: Report) -> str:
     """Lay what a train step sends beside what it has to send."""
     wanted = expected_traffic(setup, samples)
     got = sum(one.payload * one.times for one in report.collectives)
-    parts = ", ".join(f"{name.replace('_', ' ')} {size / 1e6:.1f}"
-                      for name, size in wanted._asdict().items())  # fmt: skip
+    parts = ", ".join(
+        f"{name.replace('_', ' ')} {size / 1e6:.1f}" for name, size in wanted._asdict().items()
+    )
     return (
         f"  sends {got / 1e6:.1f} MB of whole arrays a step; by hand {wanted.total / 1e6:.1f} MB: "
         f"{parts}"

@@ -85,6 +85,7 @@ def _image_tokens(setup: Setup) -> int:
     pixels = jax.ShapeDtypeStruct((1, *2 * (setup.cfg.data.image_size,), 3), jnp.float32)
     encoded = jax.eval_shape(
         lambda params, x: setup.model.apply({"params": params}, x, method="encode_image"),
-        setup.abstract.params, pixels,
-    )  # fmt: skip
+        setup.abstract.params,
+        pixels,
+    )
     return encoded.tokens.shape[1]

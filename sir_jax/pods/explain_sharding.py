@@ -30,9 +30,12 @@ def state_lines(setup: Setup) -> Iterator[Line]:
     shardings = leaf_paths(setup.shardings)
     for path, leaf in leaf_paths(setup.abstract).items():
         yield Line(
-            path, tuple(leaf.shape), leaf.dtype.name, spec_text(shardings[path], len(leaf.shape)),
+            path,
+            tuple(leaf.shape),
+            leaf.dtype.name,
+            spec_text(shardings[path], len(leaf.shape)),
             chip_bytes(leaf, shardings[path]),
-        )  # fmt: skip
+        )
 
 
 def chip_bytes(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> int:

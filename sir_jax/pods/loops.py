@@ -12,9 +12,21 @@ from sir_jax.pods.collectives import KINDS, array_bytes, computations, turns
 
 # They move nothing: names for what is there, or the end of what was counted at its start.
 _FREE = frozenset(
-    ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional",
-     "after-all", "partition-id", "replica-id", "iota", "opt-barrier")
-)  # fmt: skip
+    (
+        "parameter",
+        "constant",
+        "tuple",
+        "get-tuple-element",
+        "bitcast",
+        "while",
+        "conditional",
+        "after-all",
+        "partition-id",
+        "replica-id",
+        "iota",
+        "opt-barrier",
+    )
+)
 _INSTRUCTION = re.compile(r"^\s*(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = (?P<rest>.*)$")
 _NAME = re.compile(r"%([\w.\-]+)")
 

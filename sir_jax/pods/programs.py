@@ -56,10 +56,13 @@ def embed_programs(setup: Setup, samples: int) -> list[Program]:
         "encode_image": (described((b, size, size, 3), np.float32),),
     }
     return [
-        Program(name.replace("encode", "embed"), jit_encode(setup.model, name, False, whole),
-                (params, *args))
+        Program(
+            name.replace("encode", "embed"),
+            jit_encode(setup.model, name, False, whole),
+            (params, *args),
+        )
         for name, args in inputs.items()
-    ]  # fmt: skip
+    ]
 
 
 def match_program(setup: Setup, samples: int) -> Program:
@@ -98,5 +101,6 @@ def chosen(setup: Setup, wanted: Sequence[str], samples: int) -> list[Program]:
 def _placed(setup: Setup) -> dict:
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        setup.abstract.params, setup.shardings.params,
-    )  # fmt: skip
+        setup.abstract.params,
+        setup.shardings.params,
+    )

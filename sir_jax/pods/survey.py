@@ -150,9 +150,11 @@ def _compiled(setup, program, lowered, topology: Topology, samples: int) -> dict
     print("\n".join(check.describe(report, topology)), flush=True)
     bound = check.roofline(report, topology)
     fields = dataclasses.asdict(report) | {
-        "step_ms": 1e3 * bound.step, "utilisation": bound.utilisation, "peak": report.peak,
+        "step_ms": 1e3 * bound.step,
+        "utilisation": bound.utilisation,
+        "peak": report.peak,
         "problems": check.problems(setup, report, topology),
-    }  # fmt: skip
+    }
     if program.name == "train":
         print(check.describe_traffic(setup, samples, report), flush=True)
     return fields

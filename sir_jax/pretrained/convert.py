@@ -200,9 +200,10 @@ def main(argv: list[str]) -> int:
         "--dtype", default="float32", choices=DTYPES, help="of the weights (default: float32)"
     )
     parser.add_argument(
-        "--verify", action="store_true",
+        "--verify",
+        action="store_true",
         help="compare with PyTorch on the source; exit with 2 where they differ",
-    )  # fmt: skip
+    )
     args = parser.parse_args(argv)
     out = Path(args.out).resolve()
     check_out(out)

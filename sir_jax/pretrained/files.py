@@ -26,8 +26,18 @@ DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-_OTHER_BYTES = {"F64": 8, "I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2,
-                "I8": 1, "U8": 1, "BOOL": 1}  # fmt: skip
+_OTHER_BYTES = {
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+    "I32": 4,
+    "U32": 4,
+    "I16": 2,
+    "U16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+}
 # The format's own limit.
 _MAX_HEADER = 100_000_000
 
@@ -218,9 +228,7 @@ def _entry(path: Path, name: str, fields, start: int) -> Entry:
     if not good:
         raise _damaged(path, f"its header's entry of tensor {name} is {json.dumps(fields)}")
     if itemsize is not None and end - begin != math.prod(shape) * itemsize:
-        raise _damaged(
-            path, f"tensor {name} of {dtype} {list(shape)} has {end - begin:,} bytes"
-        )  # fmt: skip
+        raise _damaged(path, f"tensor {name} of {dtype} {list(shape)} has {end - begin:,} bytes")
     return Entry(dtype, shape, path, start + begin, end - begin)
 
 

@@ -40,8 +40,12 @@ def resolve(path: str | os.PathLike) -> Path:
 
 def cache_folder() -> Path:
     """Return where `huggingface_hub` keeps what it has downloaded."""
-    for name, below in (("HF_HUB_CACHE", ""), ("HUGGINGFACE_HUB_CACHE", ""), ("HF_HOME", "hub"),
-                        ("XDG_CACHE_HOME", "huggingface/hub")):  # fmt: skip
+    for name, below in (
+        ("HF_HUB_CACHE", ""),
+        ("HUGGINGFACE_HUB_CACHE", ""),
+        ("HF_HOME", "hub"),
+        ("XDG_CACHE_HOME", "huggingface/hub"),
+    ):
         if value := os.environ.get(name):
             return Path(value).expanduser() / below
     return Path.home() / ".cache" / "huggingface" / "hub"

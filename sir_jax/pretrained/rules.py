@@ -82,9 +82,11 @@ class Plan(NamedTuple):
 
 def pair(name: str, path: str, norm: bool = False) -> list[Rule]:
     """Return the rules of a weight and its bias: of a norm, or else of a dense layer."""
-    weight = Rule(f"{name}.weight", f"{path}/scale") if norm else Rule(
-        f"{name}.weight", f"{path}/kernel", LINEAR
-    )  # fmt: skip
+    weight = (
+        Rule(f"{name}.weight", f"{path}/scale")
+        if norm
+        else Rule(f"{name}.weight", f"{path}/kernel", LINEAR)
+    )
     return [weight, Rule(f"{name}.bias", f"{path}/bias")]
 
 
@@ -158,9 +160,7 @@ def _tensor_shape(rule: Rule, paths: tuple[str, ...], shapes: Mapping[str, Shape
     return rule.transform.to_torch(*views).shape
 
 
-def read_leaves(
-    plan: Plan, read: Callable[[str], np.ndarray]
-) -> Iterator[tuple[str, np.ndarray]]:  # fmt: skip
+def read_leaves(plan: Plan, read: Callable[[str], np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
     """Yield every leaf of a plan: its path, and its value as a contiguous float32 array.
 
     Args:
@@ -218,9 +218,7 @@ def tensor_shapes(shapes: Mapping[str, Shape], rules: list[Rule]) -> dict[str, S
     return {name: _tensor_shape(rule, paths, shapes) for name, (rule, paths) in names.items()}
 
 
-def to_tensor(
-    rule: Rule, paths: tuple[str, ...], leaves: Mapping[str, np.ndarray]
-) -> np.ndarray:  # fmt: skip
+def to_tensor(rule: Rule, paths: tuple[str, ...], leaves: Mapping[str, np.ndarray]) -> np.ndarray:
     """Turn the leaves that one tensor holds back into it, float32; it may be a view of them.
 
     Args:

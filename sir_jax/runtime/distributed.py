@@ -346,8 +346,10 @@ def own_part(mesh: Mesh, batch_size: int) -> tuple[int, int]:
     parts = sorted(sorted(starts) for starts in {frozenset(s) for s in held.values()})
     if sum(map(len, parts)) != row_shards(mesh) or len({*map(len, parts)}) > 1:
         axes = ", ".join(f"mesh.{axis}={size}" for axis, size in mesh.shape.items())
-        raise UserError(f"{axes}: processes share some of their rows; choose mesh.tensor to divide "
-                        "a process's devices, or to be a multiple of them")  # fmt: skip
+        raise UserError(
+            f"{axes}: processes share some of their rows; choose mesh.tensor to divide "
+            "a process's devices, or to be a multiple of them"
+        )
     return parts.index(sorted(held[jax.process_index()])), len(parts)
 
 

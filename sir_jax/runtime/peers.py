@@ -130,8 +130,7 @@ class Peers:
 
     def _post(self) -> None:
         self._beat += 1
-        note = {"beat": self._beat, "signal": self.signal, "freeze": self._freeze,
-                "end": self._end}  # fmt: skip
+        note = {"beat": self._beat, "signal": self.signal, "freeze": self._freeze, "end": self._end}
         self._client.key_value_set(f"{_BOARD}{self.index}", json.dumps(note), allow_overwrite=True)
 
     def _read(self) -> dict[int, dict]:
@@ -156,8 +155,9 @@ class Peers:
         print(
             f"sir-jax train: process {self.index}: process {peer} {what}; once that is mended, run "
             "the same command again on every machine: it goes on at the last checkpoint",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+            file=sys.stderr,
+            flush=True,
+        )
         sys.stdout.flush()
         if self.index == 0:
             time.sleep(FAREWELL)  # the board goes with this process

@@ -94,10 +94,13 @@ def merge_trees(a: Mapping, b: Mapping) -> dict:
 def overlay(base: Mapping, over: Mapping) -> dict:
     """Return nested dicts `base` with the leaves that `over` has taken from there."""
     return {
-        name: value if name not in over
-        else overlay(value, over[name]) if isinstance(value, Mapping) else over[name]
+        name: value
+        if name not in over
+        else overlay(value, over[name])
+        if isinstance(value, Mapping)
+        else over[name]
         for name, value in base.items()
-    }  # fmt: skip
+    }
 
 
 def restrict(tree: Mapping, like: Mapping) -> dict:

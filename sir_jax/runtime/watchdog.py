@@ -48,8 +48,9 @@ class Watchdog:
                     f"process {jax.process_index()}: no step has finished for {waited:.0f} s "
                     f"(train.watchdog_seconds={self._seconds:g}); the last was step {self._step}; "
                     "the stacks of all threads:",
-                    file=sys.stderr, flush=True,
-                )  # fmt: skip
+                    file=sys.stderr,
+                    flush=True,
+                )
                 faulthandler.dump_traceback(sys.stderr)
 
     def __enter__(self) -> "Watchdog":

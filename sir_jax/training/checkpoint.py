@@ -175,11 +175,12 @@ class Checkpoints:
                     lambda leaf, sharding: ocp.ArrayRestoreArgs(
                         sharding=sharding, global_shape=leaf.shape, dtype=leaf.dtype
                     ),
-                    tree, placed[item],
+                    tree,
+                    placed[item],
                 ),
             )
             for item, tree in wanted.items()
-        }  # fmt: skip
+        }
         out = self._restore(step, **items)
         return TrainState(params=out["params"], **out["train"])
 

@@ -161,8 +161,10 @@ def _check_room(out: Path, layouts: list[Layout], cfg, split: Split) -> None:
         if modality == "speech" and longest_clip(cfg, split):
             longest = longest_clip(cfg, split)
             count = int((split.index["samples"] > longest).sum())
-            say(f"{count:,} of {len(layout.sizes):,} clips are longer than the longest bucket, "
-                f"{longest:,} samples, and are cut to their first {longest:,}")  # fmt: skip
+            say(
+                f"{count:,} of {len(layout.sizes):,} clips are longer than the longest bucket, "
+                f"{longest:,} samples, and are cut to their first {longest:,}"
+            )
     there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     # A file's blocks have headers of half a per cent.
@@ -205,10 +207,13 @@ def _write_store(
     done, began = np.concatenate([layout.shard_rows(k) for k in missing]), time.perf_counter()
     # Into a file, a line a half minute; on a terminal, twice a second.
     bar = tqdm(
-        total=len(layout.sizes), initial=len(layout.sizes) - len(done), desc=modality,
-        unit=f" {NOUNS[modality]}s", mininterval=0.5 if sys.stderr.isatty() else 30.0,
+        total=len(layout.sizes),
+        initial=len(layout.sizes) - len(done),
+        desc=modality,
+        unit=f" {NOUNS[modality]}s",
+        mininterval=0.5 if sys.stderr.isatty() else 30.0,
         dynamic_ncols=True,
-    )  # fmt: skip
+    )
     with bar:
         for shard in missing:
             rows = layout.shard_rows(shard)

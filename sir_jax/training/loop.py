@@ -151,8 +151,10 @@ def begin(setup: Setup, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
         claim_workdir(cfg, workdir)
     checkpoints = checkpoints or Checkpoints(workdir)
     if (checkpoints.last or 0) != step:
-        raise UserError(f"--workdir={workdir} was used by another job while this one started; run "
-                        "the same command again to go on from there")  # fmt: skip
+        raise UserError(
+            f"--workdir={workdir} was used by another job while this one started; run "
+            "the same command again to go on from there"
+        )
     watchdog = Watchdog(cfg.train.watchdog_seconds, step)
     return Run(setup, workdir, programs, features, checkpoints, watchdog, state, step)
 
@@ -171,10 +173,16 @@ def run_loop(run: Run, split, evaluate, writer: MetricWriter, interrupt: Interru
     bar = Progress(run.step, total, cfg.data.batch_size)
     part, parts = distributed.own_part(run.mesh, cfg.data.batch_size)
     batches = train_batches(
-        split, cfg.data, seed=cfg.seed, start=run.step, process_index=part,
-        process_count=parts, num_threads=cfg.train.num_threads,
-        num_workers=cfg.train.num_workers, features=run.features,
-    )  # fmt: skip
+        split,
+        cfg.data,
+        seed=cfg.seed,
+        start=run.step,
+        process_index=part,
+        process_count=parts,
+        num_threads=cfg.train.num_threads,
+        num_workers=cfg.train.num_workers,
+        features=run.features,
+    )
     pending, last = None, {}
     try:
         while True:
@@ -218,8 +226,11 @@ def run_evaluation(run: Run, evaluate: Evaluate, writer: MetricWriter, interrupt
     scores = {name: float(x) for name, x in found.items()}
     writer.write(run.step, scores)
     run.checkpoints.note_evaluation(run.step, scores)
-    recalls = [f"{name} {x:.4f}" for name, x in scores.items() if name.endswith("_r1")
-               and "chance" not in name]  # fmt: skip
+    recalls = [
+        f"{name} {x:.4f}"
+        for name, x in scores.items()
+        if name.endswith("_r1") and "chance" not in name
+    ]
     seconds = time.perf_counter() - began
     say(f"step {run.step}: {', '.join(recalls or ['evaluated'])} ({seconds:.1f} s)")
 
@@ -268,8 +279,11 @@ def stop_non_finite(run: Run, pending: Pending, metrics: dict[str, float]) -> No
         to `nonfinite.json` in the workdir.
     """
     ids = pending.caption_ids.tolist()
-    report = {"step": pending.step, "metrics": {k: repr(v) for k, v in metrics.items()},
-              "caption_ids": ids}  # fmt: skip
+    report = {
+        "step": pending.step,
+        "metrics": {k: repr(v) for k, v in metrics.items()},
+        "caption_ids": ids,
+    }
     path = run.workdir / f"nonfinite_{jax.process_index()}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
     shown = ", ".join(map(str, ids[:IDS_SHOWN]))

@@ -134,9 +134,14 @@ class Progress:
         # Into a file, a line a half minute; on a terminal, twice a second.
         interval = 0.5 if sys.stderr.isatty() else 30.0
         self._bar = tqdm(
-            total=total, initial=start, desc="train", unit="step", mininterval=interval,
-            disable=jax.process_index() != 0, dynamic_ncols=True,
-        )  # fmt: skip
+            total=total,
+            initial=start,
+            desc="train",
+            unit="step",
+            mininterval=interval,
+            disable=jax.process_index() != 0,
+            dynamic_ncols=True,
+        )
         self._batch_size = batch_size
         self._steps = self._waited = 0.0
         self._since = time.perf_counter()

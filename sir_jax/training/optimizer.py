@@ -68,10 +68,13 @@ def make_optimizer(cfg, steps: int) -> optax.GradientTransformation:
       UserError: see `make_schedule`.
     """
     adamw = optax.adamw(
-        make_schedule(cfg, steps), b1=cfg.b1, b2=cfg.b2, eps=cfg.eps,
+        make_schedule(cfg, steps),
+        b1=cfg.b1,
+        b2=cfg.b2,
+        eps=cfg.eps,
         weight_decay=cfg.weight_decay,
         mask=lambda params: decay_mask(params, tuple(cfg.no_decay)),
-    )  # fmt: skip
+    )
     if not cfg.clip_norm:
         return adamw
     return optax.chain(optax.clip_by_global_norm(cfg.clip_norm), adamw)

@@ -72,9 +72,12 @@ class Transcripts:
 def speech_loss(params, batch, rng, *, module: Hubert, deterministic: bool):
     """Return the CTC loss a word and the share of clips whose words are all right."""
     out = module.apply(
-        {"params": params["encoder"]}, batch["wave"], batch["lengths"], deterministic,
+        {"params": params["encoder"]},
+        batch["wave"],
+        batch["lengths"],
+        deterministic,
         rngs={"dropout": rng},
-    )  # fmt: skip
+    )
     logits = out.tokens @ params["head"]["kernel"] + params["head"]["bias"]  # [B, T, 1 + words]
     frame_padding = 1.0 - out.mask.astype(jnp.float32)
     labels, padding = batch["labels"], batch["padding"]
@@ -112,8 +115,12 @@ def _mixed_batches(splits, transcripts, data_cfg, tower, seed):
         batch, words = next(streams[i % len(streams)]), transcripts[i % len(streams)]
         if tower == "speech":
             labels, padding = words.labels(batch["caption_ids"])
-            yield {"wave": batch["wave"], "lengths": batch["lengths"], "labels": labels,
-                   "padding": padding}  # fmt: skip
+            yield {
+                "wave": batch["wave"],
+                "lengths": batch["lengths"],
+                "labels": labels,
+                "padding": padding,
+            }
         else:
             yield {"pixels": batch["pixels"], "tags": words.tags(batch["image_ids"])}
 
@@ -185,8 +192,9 @@ def pretrain(tower: str, spec, splits, vocabulary, data_cfg, args) -> dict:
             )
         if i % args.save_every == 0 or i == last:
             # Half precision: the files live in the repository.
-            pretrained.save(Path(args.out) / tower, spec, jax.device_get(params["encoder"]),
-                            dtype=np.float16)  # fmt: skip
+            pretrained.save(
+                Path(args.out) / tower, spec, jax.device_get(params["encoder"]), dtype=np.float16
+            )
     return params["encoder"]
 
 

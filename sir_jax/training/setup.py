@@ -157,8 +157,10 @@ def describe(setup: Setup) -> None:
     if setup.cached:
         say(f"features of frozen encoders from {cfg.data.features}: {', '.join(setup.cached)}")
     shapes = [shape_text(setup.batch_shapes(samples)) for samples in cfg.data.buckets]
-    say(f"train_step: {len(shapes)} programs, one a length bucket: "
-        f"{', '.join(speech for speech, _ in shapes)}; each with {shapes[0][1]}")  # fmt: skip
+    say(
+        f"train_step: {len(shapes)} programs, one a length bucket: "
+        f"{', '.join(speech for speech, _ in shapes)}; each with {shapes[0][1]}"
+    )
     batch, accum, cache = cfg.data.batch_size, cfg.train.grad_accum, cfg.train.grad_cache
     if accum > 1:
         say(
@@ -177,15 +179,20 @@ def shape_text(shapes: dict[str, jax.ShapeDtypeStruct]) -> tuple[str, str]:
     """Spell the shapes of a batch's speech and of its images."""
     names = ("wave", "speech_tokens", "speech_states"), ("pixels", "image_tokens")
     return tuple(
-        next(f"{name}{list(shapes[name].shape)}".replace(" ", "") for name in group
-             if name in shapes) for group in names
-    )  # fmt: skip
+        next(
+            f"{name}{list(shapes[name].shape)}".replace(" ", "") for name in group if name in shapes
+        )
+        for group in names
+    )
 
 
 def describe_objective(loss_cfg) -> str:
     """Say which terms are on, in one line."""
-    parts = [f"{loss_cfg[name].weight:g} {name.upper()}" for name in ("sic", "sim", "cmd")
-             if loss_cfg[name].weight]  # fmt: skip
+    parts = [
+        f"{loss_cfg[name].weight:g} {name.upper()}"
+        for name in ("sic", "sim", "cmd")
+        if loss_cfg[name].weight
+    ]
     text = " + ".join(parts)
     if has_teacher(loss_cfg):
         sic = loss_cfg.sic

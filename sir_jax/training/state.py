@@ -76,8 +76,9 @@ def update_ema(ema_params: dict | None, params: dict, momentum: float) -> dict |
         return None
     return jax.tree.map(
         lambda ema, p: momentum * ema + (1.0 - momentum) * p.astype(jnp.float32),
-        ema_params, restrict(params, ema_params),
-    )  # fmt: skip
+        ema_params,
+        restrict(params, ema_params),
+    )
 
 
 def state_shardings(state: TrainState, mesh: Mesh, cfg) -> TrainState:

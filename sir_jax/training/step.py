@@ -140,6 +140,8 @@ def jit_train_step(
     step = functools.partial(train_step, model=model, tx=tx, cfg=cfg, shards=row_shards(mesh))
     rows = dict.fromkeys(fields, batch_sharding(mesh))
     return jax.jit(
-        step, in_shardings=(shardings, rows), out_shardings=(shardings, replicated(mesh)),
+        step,
+        in_shardings=(shardings, rows),
+        out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
-    )  # fmt: skip
+    )

@@ -10,10 +10,19 @@ from sir_jax.cli.bench import main
 from sir_jax.config.presets import base_config
 from sir_jax.errors import UserError
 
-ARGS = ["step", "--config=configs/unified.py:runlocal", "--config.mesh.data=1", "--rounds=2",
-        "--batch=4", "--samples=16000", "--config.model.speech.layers=1",
-        "--config.model.image.layers=1", "--config.model.fusion.layers=1",
-        "--config.model.remat=none", "--config.model.dtype=float32"]  # fmt: skip
+ARGS = [
+    "step",
+    "--config=configs/unified.py:runlocal",
+    "--config.mesh.data=1",
+    "--rounds=2",
+    "--batch=4",
+    "--samples=16000",
+    "--config.model.speech.layers=1",
+    "--config.model.image.layers=1",
+    "--config.model.fusion.layers=1",
+    "--config.model.remat=none",
+    "--config.model.dtype=float32",
+]
 
 
 def test_every_term_adds_to_contrastive_alone(tmp_path, capsys):
@@ -21,8 +30,14 @@ def test_every_term_adds_to_contrastive_alone(tmp_path, capsys):
     assert main([*ARGS, f"--json={path}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     costs = {cost["variant"]: cost for cost in json.loads(path.read_text())}
-    assert list(costs) == ["contrastive", "+ queue", "+ distillation", "+ SIM", "+ CMD of image",
-                           "all"]  # fmt: skip
+    assert list(costs) == [
+        "contrastive",
+        "+ queue",
+        "+ distillation",
+        "+ SIM",
+        "+ CMD of image",
+        "all",
+    ]
     alone = costs.pop("contrastive")
     for name, cost in costs.items():
         # A teacher, a queue or a fusion encoder lives between steps.
@@ -52,12 +67,18 @@ def test_variants_keep_the_configs_options():
 
 
 def test_table_divides_by_the_first():
-    costs = [step.Cost("contrastive", Times(0.1, 0.1), 2**20, 2**21, 1e9),
-             step.Cost("+ SIM", Times(0.25, 0.2), 3 * 2**20, 2**22, 3e9)]  # fmt: skip
+    costs = [
+        step.Cost("contrastive", Times(0.1, 0.1), 2**20, 2**21, 1e9),
+        step.Cost("+ SIM", Times(0.25, 0.2), 3 * 2**20, 2**22, 3e9),
+    ]
     cells = step.format_table(costs).splitlines()[2].split("  ")
     assert [cell.strip() for cell in cells if cell] == [
-        "+ SIM", "250 (x2.50)", "3 (x3.00)", "4 (x2.00)", "3 (x3.00)"
-    ]  # fmt: skip
+        "+ SIM",
+        "250 (x2.50)",
+        "3 (x3.00)",
+        "4 (x2.00)",
+        "3 (x3.00)",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,16 @@ def test_tiny_vit_by_hand():
 
 
 def test_hubert_agrees_with_what_xla_counts():
-    spec = HubertSpec(**{**HUBERT_VARIANTS["base"], "layers": 2, "width": 192, "heads": 4,
-                         "mlp_width": 384, "conv_width": (64,) * 7})  # fmt: skip
+    spec = HubertSpec(
+        **{
+            **HUBERT_VARIANTS["base"],
+            "layers": 2,
+            "width": 192,
+            "heads": 4,
+            "mlp_width": 384,
+            "conv_width": (64,) * 7,
+        }
+    )
     module, wave = build_encoder(spec), np.zeros((1, 16_000), np.float32)
     lengths = np.array([16_000])
     params = jax.eval_shape(module.init, jax.random.key(0), wave, lengths)

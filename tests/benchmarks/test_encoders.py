@@ -13,12 +13,36 @@ from sir_jax.errors import UserError
 from sir_jax.models import HubertSpec, VitSpec
 
 TINY = {
-    "hubert-tiny": (HubertSpec(width=32, layers=1, heads=2, mlp_width=48, conv_width=(16,) * 7,
-                               pos_kernel=16, pos_groups=4), 2, 2),
+    "hubert-tiny": (
+        HubertSpec(
+            width=32,
+            layers=1,
+            heads=2,
+            mlp_width=48,
+            conv_width=(16,) * 7,
+            pos_kernel=16,
+            pos_groups=4,
+        ),
+        2,
+        2,
+    ),
     "clip-tiny": (VitSpec(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=48), 2, 2),
-    "blip2-tiny": (VitSpec(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=48,
-                           activation="gelu", epsilon=1e-6, form="blip2"), 2, 2),
-}  # fmt: skip
+    "blip2-tiny": (
+        VitSpec(
+            image_size=16,
+            patch=8,
+            width=32,
+            layers=1,
+            heads=2,
+            mlp_width=48,
+            activation="gelu",
+            epsilon=1e-6,
+            form="blip2",
+        ),
+        2,
+        2,
+    ),
+}
 
 
 @pytest.fixture
@@ -28,8 +52,16 @@ def tiny_cases(monkeypatch):
 
 def test_prints_a_line_a_pass_with_the_ratio_of_medians(tiny_cases, tmp_path, capsys):
     path = tmp_path / "table.json"
-    main(["encoders", "--cases=hubert-tiny,clip-tiny,blip2-tiny", "--rounds=2", "--seconds=0.2",
-          "--no-compile", f"--json={path}"])  # fmt: skip
+    main(
+        [
+            "encoders",
+            "--cases=hubert-tiny,clip-tiny,blip2-tiny",
+            "--rounds=2",
+            "--seconds=0.2",
+            "--no-compile",
+            f"--json={path}",
+        ]
+    )
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     rows = [line for line in lines if line[0] in TINY]
     assert [row[0] for row in rows] == [name for name in TINY for _ in range(2)]

@@ -19,9 +19,16 @@ def test_small_run(tmp_path, capsys, monkeypatch):
     config.model.image.update(patch=8, width=32, layers=1, heads=2, mlp_width=64)
     config.model.embed_width = 32
     config.model.speech.update(
-        width=32, layers=1, heads=2, mlp_width=64, conv_width=(16, 16, 32),
-        conv_kernel=(32, 8, 4), conv_stride=(16, 5, 4), pos_kernel=8, pos_groups=4,
-    )  # fmt: skip
+        width=32,
+        layers=1,
+        heads=2,
+        mlp_width=64,
+        conv_width=(16, 16, 32),
+        conv_kernel=(32, 8, 4),
+        conv_stride=(16, 5, 4),
+        pos_kernel=8,
+        pos_groups=4,
+    )
     config.model.head.update(heads=2, mlp_width=64)
     monkeypatch.setattr(index, "base_config", lambda *_: config)
     rng = np.random.default_rng(0)

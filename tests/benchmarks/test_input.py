@@ -27,8 +27,19 @@ def test_prints_every_contestant_with_the_ratio_of_medians(monkeypatch, tmp_path
     monkeypatch.setattr(bench, "SETTINGS", {k: bench.SETTINGS[k] for k in (threads, workers)})
     monkeypatch.setattr(bench, "AHEAD", 2)
     path, allowed = tmp_path / "table.json", os.sched_getaffinity(0)
-    main(["input", "--kinds=wav16", "--pairs=3", "--batch=2", "--batches=2", "--rounds=2",
-          "--cores=1", "--no-encoder", f"--json={path}"])  # fmt: skip
+    main(
+        [
+            "input",
+            "--kinds=wav16",
+            "--pairs=3",
+            "--batch=2",
+            "--batches=2",
+            "--rounds=2",
+            "--cores=1",
+            "--no-encoder",
+            f"--json={path}",
+        ]
+    )
     assert os.sched_getaffinity(0) == allowed
     found, out = json.loads(path.read_text()), capsys.readouterr().out
     rows = {row["name"]: row for row in found["input"]}

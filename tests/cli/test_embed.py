@@ -52,8 +52,13 @@ def test_a_list_in_one_go_and_again(workdir, media, tmp_path, capsys, monkeypatc
     assert main(command) == 3
     captured = capsys.readouterr()
     assert json.loads(captured.out) == {
-        "chunks": 2, "embedded": 2, "failed": 1, "skipped": 0, "images": 1, "recordings": 1,
-    }  # fmt: skip
+        "chunks": 2,
+        "embedded": 2,
+        "failed": 1,
+        "skipped": 0,
+        "images": 1,
+        "recordings": 1,
+    }
     assert "skipped: missing.png: no such file" in captured.err
     index = Index.load(out, workdir)
     assert index.images.ids == ["b.png"] and index.root is None

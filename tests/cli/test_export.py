@@ -31,9 +31,13 @@ def evaluated(matching_workdir, tmp_path_factory):
     flat |= {"mean_r": 0.8125, "mean_chance_r": 0.25}
     corpus = "spoken_scenes/one-i16-d4-t4-c2-v64-p32-s7"
     content = {
-        "corpus": corpus, "trained_on": corpus, "split": "test", "which": "best", "fold_images": 0,
+        "corpus": corpus,
+        "trained_on": corpus,
+        "split": "test",
+        "which": "best",
+        "fold_images": 0,
         "metrics": flat,
-    }  # fmt: skip
+    }
     (workdir / "eval_test.json").write_text(json.dumps(content))
     return workdir
 
@@ -41,8 +45,18 @@ def evaluated(matching_workdir, tmp_path_factory):
 @pytest.fixture(scope="module")
 def released(evaluated, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "release"
-    assert cli.main(["export", f"--workdir={evaluated}", f"--out={out}", "--name=small-one",
-                     "--licence=CC0-1.0"]) == 0  # fmt: skip
+    assert (
+        cli.main(
+            [
+                "export",
+                f"--workdir={evaluated}",
+                f"--out={out}",
+                "--name=small-one",
+                "--licence=CC0-1.0",
+            ]
+        )
+        == 0
+    )
     return out
 
 
@@ -59,11 +73,17 @@ def test_the_card_says_what_was_done(released):
     card = (released / "README.md").read_text()
     plain = json.loads((released / CONFIG).read_text())
     for said in (
-        "# small-one", "spoken_scenes/one-i16-d4-t4-c2-v64-p32-s7", "81.2", "CC0-1.0",
-        "1 SIC + 1 SIM + 1 CMD", "10,000 steps of 8 pairs", plain["fingerprint"],
-        "sir-jax evaluate --workdir=.. --split=test", "sir-jax export --workdir=",
+        "# small-one",
+        "spoken_scenes/one-i16-d4-t4-c2-v64-p32-s7",
+        "81.2",
+        "CC0-1.0",
+        "1 SIC + 1 SIM + 1 CMD",
+        "10,000 steps of 8 pairs",
+        plain["fingerprint"],
+        "sir-jax evaluate --workdir=.. --split=test",
+        "sir-jax export --workdir=",
         "no denoising head",
-    ):  # fmt: skip
+    ):
         assert said in card, said
 
 

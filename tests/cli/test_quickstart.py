@@ -39,9 +39,14 @@ def run_quickstart(tmp_path, *more):
     config = tmp_path / "toy.py"
     config.write_text(CONFIG)
     return cli.main(
-        ["quickstart", f"--workdir={tmp_path / 'run'}", f"--data_dir={tmp_path / 'data'}",
-         f"--config={config}", *more]
-    )  # fmt: skip
+        [
+            "quickstart",
+            f"--workdir={tmp_path / 'run'}",
+            f"--data_dir={tmp_path / 'data'}",
+            f"--config={config}",
+            *more,
+        ]
+    )
 
 
 @pytest.mark.slow

@@ -18,9 +18,15 @@ def search(workdir, query, images, tmp_path, *more):
     """Return the exit status of `sir-jax search`."""
     queries = query if isinstance(query, list) else [query]
     return cli.main(
-        ["search", f"--workdir={workdir}", *(f"--query={q}" for q in queries),
-         f"--images={images}", f"--out={tmp_path / 'grid.png'}", *more]
-    )  # fmt: skip
+        [
+            "search",
+            f"--workdir={workdir}",
+            *(f"--query={q}" for q in queries),
+            f"--images={images}",
+            f"--out={tmp_path / 'grid.png'}",
+            *more,
+        ]
+    )
 
 
 def ranked(out):

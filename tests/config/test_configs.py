@@ -57,8 +57,9 @@ PAPERS = {
 
 
 @pytest.mark.parametrize("name", sorted(PAPERS))
-@pytest.mark.parametrize("pair", ["", "speech=base,image=B/32", "speech=tiny,image=tiny",
-                                  "speech=large,image=g/14"])  # fmt: skip
+@pytest.mark.parametrize(
+    "pair", ["", "speech=base,image=B/32", "speech=tiny,image=tiny", "speech=large,image=g/14"]
+)
 def test_papers_train_their_terms_over_any_pair_of_encoders(name, pair):
     cfg = load_config(f"{CONFIGS[0].parent}/{name}.py:{pair}")
     check_config(cfg)
@@ -145,8 +146,9 @@ def on_meta(cls, config) -> int:
 
 def test_published_numbers_are_those_of_transformers():
     base = transformers.HubertConfig()
-    large = transformers.HubertConfig(**hubert.config_from_spec(HubertSpec(
-        **HUBERT_VARIANTS["large"])))  # fmt: skip
+    large = transformers.HubertConfig(
+        **hubert.config_from_spec(HubertSpec(**HUBERT_VARIANTS["large"]))
+    )
     # Less the vector that only masked pre-training reads.
     assert on_meta(transformers.HubertModel, base) - 768 == 94_370_944
     assert on_meta(transformers.HubertModel, large) - 1024 == 315_437_696

@@ -28,11 +28,19 @@ def file(tmp_path):
 
 
 def test_overrides_of_every_type(file):
-    cfg, workdir = config.parse_flags([
-        f"--config={file}:steps=7", "--config.optim.learning_rate=1", "--config.data.batch_size=4",
-        "--config.data.buckets=(100,200)", "--config.data.normalize_wave=false",
-        "--config.optim.schedule", "linear", "-config.mesh.data=-1", "--workdir=here",
-    ])  # fmt: skip
+    cfg, workdir = config.parse_flags(
+        [
+            f"--config={file}:steps=7",
+            "--config.optim.learning_rate=1",
+            "--config.data.batch_size=4",
+            "--config.data.buckets=(100,200)",
+            "--config.data.normalize_wave=false",
+            "--config.optim.schedule",
+            "linear",
+            "-config.mesh.data=-1",
+            "--workdir=here",
+        ]
+    )
     assert workdir == "here"
     assert cfg.train.steps == 7
     assert cfg.optim.learning_rate == 1.0 and isinstance(cfg.optim.learning_rate, float)
@@ -47,12 +55,18 @@ def test_overrides_of_every_type(file):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.optim.lerning_rate=1"],
-         "no field 'optim.lerning_rate'; the nearest is optim.learning_rate$"),
-        (["--config.learning_rate=1"],
-         "no field 'learning_rate'; the nearest is optim.learning_rate$"),
-        (["--config.train.batch_size=1"],
-         "no field 'train.batch_size'; the nearest is data.batch_size$"),
+        (
+            ["--config.optim.lerning_rate=1"],
+            "no field 'optim.lerning_rate'; the nearest is optim.learning_rate$",
+        ),
+        (
+            ["--config.learning_rate=1"],
+            "no field 'learning_rate'; the nearest is optim.learning_rate$",
+        ),
+        (
+            ["--config.train.batch_size=1"],
+            "no field 'train.batch_size'; the nearest is data.batch_size$",
+        ),
         (["--config.train.stepz", "3"], "no field 'train.stepz'; the nearest is train.steps$"),
         (["--config.train.steps=many"], "config.train.steps=many"),
         (["--config.train.steps"], "--config.train.steps needs a value: --config.train.steps="),
@@ -60,7 +74,7 @@ def test_overrides_of_every_type(file):
         (["extra"], "'extra' is not an option"),
         (["--config=other.py"], "give one --config="),
     ],
-)  # fmt: skip
+)
 def test_mistyped_options_stop_by_name(file, arguments, message):
     with pytest.raises(UserError, match=message) as error:
         config.parse_flags([f"--config={file}", "--workdir=w", *arguments])
@@ -91,8 +105,14 @@ def test_help_lists_the_fields(file, capsys):
 def test_missing_corpus_says_which_command_makes_it(file, tmp_path):
     name = "spoken_scenes/one-i3000-d250-t500-c4-v64-p128-s0"
     with pytest.raises(UserError, match="sir-jax data spoken_scenes --level=one") as error:
-        main([f"--config={file}", f"--config.data.corpus={name}",
-              f"--config.data.data_dir={tmp_path}/none", f"--workdir={tmp_path}/run"])  # fmt: skip
+        main(
+            [
+                f"--config={file}",
+                f"--config.data.corpus={name}",
+                f"--config.data.data_dir={tmp_path}/none",
+                f"--workdir={tmp_path}/run",
+            ]
+        )
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
 
@@ -120,8 +140,9 @@ def test_workdir_may_go_on_with_another_mesh(tmp_path):
     config.claim_workdir(tiny_config(), tmp_path)
     other = tiny_config(**{"mesh.data": 8, "data.data_dir": "elsewhere"})
     assert config.compare_workdir(other, tmp_path) == [
-        "data.data_dir is '' there and 'elsewhere' here", "mesh.data is 1 there and 8 here",
-    ]  # fmt: skip
+        "data.data_dir is '' there and 'elsewhere' here",
+        "mesh.data is 1 there and 8 here",
+    ]
 
 
 def test_cudnn_wants_bfloat16():
@@ -135,8 +156,10 @@ def test_config_with_a_field_more_or_less_differs():
     del old.train.log_every
     new.extra = 1
     phrases = config.config_differences(config.to_json(old), config.to_json(new))
-    assert phrases == {"extra": "extra is new here: 1", "train.log_every":
-                       "train.log_every is new here: 1"}  # fmt: skip
+    assert phrases == {
+        "extra": "extra is new here: 1",
+        "train.log_every": "train.log_every is new here: 1",
+    }
 
 
 def test_workdir_that_cannot_be_one_stops_by_name(tmp_path):

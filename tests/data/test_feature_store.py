@@ -150,8 +150,9 @@ def test_a_resume_goes_on_with_the_next_batch(tmp_path, start):
     split = small_split()
     features = make_features(tmp_path, split)
     base = draw(14, split, config=plain_config(), features=features)
-    assert_same(base[start:], draw(14 - start, split, config=plain_config(), features=features,
-                                   start=start))  # fmt: skip
+    assert_same(
+        base[start:], draw(14 - start, split, config=plain_config(), features=features, start=start)
+    )
 
 
 def test_processes_share_the_rows_of_the_global_batch(tmp_path):
@@ -248,8 +249,9 @@ def test_the_stream_has_no_end(tmp_path):
     """27 captions in batches of 4: the second epoch begins with the seventh batch."""
     split = small_split()
     features = make_features(tmp_path, split)
-    batches = train_batches(split, plain_config(), seed=0, start=0, num_threads=0,
-                            features=features)  # fmt: skip
+    batches = train_batches(
+        split, plain_config(), seed=0, start=0, num_threads=0, features=features
+    )
     seen = [tuple(batch["caption_ids"]) for batch in islice(batches, 12)]
     batches.close()
     for epoch in (seen[:6], seen[6:]):

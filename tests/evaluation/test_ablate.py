@@ -60,10 +60,22 @@ def get_config(arg=""):
 def toy(tmp_path_factory):
     """Return a folder with the corpus and a config file."""
     root = tmp_path_factory.mktemp("ablate")
-    assert cli.main([
-        "data", "spoken_scenes", "--level=compositional", "--train_images=16", "--val_images=4",
-        "--test_images=8", "--captions=2", "--image_size=32", f"--data_dir={root}/data",
-    ]) == 0  # fmt: skip
+    assert (
+        cli.main(
+            [
+                "data",
+                "spoken_scenes",
+                "--level=compositional",
+                "--train_images=16",
+                "--val_images=4",
+                "--test_images=8",
+                "--captions=2",
+                "--image_size=32",
+                f"--data_dir={root}/data",
+            ]
+        )
+        == 0
+    )
     (root / "toy.py").write_text(CONFIG.replace("DATA", repr(f"{root}/data")))
     return root
 
@@ -107,19 +119,23 @@ def test_runs_every_variant_once_and_goes_on(toy, capsys):
     assert "nothing to train" in capsys.readouterr().out
     times = ("rerank_seconds", "rerank_passes_per_s")
     assert [r for r in read_results(table) if r["metric"] not in times] == [
-        r for r in rows if r["metric"] not in times]  # fmt: skip
+        r for r in rows if r["metric"] not in times
+    ]
 
     # Rows count for the config that they were made with, and for no other.
     with pytest.raises(UserError, match="optim.learning_rate is 0.0001 there and 0.5 here"):
         ablate(toy, "--config.optim.learning_rate=0.5")
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    (["--only=queue"], "no ablation 'queue'; choose from contrastive, \\+ everything"),
-    (["--seeds=a"], "--seeds=a: give whole numbers"),
-    (["--split=dev"], "--split=dev: .* has train, val, test"),
-    (["--config.loss.sim.wait=1"], "the nearest is loss.sim.weight"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--only=queue"], "no ablation 'queue'; choose from contrastive, \\+ everything"),
+        (["--seeds=a"], "--seeds=a: give whole numbers"),
+        (["--split=dev"], "--split=dev: .* has train, val, test"),
+        (["--config.loss.sim.wait=1"], "the nearest is loss.sim.weight"),
+    ],
+)
 def test_what_is_mistyped_is_refused(toy, options, message):
     with pytest.raises(UserError, match=message):
         ablate(toy, *options)
@@ -127,8 +143,10 @@ def test_what_is_mistyped_is_refused(toy, options, message):
 
 def test_a_config_without_ablations_is_refused(toy):
     path = toy / "plain.py"
-    path.write_text(CONFIG.split("ABLATIONS")[0] + CONFIG[CONFIG.index("\n\ndef"):]
-                    .replace("DATA", "'nowhere'"))  # fmt: skip
+    path.write_text(
+        CONFIG.split("ABLATIONS")[0]
+        + CONFIG[CONFIG.index("\n\ndef") :].replace("DATA", "'nowhere'")
+    )
     with pytest.raises(UserError, match="defines no ABLATIONS"):
         main([f"--config={path}", "--workdir=x"])
 
@@ -152,11 +170,14 @@ ROWS = [
     {"ablation": name, "seed": str(seed), "split": "test", "metric": metric, "value": str(value)}
     for name, seed, shift in (("a", 0, 0.0), ("a", 1, 0.2), ("b", 0, 0.5))
     for metric, value in (
-        ("s2i_r1", 0.1 + shift), ("i2s_r1", 0.3 + shift), ("mean_r1", 0.2 + shift),
-        ("mean_r5", 0.25 + shift), ("mean_r10", 0.3 + shift),
+        ("s2i_r1", 0.1 + shift),
+        ("i2s_r1", 0.3 + shift),
+        ("mean_r1", 0.2 + shift),
+        ("mean_r5", 0.25 + shift),
+        ("mean_r10", 0.3 + shift),
         *((("reranked_s2i_r1", 0.4),) if name == "b" else ()),
     )
-]  # fmt: skip
+]
 
 
 def test_summary_by_hand():
@@ -165,8 +186,12 @@ def test_summary_by_hand():
     assert found["a", "s2i_r1"]["std"] == pytest.approx(0.2 / np.sqrt(2))  # n - 1 below
     assert found["a", "s2i_r1"]["seeds"] == 2 and np.isnan(found["b", "s2i_r1"]["std"])
     lines = [line.split() for line in format_summary(ROWS, "test").splitlines()]
-    assert lines[1] == ["a", "coarse", "2", *"20.0 +- 14.1 40.0 +- 14.1 30.0 +- 14.1 "
-                        "35.0 +- 14.1 40.0 +- 14.1".split()]  # fmt: skip
+    assert lines[1] == [
+        "a",
+        "coarse",
+        "2",
+        *"20.0 +- 14.1 40.0 +- 14.1 30.0 +- 14.1 35.0 +- 14.1 40.0 +- 14.1".split(),
+    ]
     # A scoring that lacks a column is left out, not guessed.
     assert len(lines) == 3
     # One seed has no spread.
@@ -194,8 +219,9 @@ def denoiser(toy):
     model = build_model(cfg.model, fusion_tasks(cfg.loss))
     params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
     rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda p: p + np.float32(0.2) * rng.normal(size=p.shape).astype("f"),
-                          params)  # fmt: skip
+    params = jax.tree.map(
+        lambda p: p + np.float32(0.2) * rng.normal(size=p.shape).astype("f"), params
+    )
     return cfg, model, params, open_corpus(cfg.data.corpus, cfg.data.data_dir).splits["test"]
 
 

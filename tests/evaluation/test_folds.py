@@ -30,8 +30,9 @@ class Five:
 def test_folds_follow_the_captions_and_leave_out_what_fills_none():
     folds = folds_of(Five(), 2)
     assert [[fold[row].image_id for row in range(len(fold))] for fold in folds] == [
-        [13, 10], [14, 11],
-    ]  # fmt: skip
+        [13, 10],
+        [14, 11],
+    ]
     first, second = (fold.index for fold in folds)
     assert first["caption_id"].tolist() == [1, 2, 3] and first["row"].tolist() == [0, 1, 0]
     assert second["caption_id"].tolist() == [4, 5] and second["row"].tolist() == [0, 1]
@@ -47,15 +48,31 @@ def test_a_fold_larger_than_the_split_is_refused():
 
 def test_mean_and_spread_by_hand():
     flats = [
-        {"s2i_r1": 0.2, "mean_r1": 0.25, "reranked_mean_r1": 0.5, "captions_per_image_min": 5,
-         "captions_per_image_max": 6},
-        {"s2i_r1": 0.4, "mean_r1": 0.35, "reranked_mean_r1": 0.5, "captions_per_image_min": 4,
-         "captions_per_image_max": 5},
-    ]  # fmt: skip
+        {
+            "s2i_r1": 0.2,
+            "mean_r1": 0.25,
+            "reranked_mean_r1": 0.5,
+            "captions_per_image_min": 5,
+            "captions_per_image_max": 6,
+        },
+        {
+            "s2i_r1": 0.4,
+            "mean_r1": 0.35,
+            "reranked_mean_r1": 0.5,
+            "captions_per_image_min": 4,
+            "captions_per_image_max": 5,
+        },
+    ]
     found = mean_flat(flats)
     assert found.pop("std_mean_r1") == pytest.approx(0.1 / np.sqrt(2))
-    assert found == pytest.approx({
-        "s2i_r1": 0.3, "mean_r1": 0.3, "reranked_mean_r1": 0.5, "captions_per_image_min": 4,
-        "captions_per_image_max": 6, "std_reranked_mean_r1": 0.0,
-    })  # fmt: skip
+    assert found == pytest.approx(
+        {
+            "s2i_r1": 0.3,
+            "mean_r1": 0.3,
+            "reranked_mean_r1": 0.5,
+            "captions_per_image_min": 4,
+            "captions_per_image_max": 6,
+            "std_reranked_mean_r1": 0.0,
+        }
+    )
     assert mean_flat(flats[:1])["std_mean_r1"] == 0.0

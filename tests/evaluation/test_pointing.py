@@ -33,8 +33,9 @@ def made(tmp_path_factory):
     """Return level -> (corpus, its config)."""
     folder = tmp_path_factory.mktemp("corpora")
     configs = {level: dataclasses.replace(SCENES, level=level) for level in LEVELS}
-    return {k: (make_spoken_scenes(scenes, folder, workers=1), scenes)
-            for k, scenes in configs.items()}  # fmt: skip
+    return {
+        k: (make_spoken_scenes(scenes, folder, workers=1), scenes) for k, scenes in configs.items()
+    }
 
 
 def test_shares_of_patches():
@@ -55,8 +56,10 @@ def test_a_partner_is_another_thing_far_away():
         named, other = scene.objects
         assert named == image.scene.objects[0] and scene.background == image.scene.background
         assert (named.shape, named.colour) != (other.shape, other.colour)
-        assert max(abs(named.place % 3 - other.place % 3),
-                   abs(named.place // 3 - other.place // 3)) == 2  # fmt: skip
+        assert (
+            max(abs(named.place % 3 - other.place % 3), abs(named.place // 3 - other.place // 3))
+            == 2
+        )
     assert beside(planned[0], planned[0]) is None
 
 
@@ -73,13 +76,15 @@ def test_judged_by_hand():
     masks[0, :4, :4] = True  # all of the first patch
     masks[1, 4:, :] = True  # all of the third and the fourth
     assert list(judge(np.array([[0.4, 0], [0.3, 0.3]]), masks)) == [
-        ("beside peak", True, 0.25), ("beside choice", True, 0.5)
-    ]  # fmt: skip
+        ("beside peak", True, 0.25),
+        ("beside choice", True, 0.5),
+    ]
     # The other has twice the patches: what counts is the weight on each. Equal ones are no hit.
     for last, hit in ((0.27, False), (0.25, False), (0.2, True)):
         assert list(judge(np.array([[0.3, 0.1], [0.35, last]]), masks)) == [
-            ("beside peak", False, 0.25), ("beside choice", hit, 0.5)
-        ]  # fmt: skip
+            ("beside peak", False, 0.25),
+            ("beside choice", hit, 0.5),
+        ]
     assert list(judge(np.array([[0.4, 0], [0.3, 0.3]]), masks[:1])) == [("alone peak", True, 0.25)]
 
 
@@ -126,7 +131,9 @@ def test_the_command(made, matching_workdir, capsys):
     assert cli.main(["bench", "pointing", *options, "--clips=3"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 6
-    assert all(re.search(r"chance +[\d.]+ %, [+-]\d+ standard errors, [123] clips", line)
-               for line in lines[1:])  # fmt: skip
+    assert all(
+        re.search(r"chance +[\d.]+ %, [+-]\d+ standard errors, [123] clips", line)
+        for line in lines[1:]
+    )
     assert cli.main(["bench", "pointing", "--corpus=spoken_coco/karpathy"]) == 2
     assert "give a spoken_scenes corpus of level one or among" in capsys.readouterr().err

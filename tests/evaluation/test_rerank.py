@@ -206,8 +206,14 @@ def made_up():
         coarse=coarse,
         reranked=dataclasses.replace(coarse, s2i=side),
         summed=dataclasses.replace(coarse, i2s=other),
-        k_s2i=4, k_i2s=6, cap_s2i=0.625, cap_i2s=0.875, pairs=80, passes=90, seconds=4.0,
-    )  # fmt: skip
+        k_s2i=4,
+        k_i2s=6,
+        cap_s2i=0.625,
+        cap_i2s=0.875,
+        pairs=80,
+        passes=90,
+        seconds=4.0,
+    )
 
 
 def test_flat_names():
@@ -218,10 +224,15 @@ def test_flat_names():
         for name, value in metrics.flat().items():
             assert flat.pop(prefix + name) == value
     assert flat == {
-        "rerank_k_s2i": 4, "rerank_k_i2s": 6, "rerank_cap_s2i": 0.625, "rerank_cap_i2s": 0.875,
-        "rerank_pairs": 80, "rerank_passes": 90, "rerank_seconds": 4.0,
+        "rerank_k_s2i": 4,
+        "rerank_k_i2s": 6,
+        "rerank_cap_s2i": 0.625,
+        "rerank_cap_i2s": 0.875,
+        "rerank_pairs": 80,
+        "rerank_passes": 90,
+        "rerank_seconds": 4.0,
         "rerank_passes_per_s": 22.5,
-    }  # fmt: skip
+    }
 
 
 def test_table_has_the_three_rankings_below_each_other():
@@ -236,8 +247,16 @@ def test_table_has_the_three_rankings_below_each_other():
     start = ["speech->image", "re-ranked", "9", "images"]
     assert rows[1].split()[:4] == start
     assert rows[1].split()[5:] == [
-        "25.0", chance[0], "50.0", chance[1], "100.0", chance[2], "62.5", "7.5", middle
-    ]  # fmt: skip
+        "25.0",
+        chance[0],
+        "50.0",
+        chance[1],
+        "100.0",
+        chance[2],
+        "62.5",
+        "7.5",
+        middle,
+    ]
     assert [row.split()[1] for row in rows[:6]] == ["coarse", "re-ranked", "summed"] * 2
     assert "62.5" not in rows[0] and rows[5].split()[-3] == "87.5"
     assert rows[7].split()[:7] == ["mean", "of", "both", "re-ranked", "9", "/", "17"]

@@ -22,8 +22,16 @@ def test_kinds():
 
 def test_scan(tmp_path):
     root = tmp_path / "root"
-    for name in ["b.png", "a/z.wav", "a/b/c.JPG", "notes.txt", ".hidden.png", ".trash/d.png",
-                 "a/._b.png", "folder.png/e.gif"]:  # fmt: skip
+    for name in [
+        "b.png",
+        "a/z.wav",
+        "a/b/c.JPG",
+        "notes.txt",
+        ".hidden.png",
+        ".trash/d.png",
+        "a/._b.png",
+        "folder.png/e.gif",
+    ]:
         touch(root / name, name.encode())
     touch(tmp_path / "elsewhere" / "f.png", b"123")
     (root / "link.png").symlink_to(tmp_path / "elsewhere" / "f.png")
@@ -58,7 +66,12 @@ def test_a_folder_that_cannot_be_read(tmp_path):
 
 def test_compare():
     before = {"same": Stamp(1, 2), "grown": Stamp(1, 2), "later": Stamp(1, 2), "gone": Stamp(1, 2)}
-    now = {"same": Stamp(1, 2), "grown": Stamp(2, 2), "later": Stamp(1, 3), "z": Stamp(0, 0),
-           "new": Stamp(0, 0)}  # fmt: skip
+    now = {
+        "same": Stamp(1, 2),
+        "grown": Stamp(2, 2),
+        "later": Stamp(1, 3),
+        "z": Stamp(0, 0),
+        "new": Stamp(0, 0),
+    }
     assert compare(before, now) == Changes(["new", "z"], ["grown", "later"], ["gone"])
     assert compare(before, before) == Changes([], [], [])

@@ -67,8 +67,15 @@ def test_build_from_a_folder(model, media):
     (media / "broken.png").write_bytes(b"no picture")
     index = Index.build(model, media)
     assert index.images.ids == [
-        "C.JPEG", "a.jpg", "b.png", "d.bmp", "deeper/a.png", "deeper/g.png", "e.gif", "f.webp",
-    ]  # fmt: skip
+        "C.JPEG",
+        "a.jpg",
+        "b.png",
+        "d.bmp",
+        "deeper/a.png",
+        "deeper/g.png",
+        "e.gif",
+        "f.webp",
+    ]
     assert index.recordings.ids == ["deeper/two.flac", "one.wav", "three.ogg"]
     assert len(index) == 11 and index.root == media
     z = model.encode_image([media / name for name in index.images.ids])
@@ -313,9 +320,15 @@ def test_a_save_that_is_cut_short_leaves_the_old(model, media, tmp_path, monkeyp
 def test_build_into_a_folder_that_has_an_index(model, media, tmp_path):
     index = Index.build(model, media, out=tmp_path)
     assert index.describe() | {"fingerprint": "", "model": ""} == {
-        "images": 8, "recordings": 3, "failed": 0, "root": str(media), "model": "",
-        "fingerprint": "", "width": 32, "way": "auto",
-    }  # fmt: skip
+        "images": 8,
+        "recordings": 3,
+        "failed": 0,
+        "root": str(media),
+        "model": "",
+        "fingerprint": "",
+        "width": 32,
+        "way": "auto",
+    }
     with pytest.raises(UserError, match="holds an index already"):
         Index.build(model, media, out=tmp_path)
 

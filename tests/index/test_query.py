@@ -23,12 +23,14 @@ def test_kinds():
 def test_groups():
     queries = ["a.wav", "b.png", "c.wav", b"x"]
     assert group_queries(queries[:3], None) == {
-        ("speech", "image"): [0, 2], ("image", "speech"): [1],
-    }  # fmt: skip
+        ("speech", "image"): [0, 2],
+        ("image", "speech"): [1],
+    }
     # What does not say what it is, is of the other kind than what it is to find.
     assert group_queries(queries, "image") == {
-        ("speech", "image"): [0, 2, 3], ("image", "image"): [1],
-    }  # fmt: skip
+        ("speech", "image"): [0, 2, 3],
+        ("image", "image"): [1],
+    }
     assert group_queries([], None) == {}
     with pytest.raises(UserError, match="query 3 .1 bytes. does not say"):
         group_queries(queries, None)

@@ -59,8 +59,10 @@ def test_lists_that_do_not_pair(retriever, folder, make_tone):
 def test_a_model_without_matching_says_so(workdir, folder, query):
     plain = Retriever.load(workdir)
     assert not plain.can_match
-    for ask in (lambda: plain.match([query], [folder / "b.png"]),
-                lambda: plain.attention(query, folder / "b.png")):  # fmt: skip
+    for ask in (
+        lambda: plain.match([query], [folder / "b.png"]),
+        lambda: plain.attention(query, folder / "b.png"),
+    ):
         with pytest.raises(UserError, match="has no matching head"):
             ask()
 

@@ -41,8 +41,9 @@ def media(tmp_path_factory):
 def test_the_library_names_each_and_keeps_the_rest(model, media):
     folder, bad = media
     for encode, names, good in (
-        (model.encode_speech, SOUNDS, "good.wav"), (model.encode_image, PICTURES, "good.png"),
-    ):  # fmt: skip
+        (model.encode_speech, SOUNDS, "good.wav"),
+        (model.encode_image, PICTURES, "good.png"),
+    ):
         paths = [folder / name for name in names if name in bad] + [folder / good]
         failures = []
         z = encode(paths, errors="nan", failures=failures)

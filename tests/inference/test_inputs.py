@@ -40,8 +40,10 @@ def test_an_array_without_its_rate(retriever, query, item, said):
         retriever.encode_speech([query, item])
 
 
-@pytest.mark.parametrize("item", ["a.wav", b"RIFF", np.zeros(3), dict(array=[]),
-                                  (np.zeros(3), 16_000), Image.new("L", (2, 2))])  # fmt: skip
+@pytest.mark.parametrize(
+    "item",
+    ["a.wav", b"RIFF", np.zeros(3), dict(array=[]), (np.zeros(3), 16_000), Image.new("L", (2, 2))],
+)
 def test_one_item_is_no_list(retriever, item):
     with pytest.raises(TypeError, match=r"write \[item\]"):
         retriever.encode_speech(item)

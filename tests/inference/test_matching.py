@@ -26,9 +26,16 @@ def test_each_window_of_a_clip_meets_its_images():
     )
     found = sorted(zip(pair.tolist(), window.tolist(), image.tolist(), strict=True))
     assert found == [
-        (0, 1, 1), (0, 4, 1), (0, 5, 1), (1, 2, 0), (2, 0, 0), (2, 3, 0), (3, 1, 0), (3, 4, 0),
+        (0, 1, 1),
+        (0, 4, 1),
+        (0, 5, 1),
+        (1, 2, 0),
+        (2, 0, 0),
+        (2, 3, 0),
+        (3, 1, 0),
+        (3, 4, 0),
         (3, 5, 0),
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,16 @@ def tiny_config(sim: float = 1.0, cmd: float = 1.0) -> ConfigDict:
     c.data.corpus = "spoken_scenes/one-i16-d4-t4-c2-v64-p32-s7"
     c.data.update(buckets=(24_000, 48_000), image_size=16)
     c.model.speech.update(
-        width=32, layers=1, heads=2, mlp_width=64, conv_width=(16, 16, 32),
-        conv_kernel=(32, 8, 4), conv_stride=(16, 5, 4), pos_kernel=8, pos_groups=4,
-    )  # fmt: skip
+        width=32,
+        layers=1,
+        heads=2,
+        mlp_width=64,
+        conv_width=(16, 16, 32),
+        conv_kernel=(32, 8, 4),
+        conv_stride=(16, 5, 4),
+        pos_kernel=8,
+        pos_groups=4,
+    )
     c.model.image.update(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=64)
     c.model.head.update(heads=2, mlp_width=64)
     c.model.fusion.update(layers=1, width=32, heads=2, mlp_width=64)
@@ -72,15 +79,26 @@ def test_no_denoising_head_and_no_fusion_for_nothing(tmp_path, sim, cmd, inside)
     cfg = tiny_config(sim, cmd)
     write(tmp_path / "out", cfg, params_of(cfg))
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
-        "README.md", "config.json", "model.safetensors"
-    ]  # fmt: skip
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
     names = {name.partition("/")[0] for name in read_header(tmp_path / "out/model.safetensors")}
     towers = {"speech", "image", "speech_head", "speech_projection", "image_projection"}
     more = {"fusion", "match_head"} if inside else set()
     assert names == towers | {"temperature"} | more
     plain = json.loads((tmp_path / "out/config.json").read_text())
-    assert set(plain) == {"format", "version", "name", "fingerprint", "weights", "licence",
-                          "model", "data", "eval"}  # fmt: skip
+    assert set(plain) == {
+        "format",
+        "version",
+        "name",
+        "fingerprint",
+        "weights",
+        "licence",
+        "model",
+        "data",
+        "eval",
+    }
     assert plain["eval"]["rerank"] == (16 if sim else 0)
 
 
@@ -132,8 +150,10 @@ def test_what_does_not_fit_is_refused_by_name(run, tmp_path):
             release.find(out)
 
     model = config["model"]
-    refused("image_projection/kernel has shape .32, 32., not .32, 64.",
-            model=model | {"embed_width": 64})  # fmt: skip
+    refused(
+        "image_projection/kernel has shape .32, 32., not .32, 64.",
+        model=model | {"embed_width": 64},
+    )
     layers = model["image"] | {"layers": 2}
     refused("image/layers_01/.* is missing.* and 13 more", model=model | {"image": layers})
     refused("has version 2 and this sir_jax reads 1", version=2)

@@ -73,13 +73,25 @@ def make_task(make_tone):
 
         class Spoken(AbsTaskRetrieval):
             metadata = TaskMetadata(
-                name=f"Spoken{category.upper()}", description="Spoken captions.", reference=None,
-                dataset={"path": "none", "revision": "1"}, type="Any2AnyRetrieval",
-                category=category, modalities=["audio", "image"], eval_splits=["test"],
-                eval_langs=["eng-Latn"], main_score="hit_rate_at_1", date=None, domains=None,
-                task_subtypes=None, license=None, annotations_creators=None, dialect=None,
-                sample_creation=None, bibtex_citation=None,
-            )  # fmt: skip
+                name=f"Spoken{category.upper()}",
+                description="Spoken captions.",
+                reference=None,
+                dataset={"path": "none", "revision": "1"},
+                type="Any2AnyRetrieval",
+                category=category,
+                modalities=["audio", "image"],
+                eval_splits=["test"],
+                eval_langs=["eng-Latn"],
+                main_score="hit_rate_at_1",
+                date=None,
+                domains=None,
+                task_subtypes=None,
+                license=None,
+                annotations_creators=None,
+                dialect=None,
+                sample_creation=None,
+                bibtex_citation=None,
+            )
 
             def load_data(self, num_proc=None, **kwargs):
                 relevant = {f"{ours}{n}": {f"{theirs}{n}": 1} for n in range(ITEMS)}

@@ -136,14 +136,17 @@ def test_changed_weights_and_another_model_are_refused(model, copied, monkeypatc
         check_export(model, copied)
 
 
-@pytest.mark.parametrize("name, content, message", [
-    ("encoders.json", None, "encoders.json is missing"),
-    ("encoders.json", b"{", "encoders.json cannot be read"),
-    ("encoders.json", b'{"format": 99}', "has format 99"),
-    ("speech_24000.jax_export", b"nothing of ours", "speech_24000.jax_export cannot be read"),
-    ("speech_24000.jax_export", None, "speech_24000.jax_export is missing"),
-    ("image.safetensors", b"x" * 20, "image.safetensors cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("encoders.json", None, "encoders.json is missing"),
+        ("encoders.json", b"{", "encoders.json cannot be read"),
+        ("encoders.json", b'{"format": 99}', "has format 99"),
+        ("speech_24000.jax_export", b"nothing of ours", "speech_24000.jax_export cannot be read"),
+        ("speech_24000.jax_export", None, "speech_24000.jax_export is missing"),
+        ("image.safetensors", b"x" * 20, "image.safetensors cannot be read"),
+    ],
+)
 def test_a_damaged_export_is_named(model, copied, name, content, message):
     (copied / name).unlink()
     if content is not None:

@@ -67,9 +67,11 @@ def cloud(tmp_path):
     (tmp_path / "program").chmod(0o755)
     (folder / "act").write_text("sleep 50 & wait\n")
     env = {
-        **os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "CLOUD": str(folder),
+        **os.environ,
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "CLOUD": str(folder),
         "PROGRAM": str(tmp_path / "program"),
-    }  # fmt: skip
+    }
     return root, folder, env
 
 
@@ -80,8 +82,17 @@ def git(root, *words):
 
 def pod(verb, folder):
     """Return the words for the stand-in's TPU."""
-    return [verb, "--backend=tpu-vm", "--name=pod", "--zone=z", "--type=v4-16", "--poll=0",
-            "--config=c", f"--workdir={folder}/w", "--grace=1"]  # fmt: skip
+    return [
+        verb,
+        "--backend=tpu-vm",
+        "--name=pod",
+        "--zone=z",
+        "--type=v4-16",
+        "--poll=0",
+        "--config=c",
+        f"--workdir={folder}/w",
+        "--grace=1",
+    ]
 
 
 def test_hosts_run_what_is_committed_detached_and_stop_their_own(cloud):
@@ -128,16 +139,16 @@ def test_babysit_makes_a_preempted_tpu_anew_and_goes_on(cloud):
     root, folder, env = cloud
     (folder / "stockout").touch()
     (folder / "act").write_text(
-        'mkdir -p $CLOUD/w/checkpoints; n=$(ls $CLOUD/w/checkpoints | wc -l)\n'
-        'case $PWD in */0/sir_jax)\n'
-        '  case $n in\n'
-        '    0) mkdir $CLOUD/w/checkpoints/10; exit 143 ;;\n'
-        '    1) mkdir $CLOUD/w/checkpoints/20; echo PREEMPTED >$CLOUD/state ;;\n'
-        '    *) exit 0 ;;\n'
-        '  esac ;;\n'
-        'esac\n'
+        "mkdir -p $CLOUD/w/checkpoints; n=$(ls $CLOUD/w/checkpoints | wc -l)\n"
+        "case $PWD in */0/sir_jax)\n"
+        "  case $n in\n"
+        "    0) mkdir $CLOUD/w/checkpoints/10; exit 143 ;;\n"
+        "    1) mkdir $CLOUD/w/checkpoints/20; echo PREEMPTED >$CLOUD/state ;;\n"
+        "    *) exit 0 ;;\n"
+        "  esac ;;\n"
+        "esac\n"
         '[ "$n" -ge 2 ] || { sleep 50 & wait; }\n'
-    )  # fmt: skip
+    )
     result = script(*pod("babysit", folder), "--retries=1", root=root, env=env)
     assert result.returncode == 0, result.stderr
     calls = (folder / "calls").read_text().split()

@@ -46,8 +46,10 @@ def local(verb, workdir, program, *words, processes=3):
 def test_all_processes_run_and_process_0_is_on_the_terminal(tmp_path, program):
     result = script(
         *local("run", tmp_path / "w", program, "--port=23456", "--devices-per-process=2"),
-        "--", 'all:echo "$JAX_PLATFORMS $XLA_FLAGS"', 'all:echo "$@"',
-    )  # fmt: skip
+        "--",
+        'all:echo "$JAX_PLATFORMS $XLA_FLAGS"',
+        'all:echo "$@"',
+    )
     assert result.returncode == 0, result.stderr
     logs = [(tmp_path / f"w/logs/process-{i}.log").read_text() for i in range(3)]
     for i, log in enumerate(logs):
@@ -71,10 +73,12 @@ def test_one_process_on_gpus_is_not_distributed(tmp_path, program):
 def test_when_one_fails_the_others_end_within_the_grace_and_its_status_is_told(tmp_path, program):
     result = script(
         *local("run", tmp_path, program, "--grace=1"),
-        "--", "2:trap '' TERM", "all:touch $workdir/up-$id",
+        "--",
+        "2:trap '' TERM",
+        "all:touch $workdir/up-$id",
         "1:until [ -f $workdir/up-0 ] && [ -f $workdir/up-2 ]; do sleep 0.1; done; exit 7",
         "all:sleep 500 & wait",
-    )  # fmt: skip
+    )
     assert result.returncode == 7
     assert "process 1 of 3 ended with 7" in result.stderr
     assert result.stdout == "process 0 of 3\n0 saved\n"
@@ -107,11 +111,20 @@ def test_a_signal_to_the_script_reaches_every_process_once(tmp_path, program, si
     words = local("babysit", tmp_path, program)
     # A group of its own, as a terminal gives: Ctrl-C goes to all of it.
     process = subprocess.Popen(
-        [sys.executable, "-c", UNIGNORED, str(ROOT / "launch/tpu.sh"), *words,
-         "--", "all:save() { echo $id saved; trap - TERM; sleep 0.5; exit 143; }",
-         "all:touch $workdir/up-$id; sleep 50 & wait"],
-        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            UNIGNORED,
+            str(ROOT / "launch/tpu.sh"),
+            *words,
+            "--",
+            "all:save() { echo $id saved; trap - TERM; sleep 0.5; exit 143; }",
+            "all:touch $workdir/up-$id; sleep 50 & wait",
+        ],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     wait_for(lambda: len(list(tmp_path.glob("up-*"))) == 3)
     os.killpg(process.pid, signum)
     # Saved, and not begun again: it was a person who stopped it.
@@ -130,9 +143,10 @@ def test_stop_ends_its_own_and_nothing_else(tmp_path, program):
         running.append(
             subprocess.Popen(
                 ["bash", str(ROOT / "launch/tpu.sh"), *words],
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
-        )  # fmt: skip
+        )
     mine, other = running
     wait_for(lambda: len(list(tmp_path.glob("*/up-*"))) == 6)
     assert "a run lives there" in script(*local("run", tmp_path / "mine", program)).stderr
@@ -167,9 +181,9 @@ def test_stop_spares_a_later_process_with_the_same_number(tmp_path, program):
 def test_babysit_goes_on_after_a_preemption_until_training_is_complete(tmp_path, program):
     # Each run but the last makes a checkpoint and is preempted: more often than --retries.
     act = (
-        'n=$(ls $workdir/checkpoints | wc -l); [ $n = 4 ] && exit 0; '
+        "n=$(ls $workdir/checkpoints | wc -l); [ $n = 4 ] && exit 0; "
         "mkdir $workdir/checkpoints/$((n * 10)); exit 143"
-    )  # fmt: skip
+    )
     (tmp_path / "checkpoints").mkdir()
     words = local("babysit", tmp_path, program, "--retries=1", processes=2)
     result = script(*words, "--", f"0:{act}", "1:exit 0")

@@ -54,9 +54,18 @@ def test_dry_run_prints_the_transcript(backend, verb, tmp_path):
 def test_a_printed_command_hands_every_word_on_through_both_shells():
     override = """--config.note=it's "50 %" of $HOME & `id`; *\t#"""
     result = script(
-        "run", "--dry-run", "--backend=tpu-vm", "--name=pod", "--zone=z", "--config=c",
-        "--workdir=gs://b/w", "--", override, "--config.empty=", "",
-    )  # fmt: skip
+        "run",
+        "--dry-run",
+        "--backend=tpu-vm",
+        "--name=pod",
+        "--zone=z",
+        "--config=c",
+        "--workdir=gs://b/w",
+        "--",
+        override,
+        "--config.empty=",
+        "",
+    )
     # What a person pastes: gcloud gets one word that is the command of the host's shell ..
     shown = 'gcloud() { printf "%s\\0" "$@"; }; ' + result.stdout
     words = subprocess.run(["bash", "-c", shown], capture_output=True, text=True).stdout.split("\0")
@@ -107,20 +116,34 @@ def test_a_printed_command_hands_every_word_on_through_both_shells():
             "--slices=2: tpu-vm makes one; use --backend=queued-resources",
         ),
         (
-            ["babysit", "--backend=tpu-vm", "--name=a", "--zone=z", "--type=v4-32", "--config=c",
-             "--workdir=runs/x"],
+            [
+                "babysit",
+                "--backend=tpu-vm",
+                "--name=a",
+                "--zone=z",
+                "--type=v4-32",
+                "--config=c",
+                "--workdir=runs/x",
+            ],
             "--workdir=runs/x: several hosts must reach it; give gs://",
         ),
         (["wait", "--backend=tpu-vm", "--name=A_b", "--zone=z"], "--name=A_b: give at most 40 of"),
         (["setup", "--backend=tpu-vm", "--data=/d"], "--data=/d: give a folder in gs://"),
         (
-            ["run", "--backend=gke", "--name=a", "--type=v4-8", "--image=i", "--config=c",
-             "--workdir=/w"],
+            [
+                "run",
+                "--backend=gke",
+                "--name=a",
+                "--type=v4-8",
+                "--image=i",
+                "--config=c",
+                "--workdir=/w",
+            ],
             "--workdir=/w: a pod's own folders end with it; give gs://",
         ),
         (["wait", "--backend=local", "--env=/no/file"], "--env=/no/file: no such file"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_one_line_with_the_remedy(words, message):
     result = script(*words)
     assert result.returncode == 2
@@ -163,9 +186,15 @@ def test_options_come_from_a_file_and_flags_win(tmp_path):
 def manifest(*words):
     """Return the JobSet that `run` would apply, and its job."""
     result = script(
-        "run", "--dry-run", "--backend=gke", "--name=pod", "--image=images/sir_jax:v1",
-        "--config=c", "--workdir=gs://b/w", *words,
-    )  # fmt: skip
+        "run",
+        "--dry-run",
+        "--backend=gke",
+        "--name=pod",
+        "--image=images/sir_jax:v1",
+        "--config=c",
+        "--workdir=gs://b/w",
+        *words,
+    )
     text = result.stdout.split("<<'EOF'\n")[1].split("\nEOF\n")[0]
     jobset = yaml.safe_load(text)
     (job,) = jobset["spec"]["replicatedJobs"]
@@ -211,8 +240,12 @@ def test_a_jobset_holds_the_command_word_for_word_and_the_data():
     # `$$(` is how Kubernetes is told to leave `$(` alone.
     words[2] = "$$(HOME)"
     assert pod["containers"][0]["command"] == [
-        "sir-jax", "train", "--config=c", "--workdir=/gcs/b/w", *words,
-    ]  # fmt: skip
+        "sir-jax",
+        "train",
+        "--config=c",
+        "--workdir=/gcs/b/w",
+        *words,
+    ]
     workdir, data = pod["volumes"]
     assert workdir["csi"]["volumeAttributes"]["bucketName"] == "b"
     attributes = data["csi"]["volumeAttributes"]
@@ -222,8 +255,9 @@ def test_a_jobset_holds_the_command_word_for_word_and_the_data():
     _, job = manifest("--type=v4-8", "--data=gs://bucket")
     _, data = job["template"]["spec"]["template"]["spec"]["volumes"]
     assert data["csi"]["volumeAttributes"] == {
-        "bucketName": "bucket", "mountOptions": "implicit-dirs",
-    }  # fmt: skip
+        "bucketName": "bucket",
+        "mountOptions": "implicit-dirs",
+    }
     _, job = manifest("--type=v4-8")
     (workdir,) = job["template"]["spec"]["template"]["spec"]["volumes"]
     assert workdir["name"] == "workdir"
@@ -239,10 +273,14 @@ def test_the_skypilot_file_runs_the_same_command_on_tpu_and_gpu(tmp_path):
     program.chmod(0o755)
     # What SkyPilot sets on the second of two hosts.
     env = {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}", "CONFIG": "c", "RUN": "r",
-        "ARGS": "--config.note='a b'", "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
-        "SKYPILOT_NODE_RANK": "1", "SKYPILOT_NUM_NODES": "2",
-    }  # fmt: skip
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "CONFIG": "c",
+        "RUN": "r",
+        "ARGS": "--config.note='a b'",
+        "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
+        "SKYPILOT_NODE_RANK": "1",
+        "SKYPILOT_NUM_NODES": "2",
+    }
     run = ["bash", "-c", task["run"]]
     common = ["train", "--config=c", "--workdir=/bucket/r"]
     if shutil.which("nvidia-smi") is None:

@@ -58,9 +58,7 @@ every_temperature = pytest.mark.parametrize("temperature", TEMPERATURES)
 
 
 def hard_targets(case):
-    return id_targets(
-        jnp.asarray(case.ids), jnp.asarray(case.past_ids), jnp.asarray(case.filled)
-    )  # fmt: skip
+    return id_targets(jnp.asarray(case.ids), jnp.asarray(case.past_ids), jnp.asarray(case.filled))
 
 
 def online(z_s, z_i, ids, temperature):
@@ -203,8 +201,9 @@ def test_keys_have_no_gradient_through_the_targets():
     case = CASES["half-filled queue"]
 
     def loss(keys):
-        return contrastive(case.z_s, keys, case.past_i, case.filled, hard_targets(case), 0.5,
-                           case.z_s, 1.0)[0].sum()  # fmt: skip
+        return contrastive(
+            case.z_s, keys, case.past_i, case.filled, hard_targets(case), 0.5, case.z_s, 1.0
+        )[0].sum()
 
     np.testing.assert_allclose(jax.grad(loss)(case.m_i), 0.0, atol=1e-6)
 
@@ -250,8 +249,9 @@ def test_soft_cross_entropy_by_hand():
     logits = jnp.array([[0.0, np.log(3.0), -1e30]])
     np.testing.assert_allclose(
         soft_cross_entropy(logits, jnp.array([[0.5, 0.5, 0.0]])),
-        [-0.5 * (np.log(0.25) + np.log(0.75))], rtol=1e-6,
-    )  # fmt: skip
+        [-0.5 * (np.log(0.25) + np.log(0.75))],
+        rtol=1e-6,
+    )
 
 
 def test_accuracies_by_hand():
@@ -334,7 +334,10 @@ def test_negatives_are_global_under_a_sharded_batch_and_the_queue_stays():
 
     program = with_queue.lower(*placed).compile().as_text()
     sent = re.findall(r"= (.*?) (?:all-|collective-|reduce-scatter)[a-z-]*\(", program)
-    sizes = [np.prod([int(n) for n in s.split(",") if n])
-             for line in sent for s in re.findall(r"\[([\d,]*)\]", line)]  # fmt: skip
+    sizes = [
+        np.prod([int(n) for n in s.split(",") if n])
+        for line in sent
+        for s in re.findall(r"\[([\d,]*)\]", line)
+    ]
     # The batch's keys and ids go round, whatever is of the queue's length does not.
     assert max(sizes) == batch * width

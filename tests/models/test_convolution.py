@@ -16,9 +16,14 @@ def rand(*shape, seed=0):
 
 def xla_conv(x, kernel, stride=1, groups=1):
     return jax.lax.conv_general_dilated(
-        x, kernel, (stride,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"),
-        feature_group_count=groups, precision="highest",
-    )  # fmt: skip
+        x,
+        kernel,
+        (stride,),
+        "VALID",
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        feature_group_count=groups,
+        precision="highest",
+    )
 
 
 def assert_same(ours, reference, x, kernel):
@@ -37,35 +42,51 @@ def assert_same(ours, reference, x, kernel):
 def test_grouped_convolution(conv, taps, groups):
     x, kernel = rand(3, 7 + taps, 8), rand(taps, 8 // groups, 8, seed=1)
     assert_same(
-        functools.partial(conv, groups=groups) if conv is grouped_matmul
+        functools.partial(conv, groups=groups)
+        if conv is grouped_matmul
         else lambda x, kernel: conv(x, kernel, groups),
-        functools.partial(xla_conv, groups=groups), x, kernel,
-    )  # fmt: skip
+        functools.partial(xla_conv, groups=groups),
+        x,
+        kernel,
+    )
 
 
 @pytest.mark.parametrize("conv", [strided_conv, strided_matmul])
 # HuBERT's three kinds, with and without samples left over; a stride that outruns its kernel.
 @pytest.mark.parametrize(
     ("taps", "stride", "length"),
-    [(10, 5, 60), (10, 5, 63), (3, 2, 21), (3, 2, 22), (2, 2, 12), (2, 2, 13), (7, 3, 7),
-     (2, 3, 14)],
-)  # fmt: skip
+    [
+        (10, 5, 60),
+        (10, 5, 63),
+        (3, 2, 21),
+        (3, 2, 22),
+        (2, 2, 12),
+        (2, 2, 13),
+        (7, 3, 7),
+        (2, 3, 14),
+    ],
+)
 def test_strided_convolution(conv, taps, stride, length):
     x, kernel = rand(2, length, 3), rand(taps, 3, 4, seed=1)
     assert_same(
         lambda x, kernel: conv(x, kernel, stride),
-        functools.partial(xla_conv, stride=stride), x, kernel,
-    )  # fmt: skip
+        functools.partial(xla_conv, stride=stride),
+        x,
+        kernel,
+    )
 
 
 @pytest.mark.parametrize(
     ("conv", "argument", "platform", "convolutions"),
     [
-        (strided_conv, 2, "cpu", True), (strided_conv, 2, "tpu", True),
-        (strided_conv, 2, "cuda", False), (grouped_conv, 2, "cpu", True),
-        (grouped_conv, 2, "tpu", False), (grouped_conv, 2, "cuda", False),
+        (strided_conv, 2, "cpu", True),
+        (strided_conv, 2, "tpu", True),
+        (strided_conv, 2, "cuda", False),
+        (grouped_conv, 2, "cpu", True),
+        (grouped_conv, 2, "tpu", False),
+        (grouped_conv, 2, "cuda", False),
     ],
-)  # fmt: skip
+)
 def test_formulation_is_chosen_by_the_platform_that_it_is_lowered_for(
     conv, argument, platform, convolutions
 ):

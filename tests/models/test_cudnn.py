@@ -53,8 +53,9 @@ def test_without_a_gpu_it_is_computed_as_ever():
 def all_heads(implementation, **fields):
     """Return the gradient of everything that attends, lowered for CUDA, as text."""
     c = base_config("base", "B/32").model
-    c.speech.update(width=32, layers=3, heads=2, mlp_width=64, conv_width=(16,) * 7, pos_kernel=16,
-                    pos_groups=4)  # fmt: skip
+    c.speech.update(
+        width=32, layers=3, heads=2, mlp_width=64, conv_width=(16,) * 7, pos_kernel=16, pos_groups=4
+    )
     c.image.update(image_size=16, patch=8, width=32, layers=2, heads=2, mlp_width=64)
     c.qformer.update(queries=3, width=32, layers=2, heads=2, mlp_width=64, projection=16)
     c.head.update(layers=1, heads=2, mlp_width=64)
@@ -79,8 +80,9 @@ def all_heads(implementation, **fields):
 def test_every_layer_asks_cudnn(gpu, remat, forward):
     text = all_heads("cudnn", remat=remat)
     assert Counter(re.findall(r"@(__cudnn\$\w+)", text)) == {
-        "__cudnn$fmhaSoftmax": forward, "__cudnn$fmhaSoftmaxBackward": 13,
-    }  # fmt: skip
+        "__cudnn$fmhaSoftmax": forward,
+        "__cudnn$fmhaSoftmaxBackward": 13,
+    }
     assert not softmaxes(text)
 
 

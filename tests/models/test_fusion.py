@@ -21,9 +21,16 @@ def tiny(tasks=TASKS, qformer=False, remat="none", **fusion):
     """Return (model, params with every leaf moved off its initial value)."""
     c = base_config("tiny", "tiny").model
     c.speech.update(
-        width=32, layers=1, heads=2, mlp_width=64, conv_width=(16, 32), conv_kernel=(40, 8),
-        conv_stride=(20, 8), pos_kernel=8, pos_groups=2,
-    )  # fmt: skip
+        width=32,
+        layers=1,
+        heads=2,
+        mlp_width=64,
+        conv_width=(16, 32),
+        conv_kernel=(40, 8),
+        conv_stride=(20, 8),
+        pos_kernel=8,
+        pos_groups=2,
+    )
     c.image.update(image_size=16, patch=8, width=40, layers=1, heads=2, mlp_width=64)
     c.head.update(heads=2, mlp_width=64)
     c.fusion.update(**{**SMALL, **fusion})
@@ -92,8 +99,9 @@ def test_more_padding_and_other_company_change_nothing(made):
     whole = apply(model, params, "match", speech, image)
     np.testing.assert_allclose(apply(model, params, "match", longer, image), whole, atol=1e-5)
     for row in range(3):
-        one = [Encoded(e.tokens[row : row + 1], e.mask[row : row + 1], None)
-               for e in (speech, image)]  # fmt: skip
+        one = [
+            Encoded(e.tokens[row : row + 1], e.mask[row : row + 1], None) for e in (speech, image)
+        ]
         np.testing.assert_allclose(apply(model, params, "match", *one)[0], whole[row], atol=1e-5)
 
 
@@ -105,9 +113,10 @@ def test_match_reads_the_cls_token_of_the_whole_pass(made):
     assert x.shape == (3, 9 if model.fusion_spec.query == "speech" else 5, 24)
     head = params["match_head"]
     np.testing.assert_allclose(
-        apply(model, params, "match", speech, image), x[:, 0] @ head["kernel"] + head["bias"],
+        apply(model, params, "match", speech, image),
+        x[:, 0] @ head["kernel"] + head["bias"],
         atol=1e-5,
-    )  # fmt: skip
+    )
 
 
 def test_queries_of_a_qformer_vote_as_a_mean():
@@ -181,8 +190,10 @@ def test_attention_maps_are_the_weights_that_make_the_output(made):
     with nn.intercept_methods(keep):
         model.apply({"params": params}, speech, image, method="fuse")
     x, context, mask = (np.asarray(a, np.float64) for a in seen["layers_00"])
-    p = {k: np.asarray(v, np.float64) for k, v in
-         leaf_paths(params["fusion"]["layers_00"]["cross_attention"]).items()}  # fmt: skip
+    p = {
+        k: np.asarray(v, np.float64)
+        for k, v in leaf_paths(params["fusion"]["layers_00"]["cross_attention"]).items()
+    }
     q = (x @ p["query/kernel"] + p["query/bias"]).reshape(3, t, 2, 12)
     k = (context @ p["key/kernel"] + p["key/bias"]).reshape(3, s, 2, 12)
     logits = np.einsum("bthk,bshk->bhts", q, k) / np.sqrt(12)
@@ -237,32 +248,48 @@ def test_every_task_brings_just_its_own_parameters(tasks):
     _, params = tiny(tasks=tasks)
     names = {name.split("/")[0] for name in leaf_paths(params)}
     heads = {"match": "match_head"}
-    assert names - {"speech", "image", "speech_head", "speech_projection", "image_projection",
-                    "temperature"} == {heads.get(t, t) for t in tasks} | (
-        {"fusion"} if tasks else set())  # fmt: skip
+    assert names - {
+        "speech",
+        "image",
+        "speech_head",
+        "speech_projection",
+        "image_projection",
+        "temperature",
+    } == {heads.get(t, t) for t in tasks} | ({"fusion"} if tasks else set())
 
 
 def test_what_cannot_be_built_is_refused():
     with pytest.raises(ValueError, match="tasks \\['rank'\\] are none of match"):
         tiny(tasks=("rank",))
     for fields, message in (
-        (dict(query="text"), "query 'text' is neither"), (dict(layers=0), "layers 0"),
+        (dict(query="text"), "query 'text' is neither"),
+        (dict(layers=0), "layers 0"),
         (dict(width=25), "width 25 is odd"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match=message):
             FusionSpec(**fields)
     with pytest.raises(ValueError, match="not a multiple of heads"):
         spec = FusionSpec(**{**SMALL, "heads": 5})
-        Fusion(spec).init(jax.random.key(0), jnp.zeros((1, 2, 4)), jnp.ones((1, 2), bool),
-                          jnp.zeros((1, 2, 4)), jnp.ones((1, 2), bool), "image")  # fmt: skip
+        Fusion(spec).init(
+            jax.random.key(0),
+            jnp.zeros((1, 2, 4)),
+            jnp.ones((1, 2), bool),
+            jnp.zeros((1, 2, 4)),
+            jnp.ones((1, 2), bool),
+            "image",
+        )
 
 
 def test_kernels_start_as_wide_as_the_config_says():
     spec = FusionSpec(**{**SMALL, "width": 64, "mlp_width": 256}, init_std=0.125)
     params = Fusion(spec).init(
-        jax.random.key(0), jnp.zeros((1, 2, 32)), jnp.ones((1, 2), bool), jnp.zeros((1, 2, 48)),
-        jnp.ones((1, 2), bool), "image",
-    )["params"]  # fmt: skip
+        jax.random.key(0),
+        jnp.zeros((1, 2, 32)),
+        jnp.ones((1, 2), bool),
+        jnp.zeros((1, 2, 48)),
+        jnp.ones((1, 2), bool),
+        "image",
+    )["params"]
     kernels = {path: leaf for path, leaf in leaf_paths(params).items() if path.endswith("kernel")}
     assert len(kernels) == 2 + 2 * (4 + 4 + 2)
     for path, kernel in kernels.items():

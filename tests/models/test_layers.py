@@ -95,8 +95,9 @@ def test_what_is_kept_is_not_computed_again():
 
 @pytest.mark.parametrize("kept", ["none", "full"])
 def test_layers_in_a_loop_are_layers_one_by_one(kept):
-    fields = dict(width=32, layers=3, heads=2, mlp_width=48, conv_width=(16,) * 7, pos_kernel=16,
-                  pos_groups=4)  # fmt: skip
+    fields = dict(
+        width=32, layers=3, heads=2, mlp_width=48, conv_width=(16,) * 7, pos_kernel=16, pos_groups=4
+    )
     wave, lengths = rand(2, 4_000), jnp.array([4_000, 3_000])
     plain, looped = (Hubert(HubertSpec(**fields), kept, scan=scan) for scan in (False, True))
     params = jax.jit(plain.init)(jax.random.key(0), wave, lengths)
@@ -116,11 +117,24 @@ def test_layers_in_a_loop_are_layers_one_by_one(kept):
 
 
 def test_a_loop_draws_its_dropout_from_the_key():
-    model = Hubert(HubertSpec(width=32, layers=2, heads=2, mlp_width=48, conv_width=(16,) * 7,
-                              pos_kernel=16, pos_groups=4, dropout=0.5), scan=True)  # fmt: skip
+    model = Hubert(
+        HubertSpec(
+            width=32,
+            layers=2,
+            heads=2,
+            mlp_width=48,
+            conv_width=(16,) * 7,
+            pos_kernel=16,
+            pos_groups=4,
+            dropout=0.5,
+        ),
+        scan=True,
+    )
     wave, lengths = rand(1, 4_000), jnp.array([4_000])
     params = model.init(jax.random.key(0), wave, lengths)
-    outs = [model.apply(params, wave, lengths, deterministic=False, rngs={"dropout": key}).tokens
-            for key in (jax.random.key(1), jax.random.key(1), jax.random.key(2))]  # fmt: skip
+    outs = [
+        model.apply(params, wave, lengths, deterministic=False, rngs={"dropout": key}).tokens
+        for key in (jax.random.key(1), jax.random.key(1), jax.random.key(2))
+    ]
     np.testing.assert_array_equal(outs[0], outs[1])
     assert np.abs(outs[0] - outs[2]).max() > 1e-3

@@ -68,10 +68,12 @@ def from_torch(layer):
         attention_norm=norm(layer.norm1),
         cross_attention=attention(layer.multihead_attn),
         cross_attention_norm=norm(layer.norm2),
-        mlp=dict(up=dense(layer.linear1.weight, layer.linear1.bias),
-                 down=dense(layer.linear2.weight, layer.linear2.bias)),
+        mlp=dict(
+            up=dense(layer.linear1.weight, layer.linear1.bias),
+            down=dense(layer.linear2.weight, layer.linear2.bias),
+        ),
         mlp_norm=norm(layer.norm3),
-    )  # fmt: skip
+    )
 
 
 def test_cross_block_equals_pytorch_with_both_masks_and_a_context_of_another_width():
@@ -81,14 +83,20 @@ def test_cross_block_equals_pytorch_with_both_masks_and_a_context_of_another_wid
     context_mask = np.arange(7)[None] < np.array([[3], [7]])
     with torch.no_grad():
         theirs = layer(
-            torch.from_numpy(x), torch.from_numpy(context),
+            torch.from_numpy(x),
+            torch.from_numpy(context),
             tgt_key_padding_mask=torch.from_numpy(~mask),
             memory_key_padding_mask=torch.from_numpy(~context_mask),
-        )  # fmt: skip
+        )
     ours = run(
-        CrossBlock(**FIELDS, cross=True), {"params": from_torch(layer)}, x, mask, context,
-        context_mask, True,
-    )  # fmt: skip
+        CrossBlock(**FIELDS, cross=True),
+        {"params": from_torch(layer)},
+        x,
+        mask,
+        context,
+        context_mask,
+        True,
+    )
     np.testing.assert_allclose(ours[mask], theirs.numpy()[mask], atol=2e-5)
 
 
@@ -173,8 +181,16 @@ def test_dropout_of_the_queries_differs_between_images():
 
 
 def test_half_precision_stays_half_and_close():
-    vision = VitSpec(image_size=32, patch=8, width=32, layers=2, heads=4, mlp_width=48,
-                     activation="gelu", form="blip2")  # fmt: skip
+    vision = VitSpec(
+        image_size=32,
+        patch=8,
+        width=32,
+        layers=2,
+        heads=4,
+        mlp_width=48,
+        activation="gelu",
+        form="blip2",
+    )
     spec, pixels = Blip2Spec(vision, SPEC), rand(2, 32, 32, 3)
     params = perturbed(Blip2(spec), pixels)
     _, exact = run(Blip2(spec), params, pixels)

@@ -23,9 +23,15 @@ BUCKETS = (4_000, 8_000, 12_000)
 def small_config(style: str):
     c = base_config("base", "B/32")
     c.model.speech.update(
-        width=32, layers=2, heads=2, mlp_width=64, conv_width=(16,) * 7, pos_kernel=16,
-        pos_groups=4, **STYLES[style],
-    )  # fmt: skip
+        width=32,
+        layers=2,
+        heads=2,
+        mlp_width=64,
+        conv_width=(16,) * 7,
+        pos_kernel=16,
+        pos_groups=4,
+        **STYLES[style],
+    )
     c.model.image.update(image_size=16, patch=8, width=32, layers=2, heads=2, mlp_width=64)
     c.model.head.update(heads=2, mlp_width=64, weigh_layers=True)
     c.model.embed_width = 16
@@ -121,9 +127,13 @@ def test_frame_counts_are_those_of_transformers():
     import transformers
 
     reference = transformers.HubertModel(
-        transformers.HubertConfig(hidden_size=24, num_hidden_layers=0, num_attention_heads=2,
-                                  num_conv_pos_embedding_groups=2)
-    )  # fmt: skip
+        transformers.HubertConfig(
+            hidden_size=24,
+            num_hidden_layers=0,
+            num_attention_heads=2,
+            num_conv_pos_embedding_groups=2,
+        )
+    )
     lengths = np.array([400, 719, 720, 16_000, 160_000])
     theirs = [int(reference._get_feat_extract_output_lengths(int(n))) for n in lengths]
     assert conv_lengths(HubertSpec(), lengths).tolist() == theirs
@@ -176,12 +186,11 @@ def test_layer_weighting_is_a_softmax_over_all_hidden_states():
     wave, lengths = clip(4_000)[None], jnp.array([4_000])
     got = model.apply({"params": params}, wave, lengths, method="encode_speech")
     states = Hubert(model.speech_spec).apply({"params": params["speech"]}, wave, lengths)
-    single = SpeechHead(
-        HeadSpec(layers=1, heads=2, mlp_width=64), 32, 3
-    ).apply(
+    single = SpeechHead(HeadSpec(layers=1, heads=2, mlp_width=64), 32, 3).apply(
         {"params": {k: v for k, v in params["speech_head"].items() if k != "layer_weights"}},
-        states._replace(tokens=states.states[1]), True,
-    )  # fmt: skip
+        states._replace(tokens=states.states[1]),
+        True,
+    )
     np.testing.assert_allclose(got.tokens, single[0], atol=1e-5)
 
 

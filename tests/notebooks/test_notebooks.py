@@ -34,12 +34,15 @@ def table(tmp_path):
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for seed in range(3):
-            for ablation, prefixes in (("contrastive", [""]),
-                                       ("+ all", ["", "reranked_", "summed_"])):  # fmt: skip
+            for ablation, prefixes in (
+                ("contrastive", [""]),
+                ("+ all", ["", "reranked_", "summed_"]),
+            ):
                 for prefix in prefixes:
                     for metric in ("s2i_r1", "i2s_r1", "mean_r1", "mean_r5", "mean_r10"):
-                        writer.writerow([ablation, seed, "test", prefix + metric,
-                                         0.5 + 0.01 * seed])  # fmt: skip
+                        writer.writerow(
+                            [ablation, seed, "test", prefix + metric, 0.5 + 0.01 * seed]
+                        )
             for kind, value in (("cosine", 0.8), ("cosine_shuffled", 0.6), ("cosine_noisy", 0.1)):
                 writer.writerow(["+ all", seed, "test", f"denoise_image_{kind}", value])
     return path
@@ -50,12 +53,18 @@ def execute(monkeypatch, table, figures):
     monkeypatch.setenv("SIR_JAX_FIGURES", str(figures))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     notebook = nbformat.read(ROOT / "notebooks" / "ablations.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=300, kernel_name="python3",
-                   resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute()  # fmt: skip
+    NotebookClient(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(ROOT / "notebooks")}},
+    ).execute()
     return "".join(
-        output.get("text", "") for cell in notebook.cells if cell.cell_type == "code"
+        output.get("text", "")
+        for cell in notebook.cells
+        if cell.cell_type == "code"
         for output in cell.outputs
-    )  # fmt: skip
+    )
 
 
 def test_ablation_notebook_reads_a_table_into_numbers_and_figures(monkeypatch, table, tmp_path):

@@ -32,8 +32,16 @@ def test_teacher_and_queue_have_no_gradient(everything):
 
     def loss(ema, speech, image, params):
         queue = state.queue._replace(speech=speech, image=image)
-        return loss_fn(params, ema, queue, synthetic_batch(cfg), jnp.int32(5), jax.random.key(1),
-                       model=model, cfg=cfg)[0]  # fmt: skip
+        return loss_fn(
+            params,
+            ema,
+            queue,
+            synthetic_batch(cfg),
+            jnp.int32(5),
+            jax.random.key(1),
+            model=model,
+            cfg=cfg,
+        )[0]
 
     grads = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3)))(
         state.ema_params, state.queue.speech, state.queue.image, state.params
@@ -75,10 +83,12 @@ def test_sic_is_made_of_the_right_embeddings(everything):
     hard = id_targets(jnp.array(batch["image_ids"]), state.queue.ids, filled_rows)
     tau, alpha = state.params["temperature"], 0.4 * 1 / 2
     assert float(metrics["alpha"]) == pytest.approx(alpha)
-    s2i, _ = contrastive(s.embed, i_m.embed, state.queue.image, filled_rows, hard, tau,
-                         s_m.embed, alpha)  # fmt: skip
-    i2s, _ = contrastive(i.embed, s_m.embed, state.queue.speech, filled_rows, hard, tau,
-                         i_m.embed, alpha)  # fmt: skip
+    s2i, _ = contrastive(
+        s.embed, i_m.embed, state.queue.image, filled_rows, hard, tau, s_m.embed, alpha
+    )
+    i2s, _ = contrastive(
+        i.embed, s_m.embed, state.queue.speech, filled_rows, hard, tau, i_m.embed, alpha
+    )
     assert float(metrics["sic"]) == pytest.approx(float((s2i + i2s).mean() / 2), rel=1e-5)
 
 
@@ -105,10 +115,14 @@ def test_matching_scores_the_pairs_it_says(everything):
     losses = []
     for b in range(len(ids)):
         for speech_row, image_row, label in (
-            (b, b, 1), (b, int(image_rows[b]), 0), (int(speech_rows[b]), b, 0),
-        ):  # fmt: skip
-            one = [jax.tree.map(lambda x, r=r: x[r : r + 1], e)
-                   for e, r in ((s, speech_row), (i, image_row))]  # fmt: skip
+            (b, b, 1),
+            (b, int(image_rows[b]), 0),
+            (int(speech_rows[b]), b, 0),
+        ):
+            one = [
+                jax.tree.map(lambda x, r=r: x[r : r + 1], e)
+                for e, r in ((s, speech_row), (i, image_row))
+            ]
             logits = np.float64(model.apply({"params": state.params}, *one, method="match")[0])
             losses.append(np.log(np.exp(logits).sum()) - logits[label])
     assert float(metrics["sim"]) == pytest.approx(np.mean(losses), rel=1e-5)
@@ -153,19 +167,35 @@ def test_control_is_computed_at_logged_steps_alone():
     cfg, model, state = made(**TERMS["cmd"], **{"train.log_every": 3, "train.steps": 8})
     batch = synthetic_batch(cfg)
     shuffled = [
-        float(loss_of(cfg, model, state, batch, step=np.int32(step))[1].metrics[
-            "cmd_image_cosine_shuffled"
-        ])
+        float(
+            loss_of(cfg, model, state, batch, step=np.int32(step))[1].metrics[
+                "cmd_image_cosine_shuffled"
+            ]
+        )
         for step in range(8)
-    ]  # fmt: skip
-    assert [value != 0.0 for value in shuffled] == [False, False, True, False, False, True, False,
-                                                    True]  # fmt: skip
+    ]
+    assert [value != 0.0 for value in shuffled] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 SUBSETS = [
-    ("sic",), ("sim",), ("cmd",), ("sic", "sim"), ("sic", "cmd"), ("sim", "cmd"),
-    ("sic", "sim", "cmd"), ("sic", "queue", "sim", "cmd"),
-]  # fmt: skip
+    ("sic",),
+    ("sim",),
+    ("cmd",),
+    ("sic", "sim"),
+    ("sic", "cmd"),
+    ("sim", "cmd"),
+    ("sic", "sim", "cmd"),
+    ("sic", "queue", "sim", "cmd"),
+]
 
 
 def subset_fields(terms):
@@ -191,8 +221,11 @@ def test_any_subset_trains_just_its_own_parameters(terms):
     assert ({"denoise_speech", "denoise_image"} <= parts) == ("cmd" in terms)
     assert (state.ema_params is None) == (state.queue is None) == ("queue" not in terms)
     before = leaf_paths(state.params)
-    moved = {path.split("/")[0] for path, leaf in leaf_paths(after.params).items()
-             if not np.array_equal(leaf, before[path])}  # fmt: skip
+    moved = {
+        path.split("/")[0]
+        for path, leaf in leaf_paths(after.params).items()
+        if not np.array_equal(leaf, before[path])
+    }
     idle = set() if "sic" in terms else {"speech_projection", "image_projection", "temperature"}
     assert moved == parts - idle
     held = leaf_paths(after.opt_state)
@@ -205,8 +238,9 @@ def step_flops(**fields) -> float:
     batch = synthetic_batch(cfg)
 
     def loss(params):
-        return loss_fn(params, state.ema_params, state.queue, batch, 0, jax.random.key(0),
-                       model=model, cfg=cfg)[0]  # fmt: skip
+        return loss_fn(
+            params, state.ema_params, state.queue, batch, 0, jax.random.key(0), model=model, cfg=cfg
+        )[0]
 
     return jax.jit(jax.grad(loss)).lower(state.params).compile().cost_analysis()["flops"]
 
@@ -214,10 +248,16 @@ def step_flops(**fields) -> float:
 def test_a_term_that_is_off_costs_no_operation():
     plain = step_flops()
     # Fields of a term whose weight is 0 change nothing, whatever they say.
-    assert plain == step_flops(**{
-        "loss.cmd.direction": "both", "loss.cmd.form": "infonce", "loss.cmd.tokens": "all",
-        "model.fusion.layers": 12, "model.fusion.width": 256, "loss.teacher.momentum": 0.5,
-    })  # fmt: skip
+    assert plain == step_flops(
+        **{
+            "loss.cmd.direction": "both",
+            "loss.cmd.form": "infonce",
+            "loss.cmd.tokens": "all",
+            "model.fusion.layers": 12,
+            "model.fusion.width": 256,
+            "loss.teacher.momentum": 0.5,
+        }
+    )
     costs = {
         term: step_flops(**subset_fields(("sic", term))) - plain for term in ("queue", "sim", "cmd")
     }
@@ -241,8 +281,9 @@ def test_a_frozen_encoder_is_run_once(frozen):
             lambda params, ema, model=model, cfg=cfg, state=state: loss_fn(
                 params, ema, state.queue, batch, 0, jax.random.key(0), model=model, cfg=cfg
             )[0],
-            state.params, state.ema_params,
-        )  # fmt: skip
+            state.params,
+            state.ema_params,
+        )
     inputs = {"speech": (batch["wave"], batch["lengths"]), "image": (batch["pixels"],)}
     saved = sum(
         lowered_flops(
@@ -257,8 +298,9 @@ def test_a_frozen_encoder_is_run_once(frozen):
     # Exactly the trained leaves of the taught parts have a copy.
     copied = set(leaf_paths(state.ema_params))
     taught = {"speech", "speech_head", "speech_projection", "image", "image_projection"}
-    assert copied == {path for path in leaf_paths(state.params)
-                      if path.split("/")[0] in taught - set(frozen)}  # fmt: skip
+    assert copied == {
+        path for path in leaf_paths(state.params) if path.split("/")[0] in taught - set(frozen)
+    }
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(state.ema_params)} == {"float32"}
 
 

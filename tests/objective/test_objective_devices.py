@@ -20,10 +20,17 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 def compiled_step(devices: int, mining: str = "global", queue: int = 1009):
     """Return (cfg, state, compiled train step) on so many devices, everything on."""
-    cfg, model, state = made(**{
-        **EVERYTHING, "data.batch_size": 16, "loss.sic.queue": queue, "mesh.data": devices,
-        "loss.sim.mining": mining, "loss.cmd.source": mining, "train.log_every": 1,
-    })  # fmt: skip
+    cfg, model, state = made(
+        **{
+            **EVERYTHING,
+            "data.batch_size": 16,
+            "loss.sic.queue": queue,
+            "mesh.data": devices,
+            "loss.sim.mining": mining,
+            "loss.cmd.source": mining,
+            "train.log_every": 1,
+        }
+    )
     mesh = sharding.make_mesh(cfg.mesh)
     tx = make_optimizer(cfg.optim, cfg.train.steps)
     shardings = sharding.tree_shardings(state, mesh)
@@ -31,8 +38,9 @@ def compiled_step(devices: int, mining: str = "global", queue: int = 1009):
     rows = {name: sharding.batch_sharding(mesh) for name in batch}
     step = jax.jit(
         functools.partial(train_step, model=model, tx=tx, cfg=cfg, shards=devices),
-        in_shardings=(shardings, rows), out_shardings=(shardings, sharding.replicated(mesh)),
-    )  # fmt: skip
+        in_shardings=(shardings, rows),
+        out_shardings=(shardings, sharding.replicated(mesh)),
+    )
     return cfg, state, batch, step.lower(state, batch).compile()
 
 
@@ -60,8 +68,9 @@ def test_update_on_eight_devices_is_that_of_one():
     for devices in (1, 8):
         _, state, batch, step = compiled_step(devices, queue=50)
         after, metrics = step(state, batch)
-        found[devices] = leaf_paths(jax.device_get((after.params, after.ema_params, after.queue,
-                                                    metrics)))  # fmt: skip
+        found[devices] = leaf_paths(
+            jax.device_get((after.params, after.ema_params, after.queue, metrics))
+        )
     assert found[1]["3/train/sim_accuracy"] == found[8]["3/train/sim_accuracy"]
     for path, leaf in found[1].items():
         np.testing.assert_allclose(found[8][path], leaf, atol=1e-5, rtol=1e-5, err_msg=path)
@@ -72,8 +81,9 @@ def test_gradients_on_eight_devices_are_those_of_one():
     batch = synthetic_batch(cfg)
 
     def loss(params, queue, batch):
-        return loss_fn(params, state.ema_params, queue, batch, 0, jax.random.key(0),
-                       model=model, cfg=cfg)[0]  # fmt: skip
+        return loss_fn(
+            params, state.ema_params, queue, batch, 0, jax.random.key(0), model=model, cfg=cfg
+        )[0]
 
     grad = jax.jit(jax.value_and_grad(loss))
     one = grad(state.params, state.queue, batch)

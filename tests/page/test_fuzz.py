@@ -13,18 +13,41 @@ from PIL import Image
 from sir_jax.page.workers import Decoders
 
 SOUNDS = {
-    "wav": b"RIFF\x24\x10\x00\x00WAVEfmt ", "flac": b"fLaC\x00\x00\x00\x22", "ogg": b"OggS\x00\x02",
-    "mp3": b"ID3\x04\x00\x00", "rf64.wav": b"RF64\xff\xff\xff\xffWAVEds64",
-}  # fmt: skip
+    "wav": b"RIFF\x24\x10\x00\x00WAVEfmt ",
+    "flac": b"fLaC\x00\x00\x00\x22",
+    "ogg": b"OggS\x00\x02",
+    "mp3": b"ID3\x04\x00\x00",
+    "rf64.wav": b"RF64\xff\xff\xff\xffWAVEds64",
+}
 PICTURES = {
-    "png": b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "jpg": b"\xff\xd8\xff\xe0\x00\x10JFIF",
-    "webp": b"RIFF\x00\x10\x00\x00WEBPVP8 ", "gif": b"GIF89a", "bmp": b"BM\x00\x10\x00\x00",
-}  # fmt: skip
+    "png": b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR",
+    "jpg": b"\xff\xd8\xff\xe0\x00\x10JFIF",
+    "webp": b"RIFF\x00\x10\x00\x00WEBPVP8 ",
+    "gif": b"GIF89a",
+    "bmp": b"BM\x00\x10\x00\x00",
+}
 NAMES = [
-    "../../../etc/passwd", "..\\..\\boot.ini", "/etc/shadow", "a\0b.wav", 'quo"te.wav', "a\r\nb: c",
-    "%2e%2e%2f.wav", "x" * 900, "", ".", "CON", "${HOME}", "`id`", "<script>alert(1)</script>",
-    "\u202egnp.wav", "ü/é.png", "|ls", "~/.ssh/id_rsa", "file:///etc/passwd", "a;b",
-]  # fmt: skip
+    "../../../etc/passwd",
+    "..\\..\\boot.ini",
+    "/etc/shadow",
+    "a\0b.wav",
+    'quo"te.wav',
+    "a\r\nb: c",
+    "%2e%2e%2f.wav",
+    "x" * 900,
+    "",
+    ".",
+    "CON",
+    "${HOME}",
+    "`id`",
+    "<script>alert(1)</script>",
+    "\u202egnp.wav",
+    "ü/é.png",
+    "|ls",
+    "~/.ssh/id_rsa",
+    "file:///etc/passwd",
+    "a;b",
+]
 
 
 def encoded(suffix):

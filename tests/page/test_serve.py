@@ -39,9 +39,12 @@ def test_the_verb_from_start_to_control_c(page_engine, page_root, matching_workd
     verb = "import sys; from sir_jax.cli.main import entry; sys.exit(entry())"
     options = [f"--index={tmp_path / 'index'}", f"--model={matching_workdir}", "--port=0"]
     process = subprocess.Popen(
-        [sys.executable, "-c", verb, "demo", *options], text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, "-c", verb, "demo", *options],
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     try:
         lines = [process.stdout.readline() for _ in range(3)]
         assert "9 pictures and 5 recordings" in lines[0] and "compiling" in lines[1]

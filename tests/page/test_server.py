@@ -104,8 +104,9 @@ def test_reverse_is_the_librarys(client, page_engine, page_root):
     found = ask(client, "picture", "3.png", picture.read_bytes(), k=5, rerank=1).json()
     hits = page_engine.index.search(picture, 5, rerank=5)
     assert [hit["id"] for hit in found["results"]] == [hit.id for hit in hits]
-    np.testing.assert_allclose([h["match"] for h in found["results"]], [h.match for h in hits],
-                               atol=1e-4)  # fmt: skip
+    np.testing.assert_allclose(
+        [h["match"] for h in found["results"]], [h.match for h in hits], atol=1e-4
+    )
     assert "peaks" not in found and found["total"] == 5
 
 
@@ -125,8 +126,10 @@ def test_explanations_are_the_models(client, page_engine, page_root, spoken, kin
     shape = len(wanted.by_frame), found["rows"], found["cols"]
     assert shape == wanted.weights.shape
     for name, array in (
-        ("weights", wanted.weights), ("by_frame", wanted.by_frame), ("by_patch", wanted.by_patch),
-    ):  # fmt: skip
+        ("weights", wanted.weights),
+        ("by_frame", wanted.by_frame),
+        ("by_patch", wanted.by_patch),
+    ):
         values = np.frombuffer(base64.b64decode(found[name]), "<f4")
         np.testing.assert_allclose(values, array.ravel(), atol=1e-6)
     assert found["seconds"] == len(wave) / 16_000 and found["score"] == pytest.approx(wanted.score)
@@ -194,12 +197,29 @@ def test_files_of_the_index(client, page_root):
 
 
 TRICKS = [
-    "../outside.png", "..%2foutside.png", "%2e%2e/outside.png", "pictures/../../outside.png",
-    "pictures/..%2f..%2foutside.png", "%2fetc%2fpasswd", "/etc/passwd", "//etc/passwd",
-    "pictures/0.png%00.jpg", "pictures%5c0.png", "pictures/link.png", "speech/0.flac", "pictures",
-    "pictures/", "", ".", "..", "%ff%fe", "pictures/0.png/", "./pictures/0.png", "C:%5cboot.ini",
+    "../outside.png",
+    "..%2foutside.png",
+    "%2e%2e/outside.png",
+    "pictures/../../outside.png",
+    "pictures/..%2f..%2foutside.png",
+    "%2fetc%2fpasswd",
+    "/etc/passwd",
+    "//etc/passwd",
+    "pictures/0.png%00.jpg",
+    "pictures%5c0.png",
+    "pictures/link.png",
+    "speech/0.flac",
+    "pictures",
+    "pictures/",
+    "",
+    ".",
+    "..",
+    "%ff%fe",
+    "pictures/0.png/",
+    "./pictures/0.png",
+    "C:%5cboot.ini",
     "a" * 3000,
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("trick", TRICKS)
@@ -219,12 +239,17 @@ def test_ids_name_nothing_else(url, trick):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"k": "0"}, "k='0' is not a whole number from 1 to 48"), ({"k": "49"}, "k='49' is"),
-        ({"k": "-1"}, "k='-1'"), ({"k": "1e3"}, "k='1e3'"), ({"k": "٣"}, "is not a whole number"),
-        ({"k": ""}, "k=''"), ({"k": "9" * 64}, "from 1 to 48"), ({"k": "9" * 500}, "too long"),
+        ({"k": "0"}, "k='0' is not a whole number from 1 to 48"),
+        ({"k": "49"}, "k='49' is"),
+        ({"k": "-1"}, "k='-1'"),
+        ({"k": "1e3"}, "k='1e3'"),
+        ({"k": "٣"}, "is not a whole number"),
+        ({"k": ""}, "k=''"),
+        ({"k": "9" * 64}, "from 1 to 48"),
+        ({"k": "9" * 500}, "too long"),
         ({"rerank": "2"}, "rerank='2' is not a whole number from 0 to 1"),
     ],
-)  # fmt: skip
+)
 def test_fields_that_cannot_be(client, spoken, fields, message):
     assert message in error(ask(client, "speech", "q.wav", spoken, **fields), 400)
 
@@ -296,13 +321,19 @@ def test_the_upload_is_counted_while_it_comes(client, url):
 @pytest.mark.parametrize(
     ("headers", "status"),
     [
-        ({"host": "evil.example"}, 400), ({"host": "evil.example:80"}, 400), ({"host": ""}, 400),
-        ({"host": "127.0.0.1.evil.example"}, 400), ({"host": "[::2]:1"}, 400),
-        ({"host": "8.8.8.8"}, 400), ({"origin": "http://evil.example"}, 403),
-        ({"origin": "null"}, 403), ({"origin": "http://127.0.0.1:1"}, 403),
-        ({"sec-fetch-site": "cross-site"}, 403), ({"sec-fetch-site": "same-site"}, 403),
+        ({"host": "evil.example"}, 400),
+        ({"host": "evil.example:80"}, 400),
+        ({"host": ""}, 400),
+        ({"host": "127.0.0.1.evil.example"}, 400),
+        ({"host": "[::2]:1"}, 400),
+        ({"host": "8.8.8.8"}, 400),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://127.0.0.1:1"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
     ],
-)  # fmt: skip
+)
 def test_other_sites_are_refused(client, spoken, headers, status):
     request = client.build_request("POST", "/api/search", files={"speech": ("a.wav", spoken)})
     request.headers.update(headers)
@@ -320,8 +351,12 @@ def test_this_page_is_not_refused(client, url, spoken):
 
 
 def test_every_answer_carries_the_headers(client):
-    for answer in (client.get("/"), client.get("/nothing"), client.post("/api/search"),
-                   client.get("/", headers={"host": "evil.example"})):  # fmt: skip
+    for answer in (
+        client.get("/"),
+        client.get("/nothing"),
+        client.post("/api/search"),
+        client.get("/", headers={"host": "evil.example"}),
+    ):
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy
         assert answer.headers["x-content-type-options"] == "nosniff"
@@ -332,8 +367,16 @@ def test_every_answer_carries_the_headers(client):
 
 def test_the_page_names_no_other_host(client):
     page = client.get("/").text
-    for name in ("page.js", "page.css", "capture.js", "microphone.js", "api.js", "draw.js",
-                 "explain.js", "icon.svg"):  # fmt: skip
+    for name in (
+        "page.js",
+        "page.css",
+        "capture.js",
+        "microphone.js",
+        "api.js",
+        "draw.js",
+        "explain.js",
+        "icon.svg",
+    ):
         answer = client.get(f"/static/{name}")
         assert answer.status_code == 200
         page += answer.text
@@ -348,12 +391,14 @@ def test_too_many_at_once_are_told_to_wait(page_engine, serve_page, page_root):
             answers = list(
                 pool.map(
                     lambda _: httpx.post(
-                        f"{url}api/search", files={"picture": ("a.png", picture)},
-                        timeout=120, trust_env=False,
+                        f"{url}api/search",
+                        files={"picture": ("a.png", picture)},
+                        timeout=120,
+                        trust_env=False,
                     ),
                     range(24),
                 )
-            )  # fmt: skip
+            )
         found = {answer.status_code for answer in answers}
         assert found == {200, 503}
         refused = next(answer for answer in answers if answer.status_code == 503)

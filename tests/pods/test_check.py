@@ -131,8 +131,11 @@ def test_what_must_not_be():
 
 def test_table_and_its_place(tmp_path):
     fields = dataclasses.asdict(report()) | {
-        "peak": report().peak, "step_ms": 104.0, "utilisation": 0.96, "by_hand_total": 390_000_000,
-    }  # fmt: skip
+        "peak": report().peak,
+        "step_ms": 104.0,
+        "utilisation": 0.96,
+        "by_hand_total": 390_000_000,
+    }
     good = {"batch": 256, "problems": [], "programs": {"train": fields}}
     bad = {"batch": 4096, "problems": ["train does not fit"], "programs": {}}
     topology = Topology.parse("v5e:4x4")
@@ -170,8 +173,10 @@ def test_every_declared_slice_is_a_config():
     chips = [topology.chips for _, topology in found]
     assert kinds == {"v4", "v5e", "v5p", "v6e"} and min(chips) == 8 and max(chips) == 256
     assert {Path(spec.partition(":")[0]).stem for spec, _ in found} == {
-        "cmd", "coarse_to_fine", "unified"
-    }  # fmt: skip
+        "cmd",
+        "coarse_to_fine",
+        "unified",
+    }
     for spec, topology in found:
         cfg = load_config(spec)
         # Two v5e slices of the larger configs hold less.
@@ -189,11 +194,13 @@ def test_every_declared_slice_is_a_config():
         ("check --config=configs/cmd.py --topology=v5e:4x4 --programs=a", "no 'a'; choose among"),
         ("check --config=configs/cmd.py --topology=v5e:4x4 --slices=x", "--slices='x'"),
         ("check --all --slices=2", "--slices=2: --all stands alone"),
-        ("explain --config=configs/cmd.py --topology=v5e:4x4 --config.data.batch_size=7",
-         "data.batch_size=7 must be a multiple of 16"),
+        (
+            "explain --config=configs/cmd.py --topology=v5e:4x4 --config.data.batch_size=7",
+            "data.batch_size=7 must be a multiple of 16",
+        ),
         ("explain --config=configs/cmd.py:pod=v3 --topology=v5e:4x4", "pod='v3' is none of"),
     ],
-)  # fmt: skip
+)
 def test_mistakes(words, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
         main(words.split())

@@ -17,8 +17,10 @@ def mesh():
 
 def program(mesh, fn, *args, out):
     """Compile fn for arguments (shape, spec) and return its text."""
-    described = [jax.ShapeDtypeStruct(shape, np.float32, sharding=NamedSharding(mesh, spec))
-                 for shape, spec in args]  # fmt: skip
+    described = [
+        jax.ShapeDtypeStruct(shape, np.float32, sharding=NamedSharding(mesh, spec))
+        for shape, spec in args
+    ]
     return jax.jit(fn, out_shardings=NamedSharding(mesh, out)).lower(*described).compile().as_text()
 
 
@@ -55,31 +57,41 @@ HEAD = "ENTRY %main (p: f32[8]) -> f32[8] {\n"
         (
             "  %all-gather.1 = bf16[256,750]{1,0:T(8,128)(2,1)} all-gather(%p), channel_id=2, "
             "replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_1'}, dimensions={0}",
-            "all-gather", ("fsdp",), 256 * 750 * 2,
+            "all-gather",
+            ("fsdp",),
+            256 * 750 * 2,
         ),
         (
             "  %r = f32[16]{0} reduce-scatter(%p), channel_id=3, "
             "replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}, to_apply=%add",
-            "reduce-scatter", ("data",), 4 * 16 * 4,
+            "reduce-scatter",
+            ("data",),
+            4 * 16 * 4,
         ),
         (
             "  ROOT %a = (f32[3]{0}, /*index=1*/bf16[5]{0}) all-reduce(%p, %q), channel_id=4, "
             "replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add",
-            "all-reduce", ("data", "fsdp"), 3 * 4 + 5 * 2,
+            "all-reduce",
+            ("data", "fsdp"),
+            3 * 4 + 5 * 2,
         ),
         (
             "  %s = (f32[2]{0}, f32[8]{0}) all-gather-start(%p), channel_id=5, "
             "replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}",
-            "all-gather", ("data",), 8 * 4,
+            "all-gather",
+            ("data",),
+            8 * 4,
         ),
         (
             "  %c = f32[6]{0} collective-permute(%p), channel_id=6, "
             "source_target_pairs={{0,2},{2,4},{4,6},{6,0},{1,3},{3,5},{5,7},{7,1}}",
-            "collective-permute", ("data",), 6 * 4,
+            "collective-permute",
+            ("data",),
+            6 * 4,
         ),
     ],
     ids=["mesh", "iota", "listed, tuple", "start", "permute"],
-)  # fmt: skip
+)
 def test_forms_of_a_line(mesh, line, kind, axes, payload):
     (one,) = read_collectives(HEAD + line + "\n}\n", mesh)
     assert (one.kind, one.axes, one.payload) == (kind, axes, payload)

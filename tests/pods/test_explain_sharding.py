@@ -42,8 +42,10 @@ def test_bytes_of_a_chip_add_up():
 
 
 def test_small_frozen_encoders_lie_whole():
-    specs = {line.path: line.spec for line in state_lines(laid_out("coarse_to_fine", fsdp=4,
-                                                                   frozen_whole=1.0))}  # fmt: skip
+    specs = {
+        line.path: line.spec
+        for line in state_lines(laid_out("coarse_to_fine", fsdp=4, frozen_whole=1.0))
+    }
     # HuBERT-large takes 0.6 GiB in bfloat16, ViT-g 1.8.
     assert {spec for path, spec in specs.items() if path.startswith("params/speech/")} == {"whole"}
     assert specs["params/image/layers_00/mlp/up/kernel"] == "fsdp,-"

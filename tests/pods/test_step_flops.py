@@ -52,8 +52,9 @@ def test_encoders_agree_with_the_formulas():
     found = count_flops(jax.make_jaxpr(model.apply)(params, pixels))
     assert found == vit_flops(spec)
 
-    spec = HubertSpec(width=32, layers=2, heads=2, mlp_width=48, conv_width=(16,) * 7,
-                      pos_kernel=16, pos_groups=4)  # fmt: skip
+    spec = HubertSpec(
+        width=32, layers=2, heads=2, mlp_width=48, conv_width=(16,) * 7, pos_kernel=16, pos_groups=4
+    )
     model = build_encoder(spec)
     wave, lengths = jnp.zeros((1, 16_000)), jnp.array([16_000])
     params = jax.eval_shape(model.init, jax.random.key(0), wave, lengths)

@@ -23,10 +23,16 @@ HUBERT_STYLES = {
 def tiny_hubert(style: str, **changes) -> transformers.HubertModel:
     """Return a HuBERT of width 32 in the style of base ('group') or large ('layer')."""
     config = transformers.HubertConfig(
-        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
-        conv_dim=(16, 16, 24, 24, 24, 24, 24), num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4, **HUBERT_STYLES[style], **changes,
-    )  # fmt: skip
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=48,
+        conv_dim=(16, 16, 24, 24, 24, 24, 24),
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+        **HUBERT_STYLES[style],
+        **changes,
+    )
     torch.manual_seed(0)
     return perturb(transformers.HubertModel(config))
 
@@ -39,26 +45,47 @@ def hubert(request) -> transformers.HubertModel:
 @pytest.fixture(params=["quick_gelu", "gelu"])
 def clip(request) -> transformers.CLIPVisionModel:
     config = transformers.CLIPVisionConfig(
-        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
-        image_size=32, patch_size=8, hidden_act=request.param,
-    )  # fmt: skip
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=48,
+        image_size=32,
+        patch_size=8,
+        hidden_act=request.param,
+    )
     torch.manual_seed(0)
     return perturb(transformers.CLIPVisionModel(config))
 
 
 BLIP2_VISION = dict(
-    hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
-    image_size=32, patch_size=8, initializer_range=0.02,
-)  # fmt: skip
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=48,
+    image_size=32,
+    patch_size=8,
+    initializer_range=0.02,
+)
 # The width is not the image encoder's: every shape of the cross-attention shows its own.
 BLIP2_QFORMER = dict(
-    hidden_size=24, num_hidden_layers=4, num_attention_heads=3, intermediate_size=40,
-    vocab_size=50, max_position_embeddings=16, initializer_range=0.02,
-)  # fmt: skip
+    hidden_size=24,
+    num_hidden_layers=4,
+    num_attention_heads=3,
+    intermediate_size=40,
+    vocab_size=50,
+    max_position_embeddings=16,
+    initializer_range=0.02,
+)
 BLIP2_TEXT = dict(
-    model_type="opt", hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16,
-    vocab_size=50, max_position_embeddings=16, word_embed_proj_dim=16,
-)  # fmt: skip
+    model_type="opt",
+    hidden_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    ffn_dim=16,
+    vocab_size=50,
+    max_position_embeddings=16,
+    word_embed_proj_dim=16,
+)
 
 
 def tiny_blip2(architecture: str, qformer: dict | None = None) -> transformers.PreTrainedModel:
@@ -66,9 +93,11 @@ def tiny_blip2(architecture: str, qformer: dict | None = None) -> transformers.P
     config = transformers.Blip2Config(
         vision_config=BLIP2_VISION,
         qformer_config=BLIP2_QFORMER | dict(use_qformer_text_input=True) | (qformer or {}),
-        text_config=BLIP2_TEXT, num_query_tokens=5, image_text_hidden_size=12,
+        text_config=BLIP2_TEXT,
+        num_query_tokens=5,
+        image_text_hidden_size=12,
         initializer_range=0.02,
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     return perturb(getattr(transformers, architecture)(config))
 

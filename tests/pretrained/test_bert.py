@@ -26,16 +26,24 @@ from sir_jax.training.state import TrainState
 ATOL = 2e-5
 LAYERS = 5
 CLASSES = [
-    "BertModel", "BertForPreTraining", "BertForMaskedLM", "BertForNextSentencePrediction",
-    "BertForSequenceClassification", "BertForTokenClassification", "BertForQuestionAnswering",
+    "BertModel",
+    "BertForPreTraining",
+    "BertForMaskedLM",
+    "BertForNextSentencePrediction",
+    "BertForSequenceClassification",
+    "BertForTokenClassification",
+    "BertForQuestionAnswering",
     "BertForMultipleChoice",
-]  # fmt: skip
+]
 # What a BERT has: the leaf's path inside a layer of ours, the module's inside a layer of theirs.
 DENSE = {
-    "attention/query": "attention.self.query", "attention/key": "attention.self.key",
-    "attention/value": "attention.self.value", "attention/out": "attention.output.dense",
-    "mlp/up": "intermediate.dense", "mlp/down": "output.dense",
-}  # fmt: skip
+    "attention/query": "attention.self.query",
+    "attention/key": "attention.self.key",
+    "attention/value": "attention.self.value",
+    "attention/out": "attention.output.dense",
+    "mlp/up": "intermediate.dense",
+    "mlp/down": "output.dense",
+}
 NORMS = {"attention_norm": "attention.output.LayerNorm", "mlp_norm": "output.LayerNorm"}
 QUERY = "encoder.layer.{}.attention.self.query.weight"
 
@@ -43,9 +51,14 @@ QUERY = "encoder.layer.{}.attention.self.query.weight"
 def tiny_bert(architecture="BertModel", **changes):
     """Return a BERT of width 32 with every parameter moved, its norms' too."""
     config = transformers.BertConfig(
-        hidden_size=32, num_hidden_layers=LAYERS, num_attention_heads=4, intermediate_size=48,
-        vocab_size=50, max_position_embeddings=16, **changes,
-    )  # fmt: skip
+        hidden_size=32,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        intermediate_size=48,
+        vocab_size=50,
+        max_position_embeddings=16,
+        **changes,
+    )
     torch.manual_seed(0)
     model = getattr(transformers, architecture)(config)
     with torch.no_grad():
@@ -59,9 +72,16 @@ def tiny_config(folder, layers=2):
     c = base_config("tiny", "tiny")
     c.data.image_size = 16
     c.model.speech.update(
-        width=32, layers=1, heads=2, mlp_width=64, conv_width=(8, 32), conv_kernel=(40, 8),
-        conv_stride=(20, 8), pos_kernel=8, pos_groups=2,
-    )  # fmt: skip
+        width=32,
+        layers=1,
+        heads=2,
+        mlp_width=64,
+        conv_width=(8, 32),
+        conv_kernel=(40, 8),
+        conv_stride=(20, 8),
+        pos_kernel=8,
+        pos_groups=2,
+    )
     c.model.image.update(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=64)
     c.model.head.update(layers=1, heads=2, mlp_width=64)
     c.model.fusion.update(layers=layers, width=32, heads=4, mlp_width=48)

@@ -264,9 +264,11 @@ def test_unported_configs_are_refused(change, message):
 def test_preprocessing_is_read_as_transformers_writes_it():
     theirs = transformers.BlipImageProcessorPil().to_dict()
     expected = dict(
-        image_size=384, image_mean=(0.48145466, 0.4578275, 0.40821073),
-        image_std=(0.26862954, 0.26130258, 0.27577711), image_fit="squash",
-    )  # fmt: skip
+        image_size=384,
+        image_mean=(0.48145466, 0.4578275, 0.40821073),
+        image_std=(0.26862954, 0.26130258, 0.27577711),
+        image_fit="squash",
+    )
     assert blip2.preprocessing({}) == expected
     assert blip2.preprocessing(theirs | dict(image_processor_type="BlipImageProcessor")) == expected
     for size in (224, dict(height=224, width=224)):
@@ -276,12 +278,17 @@ def test_preprocessing_is_read_as_transformers_writes_it():
 @pytest.mark.parametrize(
     "change",
     [
-        dict(image_processor_type="CLIPImageProcessor"), dict(do_resize=False),
-        dict(do_center_crop=True), dict(do_normalize=None), dict(do_rescale=False),
-        dict(resample=2), dict(rescale_factor=1.0), dict(size=dict(height=224, width=196)),
+        dict(image_processor_type="CLIPImageProcessor"),
+        dict(do_resize=False),
+        dict(do_center_crop=True),
+        dict(do_normalize=None),
+        dict(do_rescale=False),
+        dict(resample=2),
+        dict(rescale_factor=1.0),
+        dict(size=dict(height=224, width=196)),
         dict(size=dict(shortest_edge=224)),
     ],
-)  # fmt: skip
+)
 def test_unported_preprocessing_is_refused_by_field(change):
     with pytest.raises(UserError, match=f"has {next(iter(change))}="):
         blip2.preprocessing(change)

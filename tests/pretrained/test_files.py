@@ -180,8 +180,11 @@ def test_damaged_header_is_refused(tmp_path, content, message):
 @pytest.mark.parametrize(
     "entry",
     [
-        None, {}, dict(dtype="F32", shape=[3, -5], data_offsets=[0, 60]),
-        dict(dtype="F32", shape=[3, 5], data_offsets=[60, 0]), dict(dtype="F32", shape=[3, 5]),
+        None,
+        {},
+        dict(dtype="F32", shape=[3, -5], data_offsets=[0, 60]),
+        dict(dtype="F32", shape=[3, 5], data_offsets=[60, 0]),
+        dict(dtype="F32", shape=[3, 5]),
         dict(dtype="F32", shape=[3, 5], data_offsets=[0]),
         dict(dtype=["F32"], shape=[3, 5], data_offsets=[0, 60]),
         dict(dtype="F32", shape=[3, 4], data_offsets=[0, 60]),
@@ -189,7 +192,7 @@ def test_damaged_header_is_refused(tmp_path, content, message):
         # Of a kind that has no known size.
         dict(dtype="F8_E4M3", shape=[60], data_offsets=[60, 0]),
     ],
-)  # fmt: skip
+)
 def test_damaged_entry_is_named(single, entry):
     change_header(single, lambda header: header.update(a=entry))
     with pytest.raises(UserError, match="model.safetensors is damaged: .*tensor a "):

@@ -33,9 +33,13 @@ def cached(root, name=ID, revision=HASH):
 
 @pytest.mark.parametrize(
     "variable, below",
-    [("HF_HUB_CACHE", ""), ("HF_HOME", "hub"), ("XDG_CACHE_HOME", "huggingface/hub"),
-     ("HOME", ".cache/huggingface/hub")],
-)  # fmt: skip
+    [
+        ("HF_HUB_CACHE", ""),
+        ("HF_HOME", "hub"),
+        ("XDG_CACHE_HOME", "huggingface/hub"),
+        ("HOME", ".cache/huggingface/hub"),
+    ],
+)
 def test_hub_id_is_found_in_each_place_of_the_cache(tmp_path, monkeypatch, variable, below):
     monkeypatch.setenv(variable, str(tmp_path / "there"))
     snapshot = cached(tmp_path / "there" / below)

@@ -21,8 +21,14 @@ from sir_jax.pretrained.families import clip as clip_family
 from sir_jax.pretrained.families import hubert as hubert_family
 
 NAME = "encoder.layers.1.attention.k_proj.weight"
-TEXT = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-            vocab_size=50, max_position_embeddings=16)  # fmt: skip
+TEXT = dict(
+    hidden_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=16,
+    vocab_size=50,
+    max_position_embeddings=16,
+)
 
 
 @pytest.fixture
@@ -153,8 +159,10 @@ def test_pickle_alone_is_refused_with_the_command_that_converts_it(hubert, tmp_p
 
 def test_spellings_of_hubert_load_alike(folder):
     _, expected = pretrained.load(str(folder))
-    old = (("parametrizations.weight.original0", "weight_g"),
-           ("parametrizations.weight.original1", "weight_v"))  # fmt: skip
+    old = (
+        ("parametrizations.weight.original0", "weight_g"),
+        ("parametrizations.weight.original1", "weight_v"),
+    )
     for change in (rename(*old), rename(prefix="hubert.")):
         rewrite(folder, change)
         assert "masked_spec_embed" not in str(flatten_dict(expected))
@@ -209,8 +217,9 @@ def head_of(name, encoder):
     theirs = model.vision_model.state_dict()
     given = {k.removeprefix("vision_model."): v for k, v in encoder.state_dict().items()}
     assert sorted(k.removeprefix("vision_model.") for k in theirs) == sorted(given)
-    model.vision_model.load_state_dict(dict(zip(sorted(theirs), (given[k] for k in sorted(given)),
-                                                strict=True)))  # fmt: skip
+    model.vision_model.load_state_dict(
+        dict(zip(sorted(theirs), (given[k] for k in sorted(given)), strict=True))
+    )
     return model
 
 

@@ -14,15 +14,26 @@ CROP = dict(image_mean=MEAN, image_std=STD, image_fit="crop")
 
 # As openai/clip-vit-base-patch32 has it.
 OLD_CLIP = dict(
-    crop_size=224, do_center_crop=True, do_normalize=True, do_resize=True,
-    feature_extractor_type="CLIPFeatureExtractor", image_mean=list(MEAN), image_std=list(STD),
-    resample=3, size=224,
-)  # fmt: skip
+    crop_size=224,
+    do_center_crop=True,
+    do_normalize=True,
+    do_resize=True,
+    feature_extractor_type="CLIPFeatureExtractor",
+    image_mean=list(MEAN),
+    image_std=list(STD),
+    resample=3,
+    size=224,
+)
 # As facebook/hubert-large-ll60k has it.
 OLD_HUBERT = dict(
-    do_normalize=True, feature_extractor_type="Wav2Vec2FeatureExtractor", feature_size=1,
-    padding_side="right", padding_value=0, return_attention_mask=True, sampling_rate=16000,
-)  # fmt: skip
+    do_normalize=True,
+    feature_extractor_type="Wav2Vec2FeatureExtractor",
+    feature_size=1,
+    padding_side="right",
+    padding_value=0,
+    return_attention_mask=True,
+    sampling_rate=16000,
+)
 
 
 @pytest.fixture
@@ -118,9 +129,12 @@ def test_steps_on_pictures_that_are_not_ported_are_refused(place, change, messag
 
 @pytest.mark.parametrize(
     "change",
-    [dict(sampling_rate=8000), dict(feature_size=2),
-     dict(feature_extractor_type="WhisperFeatureExtractor")],
-)  # fmt: skip
+    [
+        dict(sampling_rate=8000),
+        dict(feature_size=2),
+        dict(feature_extractor_type="WhisperFeatureExtractor"),
+    ],
+)
 def test_speech_that_is_prepared_in_another_way_is_refused(place, change):
     field, value = next(iter(change.items()))
     with pytest.raises(UserError, match=f"has {field}={value}; only"):

@@ -28,14 +28,23 @@ RULES = [
     Rule("text.{any}", None),
 ]
 SHAPES = {
-    "layers_10/mlp/kernel": (3, 5), "layers_10/mlp/bias": (5,), "layers_10/q/kernel": (3, 2),
-    "layers_10/k/kernel": (3, 2), "conv_0/kernel": (7, 6, 3, 4),
-}  # fmt: skip
+    "layers_10/mlp/kernel": (3, 5),
+    "layers_10/mlp/bias": (5,),
+    "layers_10/q/kernel": (3, 2),
+    "layers_10/k/kernel": (3, 2),
+    "conv_0/kernel": (7, 6, 3, 4),
+}
 
 
 def tensors():
-    shapes = {"h.10.fc.weight": (5, 3), "h.10.fc.bias": (5,), "h.10.qk": (4, 3),
-              "conv.0.weight": (4, 3, 7, 6), "text.a.b": (1,), "text.c": ()}  # fmt: skip
+    shapes = {
+        "h.10.fc.weight": (5, 3),
+        "h.10.fc.bias": (5,),
+        "h.10.qk": (4, 3),
+        "conv.0.weight": (4, 3, 7, 6),
+        "text.a.b": (1,),
+        "text.c": (),
+    }
     rng = np.random.default_rng(0)
     return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 

@@ -74,10 +74,16 @@ with distributed.job(sys.argv[2]):
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
     """Return a folder with a corpus whose 7 pictures and 21 clips no batch divides."""
-    return make_setting(tmp_path_factory.mktemp("distributed"), **{
-        "train.steps": STEPS, "train.eval_every": EVERY, "train.checkpoint_every": 4,
-        "mesh.data": 8, "optim.learning_rate": 1e-2,
-    })  # fmt: skip
+    return make_setting(
+        tmp_path_factory.mktemp("distributed"),
+        **{
+            "train.steps": STEPS,
+            "train.eval_every": EVERY,
+            "train.checkpoint_every": 4,
+            "mesh.data": 8,
+            "optim.learning_rate": 1e-2,
+        },
+    )
 
 
 @pytest.fixture(scope="module")
@@ -164,12 +170,20 @@ def run_jobs(program, count, *options, kill=None):
     port = free_port()
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", program, str(number), f"127.0.0.1:{port},{number},{count}",
-             *options],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            [
+                sys.executable,
+                "-c",
+                program,
+                str(number),
+                f"127.0.0.1:{port},{number},{count}",
+                *options,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for number in range(count)
-    ]  # fmt: skip
+    ]
     began = time.monotonic()
     if kill is not None:
         for process in running:
@@ -243,10 +257,13 @@ def test_all_stop_at_one_point_whichever_process_was_signalled():
         ({"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1"}, False),  # salloc
         ({name: "1" for name in distributed._SLURM}, False),
         ({name: "1" for name in distributed._SLURM} | {"SLURM_NTASKS": "2"}, True),
-        ({name: "1" for name in distributed._SLURM}
-         | {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "1"}, False),
+        (
+            {name: "1" for name in distributed._SLURM}
+            | {"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "1"},
+            False,
+        ),
     ],
-)  # fmt: skip
+)
 def test_environment_tells_of_several_processes(environ, several):
     assert distributed.several_processes(environ) is several
 
@@ -285,8 +302,10 @@ def test_metadata_of_a_tpu_machine_tells_of_its_slice(hosts, several, tmp_path, 
 
 def test_option_is_read_or_refused():
     assert distributed.parse_spec("10.0.0.1:1234,3,4") == {
-        "coordinator_address": "10.0.0.1:1234", "process_id": 3, "num_processes": 4,
-    }  # fmt: skip
+        "coordinator_address": "10.0.0.1:1234",
+        "process_id": 3,
+        "num_processes": 4,
+    }
     for spec in (
         "on",
         "host,0,2",

@@ -19,8 +19,10 @@ def test_lines_elsewhere(capsys, monkeypatch):
         bar.update(1_999)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(" (")[0] for line in lines] == [
-        "files: 1 of 3,000", "files: 2,000 of 3,000", "files: 2,000 of 3,000",
-    ]  # fmt: skip
+        "files: 1 of 3,000",
+        "files: 2,000 of 3,000",
+        "files: 2,000 of 3,000",
+    ]
     assert all(line.endswith(" a second)") for line in lines)
 
 

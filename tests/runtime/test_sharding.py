@@ -98,8 +98,9 @@ def test_axis_that_does_not_divide_is_replicated_and_named():
 
 def test_factored_state_with_fewer_axes_than_the_rule_is_replicated():
     assert sharding.fit_spec("v_row/image/patch_embed/kernel", (8, 32), mesh_of(1, 8, 1)) == (
-        P(), [],
-    )  # fmt: skip
+        P(),
+        [],
+    )
 
 
 def test_mesh_is_auto_and_takes_the_remaining_devices():

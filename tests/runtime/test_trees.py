@@ -33,8 +33,9 @@ def test_split_and_merge_are_inverse():
     assert list(leaf_paths(rest)) == ["speech/norm/scale", "temperature"]
     merged = merge_trees(rest, matched)
     assert list(leaf_paths(merged)) == list(leaf_paths(TREE))
-    assert all(a is b for a, b in zip(
-        leaf_paths(merged).values(), leaf_paths(TREE).values(), strict=True))  # fmt: skip
+    assert all(
+        a is b for a, b in zip(leaf_paths(merged).values(), leaf_paths(TREE).values(), strict=True)
+    )
 
 
 def test_split_with_everything_or_nothing_matched():

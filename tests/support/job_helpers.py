@@ -46,8 +46,10 @@ class Process:
         with open(log, "w") as out:
             self.popen = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, str(devices), str(most_bytes), *map(str, argv)],
-                stdout=out, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            )  # fmt: skip
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            )
 
     def wait(self, timeout=300):
         """Return its exit status and its output."""
@@ -115,16 +117,31 @@ def sequence(workdir):
 def make_setting(root, images=16, val_images=7, captions=3, **fields):
     """Put a corpus and `tiny.py`, a config that trains on it, into a folder."""
     out = root / "corpus.log"
-    status, made = Process(out, 1, [
-        "data", "spoken_scenes", "--level=one", f"--train_images={images}",
-        f"--val_images={val_images}", "--test_images=4", f"--captions={captions}",
-        "--image_size=32", f"--data_dir={root}/data",
-    ]).wait()  # fmt: skip
+    status, made = Process(
+        out,
+        1,
+        [
+            "data",
+            "spoken_scenes",
+            "--level=one",
+            f"--train_images={images}",
+            f"--val_images={val_images}",
+            "--test_images=4",
+            f"--captions={captions}",
+            "--image_size=32",
+            f"--data_dir={root}/data",
+        ],
+    ).wait()
     assert status == 0, made
     (corpus,) = (path.name for path in (root / "data" / "spoken_scenes").glob("one-*"))
-    cfg = tiny_config(**{
-        "data.corpus": f"spoken_scenes/{corpus}", "data.data_dir": f"{root}/data",
-        "data.buckets": (16_000,), "train.compile_cache": f"{root}/compiled",
-    } | fields)  # fmt: skip
+    cfg = tiny_config(
+        **{
+            "data.corpus": f"spoken_scenes/{corpus}",
+            "data.data_dir": f"{root}/data",
+            "data.buckets": (16_000,),
+            "train.compile_cache": f"{root}/compiled",
+        }
+        | fields
+    )
     (root / "tiny.py").write_text(CONFIG.format(json.dumps(to_json(cfg))))
     return root

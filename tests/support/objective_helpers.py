@@ -33,8 +33,10 @@ def made(**fields):
     if state.queue is not None:
         rng = np.random.default_rng(5)
         size, width = state.queue.speech.shape
-        rows = [x / np.linalg.norm(x, axis=1, keepdims=True)
-                for x in rng.normal(size=(2, size, width)).astype(np.float32)]  # fmt: skip
+        rows = [
+            x / np.linalg.norm(x, axis=1, keepdims=True)
+            for x in rng.normal(size=(2, size, width)).astype(np.float32)
+        ]
         ids = rng.integers(0, 6, size).astype(np.int32)
         state = state.replace(queue=Queue(*rows, ids, np.int32(size // 2), np.int32(size // 2)))
     return cfg, model, state
@@ -48,8 +50,14 @@ def loss_of(cfg, model, state, batch, key=1, **changes):
     @jax.jit
     def run(arrays, batch):
         return loss_fn(
-            arrays["params"], arrays["ema"], arrays["queue"], batch, arrays["step"],
-            jax.random.key(key), model=model, cfg=cfg,
-        )  # fmt: skip
+            arrays["params"],
+            arrays["ema"],
+            arrays["queue"],
+            batch,
+            arrays["step"],
+            jax.random.key(key),
+            model=model,
+            cfg=cfg,
+        )
 
     return run(arrays, batch)

@@ -116,9 +116,13 @@ def small_split() -> MemorySplit:
 def draw(count: int, split=None, *, start: int = 0, config=None, threads: int = 0, **options):
     """Take `count` batches and close."""
     batches = train_batches(
-        split or small_split(), config or data_config(),
-        seed=options.pop("seed", 3), start=start, num_threads=threads, **options,
-    )  # fmt: skip
+        split or small_split(),
+        config or data_config(),
+        seed=options.pop("seed", 3),
+        start=start,
+        num_threads=threads,
+        **options,
+    )
     taken = [{k: np.array(v) for k, v in batch.items()} for batch in islice(batches, count)]
     batches.close()
     return taken

@@ -22,9 +22,16 @@ def tiny_config():
     c.data.corpus = "spoken_scenes/one-i16-d4-t4-c2-v64-p32-s7"
     c.data.update(buckets=(24_000, 48_000), image_size=16, batch_size=8)
     c.model.speech.update(
-        width=32, layers=1, heads=2, mlp_width=64, conv_width=(16, 16, 32),
-        conv_kernel=(32, 8, 4), conv_stride=(16, 5, 4), pos_kernel=8, pos_groups=4,
-    )  # fmt: skip
+        width=32,
+        layers=1,
+        heads=2,
+        mlp_width=64,
+        conv_width=(16, 16, 32),
+        conv_kernel=(32, 8, 4),
+        conv_stride=(16, 5, 4),
+        pos_kernel=8,
+        pos_groups=4,
+    )
     c.model.image.update(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=64)
     c.model.head.update(heads=2, mlp_width=64)
     c.model.embed_width = 32

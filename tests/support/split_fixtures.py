@@ -18,9 +18,16 @@ def tiny_config():
     c = base_config("tiny", "tiny")
     c.data.update(buckets=(1600, 3200), image_size=16, batch_size=4)
     c.model.speech.update(
-        width=32, layers=1, heads=2, mlp_width=64, conv_width=(16, 16, 32),
-        conv_kernel=(16, 8, 4), conv_stride=(8, 5, 4), pos_kernel=8, pos_groups=4,
-    )  # fmt: skip
+        width=32,
+        layers=1,
+        heads=2,
+        mlp_width=64,
+        conv_width=(16, 16, 32),
+        conv_kernel=(16, 8, 4),
+        conv_stride=(8, 5, 4),
+        pos_kernel=8,
+        pos_groups=4,
+    )
     c.model.image.update(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=64)
     c.model.head.update(heads=2, mlp_width=64)
     c.model.embed_width = 32
@@ -61,8 +68,13 @@ class MemorySplit:
             self.records.append(
                 SimpleNamespace(image=png.getvalue(), image_id=image_id, captions=tuple(captions))
             )
-        fields = [("row", "i4"), ("slot", "i4"), ("samples", "i4"),
-                  ("image_id", "i8"), ("caption_id", "i8")]  # fmt: skip
+        fields = [
+            ("row", "i4"),
+            ("slot", "i4"),
+            ("samples", "i4"),
+            ("image_id", "i8"),
+            ("caption_id", "i8"),
+        ]
         self.index = np.sort(np.array(entries, fields), order="caption_id")
 
     def __len__(self):

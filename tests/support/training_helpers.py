@@ -21,9 +21,17 @@ def tiny_config(**fields):
     c.data.image_size = 16
     # Few operations: compiling, not running, is what the tests wait for.
     c.model.speech.update(
-        width=32, layers=1, heads=2, mlp_width=64, conv_width=(8, 32), conv_kernel=(40, 8),
-        conv_stride=(20, 8), pos_kernel=8, pos_groups=2, dropout=0.1,
-    )  # fmt: skip
+        width=32,
+        layers=1,
+        heads=2,
+        mlp_width=64,
+        conv_width=(8, 32),
+        conv_kernel=(40, 8),
+        conv_stride=(20, 8),
+        pos_kernel=8,
+        pos_groups=2,
+        dropout=0.1,
+    )
     c.model.image.update(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=64)
     c.model.head.update(layers=1, heads=2, mlp_width=64)
     c.model.fusion.update(layers=2, width=32, heads=2, mlp_width=64)

@@ -41,9 +41,13 @@ FROZEN = {"optim.freeze": ("speech", "image"), "data.buckets": (7_000,), "train.
 
 # Both directions of everything that a config can ask of the features.
 UNIFIED = FROZEN | {
-    "loss.sic.queue": 20, "loss.sic.alpha": 0.4, "loss.sim.weight": 1.0, "loss.cmd.weight": 1.0,
-    "loss.cmd.direction": "both", "loss.cmd.ratio": 0.5,
-}  # fmt: skip
+    "loss.sic.queue": 20,
+    "loss.sic.alpha": 0.4,
+    "loss.sim.weight": 1.0,
+    "loss.cmd.weight": 1.0,
+    "loss.cmd.direction": "both",
+    "loss.cmd.ratio": 0.5,
+}
 
 
 class RoundedModel(SpeechImageModel):
@@ -67,8 +71,11 @@ class RoundedModel(SpeechImageModel):
 
 def build_rounded(cfg, tasks=(), *, frozen):
     model = build_model(cfg, tasks)
-    fields = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)
-              if field.name not in ("parent", "name")}  # fmt: skip
+    fields = {
+        field.name: getattr(model, field.name)
+        for field in dataclasses.fields(model)
+        if field.name not in ("parent", "name")
+    }
     return RoundedModel(**fields, frozen=frozen)
 
 
@@ -142,9 +149,11 @@ def test_losses_from_features_do_not_depend_on_the_mesh(tmp_path, corpus):
     for name, spec in (("speech", HubertSpec), ("image", VitSpec)):
         pretrained.save(tmp_path / name, spec(**cfg.model[name]), jax.device_get(params[name]))
     fields = UNIFIED | {
-        "data.features": str(tmp_path / "f"), "model.head.weigh_layers": True,
-        "init.speech": str(tmp_path / "speech"), "init.image": str(tmp_path / "image"),
-    }  # fmt: skip
+        "data.features": str(tmp_path / "f"),
+        "model.head.weigh_layers": True,
+        "init.speech": str(tmp_path / "speech"),
+        "init.image": str(tmp_path / "image"),
+    }
     # Written by eight devices, and read by one and by eight.
     featurize(tiny_config(**fields, **{"mesh.data": 8}), corpus, "train", tmp_path / "f", 4)
     one = losses(tiny_config(**fields), tmp_path / "one", corpus)
@@ -226,8 +235,9 @@ def test_what_is_to_be_written_is_told_before_and_the_cut_clips_counted(tmp_path
     assert f"speech: 48 clips x 2 x {frames.mean():.1f} x 32 in bfloat16" in out
     assert manifest["initialised_from"] == "random, seed 0"
     assert manifest["identity"]["preprocessing"] == {
-        "normalize_wave": True, "longest_samples": 6_400,
-    }  # fmt: skip
+        "normalize_wave": True,
+        "longest_samples": 6_400,
+    }
     featurize(cfg, corpus, "train", tmp_path, 4)
     assert f"{folder} is complete already" in capsys.readouterr().out
 
@@ -251,8 +261,12 @@ def test_what_is_missing_is_made_again_to_the_same_bytes(tmp_path, stored, corpu
         shards[-1].unlink()
         shards[1].unlink()
         with pytest.raises(UserError, match=f"{modality}-.* 2 of .* files are missing; go on with"):
-            open_features(stored[1][1], frozen_config(**{"data.features": str(tmp_path)}), corpus,
-                          corpus.splits["train"])  # fmt: skip
+            open_features(
+                stored[1][1],
+                frozen_config(**{"data.features": str(tmp_path)}),
+                corpus,
+                corpus.splits["train"],
+            )
         # The layout is the manifest's, whatever would be chosen now.
         monkeypatch.undo()
         featurize(frozen_config(), corpus, "train", tmp_path, 4)
@@ -286,14 +300,16 @@ def test_a_store_of_something_else_is_refused_by_name(stored, corpus):
         ({"params": other}, "no image features of this run's kind; the nearest differ in checkp"),
         ({"params": half}, r"speech .* param_dtype \(\['float32'\] there, \['bfloat16'\] here\)"),
         ({"data.normalize_wave": False}, r"preprocessing.normalize_wave \(True there, False here"),
-        ({"data.buckets": (3_200, 6_000)},
-         r"preprocessing.longest_samples \(6400 there, 6000 here\)"),
+        (
+            {"data.buckets": (3_200, 6_000)},
+            r"preprocessing.longest_samples \(6400 there, 6000 here\)",
+        ),
         ({"data.image_fit": "squash"}, r"preprocessing.image_fit \('crop' there, 'squash' here\)"),
         ({"model.head.weigh_layers": True}, r"stored \('tokens' there, 'states' here\)"),
         ({"model.dtype": "bfloat16"}, r"compute_dtype \('float32' there, 'bfloat16' here\)"),
         ({"corpus": longer}, r"differ in corpus.index \([0-9a-f]{12} there, [0-9a-f]{12} here\)"),
         ({"corpus": renamed}, "differ in corpus.name"),
-    ]  # fmt: skip
+    ]
     for changes, message in cases:
         with pytest.raises(UserError, match=message) as error:
             opened(**changes)
@@ -315,9 +331,11 @@ def test_training_refuses_before_it_compiles_or_writes(tmp_path, stored, corpus,
         ({"data.features": out, "data.crop_scale": (0.5, 1.0)}, "data.crop_scale=.0.5, 1.0. chang"),
         ({"data.features": out, "data.augment.noise.probability": 0.1}, "data.augment changes"),
         ({"data.features": out, "data.augment.image.grey": 0.1}, "data.augment.image changes"),
-        ({"data.features": out, "optim.freeze": ("speech/frontend",)},
-         "freezes neither 'speech' nor 'image' as a whole"),
-    ]  # fmt: skip
+        (
+            {"data.features": out, "optim.freeze": ("speech/frontend",)},
+            "freezes neither 'speech' nor 'image' as a whole",
+        ),
+    ]
     for fields, message in cases:
         with pytest.raises(UserError, match=message):
             loop.train(frozen_config(**fields), tmp_path / "run", None, corpus)
@@ -326,9 +344,13 @@ def test_training_refuses_before_it_compiles_or_writes(tmp_path, stored, corpus,
 
 def test_augmentation_of_what_is_trained_is_no_matter(stored, corpus):
     out, (_, params) = stored
-    cfg = frozen_config(**{
-        "optim.freeze": ("speech",), "data.crop_scale": (0.5, 1.0), "data.features": str(out),
-    })  # fmt: skip
+    cfg = frozen_config(
+        **{
+            "optim.freeze": ("speech",),
+            "data.crop_scale": (0.5, 1.0),
+            "data.features": str(out),
+        }
+    )
     features_module.check_cacheable(params, cfg)
     assert open_features(params, cfg, corpus, corpus.splits["train"]).modalities == ("speech",)
 
@@ -366,12 +388,17 @@ def test_a_cache_may_move_but_not_come_or_go(tmp_path):
 
 def test_batch_shapes_are_those_of_the_batches(stored, corpus):
     out, (_, params) = stored
-    for cached, freeze in (((), ()), (("speech",), ("speech",)), (("image",), ("image",)),
-                           (("speech", "image"), ("speech", "image"))):  # fmt: skip
+    for cached, freeze in (
+        ((), ()),
+        (("speech",), ("speech",)),
+        (("image",), ("image",)),
+        (("speech", "image"), ("speech", "image")),
+    ):
         cfg = tiny_config(**{"optim.freeze": freeze, "data.features": str(out) if freeze else ""})
         features = open_features(params, cfg, corpus, corpus.splits["train"])
-        batches = loop.train_batches(corpus.splits["train"], cfg.data, seed=0, start=0,
-                                     num_threads=0, features=features)  # fmt: skip
+        batches = loop.train_batches(
+            corpus.splits["train"], cfg.data, seed=0, start=0, num_threads=0, features=features
+        )
         shapes = [batch_shapes(cfg, samples, cached) for samples in cfg.data.buckets]
         by_length = {bucket_length(found): found for found in shapes}
         for _ in range(6):
@@ -395,30 +422,62 @@ def get_config(arg=""):
 @pytest.mark.slow
 def test_sigkill_and_the_same_command_give_the_same_bytes(tmp_path):
     """And training runs from the result, through the command line."""
-    made = finish(start(
-        "data", "spoken_scenes", "--level=one", "--train_images=40", "--val_images=4",
-        "--test_images=4", "--captions=2", "--image_size=32", f"--data_dir={tmp_path}/data",
-    ))  # fmt: skip
-    (name,) = {word.strip(",.:'") for word in made.split() if "spoken_scenes/one-" in word
-               and "/data/" not in word}  # fmt: skip
-    cfg = frozen_config(**{
-        "data.corpus": name, "data.data_dir": f"{tmp_path}/data", "train.steps": 2,
-        "data.buckets": (16_000, 40_000), "train.compile_cache": f"{tmp_path}/compiled",
-    })  # fmt: skip
+    made = finish(
+        start(
+            "data",
+            "spoken_scenes",
+            "--level=one",
+            "--train_images=40",
+            "--val_images=4",
+            "--test_images=4",
+            "--captions=2",
+            "--image_size=32",
+            f"--data_dir={tmp_path}/data",
+        )
+    )
+    (name,) = {
+        word.strip(",.:'")
+        for word in made.split()
+        if "spoken_scenes/one-" in word and "/data/" not in word
+    }
+    cfg = frozen_config(
+        **{
+            "data.corpus": name,
+            "data.data_dir": f"{tmp_path}/data",
+            "train.steps": 2,
+            "data.buckets": (16_000, 40_000),
+            "train.compile_cache": f"{tmp_path}/compiled",
+        }
+    )
     (tmp_path / "tiny.py").write_text(CONFIG.format(json.dumps(to_json(cfg))))
     # Two clips a batch, four a file: twenty files.
-    program = "\n".join([
-        "import sys, sir_jax.data.feature_store as store",
-        "from sir_jax.cli.main import main",
-        "store.SHARD_BYTES = 1",
-        "sys.exit(main(sys.argv[1:]))",
-    ])  # fmt: skip
+    program = "\n".join(
+        [
+            "import sys, sir_jax.data.feature_store as store",
+            "from sir_jax.cli.main import main",
+            "store.SHARD_BYTES = 1",
+            "sys.exit(main(sys.argv[1:]))",
+        ]
+    )
 
     def run(out):
-        command = [sys.executable, "-c", program, "data", "featurize", f"--out={out}",
-                   f"--config={tmp_path}/tiny.py", "--batch_size=2"]  # fmt: skip
-        return subprocess.Popen(command, env={**os.environ, "JAX_PLATFORMS": "cpu"}, text=True,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+        command = [
+            sys.executable,
+            "-c",
+            program,
+            "data",
+            "featurize",
+            f"--out={out}",
+            f"--config={tmp_path}/tiny.py",
+            "--batch_size=2",
+        ]
+        return subprocess.Popen(
+            command,
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     finish(run(tmp_path / "whole"))
     killed = tmp_path / "killed"
@@ -434,7 +493,13 @@ def test_sigkill_and_the_same_command_give_the_same_bytes(tmp_path):
         ours, theirs = (contents(only(d, modality)) for d in (killed, tmp_path / "whole"))
         assert len([n for n in ours if n.endswith(".array_record")]) in (20, 10)
         assert ours == theirs
-    out = finish(start("train", f"--config={tmp_path}/tiny.py", f"--workdir={tmp_path}/run",
-                       f"--config.data.features={killed}"))  # fmt: skip
+    out = finish(
+        start(
+            "train",
+            f"--config={tmp_path}/tiny.py",
+            f"--workdir={tmp_path}/run",
+            f"--config.data.features={killed}",
+        )
+    )
     assert f"features of frozen encoders from {killed}: speech, image" in out
     assert read_records(tmp_path / "run" / JSONL)[-1]["step"] == 2

@@ -32,9 +32,13 @@ def start(*argv, **kwargs):
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", PROGRAM, *map(str, argv)]
     return subprocess.Popen(
-        command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        command,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         **kwargs,
-    )  # fmt: skip
+    )
 
 
 def finish(process):
@@ -47,17 +51,35 @@ def finish(process):
 def setting(tmp_path_factory):
     """Return a folder with a config file and a corpus, both real and small."""
     root = tmp_path_factory.mktemp("kill")
-    made = finish(start(
-        "data", "spoken_scenes", "--level=one", "--train_images=16", "--val_images=4",
-        "--test_images=4", "--captions=2", "--image_size=32", f"--data_dir={root}/data",
-    ))  # fmt: skip
-    (corpus,) = {word.strip(",.:'") for word in made.split() if "spoken_scenes/one-" in word
-                 and "/data/" not in word}  # fmt: skip
-    cfg = tiny_config(**{
-        "data.corpus": corpus, "data.data_dir": f"{root}/data", "data.buckets": (16_000,),
-        "train.steps": STEPS, "train.eval_every": 20, "train.checkpoint_every": 2,
-        "train.compile_cache": f"{root}/compiled",
-    })  # fmt: skip
+    made = finish(
+        start(
+            "data",
+            "spoken_scenes",
+            "--level=one",
+            "--train_images=16",
+            "--val_images=4",
+            "--test_images=4",
+            "--captions=2",
+            "--image_size=32",
+            f"--data_dir={root}/data",
+        )
+    )
+    (corpus,) = {
+        word.strip(",.:'")
+        for word in made.split()
+        if "spoken_scenes/one-" in word and "/data/" not in word
+    }
+    cfg = tiny_config(
+        **{
+            "data.corpus": corpus,
+            "data.data_dir": f"{root}/data",
+            "data.buckets": (16_000,),
+            "train.steps": STEPS,
+            "train.eval_every": 20,
+            "train.checkpoint_every": 2,
+            "train.compile_cache": f"{root}/compiled",
+        }
+    )
     (root / "tiny.py").write_text(CONFIG.format(json.dumps(to_json(cfg))))
     return root
 
@@ -122,8 +144,9 @@ def test_sigterm_saves_and_says_how_to_go_on(setting, whole):
 
 
 def test_another_config_is_refused_in_one_line(setting, whole):
-    process = start("train", f"--config={setting}/tiny.py", f"--workdir={whole}",
-                    "--config.model.embed_width=8")  # fmt: skip
+    process = start(
+        "train", f"--config={setting}/tiny.py", f"--workdir={whole}", "--config.model.embed_width=8"
+    )
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 2
     (line,) = [line for line in out.splitlines() if line.startswith("sir-jax train:")]

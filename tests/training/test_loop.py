@@ -51,8 +51,16 @@ def test_run_logs_every_step_and_evaluates_before_it_goes_on(whole):
     workdir, result = whole
     records = sequence(workdir)
     kinds = [(r["step"], "val" if BEST_METRIC in r else "train") for r in records]
-    assert kinds == [(1, "train"), (2, "train"), (3, "train"), (4, "train"), (4, "val"),
-                     (5, "train"), (6, "train"), (6, "val")]  # fmt: skip
+    assert kinds == [
+        (1, "train"),
+        (2, "train"),
+        (3, "train"),
+        (4, "train"),
+        (4, "val"),
+        (5, "train"),
+        (6, "train"),
+        (6, "val"),
+    ]
     assert result["train/loss"] == records[-2]["train/loss"]
     assert result[BEST_METRIC] == records[-1][BEST_METRIC]
     assert all(np.isfinite(v) for r in records for v in r.values())
@@ -98,8 +106,9 @@ def test_stopped_by_sigterm_and_resumed_gives_the_same_records(
     loop.train(tiny_config(**RUN), tmp_path, make_evaluate(corpus), corpus)
     assert taken[-1] == stop_after
     assert sequence(tmp_path) == sequence(whole[0])
-    for a, b in zip(*(jax.tree.leaves(restore_params(d, "last")[1]) for d in (tmp_path, whole[0])),
-                    strict=True):  # fmt: skip
+    for a, b in zip(
+        *(jax.tree.leaves(restore_params(d, "last")[1]) for d in (tmp_path, whole[0])), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
 
@@ -242,9 +251,19 @@ def test_next_batch_is_on_its_way_before_a_step_is_waited_for(corpus, tmp_path, 
     loop.train(tiny_config(**RUN), tmp_path, None, corpus)
     # A save at step 3 waits for all there is; between saves the next batch goes first.
     assert events == [
-        ("placed", 1), ("placed", 2), ("waited", 1), ("placed", 3), ("waited", 2), ("waited", 3),
-        ("placed", 4), ("placed", 5), ("waited", 4), ("placed", 6), ("waited", 5), ("waited", 6),
-    ]  # fmt: skip
+        ("placed", 1),
+        ("placed", 2),
+        ("waited", 1),
+        ("placed", 3),
+        ("waited", 2),
+        ("waited", 3),
+        ("placed", 4),
+        ("placed", 5),
+        ("waited", 4),
+        ("placed", 6),
+        ("waited", 5),
+        ("waited", 6),
+    ]
 
 
 def test_no_thread_of_the_pipeline_outlives_the_loop(corpus, tmp_path, monkeypatch):

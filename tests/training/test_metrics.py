@@ -17,9 +17,11 @@ def test_resume_drops_later_records_and_a_torn_line(tmp_path):
     writer.close()
     lines = (tmp_path / JSONL).read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
-        {"step": 1, "train/loss": 0.5}, {"step": 2, "train/loss": 1.0},
-        {"step": 2, "val/mean_r1": 0.5}, {"step": 3, "train/loss": 9.0},
-    ]  # fmt: skip
+        {"step": 1, "train/loss": 0.5},
+        {"step": 2, "train/loss": 1.0},
+        {"step": 2, "val/mean_r1": 0.5},
+        {"step": 3, "train/loss": 9.0},
+    ]
 
 
 def test_records_are_on_disk_before_close(tmp_path):

@@ -11,8 +11,14 @@ from sir_jax.training.optimizer import decay_mask, make_optimizer, make_schedule
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
 def test_schedule_against_its_formula(schedule):
-    cfg = tiny_config(**{"optim.schedule": schedule, "optim.learning_rate": 0.4,
-                         "optim.warmup_steps": 4, "optim.end_factor": 0.1}).optim  # fmt: skip
+    cfg = tiny_config(
+        **{
+            "optim.schedule": schedule,
+            "optim.learning_rate": 0.4,
+            "optim.warmup_steps": 4,
+            "optim.end_factor": 0.1,
+        }
+    ).optim
     rate = make_schedule(cfg, 20)
     for step in range(21):
         if step < 4:
@@ -53,9 +59,16 @@ def test_decay_mask_by_axes_and_path():
 
 
 def test_first_update_is_adamw_by_hand():
-    cfg = tiny_config(**{"optim.warmup_steps": 0, "optim.schedule": "constant",
-                         "optim.learning_rate": 0.1, "optim.weight_decay": 0.5,
-                         "optim.no_decay": (), "optim.clip_norm": 1.0}).optim  # fmt: skip
+    cfg = tiny_config(
+        **{
+            "optim.warmup_steps": 0,
+            "optim.schedule": "constant",
+            "optim.learning_rate": 0.1,
+            "optim.weight_decay": 0.5,
+            "optim.no_decay": (),
+            "optim.clip_norm": 1.0,
+        }
+    ).optim
     tx = make_optimizer(cfg, 10)
     params = {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full((2,), 3.0)}
     grads = jax.tree.map(lambda x: jnp.full(x.shape, -7.0), params)

@@ -52,8 +52,11 @@ def assert_same_run(folder, whole):
 
 def data_files(step):
     """Return the files of a checkpoint that hold bytes of its arrays, with the last one's place."""
-    return {step / item / name: end for item in ("params", "train")
-            for name, end in stored_ends(step / item).items()}  # fmt: skip
+    return {
+        step / item / name: end
+        for item in ("params", "train")
+        for name, end in stored_ends(step / item).items()
+    }
 
 
 def test_checkpoint_that_lost_its_end_is_passed_over(whole, corpus, tmp_path, capsys):
@@ -82,10 +85,20 @@ def test_every_file_that_a_restore_reads_is_checked(whole, tmp_path):
     assert find_fault(step) is None
     found = data_files(step)
     assert len(found) >= 4
-    names = ("_METADATA", "_CHECKPOINT_METADATA", "_sharding", "metadata", "manifest.ocdbt",
-             "array_metadatas/process_0")  # fmt: skip
-    top = [path for at in (".", "meta", "params", "train") for name in names
-           if (path := step / at / name).is_file()]  # fmt: skip
+    names = (
+        "_METADATA",
+        "_CHECKPOINT_METADATA",
+        "_sharding",
+        "metadata",
+        "manifest.ocdbt",
+        "array_metadatas/process_0",
+    )
+    top = [
+        path
+        for at in (".", "meta", "params", "train")
+        for name in names
+        if (path := step / at / name).is_file()
+    ]
     assert len(top) == 10
     for path in (*found, *top):
         content = path.read_bytes()

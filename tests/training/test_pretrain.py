@@ -124,10 +124,20 @@ def test_a_short_run_learns_and_its_file_loads(tower, tmp_path, capsys):
     cfg.data.update(batch_size=4, buckets=(4_000,), image_size=16)
     if tower == "speech":
         spec = HubertSpec(
-            width=32, layers=1, heads=2, mlp_width=32, conv_width=(8, 16), conv_kernel=(20, 16),
-            conv_stride=(20, 16), conv_bias=True, conv_norm="layer", pos_kernel=4, pos_groups=2,
-            norm_first=True, dropout=0.0,
-        )  # fmt: skip
+            width=32,
+            layers=1,
+            heads=2,
+            mlp_width=32,
+            conv_width=(8, 16),
+            conv_kernel=(20, 16),
+            conv_stride=(20, 16),
+            conv_bias=True,
+            conv_norm="layer",
+            pos_kernel=4,
+            pos_groups=2,
+            norm_first=True,
+            dropout=0.0,
+        )
     else:
         spec = VitSpec(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=32)
     args = SimpleNamespace(
@@ -141,8 +151,9 @@ def test_a_short_run_learns_and_its_file_loads(tower, tmp_path, capsys):
         out=str(tmp_path),
     )
     params = pretrain(tower, spec, [TinySplit()], WORDS, cfg.data, args)
-    losses = [float(line.split("loss ")[1].split()[0]) for line in
-              capsys.readouterr().out.splitlines()]  # fmt: skip
+    losses = [
+        float(line.split("loss ")[1].split()[0]) for line in capsys.readouterr().out.splitlines()
+    ]
     assert len(losses) == 3 and losses[-1] < 0.9 * losses[0]
     loaded_spec, loaded = pretrained.load(str(tmp_path / tower))
     assert loaded_spec == spec
@@ -154,8 +165,16 @@ def test_going_on_from_an_encoder_begins_where_it_stopped(tmp_path, capsys):
     spec = VitSpec(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=32)
     cfg = base_config("tiny", "tiny")
     cfg.data.update(batch_size=4, buckets=(4_000,), image_size=16)
-    args = SimpleNamespace(steps=2, until=1, learning_rate=0.0, seed=0, log_every=10,
-                           save_every=10, init="", out=str(tmp_path / "a"))  # fmt: skip
+    args = SimpleNamespace(
+        steps=2,
+        until=1,
+        learning_rate=0.0,
+        seed=0,
+        log_every=10,
+        save_every=10,
+        init="",
+        out=str(tmp_path / "a"),
+    )
     first = pretrain("image", spec, [TinySplit()], WORDS, cfg.data, args)
     args.init, args.out = str(tmp_path / "a" / "image"), str(tmp_path / "b")
     second = pretrain("image", spec, [TinySplit()], WORDS, cfg.data, args)

@@ -27,21 +27,39 @@ def test_fifty_steps_live_and_from_features(name, tmp_path, capsys):
     builder, _, _ = name.partition("/")
     layouts.write(builder, tmp_path / "archives")
     where = f"--data_dir={tmp_path / 'data'}"
-    assert cli.main(["data", "prepare", name, f"--archives={tmp_path / 'archives'}", where,
-                     "--tolerance=1", "--workers=1"]) == 0  # fmt: skip
+    assert (
+        cli.main(
+            [
+                "data",
+                "prepare",
+                name,
+                f"--archives={tmp_path / 'archives'}",
+                where,
+                "--tolerance=1",
+                "--workers=1",
+            ]
+        )
+        == 0
+    )
     corpus = open_corpus(name, tmp_path / "data")
     assert len(corpus.splits["train"].index) == CORPORA[name]
     # Two pairs a batch, of one picture at times: then a row has no negative at all.
     config = [
         f"--config=configs/unified.py:runlocal,corpus={name}",
-        f"--config.data.data_dir={tmp_path / 'data'}", "--config.data.batch_size=2",
-        "--config.data.buckets=(8000,)", "--config.mesh.data=1",
-        "--config.model.speech.layers=1", "--config.model.image.layers=1",
-        "--config.model.fusion.layers=1", "--config.model.remat=none",
+        f"--config.data.data_dir={tmp_path / 'data'}",
+        "--config.data.batch_size=2",
+        "--config.data.buckets=(8000,)",
+        "--config.mesh.data=1",
+        "--config.model.speech.layers=1",
+        "--config.model.image.layers=1",
+        "--config.model.fusion.layers=1",
+        "--config.model.remat=none",
         "--config.model.dtype=float32",
-        f"--config.train.steps={STEPS}", "--config.train.eval_every=0",
-        "--config.train.checkpoint_every=0", "--config.optim.warmup_steps=5",
-    ]  # fmt: skip
+        f"--config.train.steps={STEPS}",
+        "--config.train.eval_every=0",
+        "--config.train.checkpoint_every=0",
+        "--config.optim.warmup_steps=5",
+    ]
     assert cli.main(["train", *config, f"--workdir={tmp_path / 'live'}"]) == 0
     features = tmp_path / "features"
     assert cli.main(["data", "featurize", *config, f"--out={features}"]) == 0
@@ -56,6 +74,17 @@ def test_fifty_steps_live_and_from_features(name, tmp_path, capsys):
     # The image's splits are evaluated by name where there are several.
     split = "test_seen" if builder == "places_audio" else "test"
     capsys.readouterr()
-    assert cli.main(["evaluate", f"--workdir={tmp_path / 'stored'}", f"--split={split}", where,
-                     "--which=last", "--rerank=2"]) == 0  # fmt: skip
+    assert (
+        cli.main(
+            [
+                "evaluate",
+                f"--workdir={tmp_path / 'stored'}",
+                f"--split={split}",
+                where,
+                "--which=last",
+                "--rerank=2",
+            ]
+        )
+        == 0
+    )
     assert f"{name}, split {split}" in capsys.readouterr().out

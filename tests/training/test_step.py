@@ -37,12 +37,20 @@ def test_step_counts_and_moves_every_parameter(plain):
     after, metrics = step(state, batch)
     assert int(after.step) == 1
     assert float(metrics["train/finite"]) == 1.0
-    assert metrics.keys() >= {"train/loss", "train/grad_norm", "train/learning_rate",
-                              "train/temperature", "train/s2i_accuracy"}  # fmt: skip
+    assert metrics.keys() >= {
+        "train/loss",
+        "train/grad_norm",
+        "train/learning_rate",
+        "train/temperature",
+        "train/s2i_accuracy",
+    }
     after, _ = step(after, batch)
     before = leaf_paths(state.params)
-    still = [path for path, leaf in leaf_paths(after.params).items()
-             if np.array_equal(leaf, before[path])]  # fmt: skip
+    still = [
+        path
+        for path, leaf in leaf_paths(after.params).items()
+        if np.array_equal(leaf, before[path])
+    ]
     # A key's bias shifts a row of logits as a whole, which softmax ignores.
     assert [path for path in still if not path.endswith("attention/key/bias")] == []
 
@@ -83,10 +91,15 @@ def test_infinite_gradient_of_a_finite_loss_is_flagged(plain):
 
 @pytest.fixture(scope="module")
 def partly_frozen():
-    cfg = tiny_config(**{
-        "optim.freeze": ("speech/frontend", "image"), "optim.weight_decay": 0.5,
-        "train.grad_accum": 2, "model.speech.dropout": 0.0, "model.head.dropout": 0.0,
-    })  # fmt: skip
+    cfg = tiny_config(
+        **{
+            "optim.freeze": ("speech/frontend", "image"),
+            "optim.weight_decay": 0.5,
+            "train.grad_accum": 2,
+            "model.speech.dropout": 0.0,
+            "model.head.dropout": 0.0,
+        }
+    )
     return cfg, *made(cfg)
 
 

@@ -268,10 +268,13 @@ def _read_image(rules: Rules, image: PlannedImage) -> tuple[dict[str, np.ndarray
         stamp = _stamp(rules.folder / image.image)
         good = [c for c in image.captions if f"audio-{c.caption_id}" in stored]
         without = [
-            Lost(Problem(c.audio, "no image", f"{image.image} is out", image.split, c.key),
-                 caption_id=c.caption_id, stamp=_stamp(rules.folder / c.audio))
+            Lost(
+                Problem(c.audio, "no image", f"{image.image} is out", image.split, c.key),
+                caption_id=c.caption_id,
+                stamp=_stamp(rules.folder / c.audio),
+            )
             for c in good
-        ]  # fmt: skip
+        ]
         return {}, [Lost(problem, image.image_id, stamp=stamp), *lost, *without]
     if not any(name.startswith("audio-") for name in stored):
         stamp = _stamp(rules.folder / image.image)

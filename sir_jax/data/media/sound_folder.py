@@ -39,9 +39,11 @@ class SoundFolder:
 
     def __getstate__(self) -> dict[str, Any]:
         return {
-            "_path": self._path, "_field": self._field, "_cache_bytes": self._cache_bytes,
+            "_path": self._path,
+            "_field": self._field,
+            "_cache_bytes": self._cache_bytes,
             "_digest": self._digest,
-        }  # fmt: skip
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -126,9 +126,14 @@ def _prepare(layout: Layout, config: str, source: Source, folder: Path, options:
     problems = [*plan.problems, *(entry.problem for entry in lost)]
     accepted = {"max_seconds": options.max_seconds, "tolerance": options.tolerance}
     report = make_report(
-        f"{layout.name}/{config}", planned, kept, problems, layout.expected.get(config, {}),
-        archives, accepted,
-    )  # fmt: skip
+        f"{layout.name}/{config}",
+        planned,
+        kept,
+        problems,
+        layout.expected.get(config, {}),
+        archives,
+        accepted,
+    )
     listed = write_report(folder, report, problems)
     print(report.table())
     print(f"{len(problems):,} things left out, listed in {listed}", flush=True)

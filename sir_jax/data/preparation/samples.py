@@ -68,9 +68,11 @@ def main(argv: list[str]) -> int:
       UserError: see `write_samples`.
     """
     parser = argparse.ArgumentParser(
-        prog="sir-jax samples", description=__doc__, allow_abbrev=False,
+        prog="sir-jax samples",
+        description=__doc__,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("--out", default="samples", help="the folder (default samples)")
     parser.add_argument("--pictures", type=int, default=PICTURES)
     args = parser.parse_args(argv)

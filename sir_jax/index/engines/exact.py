@@ -387,9 +387,12 @@ def _rounded(x):
 def _score(queries, rows, dtype: str):
     """Return scores [C, n], peaks [C / GROUP, n], the largest norm of a row and of its rounding."""
     values = jnp.einsum(
-        "ce,ne->cn", rows.astype(dtype), queries, preferred_element_type=jnp.float32,
+        "ce,ne->cn",
+        rows.astype(dtype),
+        queries,
+        preferred_element_type=jnp.float32,
         precision=jax.lax.Precision.HIGHEST if dtype == "float32" else None,
-    )  # fmt: skip
+    )
     peaks = values.reshape(-1, GROUP, values.shape[1]).max(1)
     norm = jnp.sqrt(jnp.square(rows).sum(1).max())
     off = jnp.sqrt(jnp.square(rows - _rounded(rows)).sum(1).max())

@@ -204,9 +204,7 @@ def _build_ivf(faiss, vectors: np.ndarray):
     # Work per query is what finds the lists plus what is in them: both grow as the root.
     lists = 1 << max(0, round(math.log2(4 * math.sqrt(count))))
     lists = max(1, min(lists, count // 8))
-    index = faiss.IndexIVFFlat(
-        faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT
-    )  # fmt: skip
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
     rng = np.random.default_rng(0)
     rows = np.sort(rng.permutation(count)[: _TRAIN_ROWS * lists])
     index.cp.min_points_per_centroid = 1  # or it warns on stderr

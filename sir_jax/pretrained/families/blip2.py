@@ -8,8 +8,14 @@ from sir_jax.pretrained.families import blip2_vision
 from sir_jax.pretrained.families.blip2_vision import preprocessing
 from sir_jax.pretrained.rules import Rule, pair
 
-__all__ = ["PREFIXES", "RULES", "config_from_spec", "extra_tensors", "preprocessing",
-           "spec_from_config"]  # fmt: skip
+__all__ = [
+    "PREFIXES",
+    "RULES",
+    "config_from_spec",
+    "extra_tensors",
+    "preprocessing",
+    "spec_from_config",
+]
 
 _LAYER = "qformer.encoder.layer.{n}"
 _BLOCK = "qformer/layers_{n:02d}"

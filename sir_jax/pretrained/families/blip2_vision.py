@@ -18,9 +18,7 @@ _SPLIT_WEIGHT = Transform(
     lambda x: tuple(part.T for part in np.split(x, 3)),
     lambda q, k, v: np.concatenate([q.T, k.T, v.T]),
 )
-_SPLIT_BIAS = Transform(
-    lambda x: tuple(np.split(x, 3)), lambda q, k, v: np.concatenate([q, k, v])
-)  # fmt: skip
+_SPLIT_BIAS = Transform(lambda x: tuple(np.split(x, 3)), lambda q, k, v: np.concatenate([q, k, v]))
 
 RULES: list[Rule] = [
     Rule("embeddings.class_embedding", "cls", _CLS),
@@ -28,16 +26,22 @@ RULES: list[Rule] = [
     Rule("embeddings.patch_embedding.bias", "patch_embed/bias"),
     Rule("embeddings.position_embedding", "position", ROWS),
     *pair(f"{_LAYER}.layer_norm1", f"{_BLOCK}/attention_norm", norm=True),
-    Rule(f"{_LAYER}.self_attn.qkv.weight",
-         tuple(f"{_BLOCK}/attention/{x}/kernel" for x in _QKV), _SPLIT_WEIGHT),
-    Rule(f"{_LAYER}.self_attn.qkv.bias",
-         tuple(f"{_BLOCK}/attention/{x}/bias" for x in _QKV), _SPLIT_BIAS),
+    Rule(
+        f"{_LAYER}.self_attn.qkv.weight",
+        tuple(f"{_BLOCK}/attention/{x}/kernel" for x in _QKV),
+        _SPLIT_WEIGHT,
+    ),
+    Rule(
+        f"{_LAYER}.self_attn.qkv.bias",
+        tuple(f"{_BLOCK}/attention/{x}/bias" for x in _QKV),
+        _SPLIT_BIAS,
+    ),
     *pair(f"{_LAYER}.self_attn.projection", f"{_BLOCK}/attention/out"),
     *pair(f"{_LAYER}.layer_norm2", f"{_BLOCK}/mlp_norm", norm=True),
     *pair(f"{_LAYER}.mlp.fc1", f"{_BLOCK}/mlp/up"),
     *pair(f"{_LAYER}.mlp.fc2", f"{_BLOCK}/mlp/down"),
     *pair("post_layernorm", "post_norm", norm=True),
-]  # fmt: skip
+]
 
 PREFIXES = ("vision_model.",)
 

@@ -61,10 +61,13 @@ _PROCESSOR = dict(
     image_mean=(0.48145466, 0.4578275, 0.40821073),
     image_std=(0.26862954, 0.26130258, 0.27577711),
 )
-_STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "resample",
-          "rescale_factor")  # fmt: skip
-_PROCESSOR_TYPES = ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil",
-                    "CLIPFeatureExtractor")  # fmt: skip
+_STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "resample", "rescale_factor")
+_PROCESSOR_TYPES = (
+    "CLIPImageProcessor",
+    "CLIPImageProcessorFast",
+    "CLIPImageProcessorPil",
+    "CLIPFeatureExtractor",
+)
 
 
 def spec_from_config(config: dict) -> VitSpec:

@@ -19,10 +19,12 @@ RULES: list[Rule] = [
     *pair("feature_extractor.conv_layers.{n}.layer_norm", "frontend/conv_{n}/norm", norm=True),
     *pair("feature_projection.layer_norm", "feature_norm", norm=True),
     *pair("feature_projection.projection", "feature_projection"),
-    Rule("encoder.pos_conv_embed.conv.parametrizations.weight.original0",
-         "positional_conv/g", _GAIN),
-    Rule("encoder.pos_conv_embed.conv.parametrizations.weight.original1",
-         "positional_conv/v", CONV1D),
+    Rule(
+        "encoder.pos_conv_embed.conv.parametrizations.weight.original0", "positional_conv/g", _GAIN
+    ),
+    Rule(
+        "encoder.pos_conv_embed.conv.parametrizations.weight.original1", "positional_conv/v", CONV1D
+    ),
     Rule("encoder.pos_conv_embed.conv.weight_g", "positional_conv/g", _GAIN),
     Rule("encoder.pos_conv_embed.conv.weight_v", "positional_conv/v", CONV1D),
     Rule("encoder.pos_conv_embed.conv.bias", "positional_conv/bias"),
@@ -40,7 +42,7 @@ RULES: list[Rule] = [
     Rule("projector.{any}", None),
     Rule("classifier.{any}", None),
     Rule("layer_weights", None),
-]  # fmt: skip
+]
 
 PREFIXES = ("hubert.",)
 

@@ -76,10 +76,11 @@ def test_a_caption_index_counts_from_zero_whatever_the_name_says(tmp_path):
     path = tree / "flickr_audio" / "wav2capt.txt"
     swapped = {"44323f5815_0.wav": "44323f5815_1.wav", "44323f5815_1.wav": "44323f5815_0.wav"}
     lines = [
-        line.replace(wav, swapped[wav]) if (wav := line.split()[0].split("_", 1)[1]) in swapped
+        line.replace(wav, swapped[wav])
+        if (wav := line.split()[0].split("_", 1)[1]) in swapped
         else line
         for line in path.read_text().splitlines()
-    ]  # fmt: skip
+    ]
     path.write_text("\n".join(lines))
     first, second = LAYOUT.plan(tree, "official").images[0].captions[:2]
     assert (first.caption_id, first.key) == (0, "1003163366_44323f5815_1.wav")

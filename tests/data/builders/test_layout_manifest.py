@@ -26,8 +26,9 @@ def test_manifest_as_csv_with_every_bad_line(tmp_path):
     layout = manifest_layout(tmp_path / "list.csv", "mine", tmp_path)
     plan = layout.plan(tmp_path, "mine")
     assert [(i.image_id, i.key, i.split, i.image) for i in plan.images] == [
-        (0, "one", "train", "a.png"), (1, "c.png", "val_seen", "c.png")
-    ]  # fmt: skip
+        (0, "one", "train", "a.png"),
+        (1, "c.png", "val_seen", "c.png"),
+    ]
     assert plan.images[0].captions == (
         PlannedCaption(2, "1.wav", "1.wav", "words with a comma?", "ann"),
         PlannedCaption(3, "2.wav", "2.wav", "a, b", "7"),
@@ -41,10 +42,16 @@ def test_manifest_as_csv_with_every_bad_line(tmp_path):
 
 def test_manifest_as_json_lines(tmp_path):
     lines = [
-        '{"image": "a.png", "audio": "1.wav", "speaker": 7, "text": null}', "", "[1]", "{}",
-        '{"image": "a.png", "audio": 2}', '{"image": "a.png", "audio": true}', "null",
-        '{"image": "a.png", "audio": "\\ud800.wav"}', '{"image": "a.png", "audio": "b\\u0000"}',
-    ]  # fmt: skip
+        '{"image": "a.png", "audio": "1.wav", "speaker": 7, "text": null}',
+        "",
+        "[1]",
+        "{}",
+        '{"image": "a.png", "audio": 2}',
+        '{"image": "a.png", "audio": true}',
+        "null",
+        '{"image": "a.png", "audio": "\\ud800.wav"}',
+        '{"image": "a.png", "audio": "b\\u0000"}',
+    ]
     (tmp_path / "list.jsonl").write_text("\n".join(lines))
     plan = manifest_layout(tmp_path / "list.jsonl", "mine", tmp_path).plan(tmp_path, "mine")
     assert [image.captions for image in plan.images] == [

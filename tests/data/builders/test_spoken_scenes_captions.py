@@ -112,8 +112,10 @@ def test_crowded_scene_names_every_object_with_its_place():
     for scene in draw_scenes("several", "train", 200, seed=0):
         text = caption_text(scene, rng)
         for thing in scene.objects:
-            spoken = [f"{COLOURS[thing.colour]} {SHAPES[thing.shape]} {p}"
-                      for p in PLACE_PHRASES[thing.place]]  # fmt: skip
+            spoken = [
+                f"{COLOURS[thing.colour]} {SHAPES[thing.shape]} {p}"
+                for p in PLACE_PHRASES[thing.place]
+            ]
             assert any(s in text for s in spoken), (text, spoken)
 
 

@@ -46,9 +46,13 @@ def run(tries, items, folder, deadline=5.0, size=3):
         save_chunk(path, {"items": np.array([], str)})
 
     make_chunks(
-        chunks_of(items, folder, size), functools.partial(make, tries), 2, reported.append,
-        deadline, give_up,
-    )  # fmt: skip
+        chunks_of(items, folder, size),
+        functools.partial(make, tries),
+        2,
+        reported.append,
+        deadline,
+        give_up,
+    )
     return reported, dead
 
 
@@ -85,8 +89,13 @@ def test_crash_is_found_alone(tries, tmp_path):
     assert stored(items, tmp_path / "chunks") == ["a", "b", "c", "d", "e", "f"]
     assert sum(reported) == 7
     assert attempts(tries) == {
-        "000000": 1, "000003": 2, "000003+0000": 1, "000003+0001": 2, "000003+0002": 1, "000006": 1
-    }  # fmt: skip
+        "000000": 1,
+        "000003": 2,
+        "000003+0000": 1,
+        "000003+0001": 2,
+        "000003+0002": 1,
+        "000006": 1,
+    }
 
 
 def test_hang_is_ended_and_found_alone(tries, tmp_path):

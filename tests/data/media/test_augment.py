@@ -92,15 +92,18 @@ def octave_slope(noise: np.ndarray, low: float, high: float) -> float:
 
 def test_spectra_of_made_noise():
     n = 1 << 19
-    white, pink, babble = (make(n, np.random.default_rng(7)) for make in
-                           (white_noise, pink_noise, babble_noise))  # fmt: skip
+    white, pink, babble = (
+        make(n, np.random.default_rng(7)) for make in (white_noise, pink_noise, babble_noise)
+    )
     assert octave_slope(white, 100, 6_400) == pytest.approx(0.0, abs=0.1)
     assert octave_slope(pink, 100, 6_400) == pytest.approx(-10 * math.log10(2), abs=0.1)
     assert octave_slope(babble, 100, 400) == pytest.approx(0.0, abs=0.2)
     assert octave_slope(babble, 800, 6_400) == pytest.approx(-30 * math.log10(2), abs=0.2)
     # A crowd swells: its loudness of a tenth of a second varies, that of steady noise does not.
-    loudness = [np.sqrt(np.square(x[: n // 1_600 * 1_600]).reshape(-1, 1_600).mean(1)) for x in
-                (white, babble)]  # fmt: skip
+    loudness = [
+        np.sqrt(np.square(x[: n // 1_600 * 1_600]).reshape(-1, 1_600).mean(1))
+        for x in (white, babble)
+    ]
     spreads = [float(x.std() / x.mean()) for x in loudness]
     assert spreads[0] < 0.05 < 0.15 < spreads[1]
 
@@ -112,11 +115,16 @@ def test_spectra_of_made_noise():
 def test_reverberation_equals_direct_convolution(samples, taps, direct):
     wave = clip(samples)
     response = np.random.default_rng(3).standard_normal(taps) * np.exp(-np.arange(taps) / 100)
-    exact = np.array([
-        sum(float(wave[n + direct - k]) * float(response[k]) for k in range(taps)
-            if 0 <= n + direct - k < samples)
-        for n in range(samples)
-    ])  # fmt: skip
+    exact = np.array(
+        [
+            sum(
+                float(wave[n + direct - k]) * float(response[k])
+                for k in range(taps)
+                if 0 <= n + direct - k < samples
+            )
+            for n in range(samples)
+        ]
+    )
     exact *= math.sqrt(np.square(wave.astype(np.float64)).sum() / np.square(exact).sum())
     got = add_reverb(wave, response, direct)
     assert got.dtype == np.float32
@@ -269,9 +277,11 @@ def test_noise_and_rooms_from_folders(tmp_path):
     response = np.zeros(500, np.float32)
     response[[40, 300]] = 0.5, -0.25
     write(tmp_path / "rooms" / "hall.wav", response)
-    spec = AugmentSpec.from_config(augment_config(
-        noise__probability=1.0, noise__folder=str(tmp_path / "noise"), noise__snr=(9.0, 9.0)
-    ))  # fmt: skip
+    spec = AugmentSpec.from_config(
+        augment_config(
+            noise__probability=1.0, noise__folder=str(tmp_path / "noise"), noise__snr=(9.0, 9.0)
+        )
+    )
     wave = clip()
     added = augment_wave(wave, spec, np.random.default_rng(1)).astype(np.float64) - wave
     assert decibels(wave, added) == pytest.approx(9.0, abs=1e-5)
@@ -285,8 +295,9 @@ def test_noise_and_rooms_from_folders(tmp_path):
     np.testing.assert_array_equal(augment_wave(wave, spec, np.random.default_rng(0)), wanted)
     echo = np.zeros(8_000)
     echo[260:] = -0.5 * wave[:-260]
-    np.testing.assert_allclose(wanted / np.abs(wanted).max(), (wave + echo)
-                               / np.abs(wave + echo).max(), atol=1e-5)  # fmt: skip
+    np.testing.assert_allclose(
+        wanted / np.abs(wanted).max(), (wave + echo) / np.abs(wave + echo).max(), atol=1e-5
+    )
     twin = pickle.loads(pickle.dumps(spec))
     assert len(pickle.dumps(spec)) < 2_000
     np.testing.assert_array_equal(augment_wave(wave, twin, np.random.default_rng(0)), wanted)

@@ -49,9 +49,11 @@ def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 def reference(image: Image.Image, size: int) -> np.ndarray:
     """transformers' answer, float32 [size, size, 3]."""
     processor = CLIPImageProcessorPil(
-        size={"shortest_edge": size}, crop_size={"height": size, "width": size},
-        image_mean=list(CLIP_MEAN), image_std=list(CLIP_STD),
-    )  # fmt: skip
+        size={"shortest_edge": size},
+        crop_size={"height": size, "width": size},
+        image_mean=list(CLIP_MEAN),
+        image_std=list(CLIP_STD),
+    )
     return np.moveaxis(processor(image, return_tensors="np").pixel_values[0], 0, -1)
 
 

@@ -31,9 +31,17 @@ def test_levels_are_librosas(samples):
     wave = np.random.default_rng(samples).standard_normal(samples).astype(np.float32)
     padded = np.pad(wave.astype(np.float64), (0, WINDOW))
     power = librosa.feature.melspectrogram(
-        y=padded, sr=16_000, n_fft=WINDOW, hop_length=HOP, n_mels=BANDS,
-        fmin=0, fmax=8_000, htk=True, norm=None, pad_mode="constant",
-    )[:, : -(-samples // HOP)]  # fmt: skip
+        y=padded,
+        sr=16_000,
+        n_fft=WINDOW,
+        hop_length=HOP,
+        n_mels=BANDS,
+        fmin=0,
+        fmax=8_000,
+        htk=True,
+        norm=None,
+        pad_mode="constant",
+    )[:, : -(-samples // HOP)]
     expected = np.maximum(10 * np.log10(power / power.max()), -RANGE_DB)
     levels = log_mel(wave)
     assert levels.shape == (-(-samples // HOP), BANDS) and levels.dtype == np.float32

@@ -109,8 +109,11 @@ def test_nothing_but_the_corpus_is_left_behind(broken, prepared):
     root, corpus = prepared
     folder = root / "manifest/mine"
     assert sorted(p.name for p in folder.iterdir()) == [
-        ".lock", "1.0.0", "quarantine.jsonl", "report.json"
-    ]  # fmt: skip
+        ".lock",
+        "1.0.0",
+        "quarantine.jsonl",
+        "report.json",
+    ]
     assert (broken[0].parent / "i/0.png").exists()
     assert "checksums.json" in {p.name for p in corpus.directory.iterdir()}
 
@@ -131,9 +134,11 @@ def kill_when(manifest, root, tmp_path, moment):
     tests = os.path.dirname(__file__)
     script.write_text(SCRIPT.format(tests=tests, manifest=str(manifest), root=str(root)))
     process = subprocess.Popen(
-        [sys.executable, str(script)], start_new_session=True, stderr=subprocess.DEVNULL,
+        [sys.executable, str(script)],
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + 120
     while not moment() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
@@ -256,8 +261,9 @@ sys.exit(main())
 """
     done = subprocess.run(
         [sys.executable, "-B", "-c", program, *words, f"--data-dir={tmp_path / 'data'}"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert what in last and "File too large" in last and "mend that and run the same com" in last
@@ -358,14 +364,21 @@ def test_first_of_two_stays():
         )
     )
     assert [(i.image_id, [c.caption_id for c in i.captions]) for i in plan.images] == [
-        (0, [0, 1]), (2, [5]), (4, [7]), (5, [8])
-    ]  # fmt: skip
+        (0, [0, 1]),
+        (2, [5]),
+        (4, [7]),
+        (5, [8]),
+    ]
     assert [(p.path, p.reason) for p in plan.problems] == [
-        ("z.wav", "duplicate id"), ("b.png", "duplicate id"),
-        ("v.wav", "duplicate id"), ("a.png", "duplicate id"),
-        ("w.wav", "duplicate id"), ("t.wav", "duplicate id"), ("d.png", "no audio"),
+        ("z.wav", "duplicate id"),
+        ("b.png", "duplicate id"),
+        ("v.wav", "duplicate id"),
+        ("a.png", "duplicate id"),
+        ("w.wav", "duplicate id"),
+        ("t.wav", "duplicate id"),
+        ("d.png", "no audio"),
         ("y.wav", "duplicate id"),
-    ]  # fmt: skip
+    ]
 
 
 def test_every_16_bit_value_survives(tmp_path):

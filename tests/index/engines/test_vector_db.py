@@ -143,19 +143,22 @@ def test_a_server_is_used_by_the_same_calls(tmp_path):
         database.close()
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(of="sound"), "of='sound': give 'image' or 'speech'"),
-    (dict(name="my gallery"), "name 'my gallery': start with a letter"),
-    (dict(fingerprint="'"), "is not that of a model"),
-    (dict(uri="folder/index"), "folder/index is neither http://host:port .* nor a local"),
-    (dict(ids=["a", "b", "a"]), "id 'a' is given twice"),
-    (dict(ids=["a", "b"]), "2 ids for 3 vectors"),
-    (dict(ids=["a", "b", 3]), "id 3 is int; give text"),
-    (dict(ids=["a", "b", "é" * 2049]), "has 4098 bytes; give 1 to 4096"),
-    (dict(ids=["a", "b", "\udcff.png"]), "is no UTF-8; rename the file"),
-    (dict(vectors=np.zeros((3, 32))), r"vectors are float64 \[3, 32\]; give float32"),
-    (dict(index="flat"), "index 'flat': give one of AUTOINDEX, FLAT"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(of="sound"), "of='sound': give 'image' or 'speech'"),
+        (dict(name="my gallery"), "name 'my gallery': start with a letter"),
+        (dict(fingerprint="'"), "is not that of a model"),
+        (dict(uri="folder/index"), "folder/index is neither http://host:port .* nor a local"),
+        (dict(ids=["a", "b", "a"]), "id 'a' is given twice"),
+        (dict(ids=["a", "b"]), "2 ids for 3 vectors"),
+        (dict(ids=["a", "b", 3]), "id 3 is int; give text"),
+        (dict(ids=["a", "b", "é" * 2049]), "has 4098 bytes; give 1 to 4096"),
+        (dict(ids=["a", "b", "\udcff.png"]), "is no UTF-8; rename the file"),
+        (dict(vectors=np.zeros((3, 32))), r"vectors are float64 \[3, 32\]; give float32"),
+        (dict(index="flat"), "index 'flat': give one of AUTOINDEX, FLAT"),
+    ],
+)
 def test_a_bad_argument_is_named(uri, change, message):
     good = dict(ids=list("abc"), vectors=unit_vectors(3), fingerprint=OURS, uri=uri, name="demo")
     with pytest.raises(UserError, match=message):

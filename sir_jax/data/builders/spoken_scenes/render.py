@@ -24,11 +24,17 @@ from sir_jax.data.builders.spoken_scenes.scenes import (
 SUPERSAMPLE = 4
 
 _RGB = {
-    "red": (214, 40, 46), "orange": (247, 137, 24), "yellow": (250, 220, 50),
-    "green": (46, 150, 62), "blue": (38, 84, 214), "purple": (128, 58, 176),
-    "pink": (247, 140, 192), "brown": (122, 76, 40), "black": (34, 34, 40),
+    "red": (214, 40, 46),
+    "orange": (247, 137, 24),
+    "yellow": (250, 220, 50),
+    "green": (46, 150, 62),
+    "blue": (38, 84, 214),
+    "purple": (128, 58, 176),
+    "pink": (247, 140, 192),
+    "brown": (122, 76, 40),
+    "black": (34, 34, 40),
     "turquoise": (44, 200, 200),
-}  # fmt: skip
+}
 _RADIUS = (0.085, 0.13, 0.19)  # small, medium, large
 _CROWDED = 0.72  # scale where neighbouring cells can both be taken
 _MARGIN = 0.014
@@ -77,9 +83,21 @@ def _fish() -> np.ndarray:
 def _cross() -> np.ndarray:
     a, b = 0.36, 0.98
     return np.array(
-        [(-a, -b), (a, -b), (a, -a), (b, -a), (b, a), (a, a),
-         (a, b), (-a, b), (-a, a), (-b, a), (-b, -a), (-a, -a)]
-    )  # fmt: skip
+        [
+            (-a, -b),
+            (a, -b),
+            (a, -a),
+            (b, -a),
+            (b, a),
+            (a, a),
+            (a, b),
+            (-a, b),
+            (-a, a),
+            (-b, a),
+            (-b, -a),
+            (-a, -a),
+        ]
+    )
 
 
 # Outlines within about the unit circle.
@@ -98,10 +116,17 @@ _OUTLINES = {
     "flower": _flower(),
     "fish": _fish(),
     "house": np.array(
-        [(0, -1.0), (1.0, -0.1), (0.74, -0.1), (0.74, 0.92),
-         (-0.74, 0.92), (-0.74, -0.1), (-1.0, -0.1)]
+        [
+            (0, -1.0),
+            (1.0, -0.1),
+            (0.74, -0.1),
+            (0.74, 0.92),
+            (-0.74, 0.92),
+            (-0.74, -0.1),
+            (-1.0, -0.1),
+        ]
     ),
-}  # fmt: skip
+}
 # Details drawn over the outline: polygon and shade (below 1 darker, above 1 lighter).
 _DETAILS = {
     "flower": [(_arc(0, 0, 0.3, 0.3), 1.75)],

@@ -19,19 +19,43 @@ from sir_jax.errors import UserError
 
 # The words of an attribute were chosen to sound unlike each other (no grey/green, white/right).
 SHAPES = (
-    "circle", "square", "triangle", "star", "heart", "moon",
-    "cross", "arrow", "diamond", "flower", "fish", "house",
-)  # fmt: skip
+    "circle",
+    "square",
+    "triangle",
+    "star",
+    "heart",
+    "moon",
+    "cross",
+    "arrow",
+    "diamond",
+    "flower",
+    "fish",
+    "house",
+)
 COLOURS = (
-    "red", "orange", "yellow", "green", "blue",
-    "purple", "pink", "brown", "black", "turquoise",
-)  # fmt: skip
+    "red",
+    "orange",
+    "yellow",
+    "green",
+    "blue",
+    "purple",
+    "pink",
+    "brown",
+    "black",
+    "turquoise",
+)
 SIZES = ("small", "medium", "large")
 PLACES = (
-    "top left", "top", "top right",
-    "left", "middle", "right",
-    "bottom left", "bottom", "bottom right",
-)  # fmt: skip
+    "top left",
+    "top",
+    "top right",
+    "left",
+    "middle",
+    "right",
+    "bottom left",
+    "bottom",
+    "bottom right",
+)
 BACKGROUNDS = ("plain", "striped", "dotted", "checkered")
 RELATIONS = ("left of", "above")
 # Which attribute tells the two members of a minimal pair apart; "relation" swaps the objects.
