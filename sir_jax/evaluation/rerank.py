@@ -119,7 +119,8 @@ def format_reranked(flat: Mapping[str, float]) -> str:
             f"mean R: {means} ({100 * flat['mean_chance_r']:.3g}); "
             f"{int(flat['s2i_queries'])} spoken and {int(flat['i2s_queries'])} image queries; "
             "in brackets: chance",
-            f"k: {int(flat['rerank_k_s2i'])} images for a clip, {int(flat['rerank_k_i2s'])} clips for "
+            f"k: {int(flat['rerank_k_s2i'])} images for a clip, "
+            f"{int(flat['rerank_k_i2s'])} clips for "
             f"an image; cap: coarse R@k; {int(flat['rerank_passes'])} fusion passes, "
             f"{flat['rerank_passes_per_s']:.1f} passes/s",
         ]
