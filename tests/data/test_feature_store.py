@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_pipeline import BUCKETS, assert_same, data_config, draw, small_split
+from pipeline_helpers import BUCKETS, assert_same, data_config, draw, small_split
 
 from sir_jax.data.feature_store import (
     BFLOAT16,

@@ -20,7 +20,7 @@ from sir_jax.models import FusionSpec, build_model, init_params
 from sir_jax.models.layers import CrossBlock
 from sir_jax.pretrained.families import bert
 from sir_jax.runtime import sharding
-from sir_jax.training.loop import create_state
+from sir_jax.training.setup import Setup
 from sir_jax.training.state import TrainState
 
 ATOL = 2e-5
@@ -356,8 +356,10 @@ def test_a_training_starts_from_it(saved):
         return TrainState(jnp.zeros((), jnp.int32), params, None, (), None)
 
     mesh = sharding.make_mesh(dict(data=1, fsdp=2, tensor=1), jax.devices()[:2])
-    shardings = sharding.tree_shardings(jax.eval_shape(init, jax.random.key(0)), mesh)
-    params = create_state(cfg, init, shardings).params
+    abstract = jax.eval_shape(init, jax.random.key(0))
+    shardings = sharding.tree_shardings(abstract, mesh)
+    setup = Setup(cfg, mesh, None, None, init, abstract, shardings)
+    params = setup.create_state().params
     assert_filled(jax.tree.map(np.asarray, params), tiny_bert(), 2, before)
     assert jax.tree.map(lambda x: x.sharding, params) == shardings.params
 

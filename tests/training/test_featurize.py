@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_kill import finish, start
+from cli_helpers import finish, start
 from training_helpers import memory_corpus, tiny_config
 
 from sir_jax import pretrained

@@ -1,14 +1,12 @@
 """The real `sir-jax train` in processes of its own, killed without warning."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
+from cli_helpers import finish, start
 from training_helpers import tiny_config
 
 from sir_jax.config.command_line import to_json
@@ -18,7 +16,6 @@ from sir_jax.training.metrics import JSONL, read_records
 pytestmark = pytest.mark.slow
 
 STEPS, KILLS = 40, 2
-PROGRAM = "import sys; from sir_jax.cli.main import main; sys.exit(main(sys.argv[1:]))"
 CONFIG = """
 import json
 from sir_jax.config.command_line import from_json
@@ -26,25 +23,6 @@ from sir_jax.config.command_line import from_json
 def get_config(arg=""):
     return from_json(json.loads('''{}'''))
 """
-
-
-def start(*argv, **kwargs):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, "-c", PROGRAM, *map(str, argv)]
-    return subprocess.Popen(
-        command,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        **kwargs,
-    )
-
-
-def finish(process):
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
-    return out
 
 
 @pytest.fixture(scope="module")
