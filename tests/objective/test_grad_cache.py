@@ -12,6 +12,7 @@ from training_helpers import synthetic_batch
 from sir_jax.objective.gradient import loss_and_grads
 from sir_jax.objective.microbatches import join_rows, map_rows, split_rows
 from sir_jax.objective.switches import frozen_patterns
+from sir_jax.objective.total import Objective
 from sir_jax.runtime.trees import leaf_paths, split_tree
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -30,7 +31,7 @@ def gradient(cfg, model, state, batch, count: int):
     cfg = cfg.copy_and_resolve_references()
     cfg.train.grad_cache = count
     trainable, frozen = split_tree(state.params, frozen_patterns(cfg))
-    run = jax.jit(functools.partial(loss_and_grads, model=model, cfg=cfg))
+    run = jax.jit(functools.partial(loss_and_grads, Objective(model, cfg)))
     loss, aux, grads = run(trainable, frozen, state, batch, jax.random.key(1))
     return loss, aux, leaf_paths(grads)
 
@@ -74,7 +75,7 @@ def test_both_passes_draw_the_same_dropout():
     batch = synthetic_batch(cfg)
     cfg.train.grad_cache = 2
     trainable, frozen = split_tree(state.params, frozen_patterns(cfg))
-    run = jax.jit(functools.partial(loss_and_grads, model=model, cfg=cfg))
+    run = jax.jit(functools.partial(loss_and_grads, Objective(model, cfg)))
     loss, _, grads = run(trainable, frozen, state, batch, jax.random.key(3))
     length = float(sum(jnp.square(leaf).sum() for leaf in jax.tree.leaves(grads)))
     size = 1e-3 / length**0.5

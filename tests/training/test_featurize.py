@@ -32,6 +32,7 @@ from sir_jax.training import loop
 from sir_jax.training.features import make_layout, open_features, params_hash
 from sir_jax.training.featurize import featurize
 from sir_jax.training.metrics import JSONL, read_records
+from sir_jax.training.setup import Setup
 from sir_jax.training.step import batch_shapes, bucket_length
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -324,7 +325,7 @@ def test_training_refuses_before_it_compiles_or_writes(tmp_path, stored, corpus,
     def compiled(*args):
         raise AssertionError("compiled")
 
-    monkeypatch.setattr(loop, "compile_programs", compiled)
+    monkeypatch.setattr(Setup, "compile_steps", compiled)
     cases = [
         ({"data.features": str(tmp_path / "none")}, "has no speech features; make them with"),
         ({"data.features": out, "seed": 1}, "differ in checkpoint"),

@@ -1,4 +1,3 @@
-import functools
 import json
 import os
 import signal
@@ -12,15 +11,13 @@ from training_helpers import memory_corpus, tiny_config
 from sir_jax.cli.train import make_evaluate
 from sir_jax.errors import UserError
 from sir_jax.inference.workdirs import restore_params
-from sir_jax.models import build_model
 from sir_jax.runtime.interrupt import Interrupted
 from sir_jax.runtime.sharding import make_mesh
 from sir_jax.runtime.workdir import BEST_METRIC
 from sir_jax.training import loop
 from sir_jax.training.checkpoint import Checkpoints
 from sir_jax.training.metrics import JSONL, read_records
-from sir_jax.training.optimizer import make_optimizer
-from sir_jax.training.state import init_state
+from sir_jax.training.setup import describe, prepare
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
@@ -218,11 +215,10 @@ def test_bad_set_ups_stop_before_anything_is_written(corpus, tmp_path):
 
 def test_what_runs_where_is_announced(capsys):
     cfg = tiny_config(**{"train.grad_accum": 2, "mesh.fsdp": 8, "optim.freeze": ("image",)})
-    model, tx = build_model(cfg.model), make_optimizer(cfg.optim, cfg.train.steps)
-    init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
-    abstract = jax.eval_shape(init, jax.random.key(0))
+    setup = prepare(cfg, make_mesh(cfg.mesh))
+    abstract = setup.abstract
     abstract.params["image"]["position"] = jax.ShapeDtypeStruct((5, 30), np.float32)
-    loop.describe(cfg, make_mesh(cfg.mesh), abstract)
+    describe(setup)
     out = capsys.readouterr().out
     frozen = sum(leaf.size for leaf in jax.tree.leaves(abstract.params["image"]))
     assert f" trainable, {frozen:,} frozen" in out

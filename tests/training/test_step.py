@@ -8,7 +8,7 @@ from training_helpers import filled, synthetic_batch, tiny_config
 
 from sir_jax.models import build_model
 from sir_jax.objective.gradient import loss_and_grads
-from sir_jax.objective.total import loss_fn
+from sir_jax.objective.total import Objective, loss_fn
 from sir_jax.runtime.trees import leaf_paths, merge_trees, split_tree
 from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.state import count_params, init_state
@@ -144,7 +144,7 @@ def test_accumulated_gradient_is_the_mean_over_microbatches(partly_frozen):
     cfg, model, state, _ = partly_frozen
     batch, key = synthetic_batch(cfg), jax.random.key(0)
     trainable, frozen = split_tree(state.params, cfg.optim.freeze)
-    loss, _, grads = jax.jit(functools.partial(loss_and_grads, model=model, cfg=cfg))(
+    loss, _, grads = jax.jit(functools.partial(loss_and_grads, Objective(model, cfg)))(
         trainable, frozen, state, batch, key
     )
     # Gradients are taken of the trainable leaves alone.
