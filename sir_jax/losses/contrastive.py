@@ -5,26 +5,45 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-# The logit of a column that holds nothing. Finite: -inf times a target of zero is NaN.
-_ABSENT = -1e30
+# The logit of an unfilled row of the queue. Finite, because -inf times a target of 0 is NaN.
+_UNFILLED_LOGIT = -1e30
 
 
 def soft_cross_entropy(logits: Array, targets: Array) -> Array:
-    """Return -sum_j targets_ij log softmax(logits_i)_j for logits and targets [B, C]: [B]."""
+    """Return each row's cross-entropy with soft targets, -sum_j t_ij log softmax(logits_i)_j.
+
+    Args:
+      logits: [B, C].
+      targets: weights of the columns, [B, C].
+
+    Returns:
+      [B].
+
+    Example:
+      >>> loss = soft_cross_entropy(jnp.zeros((1, 2)), jnp.array([[0.5, 0.5]]))
+      >>> print(f"{loss[0]:.3f}")
+      0.693
+    """
     return -(targets * jax.nn.log_softmax(logits, axis=-1)).sum(axis=-1)
 
 
 def id_targets(ids: Array, past_ids: Array, filled: Array) -> Array:
-    """Spread each row's target evenly over the columns that have the row's image id.
+    """Spread each row's target evenly over the columns with the row's image id.
+
+    ALBEF's retrieval loss uses the same targets (arXiv 2107.07651).
 
     Args:
-      ids: image ids of the batch, which are rows and first columns, [B].
-      past_ids: image ids of the queue, the other columns, [Q].
-      filled: False for the queue's rows that hold nothing, [Q].
+      ids: image ids of the batch, [B]: the rows, and the first B columns.
+      past_ids: image ids of the queue, [Q]: the last Q columns.
+      filled: False for rows of the queue that are not filled yet, [Q].
 
     Returns:
-      float32 [B, B + Q], each row summing to 1, as ALBEF's retrieval loss has it (arXiv
-      2107.07651).
+      float32 [B, B + Q]; each row sums to 1.
+
+    Example:
+      >>> print(id_targets(jnp.array([7, 8]), jnp.array([7, 7]), jnp.array([True, False])))
+      [[0.5 0.  0.5 0. ]
+       [0.  1.  0.  0. ]]
     """
     now = ids[:, None] == ids[None, :]
     past = (ids[:, None] == past_ids[None, :]) & filled[None, :]
@@ -33,13 +52,13 @@ def id_targets(ids: Array, past_ids: Array, filled: Array) -> Array:
 
 
 def _similarities(z: Array, keys: Array, past: Array, filled: Array, temperature: Array) -> Array:
-    """Return z . keys and z . past over the temperature, [B, B + Q].
+    """Return the logits of z [B, E] with keys [B, E] and past [Q, E], [B, B + Q].
 
-    Two products joined by columns, not one with joined keys: under a sharded batch the batch's
-    keys are gathered, while a replicated queue stays where it is.
+    Two products, not one with concatenated keys: a sharded batch must gather its keys, but a
+    replicated queue needs no communication.
     """
     z, keys, past = (x.astype(jnp.float32) for x in (z, keys, past))
-    old = jnp.where(filled, z @ past.T / temperature, _ABSENT)
+    old = jnp.where(filled, z @ past.T / temperature, _UNFILLED_LOGIT)
     return jnp.concatenate([z @ keys.T / temperature, old], axis=-1)
 
 
@@ -53,33 +72,43 @@ def contrastive(
     teacher: Array | None = None,
     alpha: Array | float = 0.0,
 ) -> tuple[Array, Array]:
-    """Compute one direction of SIC: InfoNCE against the batch's keys followed by the queue.
+    """Compute one direction of SIC: InfoNCE over the keys of the batch and of the queue.
 
-    l_i = -sum_j t_ij log softmax_j(z_i . k_j / temperature), where t = (1 - alpha) hard +
-    alpha softmax(teacher . k / temperature): ALBEF's momentum distillation (arXiv 2107.07651,
-    equation 6) up to the teacher's entropy, which has no gradient. Under a sharded batch the
-    negatives are global.
+    l_i = -sum_j t_ij log softmax_j(z_i . k_j / temperature), where the keys k are those of the
+    batch followed by those of the queue, and
+
+    t = (1 - alpha) hard + alpha softmax(teacher . k / temperature).
+
+    This is ALBEF's momentum distillation (arXiv 2107.07651, equation 6) without the teacher's
+    entropy, which has no gradient. Under a sharded batch the negatives are global.
 
     Args:
       z: unit-norm embeddings of one modality, [B, E].
-      keys: unit-norm embeddings of the other one, [B, E]: the momentum teacher's, with their
-        gradient stopped by the caller, or the online ones where there is none.
-      past: the queue's rows of the other modality, [Q, E], Q from 0 up; has no gradient.
-      filled: False for the queue's rows that hold nothing, [Q]: they are in no denominator.
-      hard: targets by image id, [B, B + Q]; see `id_targets`.
-      temperature: positive scalar; the targets have no gradient by it.
-      teacher: the momentum teacher's embeddings of z's modality, [B, E]; None for `hard` alone.
+      keys: unit-norm embeddings of the other modality, [B, E]. With a momentum teacher they are
+        the teacher's, and the caller stops their gradient; without one they are the student's.
+      past: the queue's embeddings of the other modality, [Q, E]; Q may be 0. No gradient flows
+        to them.
+      filled: False for rows of the queue that are not filled yet, [Q]; they are no negatives.
+      hard: targets by image id from `id_targets`, [B, B + Q].
+      temperature: positive scalar. Its gradient goes through the logits, not the targets.
+      teacher: the momentum teacher's embeddings of z's modality, [B, E]; None to use `hard` alone.
       alpha: weight of the teacher's targets, from 0 to 1.
 
     Returns:
-      The loss of each row, [B], and the share of rows whose most similar column is a positive.
+      The loss of each row, [B], and the share of rows whose most similar key is a positive.
+
+    Example:
+      >>> z, no_queue, unfilled = jnp.eye(2), jnp.zeros((0, 2)), jnp.zeros(0, bool)
+      >>> loss, accuracy = contrastive(z, z, no_queue, unfilled, jnp.eye(2), temperature=1.0)
+      >>> print(f"{loss.mean():.3f}", accuracy)
+      0.313 1.0
     """
-    # Zeroed before the product: a NaN selected away behind it would come back by the gradient.
+    # Zeroed before the product: a NaN that is masked only after it would still reach the gradient.
     past = jnp.where(filled[:, None], jax.lax.stop_gradient(past), 0.0)
     logits = _similarities(z, keys, past, filled, temperature)
     targets = hard
     if teacher is not None:
         soft = jax.nn.softmax(_similarities(teacher, keys, past, filled, temperature), axis=-1)
         targets = jax.lax.stop_gradient((1.0 - alpha) * hard + alpha * soft)
-    found = jnp.take_along_axis(hard, logits.argmax(axis=-1)[:, None], axis=-1) > 0
-    return soft_cross_entropy(logits, targets), found.mean()
+    correct = jnp.take_along_axis(hard, logits.argmax(axis=-1)[:, None], axis=-1) > 0
+    return soft_cross_entropy(logits, targets), correct.mean()

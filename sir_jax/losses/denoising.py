@@ -1,7 +1,7 @@
-"""Cross-modal denoising (CMD, arXiv 2408.13705): noise from other items, and what undoes it.
+"""Cross-modal denoising (CMD, arXiv 2408.13705): the noise and the loss.
 
-The paper says that some features of one modality are replaced by those of other items of the batch
-and rebuilt from the other modality; ratio, pattern and loss are not known, so all are options.
+The paper replaces some tokens of one modality by tokens of other items of the batch, and rebuilds
+them from the other modality. It does not give the ratio, the pattern or the loss: all are options.
 """
 
 from typing import NamedTuple
@@ -15,40 +15,47 @@ FORMS = ("cosine", "mse", "infonce")
 
 
 class Noise(NamedTuple):
-    """Which tokens are replaced, and by which."""
+    """Which tokens are replaced, and by which tokens of the batch."""
 
     replaced: Array  # bool [B, T]
     rows: Array  # int32 [B, T]: the item that the new token comes from
-    columns: Array  # int32 [B, T]: its place there
+    columns: Array  # int32 [B, T]: the new token's position in that item
 
 
 def draw_noise(
     key: Array, mask: Array, ids: Array, ratio: float, block: int = 1, first: int = 1
 ) -> Noise:
-    """Choose tokens to be replaced by tokens of other images' items.
+    """Choose the tokens to replace, and for each a token of another image's item.
 
-    The sequence is cut into runs of `block` tokens, beginning at a random phase; each run is
-    replaced with probability `ratio` by neighbouring tokens of one other item, taken from a random
-    place and around its end where need be.
+    Each sequence is cut into runs of `block` tokens, starting at a random offset. A run is replaced
+    with probability `ratio`. Its new tokens are neighbours in one other item: they start at a
+    random position, and wrap around at the item's end.
 
     Args:
-      key: of all draws.
-      mask: True for valid tokens, which lead, [B, T].
-      ids: image ids, [B]; a token never comes from an item with the same id.
+      key: random key.
+      mask: True for valid tokens, which come before all padding, [B, T].
+      ids: image ids, [B]; a token is never replaced by one of an item with the same id.
       ratio: expected share of replaced tokens, from 0 to 1.
-      block: length of a run; 1 draws every token by itself.
-      first: leading tokens that are neither replaced nor used: 1 with a CLS token, else 0.
+      block: length of a run; 1 draws each token independently.
+      first: number of leading tokens that are neither replaced nor used as replacements: 1 with a
+        CLS token, else 0.
 
     Returns:
-      `Noise`. Padding and the leading tokens are never replaced and never used; an item all of
-      whose batch shares its id is left as it is.
+      `Noise`. Padding is neither replaced nor used. Where no other item has another image id,
+      nothing is replaced.
+
+    Example:
+      >>> mask, ids = jnp.ones((2, 3), bool), jnp.array([5, 6])
+      >>> noise = draw_noise(jax.random.key(0), mask, ids, ratio=1.0)
+      >>> print(noise.replaced[0], noise.rows[0])
+      [False  True  True] [1 1 1]
     """
     b, t = mask.shape
     keys = jax.random.split(key, 4)
-    tokens = mask.sum(axis=-1) - first  # that may be replaced or used
+    tokens = mask.sum(axis=-1) - first  # per item, how many may be replaced or used
     other = (ids[:, None] != ids[None, :]) & (tokens > 0)[None, :]
-    place = jnp.arange(t)[None, :] - first + jax.random.randint(keys[0], (b, 1), 0, block)
-    run, offset = jnp.maximum(place, 0) // block, jnp.maximum(place, 0) % block
+    position = jnp.arange(t)[None, :] - first + jax.random.randint(keys[0], (b, 1), 0, block)
+    run, offset = jnp.maximum(position, 0) // block, jnp.maximum(position, 0) % block
 
     def per_run(values: Array) -> Array:
         return jnp.take_along_axis(values, run, axis=1)
@@ -64,13 +71,18 @@ def draw_noise(
 
 
 def other_rows(ids: Array) -> tuple[Array, Array]:
-    """Find for each item the next one of another image, to have the wrong context from.
+    """Return for each item the next item of another image, to serve as a wrong context.
 
     Args:
       ids: image ids, [B].
 
     Returns:
-      int32 [B], and bool [B], False where all items share the id.
+      The index of that item, int32 [B]; and whether there is one, bool [B].
+
+    Example:
+      >>> rows, exist = other_rows(jnp.array([4, 4, 9]))
+      >>> print(rows, exist)
+      [2 2 0] [ True  True  True]
     """
     b = ids.shape[0]
     other = ids[:, None] != ids[None, :]
@@ -80,15 +92,21 @@ def other_rows(ids: Array) -> tuple[Array, Array]:
 
 
 def replacements(tokens: Array, noise: Noise) -> Array:
-    """Return the token that may stand at each place, [B, T, D], of the batch's [B, T, D]."""
+    """Return the replacement of each token, [B, T, D], whether or not `noise` replaces it.
+
+    Args:
+      tokens: tokens of the batch, [B, T, D].
+      noise: from `draw_noise`.
+    """
     return tokens[noise.rows, noise.columns]
 
 
 def add_noise(tokens: Array, noise: Noise) -> Array:
-    """Return tokens [B, T, D] with the chosen ones replaced; the new ones have no gradient.
+    """Return tokens [B, T, D] with those that `noise` names replaced.
 
-    They are noise, whose item has nothing to learn from being in the way. Backwards this spares a
-    scatter over the batch: slow on CPU, a sum over all devices where it is sharded.
+    No gradient flows through a replacement to the item that it came from: as noise it has nothing
+    to teach that item. This also saves the backward pass a scatter over the batch, which is slow on
+    CPU, and an all-reduce where the batch is sharded.
     """
     return jnp.where(
         noise.replaced[..., None], jax.lax.stop_gradient(replacements(tokens, noise)), tokens
@@ -96,19 +114,30 @@ def add_noise(tokens: Array, noise: Noise) -> Array:
 
 
 def cosine(a: Array, b: Array) -> Array:
-    """Return the cosine along the last axis in float32; 0 where a vector is zero."""
+    """Return the cosine similarity along the last axis, in float32; 0 where a vector is zero."""
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     norms = jnp.square(a).sum(axis=-1) * jnp.square(b).sum(axis=-1)
     return (a * b).sum(axis=-1) * jax.lax.rsqrt(jnp.maximum(norms, 1e-20))
 
 
-def _info_nce(rebuilt: Array, targets: Array, others: Array, own, intruded, temperature) -> Array:
+def _info_nce(rebuilt: Array, targets: Array, others: Array, own, replaced, temperature) -> Array:
+    """Return each token's `infonce` loss, [B, T].
+
+    Args:
+      rebuilt: [B, T, D].
+      targets: the item's clean tokens, [B, T, D].
+      others: the replacement of each token, [B, T, D].
+      own: which targets are keys, [B, T].
+      replaced: which replacements are keys, [B, T].
+      temperature: positive.
+    """
+
     def unit(x):
         x = x.astype(jnp.float32)
         return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), 1e-20))
 
     keys = unit(jnp.concatenate([targets, others], axis=1))
-    valid = jnp.concatenate([own, intruded], axis=1)[:, None, :]
+    valid = jnp.concatenate([own, replaced], axis=1)[:, None, :]
     logits = jnp.einsum("btd,bsd->bts", unit(rebuilt), keys) / temperature
     logits = jnp.where(valid, logits, -1e30)
     return -jnp.diagonal(jax.nn.log_softmax(logits, axis=-1), axis1=1, axis2=2)
@@ -123,32 +152,41 @@ def denoising(
     replaced_only: bool = True,
     temperature: float = 0.07,
 ) -> tuple[Array, Array]:
-    """Compare rebuilt tokens with the clean ones.
+    """Compute the denoising loss: how far rebuilt tokens are from the clean ones.
 
-    Per token: `cosine` 1 - cos(r, v); `mse` mean_d (r_d - v_d)^2; `infonce` -log of the softmax of
-    cos(r, k) / temperature at v, where the keys k are the item's own clean tokens and those that
-    took the place of some of them.
+    For a rebuilt token r and its clean token v, the loss is
+
+      cosine:  1 - cos(r, v)
+      mse:     mean_d (r_d - v_d)^2
+      infonce: -log softmax_k(cos(r, k) / temperature) at k = v, where the keys k are the clean
+               tokens of the item and the tokens that replaced some of them.
 
     Args:
-      rebuilt: [B, T, D].
+      rebuilt: rebuilt tokens, [B, T, D].
       targets: clean tokens, [B, T, D]; no gradient flows to them.
-      noise: what was replaced.
+      noise: which tokens were replaced.
       valid: True for tokens that are neither padding nor CLS, [B, T].
       form: one of `FORMS`.
-      replaced_only: whether the replaced tokens count, or all valid ones.
-      temperature: of `infonce`.
+      replaced_only: True to average over the replaced tokens, False over all valid ones.
+      temperature: used by `infonce` alone.
 
     Returns:
-      The mean over each item's counted tokens, float32 [B], and bool [B], False for an item
-      without one, whose value is 0.
+      The mean loss of each item, float32 [B], and whether the item has a token to average over,
+      bool [B]; without one its loss is 0.
 
     Raises:
-      ValueError: on an unknown form.
+      ValueError: `form` is unknown.
+
+    Example:
+      >>> noise = Noise(jnp.array([[False, True]]), jnp.zeros((1, 2), int), jnp.zeros((1, 2), int))
+      >>> clean, valid = jnp.ones((1, 2, 4)), jnp.ones((1, 2), bool)
+      >>> print(*denoising(clean + 0.5, clean, noise, valid, "mse"))
+      [0.25] [ True]
     """
     if form not in FORMS:
         raise ValueError(f"form {form!r} is none of {', '.join(FORMS)}")
-    # What stands in padding and CLS may be anything: taken out before it can overflow and come back
-    # by the gradient.
+    # Padding and CLS may hold any values: zeroed here, before they can overflow and put NaN into
+    # the gradient.
     rebuilt, targets = (
         jnp.where(valid[..., None], x.astype(jnp.float32), 0.0) for x in (rebuilt, targets)
     )

@@ -1,4 +1,4 @@
-"""Speech-image matching (SIM): hard negatives by similarity, and the loss over pairs."""
+"""Speech-image matching (SIM): the draw of hard negatives, and the loss over pairs."""
 
 import jax
 import jax.numpy as jnp
@@ -7,54 +7,74 @@ Array = jax.Array
 
 
 def hard_negatives(key: Array, scores: Array, ids: Array) -> tuple[Array, Array]:
-    """Draw for each row one column of another image, the likelier the more similar.
+    """Draw one hard negative for each row: a column of another image, similar ones more often.
 
-    P(j | i) is proportional to exp(scores_ij) over the columns whose id is not the row's, as ALBEF
-    has it (arXiv 2107.07651).
+    P(j | i) is proportional to exp(scores_ij) over the columns j whose image id differs from that
+    of row i, as in ALBEF (arXiv 2107.07651).
 
     Args:
-      key: of the draw.
-      scores: similarities over the temperature, [B, B]; no gradient flows to them.
-      ids: image ids of rows and columns alike, [B].
+      key: random key.
+      scores: similarities divided by the temperature, [B, B]; no gradient flows to them.
+      ids: image ids of the rows, which are also those of the columns, [B].
 
     Returns:
-      int32 [B], the column drawn; and bool [B], False for a row whose id is everybody's, whose
-      draw means nothing and must count nothing.
+      The drawn column, int32 [B]; and whether the row has a column of another image, bool [B].
+      Without one the drawn column is meaningless, and the caller must leave it out.
+
+    Example:
+      >>> print(*hard_negatives(jax.random.key(0), jnp.zeros((2, 2)), jnp.array([3, 4])))
+      [1 0] [ True  True]
     """
     other = ids[:, None] != ids[None, :]
     valid = other.any(axis=-1)
-    # A categorical over nothing but -inf would be a draw without a sign that anything is wrong.
+    # A row without a negative draws from all columns: over -inf alone the draw would be silent
+    # garbage.
     logits = jnp.where(other | ~valid[:, None], jax.lax.stop_gradient(scores), -jnp.inf)
     drawn = jax.random.categorical(key, logits.astype(jnp.float32), axis=-1)
     return drawn.astype(jnp.int32), valid
 
 
 def matching(logits: Array, valid: Array) -> tuple[Array, Array, Array]:
-    """Compute the two-class cross-entropy of a pair that belongs together and two that do not.
+    """Compute the binary cross-entropy of each row's true pair and its two hard negatives.
 
     Args:
-      logits: [B, 3, 2]: of each row's true pair, of its speech with a hard image, and of a hard
-        speech with its image; class 1 is 'they match'.
-      valid: bool [B, 2]: which of the two negatives exist; an absent one is ignored.
+      logits: [B, 3, 2]. Axis 1: the true pair; the row's speech with a hard image; a hard speech
+        with the row's image. Axis 2: class 1 is 'they match'.
+      valid: which of the two negatives exist, bool [B, 2].
 
     Returns:
-      The loss of each pair, [B, 3]; which pairs count, bool [B, 3]; which are told rightly,
-      bool [B, 3].
+      Three arrays [B, 3]: the loss of each pair, 0 where a negative does not exist; whether the
+      pair exists; and whether it is classified correctly.
+
+    Example:
+      >>> loss, counted, correct = matching(jnp.zeros((1, 3, 2)), jnp.array([[True, False]]))
+      >>> print(f"{loss.sum():.3f}", counted, correct)
+      1.386 [[ True  True False]] [[False  True  True]]
     """
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     labels = jnp.array([1, 0, 0])
     loss = -jnp.take_along_axis(log_p, labels[None, :, None], axis=-1)[..., 0]
     counted = jnp.concatenate([jnp.ones_like(valid[:, :1]), valid], axis=1)
-    right = logits.argmax(axis=-1) == labels[None, :]
-    return jnp.where(counted, loss, 0.0), counted, right
+    correct = logits.argmax(axis=-1) == labels[None, :]
+    return jnp.where(counted, loss, 0.0), counted, correct
 
 
 def match_score(logits: Array) -> Array:
-    """Return the log-odds that a pair matches, float32 [...], of logits [..., 2]."""
+    """Return the log-odds that a pair matches, float32 [...], from logits [..., 2].
+
+    Example:
+      >>> print(match_score(jnp.array([0.5, 2.0])))
+      1.5
+    """
     logits = logits.astype(jnp.float32)
     return logits[..., 1] - logits[..., 0]
 
 
 def masked_mean(values: Array, counted: Array) -> Array:
-    """Return the mean of the values that count; 0 where none does."""
+    """Return the mean of `values` where `counted` is True; 0 where it is True nowhere.
+
+    Example:
+      >>> print(masked_mean(jnp.array([1.0, 3.0, 9.0]), jnp.array([True, True, False])))
+      2.0
+    """
     return jnp.where(counted, values, 0.0).sum() / jnp.maximum(counted.sum(), 1)

@@ -1,7 +1,7 @@
-"""The contrastive loss over batch and queue: NumPy in float64, ALBEF's equations in torch, by hand.
+"""The contrastive loss against NumPy in float64, ALBEF's equations in torch, and known values.
 
-Embeddings are unit vectors of width 32 and temperatures from 0.07 up, so that float32 logits are
-good to 1e-6; the loss casts to float32, so 64-bit JAX would show nothing more.
+Embeddings are unit vectors of width 32 and temperatures are at least 0.07, so that float32 logits
+are exact to 1e-6. The loss casts to float32, so 64-bit JAX would show nothing more.
 """
 
 import re
@@ -65,13 +65,13 @@ def online(z_s, z_i, ids, temperature):
     """Run both directions without queue and teacher: the loss [B] and both accuracies."""
     none = jnp.zeros((0, z_s.shape[1])), jnp.zeros((0,), bool)
     hard = id_targets(jnp.asarray(ids), jnp.zeros((0,), jnp.int32), none[1])
-    s2i, s2i_right = contrastive(z_s, z_i, *none, hard, temperature)
-    i2s, i2s_right = contrastive(z_i, z_s, *none, hard, temperature)
-    return 0.5 * (s2i + i2s), s2i_right, i2s_right
+    s2i, s2i_correct = contrastive(z_s, z_i, *none, hard, temperature)
+    i2s, i2s_correct = contrastive(z_i, z_s, *none, hard, temperature)
+    return 0.5 * (s2i + i2s), s2i_correct, i2s_correct
 
 
 def reference(z, keys, past, ids, past_ids, filled, temperature, teacher=None, alpha=0.0):
-    """The docstring's formula, one number at a time, in float64; unfilled rows do not exist."""
+    """Compute the docstring's formula in float64, one number at a time, without unfilled rows."""
     columns = [(k, n) for k, n in zip(keys, ids, strict=True)]
     columns += [(k, n) for k, n, full in zip(past, past_ids, filled, strict=True) if full]
     temperature = float(np.float32(temperature))
@@ -117,13 +117,15 @@ def torch_leaves(*arrays):
 
 
 def albef(case, temperature, alpha=None):
-    """ALBEF's retrieval loss (arXiv 2107.07651, equations 1, 2 and 6; ids as its code has them).
+    """Compute ALBEF's retrieval loss in torch float64 (arXiv 2107.07651, equations 1, 2 and 6).
+
+    Targets by image id are those of ALBEF's published code.
 
     Args:
       alpha: weight of the momentum distillation; None for the equations without it.
 
     Returns:
-      The loss, and its gradients by z_s, z_i and the temperature; in torch float64.
+      The loss, and its gradients with respect to z_s, z_i and the temperature.
     """
     z_s, z_i, tau = torch_leaves(case.z_s, case.z_i, np.float32(temperature))
     with torch.no_grad():
@@ -196,8 +198,8 @@ def test_queue_and_teacher_have_exactly_no_gradient():
 
 
 def test_keys_have_no_gradient_through_the_targets():
-    # With alpha 1 and student = teacher the loss is an entropy, whose gradient by the keys would
-    # be different if it went through the targets as well: it is zero as p - t is.
+    # With alpha 1 and student = teacher, predictions equal targets, so the gradient through the
+    # logits is zero. A gradient through the targets would not be.
     case = CASES["half-filled queue"]
 
     def loss(keys):
@@ -217,21 +219,21 @@ def test_unfilled_rows_never_matter(garbage, alpha):
     @jax.jit
     def both(past):
         def loss(z, tau):
-            rows, right = contrastive(z, case.m_i, past, case.filled, hard, tau, case.m_s, alpha)
-            return rows.sum(), (rows, right)
+            rows, correct = contrastive(z, case.m_i, past, case.filled, hard, tau, case.m_s, alpha)
+            return rows.sum(), (rows, correct)
 
         return jax.value_and_grad(loss, (0, 1), has_aux=True)(case.z_s, jnp.float32(0.07))
 
     ((_, expected), expected_grads) = both(np.where(case.filled[:, None], case.past_i, 0.0))
-    ((_, found), grads) = both(np.where(case.filled[:, None], case.past_i, np.float32(garbage)))
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    ((_, actual), grads) = both(np.where(case.filled[:, None], case.past_i, np.float32(garbage)))
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
     jax.tree.map(np.testing.assert_array_equal, grads, expected_grads)
 
 
-def test_targets_by_hand():
+def test_id_targets_have_the_expected_values():
     ids, past_ids = jnp.array([0, 1, 0]), jnp.array([0, 1, 5, 0])
     third, half = np.float32(1) / np.float32(3), 0.5
-    # The last row is unfilled: its id, which is what an empty queue has, is nobody's.
+    # The last row is unfilled: its id is the 0 of an empty queue, not an image's.
     np.testing.assert_array_equal(
         id_targets(ids, past_ids, jnp.array([True, True, True, False])),
         np.float32(
@@ -244,8 +246,8 @@ def test_targets_by_hand():
     )
 
 
-def test_soft_cross_entropy_by_hand():
-    # Probabilities 1/4 and 3/4; then an absent column, which has no target.
+def test_soft_cross_entropy_has_the_expected_value():
+    # Probabilities 1/4 and 3/4; then an unfilled column, which has no target.
     logits = jnp.array([[0.0, np.log(3.0), -1e30]])
     np.testing.assert_allclose(
         soft_cross_entropy(logits, jnp.array([[0.5, 0.5, 0.0]])),
@@ -254,7 +256,7 @@ def test_soft_cross_entropy_by_hand():
     )
 
 
-def test_accuracies_by_hand():
+def test_accuracies_have_the_expected_values():
     z_i = np.eye(3, dtype=np.float32)
     z_s = z_i[[0, 0, 2]]  # the second caption points at the first image
     _, s2i, i2s = online(z_s, z_i, np.array([1, 2, 3]), 0.1)
@@ -263,7 +265,7 @@ def test_accuracies_by_hand():
     np.testing.assert_allclose((s2i, i2s), 1.0)
 
 
-def test_accuracy_with_a_queue_by_hand():
+def test_accuracy_with_a_queue_has_the_expected_value():
     x, y, v, w = np.eye(4, dtype=np.float32)
     z, keys, past = np.stack([x, y, v]), np.stack([w, w, w]), np.stack([x, y, v])
     ids = jnp.array([1, 2, 3])
@@ -272,11 +274,12 @@ def test_accuracy_with_a_queue_by_hand():
         hard = id_targets(ids, jnp.array(past_ids), jnp.array(filled))
         return contrastive(z, keys, past, jnp.array(filled), hard, 0.1, *teacher)[1]
 
-    # Each row's best column is in the queue: of the first its own image's, of the others not.
+    # Each row's most similar column is in the queue; only the first row's is of its own image.
     np.testing.assert_allclose(accuracy([1, 1, 1], [True] * 3), 1 / 3)
-    # The teacher's opinion is not asked.
+    # The teacher does not change the accuracy.
     np.testing.assert_allclose(accuracy([1, 1, 1], [True] * 3, np.stack([y, y, y]), 1.0), 1 / 3)
-    # A row whose match is unfilled ties between all columns that are left: the first, not its own.
+    # A row whose match is unfilled ties between the other columns; the first one, which is not of
+    # its image, is taken.
     np.testing.assert_allclose(accuracy([1, 2, 3], [True, False, False]), 1 / 3)
     np.testing.assert_allclose(accuracy([1, 2, 3], [True, True, False]), 2 / 3)
 
@@ -339,5 +342,5 @@ def test_negatives_are_global_under_a_sharded_batch_and_the_queue_stays():
         for line in sent
         for s in re.findall(r"\[([\d,]*)\]", line)
     ]
-    # The batch's keys and ids go round, whatever is of the queue's length does not.
+    # The batch's keys and ids are sent; nothing of the queue's length is.
     assert max(sizes) == batch * width

@@ -1,4 +1,4 @@
-"""Cross-modal denoising: what noise is drawn and how often; the loss against NumPy and torch."""
+"""Cross-modal denoising: which noise is drawn, how often, and the loss against NumPy and torch."""
 
 from functools import cache, partial
 
@@ -20,7 +20,7 @@ from sir_jax.losses.denoising import (
     replacements,
 )
 
-# Items 0 and 2 are of one image; item 1 is a CLS token alone, item 5 holds nothing at all.
+# Items 0 and 2 are of one image; item 1 is a CLS token alone; item 5 has no token at all.
 IDS = np.array([0, 1, 0, 2, 3, 4])
 LENGTHS = np.array([9, 1, 6, 4, 9, 0])
 TIME = 9
@@ -31,27 +31,27 @@ blocks_and_firsts = pytest.mark.parametrize("block,first", [(1, 1), (4, 1), (1, 
 
 
 def usable(first=1):
-    """Tell which tokens may be replaced or used, [B, T]."""
+    """Tell which tokens may be replaced or used as replacements, [B, T]."""
     return MASK & (np.arange(TIME) >= first)
 
 
 @jax.jit
 @partial(jax.vmap, in_axes=(0, *[None] * 5))
 def draw_each(key, mask, ids, ratio, block, first):
-    # One program for all: the options are traced.
+    # `block` and `first` are traced, so that one program serves all tests.
     return draw_noise(key, mask, ids, ratio, block, first)
 
 
 @cache
 def many_draws(block, first, ratio):
-    """Return DRAWS noises, [DRAWS, B, T] each."""
+    """Draw noise DRAWS times; each field is [DRAWS, B, T]."""
     keys = jax.random.split(jax.random.key(0), DRAWS)
     return Noise(*map(np.asarray, draw_each(keys, MASK, IDS, ratio, block, first)))
 
 
-def within(found, expected, draws, errors=4):
-    """Tell whether a share of `draws` trials is that of a probability, by its standard error."""
-    return abs(found - expected) <= errors * np.sqrt(expected * (1 - expected) / draws)
+def within(actual, expected, draws, errors=4):
+    """Tell whether a share of `draws` trials is within so many standard errors of a probability."""
+    return abs(actual - expected) <= errors * np.sqrt(expected * (1 - expected) / draws)
 
 
 @blocks_and_firsts
@@ -63,7 +63,7 @@ def test_padding_cls_and_the_own_image_are_never_touched(block, first):
     rows, columns = noise.rows[noise.replaced], noise.columns[noise.replaced]
     assert (IDS[rows] != IDS[item]).all()
     assert allowed[rows, columns].all()
-    # All that may be replaced or used is, sooner or later: token 0 too where it is no CLS.
+    # Over many draws every token that may be replaced or used is; token 0 too if it is no CLS.
     assert (noise.replaced.any(axis=0) == allowed).all()
     used = np.zeros_like(allowed)
     used[rows, columns] = True
@@ -80,9 +80,9 @@ def test_every_token_is_replaced_as_often_as_the_ratio(block, first):
 @pytest.mark.parametrize("block", [1, 4])
 def test_tokens_come_evenly_from_every_other_item_and_place(block):
     noise = many_draws(block, 1, 0.75)
-    for item, place in ((0, 1), (3, 3), (4, 8)):
-        here = noise.replaced[:, item, place]
-        rows, columns = noise.rows[here, item, place], noise.columns[here, item, place]
+    for item, position in ((0, 1), (3, 3), (4, 8)):
+        here = noise.replaced[:, item, position]
+        rows, columns = noise.rows[here, item, position], noise.columns[here, item, position]
         sources = [j for j in range(6) if IDS[j] != IDS[item] and LENGTHS[j] > 1]
         for source in sources:
             for column in range(1, LENGTHS[source]):
@@ -103,27 +103,27 @@ def test_block_of_one_draws_every_token_by_itself():
 def test_runs_begin_at_a_random_phase():
     # Two neighbours are in one run of 4 with probability 3/4, wherever they are.
     noise = many_draws(4, 1, 0.3)
-    for place in range(1, 8):
-        both = noise.replaced[:, 4, place] & noise.replaced[:, 4, place + 1]
+    for position in range(1, 8):
+        both = noise.replaced[:, 4, position] & noise.replaced[:, 4, position + 1]
         assert within(both.mean(), 0.3 * 0.75 + 0.3**2 * 0.25, DRAWS)
 
 
 @pytest.mark.parametrize("block", [3, 4, 7])
 def test_a_run_is_neighbours_of_one_item(block):
-    # At ratio 1 all is replaced, and so cut into runs from some phase on; an item of 3 usable
-    # tokens is gone round in a run of 4 or 7.
+    # At ratio 1 every token is replaced, in runs that start at some offset. A run of 4 or 7 wraps
+    # around an item of 3 usable tokens.
     noise = many_draws(block, 1, 1.0)
     length = LENGTHS - 1
     around = 0
     for draw in range(200):
         for item in (0, 2, 3, 4):
-            places = np.arange(1, LENGTHS[item])
-            rows, columns = (x[draw, item, places] for x in (noise.rows, noise.columns))
-            # Columns begin with 1, so that the one after c is c % length + 1.
+            positions = np.arange(1, LENGTHS[item])
+            rows, columns = (x[draw, item, positions] for x in (noise.rows, noise.columns))
+            # Columns start at 1, so the one after c is c % length + 1.
             joined = rows[1:] == rows[:-1]
             joined &= columns[1:] == columns[:-1] % length[rows[1:]] + 1
             around += (joined & (columns[1:] < columns[:-1])).sum()
-            cuts = [(places[1:] - 1 + phase) % block == 0 for phase in range(block)]
+            cuts = [(positions[1:] - 1 + phase) % block == 0 for phase in range(block)]
             assert any((joined | cut).all() for cut in cuts), (rows, columns)
     assert around > 50
 
@@ -141,7 +141,7 @@ def test_a_batch_of_one_image_is_left_as_it_is(block):
     same = draw_each(keys, MASK, np.full(6, 3), 1.0, block, 1)
     assert not same.replaced.any()
     assert ((same.rows >= 0) & (same.rows < 6)).all()
-    # Nor is there anything to take where the others hold nothing but CLS tokens.
+    # Nothing can be taken from items that hold nothing but a CLS token.
     cls_only = MASK & (np.arange(TIME) < 1)
     cls_only[0] = MASK[0]
     alone = draw_each(keys, cls_only, IDS, 1.0, block, 1)
@@ -167,15 +167,16 @@ def test_noise_puts_in_exactly_the_tokens_it_names():
     noisy, offered = add_noise(tokens, noise), replacements(tokens, noise)
     assert noise.replaced.any()
     for item in range(6):
-        for place in range(TIME):
-            source = noise.rows[item, place], noise.columns[item, place]
-            if noise.replaced[item, place]:
-                np.testing.assert_array_equal(noisy[item, place], tokens[source])
-                np.testing.assert_array_equal(offered[item, place], tokens[source])
+        for position in range(TIME):
+            source = noise.rows[item, position], noise.columns[item, position]
+            if noise.replaced[item, position]:
+                np.testing.assert_array_equal(noisy[item, position], tokens[source])
+                np.testing.assert_array_equal(offered[item, position], tokens[source])
             else:
-                np.testing.assert_array_equal(noisy[item, place], tokens[item, place])
+                np.testing.assert_array_equal(noisy[item, position], tokens[item, position])
     assert add_noise(tokens.astype(jnp.bfloat16), noise).dtype == jnp.bfloat16
-    # Tokens have the gradient of the places where they were left, none of those they went to.
+    # A token gets the gradient of its own position if it was kept there, and none from positions
+    # that it was copied to.
     grad = jax.grad(lambda x: add_noise(x, noise).sum())(tokens)
     np.testing.assert_array_equal(grad, np.repeat(~noise.replaced[..., None], 3, axis=2))
 
@@ -185,10 +186,10 @@ def test_noise_puts_in_exactly_the_tokens_it_names():
     [
         ([0, 1, 2, 3], [1, 2, 3, 0]),
         ([5, 5, 2, 5], [2, 2, 3, 2]),
-        ([1, 2, 2, 1, 1], [1, 3, 3, 1, 1]),  # the next one is looked for around the end
+        ([1, 2, 2, 1, 1], [1, 3, 3, 1, 1]),  # the search wraps around at the end
     ],
 )
-def test_other_rows_by_hand(ids, expected):
+def test_other_rows_are_the_expected_ones(ids, expected):
     rows, exist = other_rows(jnp.array(ids))
     np.testing.assert_array_equal(rows, expected)
     assert rows.dtype == jnp.int32 and exist.all()
@@ -203,18 +204,18 @@ def test_other_rows_of_one_image(batch):
 
 @cache
 def case():
-    """Return rebuilt and clean tokens, noise with items that have no replaced token, and valid."""
+    """Return arguments of `denoising`; item 3 has valid tokens of which none is replaced."""
     rng = np.random.default_rng(1)
     targets = rng.normal(size=(6, TIME, 16)).astype(np.float32)
     rebuilt = (targets + 1.5 * rng.normal(size=targets.shape)).astype(np.float32)
     noise = Noise(*map(np.array, draw_noise(jax.random.key(0), MASK, IDS, 0.5, 2)))
-    noise.replaced[3] = False  # valid tokens, none of them replaced
+    noise.replaced[3] = False
     assert noise.replaced[[0, 2, 4]].any(axis=1).all()
     return rebuilt, targets, noise, usable()
 
 
 def per_token(rebuilt, targets, noise, valid, form, temperature):
-    """The docstring's formulas for each valid token, in float64."""
+    """Compute the docstring's formulas for each valid token, in float64."""
     r, v = rebuilt.astype(np.float64), targets.astype(np.float64)
 
     def cos(a, b):
@@ -228,10 +229,10 @@ def per_token(rebuilt, targets, noise, valid, form, temperature):
             losses[b, t] = sum((r[b, t] - v[b, t]) ** 2) / r.shape[-1]
         else:
             own = [v[b, s] for s in np.nonzero(valid[b])[0]]
-            intruders = [
+            replacing = [
                 v[noise.rows[b, s], noise.columns[b, s]] for s in np.nonzero(noise.replaced[b])[0]
             ]
-            terms = [np.exp(cos(r[b, t], k) / temperature) for k in own + intruders]
+            terms = [np.exp(cos(r[b, t], k) / temperature) for k in own + replacing]
             losses[b, t] = np.log(sum(terms)) - cos(r[b, t], v[b, t]) / temperature
     return losses
 
@@ -257,7 +258,7 @@ def test_equals_float64_reference(form, replaced_only, temperature):
 
 
 def in_torch(rebuilt, targets, noise, valid, form, replaced_only, temperature):
-    """The candidate forms of the CMD loss, item by item in torch float64; with the gradient."""
+    """Compute the loss and its gradient item by item in torch float64."""
     leaf = torch.tensor(rebuilt, dtype=torch.float64, requires_grad=True)
     clean = torch.tensor(targets, dtype=torch.float64)
     means = []
@@ -320,8 +321,8 @@ def test_padding_and_cls_never_matter(form, replaced_only, garbage):
     (_, expected), expected_grad = step(rebuilt, targets)
     huge = np.float32(garbage)
     where = valid[..., None]
-    (_, found), grad = step(np.where(where, rebuilt, huge), np.where(where, targets, -huge))
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    (_, actual), grad = step(np.where(where, rebuilt, huge), np.where(where, targets, -huge))
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
     np.testing.assert_array_equal(grad, expected_grad)
 
 
@@ -336,10 +337,10 @@ def test_low_precision_tokens_are_compared_in_float32(form):
 
 def test_a_zero_vector_has_cosine_zero_and_a_finite_gradient():
     rebuilt, targets, noise, valid = case()
-    nought = np.zeros_like(rebuilt)
-    np.testing.assert_array_equal(cosine(nought, targets), 0.0)
+    zeros = np.zeros_like(rebuilt)
+    np.testing.assert_array_equal(cosine(zeros, targets), 0.0)
     for form in FORMS:
-        grad = jax.grad(lambda x, form=form: denoising(x, *case()[1:], form)[0].sum())(nought)
+        grad = jax.grad(lambda x, form=form: denoising(x, *case()[1:], form)[0].sum())(zeros)
         assert np.isfinite(grad).all()
 
 

@@ -1,4 +1,4 @@
-"""Matching: which negatives are drawn and how often, and the loss against NumPy and torch."""
+"""Matching: which negatives are drawn, how often, and the loss against NumPy and torch."""
 
 from functools import cache
 
@@ -31,10 +31,10 @@ def many_draws():
 
 
 def albef_weights():
-    """ALBEF's weights of the columns: a softmax, then nothing for those with the row's id."""
+    """Return ALBEF's weights of the columns: a softmax, zeroed for columns with the row's id."""
     weights = F.softmax(torch.tensor(scores(), dtype=torch.float64) + 1e-4, dim=1)
     weights.masked_fill_(torch.tensor(IDS[:, None] == IDS), 0)
-    return (weights / weights.sum(1, keepdim=True)).numpy()  # as torch.multinomial has them
+    return (weights / weights.sum(1, keepdim=True)).numpy()  # torch.multinomial normalises, too
 
 
 def test_a_negative_is_always_of_another_image():
@@ -54,12 +54,12 @@ def test_negatives_are_drawn_as_often_as_albef_draws_them():
 def test_rows_are_drawn_independently():
     drawn, _ = many_draws()
     agree = (albef_weights()[0] ** 2).sum()
-    found = (drawn[:, 0] == drawn[:, 1]).mean()
-    assert abs(found - agree) <= 4 * np.sqrt(agree * (1 - agree) / DRAWS)
+    actual = (drawn[:, 0] == drawn[:, 1]).mean()
+    assert abs(actual - agree) <= 4 * np.sqrt(agree * (1 - agree) / DRAWS)
 
 
 def test_scores_of_any_size_keep_to_other_images():
-    # The row's own images are by far the most similar; among the others one stands out.
+    # Columns of the row's own image are by far the most similar; column 3 leads among the others.
     drawn, valid = jax.vmap(hard_negatives, (0, None, None))(
         jax.random.split(jax.random.key(1), 100),
         np.where(IDS[:, None] == IDS, 1e30, np.where(np.arange(7) == 3, 1e4, -1e4)),
@@ -76,7 +76,7 @@ def test_a_row_without_a_negative_says_so(batch):
     )
     assert not np.any(valid)
     assert np.all((drawn >= 0) & (drawn < batch))
-    # What is drawn all the same counts nothing, and leaves no NaN behind.
+    # The meaningless draws have no loss, and no NaN in the gradient.
     logits = np.random.default_rng(0).normal(size=(batch, 3, 2)).astype(np.float32)
     absent = jnp.stack([valid, valid], axis=1)
     losses, counted, _ = matching(logits, absent)
@@ -112,7 +112,7 @@ def test_no_gradient_goes_through_the_draw():
 
 
 def reference(logits, valid):
-    """Minus the log-probability of the right class, pair by pair, in float64; None if absent."""
+    """Compute the negative log-probability of each pair's class in float64; 0 for absent pairs."""
     losses = np.zeros(logits.shape[:2])
     for row in range(len(logits)):
         for pair, label in enumerate((1, 0, 0)):
@@ -133,13 +133,13 @@ def random_pairs(seed=0, batch=9):
 
 def test_equals_float64_reference():
     logits, valid = random_pairs()
-    losses, counted, right = matching(logits, valid)
+    losses, counted, correct = matching(logits, valid)
     assert losses.dtype == jnp.float32
     np.testing.assert_allclose(losses, reference(logits, valid), rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(counted[:, 0], True)
     np.testing.assert_array_equal(counted[:, 1:], valid)
-    np.testing.assert_array_equal(right[:, 0], logits[:, 0, 1] > logits[:, 0, 0])
-    np.testing.assert_array_equal(right[:, 1:], logits[:, 1:, 0] > logits[:, 1:, 1])
+    np.testing.assert_array_equal(correct[:, 0], logits[:, 0, 1] > logits[:, 0, 0])
+    np.testing.assert_array_equal(correct[:, 1:], logits[:, 1:, 0] > logits[:, 1:, 1])
 
 
 @pytest.mark.parametrize("all_there", [True, False])
@@ -147,7 +147,7 @@ def test_equals_albef_in_torch_with_gradients(all_there):
     logits, valid = random_pairs()
     valid = valid | all_there
     leaf = torch.tensor(logits, dtype=torch.float64, requires_grad=True)
-    # ALBEF's order: the B true pairs, then the 2B false ones; here only those that exist.
+    # ALBEF's order: the B true pairs, then the false ones that exist.
     false = torch.cat([leaf[torch.tensor(valid[:, k]), k + 1] for k in range(2)])
     labels = torch.cat([torch.ones(len(leaf)), torch.zeros(len(false))]).long()
     expected = F.cross_entropy(torch.cat([leaf[:, 0], false]), labels)
@@ -193,7 +193,7 @@ def test_match_score_does_not_see_what_both_logits_share():
     np.testing.assert_array_equal(match_score(logits + shift), match_score(logits))
 
 
-def test_masked_mean_by_hand():
+def test_masked_mean_has_the_expected_value_and_gradient():
     values = jnp.array([[1.0, 2.0], [np.nan, 6.0]])
     counted = jnp.array([[True, True], [False, True]])
     np.testing.assert_allclose(masked_mean(values, counted), 3.0)

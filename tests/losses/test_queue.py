@@ -1,4 +1,4 @@
-"""The ring against a plain deque, the loss over it, and what a sharded push sends."""
+"""The queue against a plain deque, the loss over it, and what a sharded push communicates."""
 
 import re
 from collections import deque
@@ -17,14 +17,14 @@ jitted = jax.jit(push)
 
 
 def batch_of(start, size, width=WIDTH):
-    """Return rows whose numbers tell which they are: the n-th of all has speech n, image -n."""
+    """Return rows that can be told apart: the n-th row ever made has speech n and image -n."""
     n = np.arange(start, start + size)
     speech = np.repeat(n[:, None], width, axis=1).astype(np.float32) + np.arange(width) / 8
     return Rows(speech.astype(np.float32), -speech.astype(np.float32), (7 * n).astype(np.int32))
 
 
 class Reference:
-    """What a ring is to be: the last rows, oldest first; the n-th of all lies at n mod size."""
+    """The expected queue: a deque of the last rows; the n-th row pushed is at index n mod size."""
 
     def __init__(self, size):
         self.rows, self.size, self.total = deque(maxlen=size), size, 0
@@ -40,10 +40,10 @@ class Reference:
         assert int(queue.head) == (self.total % self.size if self.size else 0)
         np.testing.assert_array_equal(filled_rows(queue), np.arange(self.size) < filled)
         for age, (speech, image, number) in enumerate(self.rows):
-            place = (self.total - filled + age) % self.size
-            np.testing.assert_array_equal(queue.speech[place], speech)
-            np.testing.assert_array_equal(queue.image[place], image)
-            assert queue.ids[place] == number
+            position = (self.total - filled + age) % self.size
+            np.testing.assert_array_equal(queue.speech[position], speech)
+            np.testing.assert_array_equal(queue.image[position], image)
+            assert queue.ids[position] == number
 
 
 def test_an_empty_queue_holds_nothing():
@@ -57,7 +57,7 @@ def test_an_empty_queue_holds_nothing():
 def test_many_pushes_equal_a_deque(size):
     rng = np.random.default_rng(size)
     queue, expected = empty_queue(size, WIDTH), Reference(size)
-    # Smaller than the queue, equal, larger, more than twice as large; dividing it and not.
+    # Batches smaller than the queue, equal, larger, more than twice as large; some divide it.
     for count in rng.choice([1, 2, 3, 5, 8, 9, 17, 30], 40):
         rows = batch_of(expected.total, count)
         queue = jitted(queue, rows)
@@ -67,11 +67,11 @@ def test_many_pushes_equal_a_deque(size):
     assert expected.total > 4 * size
 
 
-def test_three_pushes_by_hand():
+def test_three_pushes_wrap_around():
     queue = empty_queue(5, WIDTH)
     for start in (0, 3, 6):
         queue = push(queue, batch_of(start, 3))
-    # 5 went round to the beginning, then 6, 7 and 8 after it; 4 is the oldest.
+    # Row 5 wrapped around to the front, 6, 7 and 8 follow it; row 4 is the oldest.
     np.testing.assert_array_equal(queue.ids, [35, 42, 49, 56, 28])
     np.testing.assert_array_equal(queue.speech[:, 0], [5, 6, 7, 8, 4])
     np.testing.assert_array_equal(queue.image[:, 0], [-5, -6, -7, -8, -4])
@@ -110,7 +110,7 @@ def test_a_donated_queue_is_written_in_place():
 
 @pytest.mark.parametrize("pushes", [0, 2, 5])
 def test_the_loss_over_the_ring_is_the_loss_over_the_rows_pushed(pushes):
-    # Batches of 4 in a queue of 10: empty, filled with 8, and turned round twice.
+    # Batches of 4 in a queue of 10: empty, filled with 8, and full with wrap-around.
     rng = np.random.default_rng(pushes)
 
     def unit(*shape):
@@ -148,7 +148,8 @@ def mesh_of_eight():
     return rows, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
-@pytest.mark.parametrize("size", [50, 24, 11])  # not a multiple of the batch; one; shorter than it
+# The batch is 24: it does not divide the queue, equals it, and is longer.
+@pytest.mark.parametrize("size", [50, 24, 11])
 def test_a_sharded_batch_is_pushed_as_on_one_device(size):
     rows_sharding, whole = mesh_of_eight()
     step = jax.jit(push, donate_argnums=0, out_shardings=whole)
