@@ -1,1 +1,1 @@
-"""What a batch costs: views, terms, total, GradCache and microbatches. All pure."""
+"""The training objective of a batch: views, terms, total, GradCache and microbatches. All pure."""

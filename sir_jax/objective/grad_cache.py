@@ -1,10 +1,14 @@
-"""The gradient of a whole batch, its encoders' activations kept for one microbatch at a time.
+"""GradCache (arXiv 2101.06983): the gradient of a whole batch in the memory of a microbatch.
 
-GradCache (arXiv 2101.06983), for tokens as well as embeddings: encode all microbatches without a
-gradient; differentiate the objective of the whole batch by the tokens and embeddings; encode each
-microbatch again and carry that gradient on into the parameters. Every term sees all of the batch,
-unlike under `train.grad_accum`, and the result is the big batch's gradient, for each of them. Only
-dropout is drawn anew for every microbatch: in distribution the same, number for number another.
+The method here covers tokens as well as embeddings:
+
+1. Encode all microbatches without keeping activations.
+2. Compute the objective of the whole batch, and its gradient with respect to those tokens and
+   embeddings.
+3. Encode each microbatch again, and backpropagate its part of that gradient into the parameters.
+
+Unlike with `train.grad_accum`, every term sees the whole batch, and the gradient is exactly that of
+the whole batch. Only the dropout masks differ: each microbatch draws its own.
 """
 
 import jax
@@ -21,18 +25,18 @@ Array = jax.Array
 def cached_loss_and_grads(
     objective: Objective, trainable, frozen, state, batch, rng
 ) -> tuple[Array, Aux, dict]:
-    """Compute what `gradient.loss_and_grads` does, in `train.grad_cache` microbatches.
+    """Compute the loss and gradient of a batch in `train.grad_cache` microbatches.
 
-    The fusion encoder goes over the pairs in as many pieces. Costs one more pass of each encoder,
-    and of the fusion encoder's forward.
+    The fusion encoder runs in as many pieces. The price is one more forward pass of each encoder
+    and of the fusion encoder.
 
     Args:
-      objective: what is computed.
-      trainable: the leaves that get a gradient.
-      frozen: the other ones.
-      state: its `ema_params`, `queue` and `step` are read.
-      batch: see `Objective.loss`.
-      rng: likewise.
+      objective: the objective to differentiate.
+      trainable: parameters that get a gradient.
+      frozen: all other parameters.
+      state: a `TrainState`, of which `ema_params`, `queue` and `step` are read.
+      batch: fields of `Objective.loss`.
+      rng: random key of dropout, negatives and noise.
 
     Returns:
       (loss, `Aux`, gradient with the structure of `trainable`).
@@ -51,7 +55,7 @@ def cached_loss_and_grads(
     def loss_of(trainable, student):
         params = merge_trees(trainable, frozen)
         return objective.loss_of_views(
-            with_student(views, student),
+            with_student_outputs(views, student),
             params,
             state.queue,
             batch["image_ids"],
@@ -61,25 +65,25 @@ def cached_loss_and_grads(
         )
 
     (loss, aux), (grads, d_student) = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)(
-        trainable, student_of(views)
+        trainable, student_outputs(views)
     )
 
-    def carry_on(total, inputs):
+    def add_part(total, inputs):
         part, d_part = inputs
-        _, pull_back = jax.vjp(lambda t: student_of(encode_part(t, *part)), trainable)
+        _, pull_back = jax.vjp(lambda t: student_outputs(encode_part(t, *part)), trainable)
         return jax.tree.map(jnp.add, total, *pull_back(d_part)), None
 
-    grads, _ = jax.lax.scan(carry_on, grads, (parts, split_rows(d_student, count)))
+    grads, _ = jax.lax.scan(add_part, grads, (parts, split_rows(d_student, count)))
     return loss, aux, grads
 
 
-def student_of(views: Views) -> tuple:
-    """Return what the student's gradient goes through: tokens and embeddings."""
+def student_outputs(views: Views) -> tuple:
+    """Return the outputs through which the student gets a gradient: tokens and embeddings."""
     return tuple((encoded.tokens, encoded.embed) for encoded in (views.speech, views.image))
 
 
-def with_student(views: Views, student: tuple) -> Views:
-    """Put tokens and embeddings back in place; see `student_of`."""
+def with_student_outputs(views: Views, student: tuple) -> Views:
+    """Return views with the student's outputs replaced; the inverse of `student_outputs`."""
     (speech, z_s), (image, z_i) = student
     return views._replace(
         speech=views.speech._replace(tokens=speech, embed=z_s),

@@ -1,4 +1,4 @@
-"""The loss of a batch and its gradient: at once, accumulated, or by GradCache."""
+"""The loss of a batch and its gradient: in one pass, accumulated, or by GradCache."""
 
 import jax
 import jax.numpy as jnp
@@ -14,20 +14,19 @@ Array = jax.Array
 def loss_and_grads(
     objective: Objective, trainable, frozen, state, batch, rng
 ) -> tuple[Array, Aux, dict]:
-    """Compute the loss and its gradient with respect to the trainable leaves alone.
+    """Compute the loss and its gradient with respect to the trainable parameters.
 
-    With `train.grad_accum` > 1 both are means over microbatches, run one after the other; a
-    caption then sees the negatives of its microbatch only, beside the queue, which is that of
-    before the step for all of them. With `train.grad_cache` > 1 they are those of the whole batch;
-    see `grad_cache`.
+    With `train.grad_accum` > 1 both are means over microbatches that run one after the other. The
+    negatives of a caption then come from its own microbatch and from the queue as it was before the
+    step. With `train.grad_cache` > 1 both are those of the whole batch; see `grad_cache`.
 
     Args:
-      objective: what is computed.
-      trainable: the leaves that get a gradient.
-      frozen: the other ones.
-      state: its `ema_params`, `queue` and `step` are read.
-      batch: see `Objective.loss`.
-      rng: likewise.
+      objective: the objective to differentiate.
+      trainable: parameters that get a gradient.
+      frozen: all other parameters.
+      state: a `TrainState`, of which `ema_params`, `queue` and `step` are read.
+      batch: fields of `Objective.loss`.
+      rng: random key of dropout, negatives and noise.
 
     Returns:
       (loss, `Aux`, gradient with the structure of `trainable`).

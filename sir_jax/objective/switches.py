@@ -1,9 +1,9 @@
-"""What a config switches on: the fusion encoder's tasks, the teacher, the queue, what is frozen."""
+"""What a config switches on: tasks of the fusion encoder, teacher, queue, frozen parameters."""
 
 from sir_jax.config.specs import MODALITIES
 from sir_jax.runtime.trees import any_match, leaf_paths
 
-# Sub-trees that have a momentum teacher, as far as they are trained.
+# Sub-trees whose trainable parameters have a momentum teacher.
 TEACHER_PARTS = (
     "speech",
     "speech_head",
@@ -13,18 +13,18 @@ TEACHER_PARTS = (
     "image_projection",
 )
 
-# What only SIC trains; still there without it, as retrieval needs an embedding.
+# Parameters that only SIC trains. A model without SIC still has them: retrieval needs embeddings.
 SIC_PARTS = ("speech_projection", "image_projection", "image_head/projection", "temperature")
 
 
 def noisy_modalities(loss_cfg) -> tuple[str, ...]:
-    """Return the modalities that CMD rebuilds."""
+    """Return the modalities whose tokens CMD replaces and rebuilds."""
     direction = loss_cfg.cmd.direction
     return MODALITIES if direction == "both" else (direction,)
 
 
 def fusion_tasks(loss_cfg) -> tuple[str, ...]:
-    """Return what `config.loss` needs the fusion encoder for, of `models.fusion.TASKS`."""
+    """Return the tasks of `models.fusion.TASKS` that `config.loss` needs."""
     tasks = ["match"] if loss_cfg.sim.weight else []
     if loss_cfg.cmd.weight:
         tasks += [f"denoise_{modality}" for modality in noisy_modalities(loss_cfg)]
@@ -32,21 +32,21 @@ def fusion_tasks(loss_cfg) -> tuple[str, ...]:
 
 
 def has_teacher(loss_cfg) -> bool:
-    """Tell whether `config.loss` needs a momentum teacher: for the queue, or for its targets."""
+    """Tell whether `config.loss` needs a momentum teacher: for the queue, or for soft targets."""
     return bool(loss_cfg.sic.weight and (loss_cfg.sic.queue or loss_cfg.sic.alpha))
 
 
 def queue_size(loss_cfg) -> int:
-    """Return the length of the embedding queue, 0 for none."""
+    """Return the length of the queue; 0 means none."""
     return loss_cfg.sic.queue if loss_cfg.sic.weight else 0
 
 
 def frozen_patterns(cfg) -> tuple[str, ...]:
-    """Return the regexes of what is not trained: `optim.freeze`, and what only SIC would train."""
+    """Return regexes of the frozen parameters: `optim.freeze`, and SIC's own where SIC is off."""
     return tuple(cfg.optim.freeze) + (() if cfg.loss.sic.weight else SIC_PARTS)
 
 
 def is_frozen(params, modality: str, cfg) -> bool:
-    """Tell whether a modality's encoder is frozen as a whole."""
+    """Tell whether `optim.freeze` matches every parameter of a modality's encoder."""
     patterns = tuple(cfg.optim.freeze)
     return all(any_match(patterns, path) for path in leaf_paths({modality: params[modality]}))

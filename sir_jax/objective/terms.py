@@ -1,4 +1,7 @@
-"""The terms of the objective on an encoded batch: SIC, SIM and CMD. All pure."""
+"""The terms of the objective on an encoded batch: SIC, SIM and CMD. All pure.
+
+Negatives and noise come from within a group of rows: the whole batch, or one device's shard of it.
+"""
 
 from typing import Any, NamedTuple
 
@@ -19,7 +22,19 @@ Array = jax.Array
 
 
 def sic_term(views: Views, queue, ids, temperature, alpha, sic) -> tuple[Array, dict]:
-    """Compute speech-image contrastive learning over the batch and the queue, both directions."""
+    """Compute speech-image contrastive learning (SIC) over batch and queue, in both directions.
+
+    Args:
+      views: the encoded batch.
+      queue: a `losses.queue.Queue`; None without one.
+      ids: image ids, [B].
+      temperature: of the softmax.
+      alpha: weight of the teacher's targets at this step.
+      sic: `config.loss.sic`.
+
+    Returns:
+      The loss, and metrics by name.
+    """
     z_s, z_i = views.speech.embed, views.image.embed
     keys_s, keys_i, teacher_s, teacher_i = z_s, z_i, None, None
     if views.speech_m is not None:
@@ -45,27 +60,28 @@ def sic_term(views: Views, queue, ids, temperature, alpha, sic) -> tuple[Array, 
 
 
 def _grouped(tree: Any, groups: int) -> Any:
-    """Cut rows [B, ...] into [groups, B / groups, ...], as a sharded batch lies on its devices."""
+    """Split leaves [B, ...] into [groups, B / groups, ...]: contiguous rows, as shards are."""
     return jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), tree)
 
 
 def _flat(tree: Any) -> Any:
+    """Join leaves [groups, B / groups, ...] into [B, ...]; the inverse of `_grouped`."""
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
 
 
 @jax.vmap
 def _take(tree: Any, rows: Array) -> Any:
-    """Take rows [G, R] of a tree's leaves [G, B, ...], group by group."""
+    """Take rows [groups, n] of leaves [groups, B / groups, ...], each within its own group."""
     return jax.tree.map(lambda x: take_rows(x, rows) if x.dtype != bool else x[rows], tree)
 
 
 @jax.custom_vjp
 def take_rows(x: Array, rows: Array) -> Array:
-    """Take rows [R] of x [B, ...], with a gradient that is one reduce-scatter of a sharded batch.
+    """Take rows [n] of x [B, ...], with a gradient that needs one reduce-scatter on shards.
 
-    The gradient is written as a product with one-hot rows. Of the scatter-add that autodiff would
-    make, XLA gathers the updates of all devices and then adds up all devices' results: three times
-    the traffic; on CPU it is slow besides.
+    The gradient is a product with a one-hot matrix. Autodiff would write it as a scatter-add, for
+    which XLA gathers the updates of all devices and then sums all devices' results: three times the
+    traffic. On CPU a scatter-add is slow, too.
     """
     return x[rows]
 
@@ -89,11 +105,25 @@ take_rows.defvjp(_take_rows_fwd, _take_rows_bwd)
 def sim_term(
     views: Views, ids, temperature, params, keys, *, model, groups: int, pieces: int = 1
 ) -> tuple[Array, dict]:
-    """Compute speech-image matching: each pair, its speech with a hard image, and the reverse.
+    """Compute speech-image matching (SIM): true pairs, and each side with a hard negative.
 
-    Negatives are drawn by the student's own similarities, as BLIP has it; evenly where
-    `temperature` is None, as without SIC nothing trains them. All 3B pairs go through the fusion
-    encoder at once, a row's three beside each other, so that none leaves its device.
+    Hard negatives are drawn by the student's similarities, as in BLIP. All 3B pairs go through the
+    fusion encoder in one call. The three pairs of a row are neighbours, so that a sharded batch
+    keeps them on the row's device.
+
+    Args:
+      views: the encoded batch.
+      ids: image ids, [B].
+      temperature: of the similarities; None draws evenly, because nothing trains the similarities
+        without SIC.
+      params: the whole parameter tree.
+      keys: two random keys, one for each direction.
+      model: from `build_model`.
+      groups: number of groups that negatives are drawn within.
+      pieces: number of pieces in which rows go through the fusion encoder, one after the other.
+
+    Returns:
+      The loss, and metrics by name.
     """
     speech, image, ids = _grouped((views.speech, views.image, ids), groups)
     scores = jnp.zeros((*ids.shape, ids.shape[1]))
@@ -127,11 +157,11 @@ def sim_term(
         triples(image, _take(image, image_rows), image),
     )
     valid = _flat(jnp.stack([has_image, has_speech], axis=2))
-    losses, counted, right = matching(logits.reshape(-1, 3, 2), valid)
+    losses, counted, correct = matching(logits.reshape(-1, 3, 2), valid)
     loss = masked_mean(losses, counted)
     metrics = {
         "sim": loss,
-        "sim_accuracy": masked_mean(right.astype(jnp.float32), counted),
+        "sim_accuracy": masked_mean(correct.astype(jnp.float32), counted),
         "sim_negatives": valid.mean(dtype=jnp.float32),
     }
     return loss, metrics
@@ -140,10 +170,24 @@ def sim_term(
 def cmd_term(
     views: Views, ids, params, key, logged, *, model, cfg, groups: int, pieces: int = 1
 ) -> tuple[Array, dict]:
-    """Compute cross-modal denoising, the mean over its directions.
+    """Compute cross-modal denoising (CMD), the mean over its directions.
 
-    At logged steps the same is done once more, forward, with another image's context: the head
-    uses the other modality as far as its cosine falls by that.
+    Logged steps also rebuild with the context of another image, without a gradient: the more the
+    cosine falls by that, the more the head uses the other modality.
+
+    Args:
+      views: the encoded batch.
+      ids: image ids, [B].
+      params: the whole parameter tree.
+      key: random key of noise and dropout.
+      logged: whether this step is logged, bool [].
+      model: from `build_model`.
+      cfg: `config.loss`.
+      groups: number of groups that noise is drawn within.
+      pieces: number of pieces in which rows go through the fusion encoder, one after the other.
+
+    Returns:
+      The loss, and metrics by name.
     """
     losses, metrics = [], {}
     for modality in noisy_modalities(cfg):
@@ -167,19 +211,29 @@ def cmd_term(
 
 
 class DenoisingTask(NamedTuple):
-    """One modality's tokens made noisy, with what they are rebuilt from and compared with."""
+    """The noisy tokens of one modality, the context to rebuild them from, and the clean tokens."""
 
     modality: str
     noisy: Encoded
     context: Encoded  # the other modality, clean
     target: Array  # clean tokens, the teacher's where there is one, [B, T, D]
-    noise: Noise  # grouped: [G, B / G, T]
-    valid: Array  # neither padding nor CLS, grouped likewise
-    ids: Array  # grouped likewise
+    noise: Noise  # [groups, B / groups, T]
+    valid: Array  # True for tokens that are neither padding nor CLS, [groups, B / groups, T]
+    ids: Array  # image ids, [groups, B / groups]
 
     @classmethod
     def of(cls, views: Views, ids, modality: str, key, model, cmd, groups: int):
-        """Draw the noise and put it in."""
+        """Draw noise for a modality's tokens and apply it.
+
+        Args:
+          views: the encoded batch.
+          ids: image ids, [B].
+          modality: 'speech' or 'image', whose tokens are replaced.
+          key: random key.
+          model: from `build_model`.
+          cmd: `config.loss.cmd`.
+          groups: number of groups that noise is drawn within.
+        """
         if modality == "speech":
             clean, context, target = views.speech, views.image, views.speech_m
         else:
@@ -195,7 +249,7 @@ class DenoisingTask(NamedTuple):
         return cls(modality, noisy, context, target, noise, valid, ids)
 
     def rebuild(self, model, params, context: Encoded, key=None, pieces: int = 1) -> Array:
-        """Return the rebuilt tokens, float32 [B, T, D]; without a key there is no dropout."""
+        """Return the rebuilt tokens, float32 [B, T, D]; `key` None turns dropout off."""
 
         def denoise(key, noisy, context):
             return model.apply(
@@ -211,19 +265,24 @@ class DenoisingTask(NamedTuple):
         return map_rows(denoise, key, pieces, self.noisy, context)
 
     def loss(self, rebuilt: Array, cmd) -> Array:
-        """Return the mean of the loss over the items that have a token that counts."""
+        """Return the mean loss over the items that have a token to average over."""
         losses, counted = jax.vmap(
             lambda *a: denoising(*a, cmd.form, cmd.tokens == "replaced", cmd.temperature)
         )(*_grouped((rebuilt, self.target), self.ids.shape[0]), self.noise, self.valid)
         return masked_mean(losses, counted)
 
     def wrong_context(self) -> tuple[Encoded, Array]:
-        """Return another image's context for each item, and which items have one, [B]."""
+        """Return for each item the context of another image, and whether there is one, [B]."""
         rows, wrong = jax.vmap(other_rows)(self.ids)
         return _flat(_take(_grouped(self.context, self.ids.shape[0]), rows)), _flat(wrong)
 
     def similarity(self, rebuilt: Array, rows: Array | None = None) -> Array:
-        """Return the mean cosine with the clean tokens over the replaced ones of the rows [B]."""
+        """Return the mean cosine of rebuilt and clean tokens over the replaced ones.
+
+        Args:
+          rebuilt: from `rebuild`, [B, T, D].
+          rows: rows to average over, bool [B]; None for all.
+        """
         counted = _flat(self.noise.replaced)
         if rows is not None:
             counted = counted & rows[:, None]

@@ -1,7 +1,7 @@
 """The objective of one batch: SIC, SIM and CMD, each switched by its weight in `config.loss`.
 
-loss = w_sic SIC + w_sim SIM + w_cmd CMD. A term whose weight is 0 has no parameters in training
-and no operation in the program. All pure: everything that a term needs is an argument.
+loss = w_sic SIC + w_sim SIM + w_cmd CMD. A term with weight 0 adds no operation to the program and
+trains no parameters. All functions are pure: everything that a term needs is an argument.
 """
 
 import dataclasses
@@ -19,20 +19,21 @@ Array = jax.Array
 
 
 class Aux(NamedTuple):
-    """What a loss returns beside its value."""
+    """What the objective returns beside the loss."""
 
-    metrics: dict[str, Array]  # scalars, float32
-    queue_rows: Rows | None = None  # rows to put into the queue; None without a queue
+    metrics: dict[str, Array]  # float32 scalars by name
+    queue_rows: Rows | None = None  # rows to push onto the queue; None without a queue
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """What is fixed of the objective while a program runs; all arrays are arguments.
+    """The objective of a config and a model. It holds no arrays: methods take them as arguments.
 
     Attributes:
       model: from `build_model`, with the tasks of `fusion_tasks`.
       cfg: the whole config.
-      shards: parts of the batch's rows on different devices, for what is drawn within a shard.
+      shards: number of devices that the batch's rows are split over. Negatives and noise are drawn
+        within a shard where the config asks for it.
     """
 
     model: SpeechImageModel
@@ -40,7 +41,7 @@ class Objective:
     shards: int = 1
 
     def encode(self, params, ema_params, batch, keys) -> Views:
-        """Encode a batch by the student and the teacher; see `views.encode`."""
+        """Encode a batch with student and teacher; see `views.encode`."""
         return encode(params, ema_params, batch, keys, model=self.model, cfg=self.cfg)
 
     def loss(self, params, ema_params, queue, batch, step, rng) -> tuple[Array, Aux]:
@@ -48,12 +49,14 @@ class Objective:
 
         Args:
           params: the whole parameter tree.
-          ema_params: the momentum teacher's leaves; None without one. Has no gradient.
-          queue: a `losses.queue.Queue`; None without one. Has no gradient.
-          batch: wave [B, N], lengths [B], pixels [B, h, w, 3], image_ids [B]; or what
-            `views.stored_features` reads in place of a modality's.
-          step: updates made so far, int32 []: the ramp of `sic.alpha`, and which steps are logged.
-          rng: key of this batch's dropout, negatives and noise.
+          ema_params: the momentum teacher's parameters; None without one. No gradient flows to
+            them.
+          queue: a `losses.queue.Queue`; None without one. No gradient flows to it.
+          batch: wave [B, N], lengths [B], pixels [B, h, w, 3] and image_ids [B]. Stored features
+            may take the place of wave and lengths, or of pixels; see `views.stored_features`.
+          step: number of updates made so far, int32 []; it sets `sic.alpha` on its ramp, and tells
+            whether the step is logged.
+          rng: random key of dropout, negatives and noise.
 
         Returns:
           The loss, a float32 scalar, and `Aux`.
@@ -69,15 +72,15 @@ class Objective:
 
         Args:
           views: from `encode`.
-          params: see `loss`, as `queue` and `step`.
-          queue: likewise.
+          params: the whole parameter tree.
+          queue: a `losses.queue.Queue`; None without one.
           ids: image ids, [B].
-          step: likewise.
-          keys: three, of the negatives of each direction and of the noise.
-          pieces: in how many pieces, one after the other, rows go through the fusion encoder.
+          step: number of updates made so far, int32 [].
+          keys: three random keys: two for the negatives of each direction, one for the noise.
+          pieces: number of pieces in which rows go through the fusion encoder, one after the other.
 
         Returns:
-          See `loss`.
+          The loss, a float32 scalar, and `Aux`.
         """
         temperature, loss_cfg = params["temperature"], self.cfg.loss
         total, metrics, rows = 0.0, {}, None
@@ -111,7 +114,7 @@ class Objective:
         return total, Aux(metrics=metrics, queue_rows=rows)
 
     def is_logged(self, step: Array) -> Array:
-        """Tell whether the metrics of the update after `step` are logged, bool []."""
+        """Tell whether the metrics of the update that follows `step` are logged, bool []."""
         train = self.cfg.train
         return ((step + 1) % train.log_every == 0) | (step + 1 == train.steps)
 
@@ -119,11 +122,11 @@ class Objective:
 def loss_fn(
     params, ema_params, queue, batch, step, rng, *, model, cfg, shards: int = 1
 ) -> tuple[Array, Aux]:
-    """Compute the objective of one batch; see `Objective` and its `loss`."""
+    """Compute the objective of one batch; see `Objective.loss`."""
     objective = Objective(model, cfg, shards)
     return objective.loss(params, ema_params, queue, batch, step, rng)
 
 
 def ramped_alpha(sic, step: Array) -> Array:
-    """Return the teacher's weight at a step: linear from 0 to `alpha` over `alpha_ramp` steps."""
+    """Return the teacher's weight at a step: it rises linearly to `alpha` in `alpha_ramp` steps."""
     return sic.alpha * jnp.minimum(1.0, (step + 1) / max(sic.alpha_ramp, 1))

@@ -1,4 +1,4 @@
-"""A batch as the encoders see it: tokens and embeddings of the student and of its teacher."""
+"""The views of a batch: its tokens and embeddings by the student and by the momentum teacher."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from sir_jax.runtime.trees import overlay
 
 
 class Views(NamedTuple):
-    """A batch as the student and, where there is one, the momentum teacher see it."""
+    """A batch encoded by the student and, where there is one, by the momentum teacher (`_m`)."""
 
     speech: Encoded
     image: Encoded
@@ -23,12 +23,15 @@ class Views(NamedTuple):
 
 
 def stored_features(batch, modality: str, dtype) -> HubertOutput | VitOutput | None:
-    """Return what a batch brings of a frozen encoder's output, None where that is to be computed.
+    """Return a frozen encoder's output that is stored in the batch.
 
     Args:
-      batch: with the fields of `sir_jax.data.feature_store.Features.read`, or without.
+      batch: fields by name; those of `data.feature_store.Features.read` are looked for.
       modality: 'speech' or 'image'.
-      dtype: of the model's computation.
+      dtype: dtype of the model's computation.
+
+    Returns:
+      The encoder's output, or None if the batch does not hold it and it must be computed.
     """
     if modality == "image":
         if "image_tokens" not in batch:
@@ -37,7 +40,7 @@ def stored_features(batch, modality: str, dtype) -> HubertOutput | VitOutput | N
         return VitOutput(tokens, pooled, ())
     if "frames" not in batch:
         return None
-    # A head that weighs all states has no use for the tokens, which are not stored beside them.
+    # The store has either all states or the tokens: a head that weighs states reads no tokens.
     tokens, states = None, ()
     if "speech_states" in batch:
         states = jnp.unstack(batch["speech_states"].astype(dtype), axis=1)
@@ -48,10 +51,19 @@ def stored_features(batch, modality: str, dtype) -> HubertOutput | VitOutput | N
 
 
 def encode(params, ema_params, batch, keys, *, model, cfg, deterministic: bool = False) -> Views:
-    """Encode a batch once by the student and, where there is one, once by the teacher.
+    """Encode a batch with the student and, where there is one, with the momentum teacher.
 
-    A frozen encoder is the same for both: it is run once, without dropout, or not at all where the
-    batch brings its output. `deterministic` leaves out the student's dropout as well.
+    Student and teacher share a frozen encoder. It runs once, without dropout, or not at all if the
+    batch holds its output.
+
+    Args:
+      params: the whole parameter tree.
+      ema_params: the teacher's parameters; None without one.
+      batch: fields of `Objective.loss`.
+      keys: two random keys, of speech and of images.
+      model: from `build_model`.
+      cfg: the whole config.
+      deterministic: True turns the student's dropout off; the teacher never has any.
     """
 
     def apply(params, method, *args, key=None):

@@ -1,4 +1,4 @@
-"""GradCache: the big batch's gradient, for every subset of the terms."""
+"""GradCache gives the gradient of the whole batch, for every subset of the terms."""
 
 import functools
 
@@ -27,7 +27,7 @@ SUBSETS = {
 
 
 def gradient(cfg, model, state, batch, count: int):
-    """Return (loss, aux, gradient by path) in so many microbatches of GradCache."""
+    """Return (loss, aux, gradient by path) by GradCache in `count` microbatches."""
     cfg = cfg.copy_and_resolve_references()
     cfg.train.grad_cache = count
     trainable, frozen = split_tree(state.params, frozen_patterns(cfg))
@@ -42,14 +42,14 @@ def test_gradient_is_the_big_batch(terms):
     off = {} if "sic" in terms else {"loss.sic.weight": 0.0}
     cfg, model, state = made(**off, **fields, **STILL)
     batch = synthetic_batch(cfg)
-    loss, aux, wanted = gradient(cfg, model, state, batch, 1)
-    cached_loss, cached_aux, got = gradient(cfg, model, state, batch, 4)
+    loss, aux, expected = gradient(cfg, model, state, batch, 1)
+    cached_loss, cached_aux, actual = gradient(cfg, model, state, batch, 4)
     np.testing.assert_allclose(cached_loss, loss, rtol=1e-6)
-    assert got.keys() == wanted.keys()
-    norm = np.sqrt(sum(np.square(leaf).sum() for leaf in wanted.values()))
+    assert actual.keys() == expected.keys()
+    norm = np.sqrt(sum(np.square(leaf).sum() for leaf in expected.values()))
     assert norm > 0.1
-    for path, leaf in wanted.items():
-        np.testing.assert_allclose(got[path], leaf, atol=1e-5 * norm, rtol=0, err_msg=path)
+    for path, leaf in expected.items():
+        np.testing.assert_allclose(actual[path], leaf, atol=1e-5 * norm, rtol=0, err_msg=path)
     for name, value in aux.metrics.items():
         np.testing.assert_allclose(cached_aux.metrics[name], value, atol=1e-5, err_msg=name)
     if "queue" in terms:
@@ -60,16 +60,16 @@ def test_gradient_is_the_big_batch(terms):
 def test_accumulation_alone_is_another_gradient():
     cfg, model, state = made(**STILL)
     batch = synthetic_batch(cfg)
-    _, _, wanted = gradient(cfg, model, state, batch, 1)
+    _, _, expected = gradient(cfg, model, state, batch, 1)
     cfg.train.grad_accum = 4
-    _, _, got = gradient(cfg, model, state, batch, 1)
-    norm = np.sqrt(sum(np.square(leaf).sum() for leaf in wanted.values()))
-    assert max(np.abs(got[path] - leaf).max() for path, leaf in wanted.items()) > 1e-2 * norm
+    _, _, actual = gradient(cfg, model, state, batch, 1)
+    norm = np.sqrt(sum(np.square(leaf).sum() for leaf in expected.values()))
+    assert max(np.abs(actual[path] - leaf).max() for path, leaf in expected.items()) > 1e-2 * norm
 
 
 def test_both_passes_draw_the_same_dropout():
-    # The second pass must go through the very network whose outputs were differentiated: then a
-    # step down the gradient lowers this network's loss by its squared length.
+    # With other dropout masks in the second pass the gradient would be that of another function. So
+    # the slope of the loss along the gradient is compared with the gradient's squared length.
     still = {name: value for name, value in STILL.items() if name != "model.head.dropout"}
     cfg, model, state = made(**still, **{"model.head.dropout": 0.5})
     batch = synthetic_batch(cfg)
@@ -107,4 +107,4 @@ def test_mapped_rows_are_those_of_one_call():
     np.testing.assert_allclose(three, one, rtol=1e-6)
     np.testing.assert_allclose(three_grad, one_grad, rtol=1e-5)
     keys = map_rows(lambda key, a: a + jax.random.normal(key, a.shape), jax.random.key(1), 3, 0 * x)
-    assert len(np.unique(keys)) == keys.size  # another key for each part
+    assert len(np.unique(keys)) == keys.size  # each part has its own key

@@ -1,4 +1,4 @@
-"""The composed objective: what each term sees, costs and moves."""
+"""The composed objective: the inputs, the cost and the trained parameters of each term."""
 
 import functools
 
@@ -48,7 +48,7 @@ def test_teacher_and_queue_have_no_gradient(everything):
     )
     for path, leaf in leaf_paths(grads[:3]).items():
         assert not np.any(np.asarray(leaf)), path
-    # The same call does give the student a gradient, in every part.
+    # The same call gives every part of the student a gradient.
     parts = {path.split("/")[0] for path, leaf in leaf_paths(grads[3]).items() if np.any(leaf)}
     assert parts == set(state.params)
 
@@ -77,7 +77,7 @@ def test_sic_is_made_of_the_right_embeddings(everything):
     metrics = loss_of(cfg, model, state, batch, step=0)[1].metrics
     s, i = views_of(model, state.params, batch)
     s_m, i_m = views_of(model, overlay(state.params, state.ema_params), batch)
-    # The teacher is somebody else, else the test could not tell them apart.
+    # Student and teacher must differ for this test to tell them apart.
     assert np.abs(s.embed - s_m.embed).max() > 0.01
     filled_rows = np.arange(20) < 10
     hard = id_targets(jnp.array(batch["image_ids"]), state.queue.ids, filled_rows)
@@ -233,7 +233,7 @@ def test_any_subset_trains_just_its_own_parameters(terms):
 
 
 def step_flops(**fields) -> float:
-    """Count the operations of the compiled gradient, matrix products and all."""
+    """Count the operations of the compiled gradient."""
     cfg, model, state = made(**STILL, **fields)
     batch = synthetic_batch(cfg)
 
@@ -247,7 +247,7 @@ def step_flops(**fields) -> float:
 
 def test_a_term_that_is_off_costs_no_operation():
     plain = step_flops()
-    # Fields of a term whose weight is 0 change nothing, whatever they say.
+    # The other fields of a term with weight 0 change nothing.
     assert plain == step_flops(
         **{
             "loss.cmd.direction": "both",
@@ -262,13 +262,13 @@ def test_a_term_that_is_off_costs_no_operation():
         term: step_flops(**subset_fields(("sic", term))) - plain for term in ("queue", "sim", "cmd")
     }
     assert all(cost > 0.02 * plain for cost in costs.values()), (plain, costs)
-    # And each is the only one to pay for itself.
+    # Two terms cost as much together as each alone.
     both = step_flops(**subset_fields(("sic", "sim", "cmd"))) - plain
     assert both == pytest.approx(costs["sim"] + costs["cmd"], rel=0.05)
 
 
 def lowered_flops(fn, *args) -> float:
-    """Count the operations before XLA finds any of them twice."""
+    """Count the operations before XLA merges equal ones."""
     return jax.jit(fn).lower(*args).cost_analysis()["flops"]
 
 
@@ -295,7 +295,7 @@ def test_a_frozen_encoder_is_run_once(frozen):
         for name in frozen
     )
     assert flops[()] - flops[frozen] == pytest.approx(saved, rel=0.01)
-    # Exactly the trained leaves of the taught parts have a copy.
+    # The teacher holds exactly the trainable leaves of the parts that have a teacher.
     copied = set(leaf_paths(state.ema_params))
     taught = {"speech", "speech_head", "speech_projection", "image", "image_projection"}
     assert copied == {
@@ -314,10 +314,10 @@ def test_teacher_follows_in_closed_form_for_a_thousand_steps():
     for value in path:
         ema = update(ema, {"speech": {"a": value, "b": value}, "fusion": value})
     assert leaf_paths(ema).keys() == {"speech/a"}
-    wanted = momentum**steps * start["speech"]["a"].astype(np.float64)
+    expected = momentum**steps * start["speech"]["a"].astype(np.float64)
     for number, value in enumerate(path):
-        wanted += (1 - momentum) * momentum ** (steps - 1 - number) * value
-    np.testing.assert_allclose(ema["speech"]["a"], wanted, atol=1e-6)
+        expected += (1 - momentum) * momentum ** (steps - 1 - number) * value
+    np.testing.assert_allclose(ema["speech"]["a"], expected, atol=1e-6)
 
 
 def test_step_moves_teacher_and_queue_after_the_update(everything):
@@ -349,7 +349,7 @@ def test_teacher_starts_as_a_copy_that_can_be_donated():
     assert int(after.step) == 1 and all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
 
 
-def test_there_is_no_teacher_without_a_use_for_it():
+def test_there_is_no_teacher_where_no_term_needs_one():
     cfg = tiny_config(**{"loss.sim.weight": 1.0, "loss.cmd.weight": 1.0})
     assert not has_teacher(cfg.loss) and queue_size(cfg.loss) == 0
     assert init_ema({"speech": {"a": np.ones(2)}}, cfg) is None
@@ -359,8 +359,8 @@ def test_there_is_no_teacher_without_a_use_for_it():
 
 def test_alpha_rises_from_its_first_step_to_the_end_of_the_ramp():
     sic = tiny_config(**{"loss.sic.alpha": 0.4, "loss.sic.alpha_ramp": 4}).loss.sic
-    found = [float(ramped_alpha(sic, step)) for step in (0, 1, 3, 4, 100)]
-    np.testing.assert_allclose(found, [0.1, 0.2, 0.4, 0.4, 0.4], rtol=1e-6)
+    actual = [float(ramped_alpha(sic, step)) for step in (0, 1, 3, 4, 100)]
+    np.testing.assert_allclose(actual, [0.1, 0.2, 0.4, 0.4, 0.4], rtol=1e-6)
     sic.alpha_ramp = 0
     assert float(ramped_alpha(sic, 0)) == pytest.approx(0.4)
 

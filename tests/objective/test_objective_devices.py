@@ -1,4 +1,4 @@
-"""The objective on eight devices: the same update as on one, and what moves between them."""
+"""The objective on eight devices: the same update as on one, and the traffic between them."""
 
 import functools
 import re
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def compiled_step(devices: int, mining: str = "global", queue: int = 1009):
-    """Return (cfg, state, compiled train step) on so many devices, everything on."""
+    """Compile the train step with every term on; return (cfg, state, batch, program)."""
     cfg, model, state = made(
         **{
             **EVERYTHING,
@@ -53,27 +53,27 @@ COLLECTIVE = re.compile(
 def test_no_collective_of_eight_devices_moves_the_queue(mining):
     _, _, _, step = compiled_step(8, mining)
     lines = [line for line in step.as_text().splitlines() if COLLECTIVE.search(line)]
-    # There are collectives, of the batch's embeddings among them, and the queue is in the program.
+    # The batch's embeddings are gathered, and the queue is in the program.
     assert any("all-gather" in line and "[16,16]" in line for line in lines)
     assert "[1009,16]" in step.as_text()
     assert [line for line in lines if re.search(r"[\[,]1009[\],]", line)] == []
-    # Mining within a shard moves no token either: these are 20 frames or 5 patches of width 32.
+    # Mining within a shard moves no token either; tokens are 20 frames or 5 patches of width 32.
     moved = [line for line in lines if re.search(r",(20|5),32\]", line)]
     assert bool(moved) == (mining == "global")
 
 
 def test_update_on_eight_devices_is_that_of_one():
-    # Accuracies and the shares of draws are equal where the draws are: bit for bit.
-    found = {}
+    by_devices = {}
     for devices in (1, 8):
         _, state, batch, step = compiled_step(devices, queue=50)
         after, metrics = step(state, batch)
-        found[devices] = leaf_paths(
+        by_devices[devices] = leaf_paths(
             jax.device_get((after.params, after.ema_params, after.queue, metrics))
         )
-    assert found[1]["3/train/sim_accuracy"] == found[8]["3/train/sim_accuracy"]
-    for path, leaf in found[1].items():
-        np.testing.assert_allclose(found[8][path], leaf, atol=1e-5, rtol=1e-5, err_msg=path)
+    # Equal accuracies mean that the same negatives were drawn.
+    assert by_devices[1]["3/train/sim_accuracy"] == by_devices[8]["3/train/sim_accuracy"]
+    for path, leaf in by_devices[1].items():
+        np.testing.assert_allclose(by_devices[8][path], leaf, atol=1e-5, rtol=1e-5, err_msg=path)
 
 
 def test_gradients_on_eight_devices_are_those_of_one():
@@ -95,7 +95,7 @@ def test_gradients_on_eight_devices_are_those_of_one():
         sharding.place_batch(batch, mesh),
     )
     np.testing.assert_allclose(eight[0], one[0], rtol=1e-6)
-    got, wanted = leaf_paths(eight[1]), leaf_paths(one[1])
-    norm = np.sqrt(sum(np.square(leaf).sum() for leaf in wanted.values()))
-    for path, leaf in wanted.items():
-        np.testing.assert_allclose(got[path] / norm, leaf / norm, atol=1e-6, err_msg=path)
+    actual, expected = leaf_paths(eight[1]), leaf_paths(one[1])
+    norm = np.sqrt(sum(np.square(leaf).sum() for leaf in expected.values()))
+    for path, leaf in expected.items():
+        np.testing.assert_allclose(actual[path] / norm, leaf / norm, atol=1e-6, err_msg=path)
