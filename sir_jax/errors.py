@@ -1,4 +1,6 @@
-"""The exceptions that stand for a mistake a user can mend."""
+"""The exceptions that stand for a mistake a user can mend, and what their messages share."""
+
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -18,3 +20,13 @@ class BadMedia(UserError):
         # Only the message: unpickling calls the class with `args`, then restores the rest.
         super().__init__(message)
         self.fault = fault
+
+
+def first_few(phrases: Sequence[str], shown: int = 3, joint: str = "; ") -> str:
+    """Join the first few phrases, and say how many more there are.
+
+    >>> first_few(["a is missing", "b is unknown", "c is new"], shown=2)
+    'a is missing; b is unknown and 1 more'
+    """
+    more = f" and {len(phrases) - shown:,} more" if len(phrases) > shown else ""
+    return joint.join(phrases[:shown]) + more

@@ -14,6 +14,7 @@ import numpy as np
 from sir_jax.data.builders.recordings import LAYOUTS, load_layout
 from sir_jax.data.paths import data_dir as resolve_data_dir
 from sir_jax.errors import UserError
+from sir_jax.runtime.files import whole_file
 
 # One entry per caption: the record, the place in it, and what batching needs to know unread.
 INDEX_DTYPE = np.dtype(
@@ -167,11 +168,8 @@ def write_index(directory: Path, split: str) -> None:
         for slot, caption in enumerate(record.captions)
     ]
     index = np.sort(np.array(entries, INDEX_DTYPE), order="caption_id")
-    path = index_path(directory, split)
-    # The suffix must stay .npz, or numpy appends one.
-    partial = path.with_name(f"partial-{path.name}")
-    np.savez(partial, index=index)
-    os.replace(partial, path)
+    with whole_file(index_path(directory, split)) as part, part.open("wb") as file:
+        np.savez(file, index=index)
 
 
 def corpus_directory(name: str, data_dir=None) -> Path | None:

@@ -8,7 +8,6 @@ records lie by rising size, as they were encoded; where each row is follows from
 import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from sir_jax.errors import UserError
+from sir_jax.runtime.files import whole_file, write_json
 
 MANIFEST = "manifest.json"
 
@@ -106,9 +106,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Write a store's manifest, the old one or the new one being there at any time."""
-    part = folder / f"{MANIFEST}.part"
-    part.write_text(json.dumps(manifest, indent=2) + "\n")
-    os.replace(part, folder / MANIFEST)
+    write_json(folder / MANIFEST, manifest)
 
 
 @contextlib.contextmanager
@@ -123,15 +121,12 @@ def shard_writer(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    part = path.with_suffix(".part")
-    writer = ArrayRecordWriter(str(part), _WRITER_OPTIONS)
-    try:
-        yield lambda record: writer.write(record.astype(BFLOAT16, copy=False).tobytes())
-    finally:
-        writer.close()
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    with whole_file(path, sync=True) as part:
+        writer = ArrayRecordWriter(str(part), _WRITER_OPTIONS)
+        try:
+            yield lambda record: writer.write(record.astype(BFLOAT16, copy=False).tobytes())
+        finally:
+            writer.close()
 
 
 class FeatureReader:

@@ -1,4 +1,4 @@
-"""Draw search results: one row per spoken query, its best images at the right."""
+"""Draw search results: one row per spoken query, its best images to the right of it."""
 
 import dataclasses
 import os
@@ -7,38 +7,40 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from sir_jax.runtime.files import whole_file
+
 CELL = 160  # side of a picture, pixels
 GAP = 14
-LABEL = 20  # height of the line under a picture
+LABEL = 20  # height of the line below a picture
 TEXT_WIDTH = 260
 BACKGROUND, INK, FAINT, FRAME, RIGHT = "white", "#1c1c1c", "#6b6b6b", "#d0d0d0", "#1a9c3c"
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One found image."""
+    """One image of a search result."""
 
     image: Image.Image  # RGB
     score: float
-    right: bool = False  # drawn in a green frame
+    right: bool = False  # whether it is the right image, which gets a green frame
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One query and what was found for it, best first."""
+    """One query with its hits, best first."""
 
     name: str
-    text: str  # what was said, or ''
+    text: str  # transcript of the query, or ''
     hits: Sequence[Cell]
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int) -> list[str]:
-    """Break text into lines that fit; a longer word is cut, a longer text ends in an ellipsis.
+    """Break text into lines; a word wider than a line is cut, a long text ends in an ellipsis.
 
     Args:
       text: any text; white space only separates words.
-      font: the font it is drawn with.
-      width: pixels available.
+      font: the font that the text is drawn with.
+      width: pixels available for a line.
       lines: most lines to return.
 
     Returns:
@@ -75,10 +77,10 @@ def draw_grid(rows: Sequence[Row]) -> Image.Image:
     """Draw the grid.
 
     Args:
-      rows: at least one; the widest decides the width.
+      rows: at least one row; the row with most hits determines the width.
 
     Returns:
-      An RGB picture; rank and score stand under each image.
+      An RGB picture with rank and score below each image.
     """
     columns = max(len(row.hits) for row in rows)
     width = GAP + TEXT_WIDTH + columns * (CELL + GAP) + GAP
@@ -126,20 +128,20 @@ def _draw_hit(canvas, draw, hit: Cell, rank: int, left: int, top: int) -> None:
 
 
 def save_picture(picture: Image.Image, path: str | os.PathLike) -> Path:
-    """Write a picture so that an interrupt leaves the old file or the new one, never half of one.
+    """Write a picture; an interrupt leaves the old file or the new one.
 
     Args:
-      picture: what to write.
-      path: its suffix tells the format; missing folders are made.
+      picture: the picture.
+      path: the file, whose suffix determines the format; missing folders are created.
 
     Returns:
-      The path.
+      `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    picture.save(part)
-    os.replace(part, path)
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    with whole_file(path, own=True) as part:
+        picture.save(part, kind)
     return path
 
 

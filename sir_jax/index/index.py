@@ -21,8 +21,8 @@ from sir_jax.index.folder import KINDS, Stamp, Update, compare, scan_folder
 from sir_jax.index.gallery import HEAD, IN_ROOT, Gallery, gathered, read_index, stored, write_index
 from sir_jax.index.header import Head, as_model, check_model, describe
 from sir_jax.index.query import OTHER, Hit, check_search, group_queries, rerank_hits
+from sir_jax.runtime.console import Progress
 from sir_jax.runtime.locks import only_one
-from sir_jax.runtime.progress import Progress
 
 
 class Index:

@@ -5,14 +5,14 @@ killed leaves what was there before, or all of the new; never half. A matrix is 
 """
 
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from sir_jax.errors import UserError
-from sir_jax.pretrained.files import read_header, read_json
+from sir_jax.pretrained.files import read_header, read_json, write_parts
+from sir_jax.runtime.files import whole_file
 
 VERSION = 1
 SUFFIX = ".safetensors"
@@ -33,22 +33,20 @@ def write_matrix(path: Path, parts: Iterable[np.ndarray], rows: int, width: int)
     Raises:
       ValueError: the parts are not of that many rows, that width, or float32.
     """
-    entry = dict(dtype="F32", shape=[rows, width], data_offsets=[0, 4 * rows * width])
-    text = json.dumps({TENSOR: entry}, separators=(",", ":")).encode()
-    text += b" " * (-(8 + len(text)) % _ALIGN)
-    part_path = path.with_name(f"{path.name}.part")
-    left = rows
-    with part_path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+
+    def checked() -> Iterator[np.ndarray]:
+        left = rows
         for part in parts:
             if part.dtype != np.float32 or part.ndim != 2 or part.shape[1] != width:
                 raise ValueError(f"vectors are {part.dtype} {part.shape}, not float32 [n, {width}]")
             left -= len(part)
-            file.write(memoryview(np.ascontiguousarray(part).reshape(-1).view(np.uint8)))
+            yield part
         if left:
             raise ValueError(f"{rows - left} vectors came, not {rows}")
-        _to_disk(file)
-    os.replace(part_path, path)
+
+    shapes, dtype = {TENSOR: (rows, width)}, np.dtype(np.float32)
+    with whole_file(path, sync=True) as part_path, part_path.open("wb") as file:
+        write_parts(file, shapes, dtype, checked(), align=_ALIGN)
 
 
 def read_matrix(path: Path, rows: int, width: int) -> np.ndarray:
@@ -87,11 +85,8 @@ def write_head(path: Path, kind: str, content: dict) -> None:
       kind: of file, for `read_head`.
       content: plain data.
     """
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w") as file:
+    with whole_file(path, sync=True) as part, part.open("w") as file:
         json.dump({"format": kind, "version": VERSION} | content, file, separators=(",", ":"))
-        _to_disk(file)
-    os.replace(part, path)
 
 
 def read_head(path: Path, kind: str) -> dict:
@@ -109,9 +104,3 @@ def read_head(path: Path, kind: str) -> dict:
             "upgrade sir_jax or embed again"
         )
     return content
-
-
-def _to_disk(file) -> None:
-    # Or a crash of the machine could leave a new name on old bytes.
-    file.flush()
-    os.fsync(file.fileno())

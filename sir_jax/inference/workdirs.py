@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sir_jax.config.command_line import from_json
+from sir_jax.config.compare import from_json
 from sir_jax.errors import UserError
 from sir_jax.runtime.workdir import CHECKPOINTS, as_path, best_step, read_evaluations
 
@@ -43,7 +43,7 @@ def restore_params(workdir: str | Path, which: str = "best") -> tuple[ConfigDict
             "pip install 'sir_jax[train]', or `sir-jax export` it where that is installed"
         ) from None
     # Needs TensorStore, which comes with Orbax.
-    from sir_jax.runtime.integrity import find_faults, tell_faults
+    from sir_jax.inference.integrity import find_faults, tell_faults
 
     there = ocp.utils.checkpoint_steps(folder)
     faults = find_faults(folder, there)

@@ -10,14 +10,15 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from sir_jax.config.command_line import load_config, load_module, to_json
+from sir_jax.config.command_line import load_config, load_module
+from sir_jax.config.compare import to_json
 from sir_jax.errors import UserError
 from sir_jax.pods import check, programs
 from sir_jax.pods.topology import GIB, Topology
+from sir_jax.runtime.files import write_json, write_text
 from sir_jax.training.setup import Setup, prepare
 
 BEGIN, END = "<!-- pods table: begin -->", "<!-- pods table: end -->"
@@ -66,10 +67,10 @@ def survey(folder: Path, store: Path, page: Path, wanted: tuple[str, ...]) -> bo
             row = check_config(setup, topology, wanted, known=known)
             row["problems"] += _far_off(row)
             kept[spec] = {"key": key, **row}
-            _write(store, json.dumps(kept, indent=1) + "\n")
+            write_json(store, kept, indent=1)
         rows.append((spec, topology, kept[spec]))
         before, after = split_page(page)
-        _write(page, f"{before}{BEGIN}\n{table(rows)}\n{END}{after}")
+        write_text(page, f"{before}{BEGIN}\n{table(rows)}\n{END}{after}")
     bad = [spec for spec, _, row in rows if row["problems"]]
     print(f"{page}: {len(rows)} rows, with a problem: {', '.join(bad) or 'none'}", flush=True)
     return not bad
@@ -213,9 +214,3 @@ def split_page(page: Path) -> tuple[str, str]:
     if not (begin and end):
         raise UserError(f"{page} has no lines {BEGIN} and {END}; put them where the table goes")
     return before, after
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)

@@ -7,9 +7,9 @@ https://huggingface.co/docs/safetensors/index#format
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -276,21 +276,48 @@ def write_tensors(
       ValueError: where a tensor has another shape than was said.
     """
     dtype = np.dtype(dtype)
-    code = next(code for code, kind in DTYPES.items() if kind == dtype)
-    header: dict = {"__metadata__": METADATA}
-    end = 0
-    for name in sorted(shapes):
-        begin, end = end, end + math.prod(shapes[name]) * dtype.itemsize
-        header[name] = dict(dtype=code, shape=list(shapes[name]), data_offsets=[begin, end])
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in sorted(shapes):
+    shapes = {name: tuple(shapes[name]) for name in sorted(shapes)}
+
+    def values() -> Iterator[np.ndarray]:
+        for name, shape in shapes.items():
             value = _cast(name, read(name), dtype)
-            if value.shape != tuple(shapes[name]):
-                raise ValueError(f"tensor {name} has shape {value.shape}, not {shapes[name]}")
-            file.write(memoryview(value.reshape(-1).view(np.uint8)))
+            if value.shape != shape:
+                raise ValueError(f"tensor {name} has shape {value.shape}, not {shape}")
+            yield value
+
+    with path.open("wb") as file:
+        write_parts(file, shapes, dtype, values(), METADATA)
+
+
+def write_parts(
+    file: BinaryIO,
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: np.dtype,
+    parts: Iterable[np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+    align: int = 8,
+) -> None:
+    """Write what a safetensors file holds, from parts that need not be whole tensors.
+
+    Args:
+      file: open for writing in binary.
+      shapes: of every tensor by name, in the order in which they lie in the file.
+      dtype: float32, float16 or bfloat16, of every tensor.
+      parts: arrays of that type; one after the other, they are the tensors' values.
+      metadata: of the header.
+      align: the first tensor begins at a multiple of so many bytes.
+    """
+    code = next(code for code, kind in DTYPES.items() if kind == dtype)
+    header: dict = {} if metadata is None else {"__metadata__": metadata}
+    end = 0
+    for name, shape in shapes.items():
+        begin, end = end, end + math.prod(shape) * dtype.itemsize
+        header[name] = dict(dtype=code, shape=list(shape), data_offsets=[begin, end])
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % align)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for part in parts:
+        file.write(memoryview(np.ascontiguousarray(part).reshape(-1).view(np.uint8)))
 
 
 def _cast(name: str, value: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -24,7 +24,7 @@ import numpy as np
 from jax.sharding import Mesh, Sharding
 
 from sir_jax.errors import UserError
-from sir_jax.runtime import peers
+from sir_jax.runtime import peers, private
 from sir_jax.runtime.sharding import batch_sharding, row_shards
 
 # Seconds. Hosts of one job start minutes apart where a machine has to be made first.
@@ -64,7 +64,9 @@ def start(spec: str, environ: Mapping[str, str] = os.environ) -> None:
             "process_id": environ.get("JAX_PROCESS_ID"),
         }
         _initialize(**{name: int(value) for name, value in known.items() if value is not None})
-    elif _cpu_devices(environ) > 1 and not (jax.distributed.is_initialized() or _backends_exist()):
+    elif jax.distributed.is_initialized() or private.backends_exist():
+        return
+    elif _cpu_devices(environ) > 1:
         # Its devices' exchange then adds up in the order in which several processes' does.
         _initialize(f"127.0.0.1:{_free_port()}", 0, 1)
 
@@ -132,13 +134,6 @@ def _cpu_devices(environ: Mapping[str, str]) -> int:
     return max(1, jax.config.jax_num_cpu_devices, int(asked[1]) if asked else 1)
 
 
-def _backends_exist() -> bool:
-    # Not public in JAX, which itself refuses to join processes from then on.
-    from jax._src import xla_bridge
-
-    return xla_bridge.backends_are_initialized()
-
-
 def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -188,12 +183,12 @@ def job(spec: str) -> Iterator[None]:
     """
     start(spec)
     # Not asked of the devices: to start their backend is the first wait for the others.
-    if not jax.distributed.is_initialized() or _state().num_processes == 1:
+    if not jax.distributed.is_initialized() or private.coordination().num_processes == 1:
         yield
         return
     global _peers
     peers.delay_abort()
-    state = _state()
+    state = private.coordination()
     me = state.process_id
     _peers = peers.Peers(state.client, state.coordinator_address, me, state.num_processes)
     try:
@@ -252,7 +247,7 @@ def share(name: str, value: Any) -> list[Any]:
     """
     if _peers is None:
         return [value]
-    client, place = _state().client, f"sir_jax/{next(_exchanges)}-{name}"
+    client, place = private.coordination().client, f"sir_jax/{next(_exchanges)}-{name}"
     client.key_value_set(f"{place}/{_peers.index}", json.dumps(value))
     return [
         json.loads(client.blocking_key_value_get(f"{place}/{peer}", EXCHANGE_TIMEOUT * 1000))
@@ -351,10 +346,3 @@ def own_part(mesh: Mesh, batch_size: int) -> tuple[int, int]:
             "a process's devices, or to be a multiple of them"
         )
     return parts.index(sorted(held[jax.process_index()])), len(parts)
-
-
-def _state():
-    # Not public in JAX, and the only way to talk without the devices; Orbax uses it, too.
-    from jax._src import distributed
-
-    return distributed.global_state

@@ -1,20 +1,22 @@
 """The workdir as a place: where it lies, that all processes see it, and that one job has it."""
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
+from sir_jax.config.compare import CONFIG_FILE, to_json
 from sir_jax.errors import UserError
 from sir_jax.runtime import distributed
+from sir_jax.runtime.files import write_json
+from sir_jax.runtime.locks import LOCK, Taken, locked, owner_name
 
-LOCK = ".lock"
 JOB = "job.json"
 SEEN = "processes.json"
 CHECKPOINTS = "checkpoints"
@@ -80,6 +82,19 @@ def make_folder(workdir: Path) -> None:
         raise UserError(f"--workdir={workdir}: {error.strerror}; choose another folder") from error
 
 
+def claim_workdir(cfg: ConfigDict, workdir: Path) -> None:
+    """Make the folder where it is missing, and write the config into it.
+
+    Raises:
+      UserError: where that cannot be done.
+    """
+    make_folder(workdir)
+    try:
+        write_json(workdir / CONFIG_FILE, to_json(cfg))
+    except OSError as error:
+        raise UserError(f"--workdir={workdir}: {error.strerror}; choose another folder") from error
+
+
 def read_evaluations(folder: Path, last: int) -> dict[int, dict[str, float]]:
     """Read the evaluations made during training, by their steps.
 
@@ -133,26 +148,18 @@ def _in_use(workdir: Path, owner: str) -> UserError:
     )
 
 
-def _owner() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}"
-
-
 @contextlib.contextmanager
 def _locked(workdir: Path) -> Iterator[None]:
-    """Hold a local folder; the kernel lets go of it when the process ends, however that is."""
-    try:
-        lock = (workdir / LOCK).open("a+")
-    except OSError as error:
-        raise UserError(f"--workdir={workdir}: {error.strerror}; choose another folder") from error
-    with lock:
+    """Hold a local folder by a lock of the kernel."""
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise _in_use(workdir, lock.read().strip()) from None
-        lock.truncate(0)
-        lock.write(_owner() + "\n")
-        lock.flush()
+            held.enter_context(locked(workdir / LOCK))
+        except OSError as error:
+            raise UserError(
+                f"--workdir={workdir}: {error.strerror}; choose another folder"
+            ) from error
+        except Taken as taken:
+            raise _in_use(workdir, taken.owner) from None
         yield
 
 
@@ -174,7 +181,7 @@ def _beating(workdir: Path) -> Iterator[None]:
         while True:
             number += 1
             with contextlib.suppress(OSError):  # the next one may get through
-                path.write_text(json.dumps({"owner": _owner(), "beat": number}) + "\n")
+                path.write_text(json.dumps({"owner": owner_name(), "beat": number}) + "\n")
             if over.wait(BEAT):
                 return
 

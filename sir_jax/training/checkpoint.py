@@ -9,7 +9,6 @@ SIGTERM cut short is made up for by the resumed run, when its checkpoint is writ
 """
 
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
-from sir_jax.config.command_line import to_json
-from sir_jax.errors import UserError
+from sir_jax.config.compare import to_json
+from sir_jax.errors import UserError, first_few
+from sir_jax.inference.integrity import find_faults, tell_faults
 from sir_jax.runtime import distributed
-from sir_jax.runtime.integrity import find_faults, tell_faults
+from sir_jax.runtime.files import write_json
 from sir_jax.runtime.trees import leaf_paths
 from sir_jax.runtime.workdir import CHECKPOINTS, EVALUATIONS, as_path, best_step, read_evaluations
 from sir_jax.training.state import TrainState
@@ -115,9 +115,7 @@ class Checkpoints:
         """Write down an evaluation; call it before the save of its step, if that is to come."""
         self.evaluations[step] = metrics
         if jax.process_index() == 0:
-            part = self._evaluations_path.with_suffix(".part")
-            part.write_text(json.dumps(self.evaluations, indent=1) + "\n")
-            part.replace(self._evaluations_path)
+            write_json(self._evaluations_path, self.evaluations, indent=1)
 
     def save(self, state: TrainState, step: int, cfg: ConfigDict) -> None:
         """Start to write a checkpoint; returns once the arrays are copied off the devices.
@@ -267,8 +265,7 @@ def check_same_tree(stored: Any, wanted: Any, where: str) -> None:
         if a.get(path) != b.get(path)
     ]
     if lines:
-        more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
         raise UserError(
-            f"{where} does not fit this config's model: {'; '.join(lines[:3])}{more}; "
-            "choose another --workdir"
+            f"{where} does not fit this config's model: {first_few(lines)}; choose another "
+            "--workdir"
         )

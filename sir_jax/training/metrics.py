@@ -11,6 +11,8 @@ import jax
 
 from sir_jax.errors import UserError
 from sir_jax.runtime.console import say
+from sir_jax.runtime.files import write_text
+from sir_jax.runtime.private import board_is_alive
 from sir_jax.runtime.workdir import is_remote
 
 JSONL = "metrics.jsonl"
@@ -33,10 +35,8 @@ def read_records(path: Path) -> list[dict]:
 def truncate_records(path: Path, step: int) -> None:
     """Drop what metrics.jsonl tells of updates after `step`, as they will be made again."""
     lines = [json.dumps(r) + "\n" for r in read_records(path) if r["step"] <= step]
-    part = path.with_suffix(".part")
-    part.write_text("".join(lines))
-    # Replaced in one move: a kill in between must not lose the whole history.
-    part.replace(path)
+    # A kill in between must not lose the whole history.
+    write_text(path, "".join(lines))
 
 
 class _Uploaded:
@@ -96,7 +96,7 @@ class MetricWriter:
             raise self._unwritable(error.strerror) from error
         for name, value in scalars.items() if self._board else ():
             # Without its thread, which an error ends, the board's queue would fill and block.
-            if not self._board_works():
+            if not board_is_alive(self._board):
                 raise self._unwritable("TensorBoard's events were refused")
             self._board.add_scalar(name, value, step)
 
@@ -104,9 +104,6 @@ class MetricWriter:
         """Have every record written; call it before a checkpoint that resumes after them."""
         if isinstance(self._file, _Uploaded):
             self._file.close()
-
-    def _board_works(self) -> bool:
-        return self._board is not None and self._board.file_writer.event_writer._worker.is_alive()
 
     def _unwritable(self, why: str) -> UserError:
         return UserError(
@@ -120,7 +117,7 @@ class MetricWriter:
             # What did not get to the disk was told of by `write`.
             with contextlib.suppress(OSError):
                 self._file.close()
-            if self._board_works():
+            if self._board is not None and board_is_alive(self._board):
                 self._board.close()
 
 

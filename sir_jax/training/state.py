@@ -74,11 +74,10 @@ def update_ema(ema_params: dict | None, params: dict, momentum: float) -> dict |
     """Return momentum * ema + (1 - momentum) * params for the leaves that have a teacher."""
     if ema_params is None:
         return None
-    return jax.tree.map(
-        lambda ema, p: momentum * ema + (1.0 - momentum) * p.astype(jnp.float32),
-        ema_params,
-        restrict(params, ema_params),
-    )
+    taught = jax.tree.map(lambda p: p.astype(jnp.float32), restrict(params, ema_params))
+    # Seen as a step from the parameters to their mean: the other way round XLA, which fuses one of
+    # the two products with the sum, would round otherwise than in the runs that there are.
+    return optax.incremental_update(ema_params, taught, momentum)
 
 
 def state_shardings(state: TrainState, mesh: Mesh, cfg) -> TrainState:

@@ -3,14 +3,15 @@ import json
 import pytest
 from training_helpers import tiny_config
 
-from sir_jax.cli.train import main
+from sir_jax.cli.model.train import main
 from sir_jax.config import command_line as config
 from sir_jax.errors import UserError
+from sir_jax.runtime.workdir import claim_workdir
 
 CONFIG = '''
 import json
 from sir_jax.config.presets import parse_arg
-from sir_jax.config.command_line import from_json
+from sir_jax.config.compare import from_json
 
 def get_config(arg=""):
     arg = parse_arg(arg, steps=6)
@@ -126,7 +127,7 @@ def test_json_round_trip_keeps_tuples():
 
 def test_workdir_of_another_config_names_the_fields(tmp_path):
     old = tiny_config(**{"optim.learning_rate": 0.5, "model.embed_width": 8})
-    config.claim_workdir(old, tmp_path / "run")
+    claim_workdir(old, tmp_path / "run")
     with pytest.raises(UserError) as error:
         config.compare_workdir(tiny_config(), tmp_path / "run")
     assert str(error.value) == (
@@ -137,7 +138,7 @@ def test_workdir_of_another_config_names_the_fields(tmp_path):
 
 
 def test_workdir_may_go_on_with_another_mesh(tmp_path):
-    config.claim_workdir(tiny_config(), tmp_path)
+    claim_workdir(tiny_config(), tmp_path)
     other = tiny_config(**{"mesh.data": 8, "data.data_dir": "elsewhere"})
     assert config.compare_workdir(other, tmp_path) == [
         "data.data_dir is '' there and 'elsewhere' here",
@@ -165,7 +166,7 @@ def test_config_with_a_field_more_or_less_differs():
 def test_workdir_that_cannot_be_one_stops_by_name(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file: .*; choose another folder"):
-        config.claim_workdir(tiny_config(), tmp_path / "file")
+        claim_workdir(tiny_config(), tmp_path / "file")
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json cannot be read"):
         config.compare_workdir(tiny_config(), tmp_path)

@@ -17,7 +17,8 @@ from cli_helpers import finish, start
 from training_helpers import memory_corpus, tiny_config
 
 from sir_jax import pretrained
-from sir_jax.config.command_line import compare_workdir, to_json
+from sir_jax.cli.data import featurize as featurize_verb
+from sir_jax.config.compare import compare_workdir, to_json
 from sir_jax.data.corpus import Corpus
 from sir_jax.data.feature_store import BFLOAT16, FeatureReader, read_manifest
 from sir_jax.data.media.audio import normalize_waveform
@@ -258,7 +259,7 @@ def test_what_is_missing_is_made_again_to_the_same_bytes(tmp_path, stored, corpu
         kept = shards[0].stat()
         # As a killed process leaves it: the last in part, and of one in the middle nothing.
         data = shards[-1].read_bytes()
-        shards[-1].with_suffix(".part").write_bytes(data[: len(data) // 2])
+        shards[-1].with_name(f"{shards[-1].name}.part").write_bytes(data[: len(data) // 2])
         shards[-1].unlink()
         shards[1].unlink()
         with pytest.raises(UserError, match=f"{modality}-.* 2 of .* files are missing; go on with"):
@@ -358,7 +359,7 @@ def test_augmentation_of_what_is_trained_is_no_matter(stored, corpus):
 
 def test_bad_commands_are_refused(tmp_path, corpus, monkeypatch):
     cfg = frozen_config()
-    with pytest.raises(UserError, match="--split='dev': spoken_scenes/in-memory has train, val"):
+    with pytest.raises(UserError, match="in-memory has no split 'dev'; choose one of train, val"):
         featurize(cfg, corpus, "dev", tmp_path, 4)
     with pytest.raises(UserError, match="freezes neither"):
         featurize(tiny_config(), corpus, "train", tmp_path, 4)
@@ -375,7 +376,7 @@ def test_bad_commands_are_refused(tmp_path, corpus, monkeypatch):
         (["--out=x", "--batchsize=3"], "no option --batchsize; the nearest is --batch_size"),
     ):
         with pytest.raises(UserError, match=message):
-            featurize_module.main([f"--config={file}", *argv])
+            featurize_verb.main([f"--config={file}", *argv])
 
 
 def test_a_cache_may_move_but_not_come_or_go(tmp_path):
@@ -413,7 +414,7 @@ def test_batch_shapes_are_those_of_the_batches(stored, corpus):
 
 CONFIG = """
 import json
-from sir_jax.config.command_line import from_json
+from sir_jax.config.compare import from_json
 
 def get_config(arg=""):
     return from_json(json.loads('''{}'''))

@@ -13,14 +13,14 @@ from fsspec.implementations.memory import MemoryFileSystem
 from job_helpers import Job, make_setting, sequence
 from training_helpers import memory_corpus, tiny_config
 
-from sir_jax.config.command_line import claim_workdir, compare_workdir
+from sir_jax.config.compare import compare_workdir
 from sir_jax.errors import UserError
+from sir_jax.inference.integrity import find_fault, stored_ends
 from sir_jax.inference.workdirs import restore_params
 from sir_jax.runtime import distributed, workdir
-from sir_jax.runtime.integrity import find_fault, stored_ends
 from sir_jax.runtime.interrupt import Interrupt, Interrupted
 from sir_jax.runtime.watchdog import Watchdog
-from sir_jax.runtime.workdir import CHECKPOINTS
+from sir_jax.runtime.workdir import CHECKPOINTS, claim_workdir
 from sir_jax.training import loop
 from sir_jax.training.checkpoint import Checkpoints
 from sir_jax.training.metrics import JSONL, MetricWriter, read_records

@@ -17,6 +17,7 @@ from typing import IO, Any, BinaryIO
 from sir_jax.data.builders.recordings import Archive
 from sir_jax.data.builders.records import progress
 from sir_jax.errors import UserError
+from sir_jax.runtime.files import write_json
 
 # URL scheme -> the package through which `etils.epath` reads it.
 SCHEMES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs", "hf": "huggingface_hub"}
@@ -353,6 +354,4 @@ def _read_state(folder: Path, name: str) -> dict | None:
 def _write_state(folder: Path, name: str, found: tuple[int, int], digest: str) -> None:
     path = folder / _STATES / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"size": found[0], "time": found[1], "sha256": digest}))
-    os.replace(partial, path)
+    write_json(path, {"size": found[0], "time": found[1], "sha256": digest}, indent=None)

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
+
+from sir_jax.runtime.files import PART, write_json
 
 NAME = "checksums.json"
 
@@ -14,7 +15,7 @@ def checked_files(directory: Path) -> list[Path]:
     return sorted(
         path
         for path in directory.iterdir()
-        if path.is_file() and path.name != NAME and not path.name.endswith(".partial")
+        if path.is_file() and path.name != NAME and not path.name.endswith(PART)
     )
 
 
@@ -31,9 +32,7 @@ def file_sha256(path: Path, report: Callable[[int], None] = lambda size: None) -
 def write_checksums(directory: Path, report: Callable[[int], None] = lambda size: None) -> None:
     """Write the checksums of all files of a prepared corpus beside them."""
     sums = {path.name: file_sha256(path, report) for path in checked_files(directory)}
-    partial = directory / f"{NAME}.partial"
-    partial.write_text(json.dumps(sums, indent=1) + "\n")
-    os.replace(partial, directory / NAME)
+    write_json(directory / NAME, sums, indent=1)
 
 
 def read_checksums(directory: Path) -> dict[str, str] | None:

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import io
 import json
-import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from sir_jax.data.media.audio import SAMPLE_RATE, load_audio, read_header
 from sir_jax.data.media.image import load_image
 from sir_jax.data.media.sources import read_source
 from sir_jax.errors import BadMedia, UserError
+from sir_jax.runtime.files import write_text
 
 # About half a second of work with five recordings each: what an interrupt can lose per worker.
 CHUNK_IMAGES = 24
@@ -351,9 +351,7 @@ def _save(path: Path, arrays: dict[str, np.ndarray], lost: Sequence[Lost]) -> No
     problems.unlink(missing_ok=True)
     if lost:
         lines = (json.dumps(dataclasses.asdict(entry)) + "\n" for entry in lost)
-        partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
-        partial.write_text("".join(lines))
-        os.replace(partial, problems)
+        write_text(problems, "".join(lines), own=True)
     save_chunk(path, arrays)
 
 

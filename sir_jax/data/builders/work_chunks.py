@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sir_jax.errors import UserError
+from sir_jax.runtime.files import PART, whole_file
 
 _ATTEMPTS = 2
 # Exit statuses from here up carry the errno of what the operating system refused.
@@ -43,10 +44,9 @@ def parts_of(path: Path, items: Sequence[Any]) -> dict[Path, Sequence[Any]]:
 
 def save_chunk(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays into a file that appears only when complete."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as stream:
+    # A worker of a call that was killed may still be at the same chunk.
+    with whole_file(path, own=True) as part, part.open("wb") as stream:
         np.savez(stream, **arrays)
-    os.replace(partial, path)
 
 
 def make_chunks(
@@ -74,8 +74,8 @@ def make_chunks(
     """
     for folder in {path.parent for path in chunks}:
         folder.mkdir(parents=True, exist_ok=True)
-        for partial in folder.glob("*.partial"):
-            partial.unlink(missing_ok=True)
+        for part in folder.glob(f"*{PART}"):
+            part.unlink(missing_ok=True)
     _Run(make, workers, report, deadline, give_up).all(chunks)
 
 

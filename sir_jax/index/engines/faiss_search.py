@@ -15,17 +15,17 @@ What FAISS returns is scored again as an exact search would, so scores do not de
 """
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 
 from sir_jax.errors import UserError
+from sir_jax.index.engines import WAYS
 from sir_jax.index.engines.exact import Found, check_arrays, exact_search, pair_scores
+from sir_jax.runtime.files import whole_file
 
 EXACT_UP_TO = 1_000_000
 RECALL = 0.95
-WAYS = ("auto", "exact", "ivf", "hnsw")
 SAMPLES = 256  # queries that the recall is measured with
 FEWEST_SAMPLES = 64
 SAMPLE_K = 10
@@ -153,9 +153,8 @@ class FaissSearch:
 
     def save(self, path: Path) -> None:
         """Write the index, so that an interrupt leaves no half of one."""
-        part = path.with_name(f"{path.name}.part")
-        import_faiss().write_index(self._index, str(part))
-        os.replace(part, path)
+        with whole_file(path) as part:
+            import_faiss().write_index(self._index, str(part))
 
     @classmethod
     def load(cls, path: Path, vectors: np.ndarray, way: str, recall: float) -> "FaissSearch":

@@ -77,7 +77,7 @@ def test_second_call_makes_only_what_is_missing(chunks, tmp_path):
     for path in chunks[0].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "000024.npz").unlink()
-    (tmp_path / "000024.npz.1.partial").write_bytes(b"half")
+    (tmp_path / "000024.npz.1.part").write_bytes(b"half")
     before = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.npz")}
     reported = []
     generate_chunks(PLAN, 32, tmp_path, 2, reported.append)

@@ -3,8 +3,8 @@
 import io
 import sys
 
-from sir_jax.runtime import progress
-from sir_jax.runtime.progress import Progress
+from sir_jax.runtime import console
+from sir_jax.runtime.console import Progress
 
 
 class Terminal(io.StringIO):
@@ -13,7 +13,7 @@ class Terminal(io.StringIO):
 
 
 def test_lines_elsewhere(capsys, monkeypatch):
-    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    monkeypatch.setattr(console, "SECONDS", 0.0)
     with Progress(3_000, "files") as bar:
         bar.update()
         bar.update(1_999)
