@@ -20,14 +20,14 @@ import numpy as np
 
 from sir_jax.benchmarks.raw_files import PICTURE_SIZES, encode_picture, make_picture
 from sir_jax.benchmarks.timing import OtherLoad
-from sir_jax.cli.embed import merge
 from sir_jax.config.presets import base_config
 from sir_jax.data.media.image import ImageSpec, load_image, preprocess_image
 from sir_jax.errors import UserError
 from sir_jax.index.embed_lists import Work, embed_list, in_folder
 from sir_jax.index.folder import kind_of, scan_folder
 from sir_jax.index.index import Index
-from sir_jax.inference.embed import fetched, jit_encode
+from sir_jax.index.merge import merge_chunks
+from sir_jax.inference.embed import fetch_results, jit_encode
 from sir_jax.inference.retriever import Retriever
 from sir_jax.models import build_model, init_params
 
@@ -79,7 +79,7 @@ def bare_encoder(model: Retriever, paths: list[Path]) -> Callable[[int], None]:
             for number in range(-(-count // rows)):
                 yield number, encode(model.params, ready[number % READY])
 
-        for _ in fetched(started()):
+        for _ in fetch_results(started()):
             pass
 
     return run
@@ -179,7 +179,7 @@ def bench(args: argparse.Namespace, scratch: Path) -> dict:
     load = OtherLoad()
     seconds = take_turns(model, work, scratch / "out", bare)
     share = load.share()
-    merge(model, work, scratch / "out", folder)
+    merge_chunks(model, work, scratch / "out", folder)
     index = Index.load(scratch / "out", model)
     return report(seconds, share, time_search(index), len(index))
 

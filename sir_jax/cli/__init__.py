@@ -1,1 +1,3 @@
-"""The ``sir-jax`` command: a table of verbs; parsing of arguments and printing, nothing else."""
+"""The `sir-jax` command: one table of verbs; parsing of arguments and printing, nothing else."""
+
+from sir_jax.cli.main import entry as entry  # loads no verb

@@ -16,34 +16,30 @@ import sys
 from pathlib import Path
 
 from sir_jax.cli.index import INTERRUPTED, SOME_FAILED, report_failures
-from sir_jax.cli.options import add_batch_size, add_model
+from sir_jax.cli.options import add_batch_size, add_model, make_parser, require_least
 from sir_jax.errors import UserError
-from sir_jax.index import embed_lists as chunks
-from sir_jax.index.embed_lists import Item, Work
-from sir_jax.index.folder import scan_folder
-from sir_jax.index.gallery import write_index
-from sir_jax.index.header import Head, describe
-from sir_jax.inference.retriever import Retriever
-from sir_jax.runtime.progress import Progress
 
 
-def read_inputs(inputs: str) -> tuple[list[Item], Path | None]:
+def read_inputs(inputs: str) -> tuple[list, Path | None]:
     """Return what is to be embedded.
 
     Args:
       inputs: a folder, or a text file with the path of one file a line.
 
     Returns:
-      The items, and the folder, None for a list.
+      The `Item`s, and the folder, None for a list.
 
     Raises:
       UserError: it is neither, it names nothing, or a suffix is neither a picture's nor a
         recording's.
     """
+    from sir_jax.index.embed_lists import by_path, in_folder
+    from sir_jax.index.folder import scan_folder
+
     path = Path(inputs)
     if path.is_dir():
         stamps, root = scan_folder(path), path.absolute()
-        items = chunks.in_folder(root, stamps, stamps)
+        items = in_folder(root, stamps, stamps)
     else:
         root = None
         try:
@@ -51,7 +47,7 @@ def read_inputs(inputs: str) -> tuple[list[Item], Path | None]:
             lines = os.fsdecode(path.read_bytes()).splitlines()
         except OSError as error:
             raise UserError(f"--inputs {inputs} cannot be read ({error.strerror})") from error
-        items = [chunks.by_path(line) for line in lines if line.strip()]
+        items = [by_path(line) for line in lines if line.strip()]
     if not items:
         raise UserError(f"--inputs {inputs} holds no picture and no recording")
     return items, root
@@ -69,52 +65,24 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def merge(model: Retriever, work: Work, out: Path, root: Path | None) -> dict:
-    """Make an index of all chunks.
-
-    Args:
-      model: that made them.
-      work: the whole list.
-      out: where the chunks are and the index goes.
-      root: of the ids, or None.
-
-    Returns:
-      Counts of 'images' and 'recordings', and 'failures' (id -> `Failure`).
-
-    Raises:
-      UserError: see `chunks.read_chunks`.
-    """
-    galleries, failed = chunks.read_chunks(model, work, out)
-    write_index(out, Head(describe(model), root, "auto", failed).to_json(), galleries)
-    images, recordings = (len(galleries[kind].ids) for kind in ("image", "speech"))
-    return dict(images=images, recordings=recordings, failures=failed)
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read the options.
 
     Raises:
       UserError: a number out of range.
     """
-    parser = argparse.ArgumentParser(
-        prog="sir-jax embed",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser("embed", __doc__, keep_lines=True)
     add_model(parser)
     parser.add_argument("--inputs", required=True, help="a folder, or a .txt with a path a line")
     parser.add_argument("--out", required=True, help="gets the chunks, and the index")
     part = parser.add_mutually_exclusive_group()
     part.add_argument("--shard", default="", help="i/n: make every n-th chunk, from the i-th on")
     part.add_argument("--merge", action="store_true", help="make the index of what is there")
-    parser.add_argument("--chunk", type=int, default=chunks.SIZE, help="files of a chunk")
+    parser.add_argument("--chunk", type=int, help="files of a chunk")
     add_batch_size(parser, "files")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
-    for name in ("chunk", "batch_size"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}; give 1 or more")
+    require_least(args, chunk=1, batch_size=1)
     args.shard = parse_shard(args.shard) if args.shard else None
     return args
 
@@ -133,26 +101,30 @@ def main(argv: list[str]) -> int:
     """
     args = parse(argv)
     items, root = read_inputs(args.inputs)
-    work, out = Work.cut(items, args.chunk), Path(args.out)
+    from sir_jax.index.embed_lists import SIZE, Work, embed_list
+    from sir_jax.index.merge import merge_chunks
+    from sir_jax.inference.retriever import Retriever
+    from sir_jax.runtime.console import Progress
+
+    work, out = Work.cut(items, args.chunk or SIZE), Path(args.out)
     model = Retriever.load(args.model, batch_size=args.batch_size)
-    found, status = {"chunks": len(work.chunks)}, 0
+    counts, status = {"chunks": len(work.chunks)}, 0
     if not args.merge:
         shard = args.shard or (0, 1)
-        count = sum(len(work.chunk(number)) for number in work.of_shard(shard))
+        files = sum(len(work.chunk(number)) for number in work.of_shard(shard))
         try:
-            with Progress(count, "files embedded", True) as bar:
-                found |= chunks.embed_list(model, work, out, shard=shard, done=bar.update)
+            with Progress(files, "files embedded", True) as bar:
+                counts |= embed_list(model, work, out, shard=shard, done=bar.update)
         except KeyboardInterrupt:
             print("\ninterrupted; the same command goes on from there", file=sys.stderr)
             return INTERRUPTED
-        status = SOME_FAILED if found["failed"] else 0
+        status = SOME_FAILED if counts["failed"] else 0
     if not args.shard:
-        made = merge(model, work, out, root)
-        failures = made.pop("failures")
-        found |= made | {"failed": len(failures)}
+        made, failures = merge_chunks(model, work, out, root)
+        counts |= made | {"failed": len(failures)}
         status = report_failures(failures)
     if args.json:
-        print(json.dumps(found))
+        print(json.dumps(counts))
     else:
-        print(f"{args.out}: " + ", ".join(f"{count:,} {what}" for what, count in found.items()))
+        print(f"{args.out}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
     return status

@@ -12,21 +12,18 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from sir_jax.cli.options import add_batch_size, add_model
-from sir_jax.errors import UserError
-from sir_jax.index.embed_lists import Failure
-from sir_jax.index.engines.faiss_search import WAYS
-from sir_jax.index.gallery import HEAD
-from sir_jax.index.index import Index
-from sir_jax.inference.retriever import Retriever
+from sir_jax.cli.options import add_batch_size, add_model, make_parser, require_least
+from sir_jax.index.engines import WAYS
 
 SOME_FAILED = 3
 INTERRUPTED = 130
 _NAMED = 20  # failures, on stderr
 
 
-def report_failures(failed: Mapping[str, Failure]) -> int:
-    """Name on stderr what cannot be read; return the exit status."""
+def report_failures(failed: Mapping) -> int:
+    """Name on stderr what cannot be read (id -> `Failure`); return the exit status."""
+    from sir_jax.index.gallery import HEAD
+
     for failure in list(failed.values())[:_NAMED]:
         print(f"skipped: {failure.reason}", file=sys.stderr)
     if len(failed) > _NAMED:
@@ -34,18 +31,22 @@ def report_failures(failed: Mapping[str, Failure]) -> int:
     return SOME_FAILED if failed else 0
 
 
-def run(args: argparse.Namespace) -> tuple[Index, dict]:
+def run(args: argparse.Namespace) -> tuple:
     """Build or update.
 
     Args:
-      args: see `main`.
+      args: see `parse`.
 
     Returns:
-      The index, and what was done to it.
+      The `Index`, and what was done to it.
 
     Raises:
       UserError: see `Index.build`, `Index.load` and `Index.update`.
     """
+    from sir_jax.index.gallery import HEAD
+    from sir_jax.index.index import Index
+    from sir_jax.inference.retriever import Retriever
+
     model, out = Retriever.load(args.model, batch_size=args.batch_size), Path(args.out)
     if not (out / HEAD).exists():
         way = args.way or "auto"
@@ -56,6 +57,24 @@ def run(args: argparse.Namespace) -> tuple[Index, dict]:
     index.way = args.way or index.way
     done = index.update(args.folder, out=out, progress=True)
     return index, dict(added=done.added, changed=done.changed, removed=done.removed)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Read the options.
+
+    Raises:
+      UserError: a number out of range.
+    """
+    parser = make_parser("index", __doc__, keep_lines=True)
+    add_model(parser)
+    parser.add_argument("--folder", required=True, help="of pictures and recordings")
+    parser.add_argument("--out", required=True, help="the index; updated where there is one")
+    add_batch_size(parser, "files")
+    parser.add_argument("--way", choices=WAYS, help="of search; default: by the number of files")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args(argv)
+    require_least(args, batch_size=1)
+    return args
 
 
 def main(argv: list[str]) -> int:
@@ -70,21 +89,7 @@ def main(argv: list[str]) -> int:
     Raises:
       UserError: the model, the folder or what is in `--out` cannot be used.
     """
-    parser = argparse.ArgumentParser(
-        prog="sir-jax index",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_model(parser)
-    parser.add_argument("--folder", required=True, help="of pictures and recordings")
-    parser.add_argument("--out", required=True, help="the index; updated where there is one")
-    add_batch_size(parser, "files")
-    parser.add_argument("--way", choices=WAYS, help="of search; default: by the number of files")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args(argv)
-    if args.batch_size < 1:
-        raise UserError(f"--batch_size is {args.batch_size}; give 1 or more")
+    args = parse(argv)
     start = time.monotonic()
     try:
         index, done = run(args)

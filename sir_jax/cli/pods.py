@@ -16,20 +16,15 @@ Options:
 
 from pathlib import Path
 
-from sir_jax.config.command_line import parse_options
+from sir_jax.cli.options import asks_for_help, print_help
 from sir_jax.errors import UserError
-from sir_jax.pods.explain_sharding import explain
-from sir_jax.pods.programs import NAMES
-from sir_jax.pods.survey import check_config, survey
-from sir_jax.pods.topology import Topology, on_cpu
-from sir_jax.training.setup import prepare
 
 
-def main(argv: list[str]) -> int:
-    """Run the verb `pods`.
+def check(argv: list[str]) -> int:
+    """Run `sir-jax pods check`.
 
     Args:
-      argv: arguments after the verb.
+      argv: arguments after the words.
 
     Returns:
       0; 1 where a program does not fit.
@@ -37,40 +32,70 @@ def main(argv: list[str]) -> int:
     Raises:
       UserError: on anything the user can mend.
     """
-    if not argv or "--help" in argv or "-h" in argv:
-        print(__doc__.strip())
-        return 0 if argv else 2
-    action, *rest = argv
-    if action not in ("check", "explain"):
-        raise UserError(f"no action {action!r} of `sir-jax pods`; choose check or explain")
+    if asks_for_help(argv):
+        return print_help(argv, __doc__)
+    from sir_jax.data.media.audio import longest_window
+    from sir_jax.pods.programs import NAMES
+    from sir_jax.pods.survey import check_config, survey
+    from sir_jax.pods.topology import on_cpu
+
     on_cpu()
-    if action == "check" and "--all" in rest:
-        rest.remove("--all")
+    if "--all" in argv:
+        rest = [arg for arg in argv if arg != "--all"]
         if rest:
             raise UserError(f"{rest[0]}: --all stands alone")
         fits = survey(Path("configs"), Path("launch/pods.json"), Path("launch/README.md"), NAMES)
         return 0 if fits else 1
+    setup, topology, programs, samples = read(argv)
+    axes = " x ".join(f"{axis} {size}" for axis, size in setup.mesh.shape.items())
+    samples = samples or longest_window(setup.cfg.data)
+    print(
+        f"{topology.name}: {topology.chips} chips, mesh {axes}, "
+        f"batch {setup.cfg.data.batch_size}, clips of {samples / 16_000:g} s",
+        flush=True,
+    )
+    return 1 if check_config(setup, topology, programs, samples)["problems"] else 0
+
+
+def explain(argv: list[str]) -> int:
+    """Run `sir-jax pods explain`; see `check`."""
+    if asks_for_help(argv):
+        return print_help(argv, __doc__)
+    from sir_jax.pods.explain_sharding import explain as explained
+    from sir_jax.pods.topology import on_cpu
+
+    on_cpu()
+    setup, *_ = read(argv)
+    print(explained(setup))
+    return 0
+
+
+def read(argv: list[str]) -> tuple:
+    """Read the options of both.
+
+    Returns:
+      The `Setup` on the topology's mesh, the `Topology`, the names of the programs, and the samples
+      of a clip, 0 for the longest.
+
+    Raises:
+      UserError: on anything the user can mend.
+    """
+    from sir_jax.config.command_line import parse_options
+    from sir_jax.pods.programs import NAMES
+    from sir_jax.pods.topology import Topology
+    from sir_jax.training.setup import prepare
+
     defaults = {"topology": "", "slices": "1", "programs": ",".join(NAMES), "samples": "0"}
-    cfg, options = parse_options(rest, defaults)
+    cfg, options = parse_options(argv, defaults)
     if not options["topology"]:
         raise UserError("give --topology, e.g. --topology=v5e:4x4")
     for name in ("slices", "samples"):
         if not options[name].isdecimal():
             raise UserError(f"--{name}={options[name]!r}: give a number")
-    wanted = options["programs"].split(",")
-    unknown = [name for name in wanted if name not in NAMES]
+    programs = tuple(options["programs"].split(","))
+    unknown = [name for name in programs if name not in NAMES]
     if unknown:
         raise UserError(f"--programs: no {unknown[0]!r}; choose among {', '.join(NAMES)}")
     topology = Topology.parse(options["topology"], int(options["slices"]))
     setup = prepare(cfg, topology.mesh(cfg.mesh))
-    if action == "explain":
-        print(explain(setup))
-        return 0
-    axes = " x ".join(f"{axis} {size}" for axis, size in setup.mesh.shape.items())
-    samples = int(options["samples"]) or max(cfg.data.buckets)
-    print(
-        f"{topology.name}: {topology.chips} chips, mesh {axes}, batch {cfg.data.batch_size}, "
-        f"clips of {samples / 16_000:g} s",
-        flush=True,
-    )
-    return 1 if check_config(setup, topology, tuple(wanted), samples)["problems"] else 0
+    return setup, topology, programs, int(options["samples"])

@@ -4,7 +4,6 @@ What is there already is used again, so a second run, or one after an interrupt,
 """
 
 import argparse
-import dataclasses
 import json
 import shlex
 import signal
@@ -13,28 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import soundfile
-
-from sir_jax.config.command_line import compare_workdir, parse_flags
-from sir_jax.data.corpus import Split, make_command, open_corpus
-from sir_jax.data.media.audio import SAMPLE_RATE, load_audio
+from sir_jax.cli.options import make_parser
 from sir_jax.data.paths import data_dir
-from sir_jax.evaluation.evaluate import write_json
-from sir_jax.evaluation.ranking import format_table
 
-QUERIES = 5
 VERB = "import sys; from sir_jax.cli.main import entry; sys.exit(entry())"
-
-
-@dataclasses.dataclass(frozen=True)
-class Query:
-    """A caption to search with."""
-
-    row: int
-    slot: int
-    image_id: int
-    caption_id: int
 
 
 def run_verb(arguments: list[str]) -> int:
@@ -59,71 +40,6 @@ def run_verb(arguments: list[str]) -> int:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def choose_queries(split: Split, count: int, seed: int = 0) -> list[Query]:
-    """Choose captions at random, of different images and, while there are some, other speakers.
-
-    The choice knows nothing of the model, so the grid shows what the table measures.
-
-    Args:
-      split: of a corpus.
-      count: how many; fewer where there are fewer images.
-      seed: of the choice.
-
-    Returns:
-      The queries.
-    """
-    waiting = list(np.random.default_rng(seed).permutation(split.index))
-    chosen: list[Query] = []
-    while waiting and len(chosen) < count:
-        rows, speakers, left = {q.row for q in chosen}, set(), []
-        for entry in waiting:
-            row, slot = int(entry["row"]), int(entry["slot"])
-            if row in rows or len(chosen) == count:
-                continue
-            speaker = split[row].captions[slot].speaker
-            if speaker in speakers:
-                left.append(entry)
-                continue
-            chosen.append(Query(row, slot, int(entry["image_id"]), int(entry["caption_id"])))
-            rows.add(row)
-            speakers.add(speaker)
-        waiting = left
-    return chosen
-
-
-def export(split: Split, folder: Path) -> list[Path]:
-    """Write a split's images and a few spoken queries as the files a user would have.
-
-    Args:
-      split: of a corpus.
-      folder: gets `images/*.png`, `queries/*.wav` with the words in a .txt beside, `truth.json`.
-
-    Returns:
-      The recordings' paths.
-    """
-    images, queries = folder / "images", folder / "queries"
-    for each in (images, queries):
-        each.mkdir(parents=True, exist_ok=True)
-    for row in range(len(split)):
-        record = split[row]
-        (images / _image_name(record.image_id)).write_bytes(record.image)
-    paths, truth = [], {}
-    for query in choose_queries(split, QUERIES):
-        caption = split[query.row].captions[query.slot]
-        path = queries / f"caption_{query.caption_id:06d}.wav"
-        wave = load_audio(caption.audio, f"caption {query.caption_id}")
-        soundfile.write(path, wave, SAMPLE_RATE, subtype="PCM_16")
-        path.with_suffix(".txt").write_text(f"{caption.text}\n")
-        truth[path.name] = _image_name(query.image_id)
-        paths.append(path)
-    write_json(folder / "truth.json", truth)
-    return paths
-
-
-def _image_name(image_id: int) -> str:
-    return f"scene_{image_id:06d}.png"
 
 
 class Stages:
@@ -167,13 +83,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     Returns:
       (options, the arguments of `sir-jax train`).
     """
-    parser = argparse.ArgumentParser(
-        prog="sir-jax quickstart",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="--config.any.field=value is passed on to `sir-jax train`.",
-    )
+    parser = make_parser("quickstart", __doc__, keep_lines=True)
+    parser.epilog = "--config.any.field=value is passed on to `sir-jax train`."
     parser.add_argument("--workdir", default="runs/demo", help="default runs/demo")
     parser.add_argument("--data_dir", default="", help="default $SIR_JAX_DATA, else data")
     parser.add_argument("--config", default="configs/demo.py", help="default configs/demo.py")
@@ -196,6 +107,12 @@ def main(argv: list[str]) -> int:
       UserError: an option, the config or the workdir cannot be used.
     """
     args, train = parse(argv)
+    from sir_jax.config.command_line import parse_flags
+    from sir_jax.config.compare import compare_workdir
+    from sir_jax.data.corpus import make_command, open_corpus
+    from sir_jax.data.preparation.split_files import write_split
+    from sir_jax.evaluation.ranking import format_table
+
     cfg, _ = parse_flags(train)
     data = [*shlex.split(make_command(cfg.data.corpus))[1:], f"--data_dir={args.data_dir}"]
     workdir = Path(args.workdir)
@@ -212,7 +129,7 @@ def main(argv: list[str]) -> int:
             return status
 
     folder = workdir / "demo"
-    queries = export(open_corpus(cfg.data.corpus, args.data_dir).splits["test"], folder)
+    queries = write_split(open_corpus(cfg.data.corpus, args.data_dir).splits["test"], folder)
     grid = folder / "grid.png"
     search = ["search", *where, *(f"--query={path}" for path in queries)]
     search += [f"--images={folder / 'images'}", "-k", "5"]

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sir_jax.cli.options import add_batch_size, add_model
+from sir_jax.cli.options import add_batch_size, add_model, make_parser, require_least
 from sir_jax.data.media.audio import SAMPLE_RATE, load_audio
 from sir_jax.data.media.image import load_image
 from sir_jax.errors import UserError
 from sir_jax.index.folder import IMAGE_SUFFIXES, kind_of, scan_folder
 from sir_jax.index.grid import Cell, Row, draw_grid, save_picture, thumbnail, writable_suffixes
-from sir_jax.index.index import Index
 from sir_jax.index.query import Hit
-from sir_jax.inference.retriever import Retriever
 
 # Pictures up to which nothing is said of how far it is.
 QUIET = 200
@@ -62,16 +60,21 @@ def read_queries(paths: list[str]) -> list[np.ndarray]:
     return waves
 
 
-def open_index(args: argparse.Namespace, model: Retriever) -> Index:
+def open_index(args: argparse.Namespace, model):
     """Read the index, or make one of the folder's pictures; bad ones are named on stderr.
 
     Args:
       args: see `parse`.
-      model: that encodes.
+      model: a `Retriever`.
+
+    Returns:
+      The `Index`.
 
     Raises:
       UserError: the index is of another model, or no picture can be read.
     """
+    from sir_jax.index.index import Index
+
     if args.index:
         return Index.load(args.index, model)
     paths = find_images(args.images)
@@ -87,11 +90,11 @@ def open_index(args: argparse.Namespace, model: Retriever) -> Index:
     return index
 
 
-def find(index: Index, queries: list, of: str, k: int, rerank: int) -> list[list[Hit]]:
+def find(index, queries: list, of: str, k: int, rerank: int) -> list[list[Hit]]:
     """Rank an index's items for each query.
 
     Args:
-      index: to be searched.
+      index: the `Index` to be searched.
       queries: recordings or pictures, as `Index.search` takes them.
       of: 'image' or 'speech', what is searched for.
       k: how many to return; more than there are means all, and is said on stderr.
@@ -161,11 +164,11 @@ def text_beside(query: str) -> str:
     return beside.read_text(errors="replace").strip() if beside.is_file() else ""
 
 
-def show_pictures(index: Index, queries: list[str], waves, found, truth: dict) -> list[Row]:
+def show_pictures(index, queries: list[str], waves, found, truth: dict) -> list[Row]:
     """Print what recordings found and return the rows of the grid.
 
     Args:
-      index: that was searched.
+      index: the `Index` that was searched.
       queries: paths of the recordings.
       waves: their samples.
       found: `Hit`s of each.
@@ -185,7 +188,7 @@ def show_pictures(index: Index, queries: list[str], waves, found, truth: dict) -
     return rows
 
 
-def show_recordings(index: Index, queries: list[str], found: list[list[Hit]]) -> None:
+def show_recordings(index, queries: list[str], found: list[list[Hit]]) -> None:
     """Print what pictures found, with the text beside each recording."""
     for query, hits in zip(queries, found, strict=True):
         print(query)
@@ -199,7 +202,7 @@ def _score(hit: Hit) -> str:
     return f"{hit.score:6.3f}" + ("" if hit.match is None else f"  {hit.match:+6.2f}")
 
 
-def as_json(index: Index, queries: list[str], found: list[list[Hit]]) -> str:
+def as_json(index, queries: list[str], found: list[list[Hit]]) -> str:
     """Return one JSON object: what each query found."""
     return json.dumps(
         [
@@ -218,7 +221,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     Raises:
       UserError: a value that cannot be.
     """
-    parser = argparse.ArgumentParser(prog="sir-jax search", description=__doc__, allow_abbrev=False)
+    parser = make_parser("search", __doc__)
     queries = parser.add_mutually_exclusive_group(required=True)
     queries.add_argument(
         "--query", action="append", help="a recording: find pictures; repeat it for several"
@@ -248,13 +251,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add_batch_size(parser, "pictures")
     args = parser.parse_args(argv)
-    for option, value, least in (
-        ("-k", args.k, 1),
-        ("--batch_size", args.batch_size, 1),
-        ("--rerank", args.rerank, 0),
-    ):
-        if value < least:
-            raise UserError(f"{option} is {value}; give {least} or more")
+    require_least(args, k=1, batch_size=1, rerank=0)
     if args.picture and not args.index:
         raise UserError("--picture finds recordings: give --index, of a folder that holds some")
     return args
@@ -278,6 +275,8 @@ def main(argv: list[str]) -> int:
     pictures = [load_image(path) for path in args.picture or []]
     if args.images:
         find_images(args.images)  # before the model is loaded
+    from sir_jax.inference.retriever import Retriever
+
     model = Retriever.load(args.workdir or args.model, args.which, args.batch_size)
     index = open_index(args, model)
     names = args.query or args.picture

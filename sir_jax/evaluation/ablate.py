@@ -1,30 +1,20 @@
-"""sir-jax ablate --config=FILE[:arg] --workdir=DIR [--only=NAME,..] [--seeds=0,1,2] [--split=test]
-             [--config.any.field=value ...]
+"""Ablations: variants of one config, each trained and evaluated with several seeds.
 
-Runs every ablation of a config file with every seed, each in a folder of its own below the workdir,
-and writes DIR/results.csv, one row a metric; prints means and spread. Stopped, the same command
-goes on where it was.
-
-The file has `get_config(arg)`, the base; `ABLATIONS`, name -> {dotted field: value}; and `SEEDS`.
+A config file with ablations has `get_config(arg)`, the base; `ABLATIONS`, name -> {dotted field:
+value}; and `SEEDS`. Each run has a folder of its own, and all numbers stand in one table,
+`results.csv`, one row a metric. Stopped, the same call goes on where it was.
 """
 
 import csv
 import itertools
-import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from sir_jax.config.command_line import (
-    compare_workdir,
-    config_fields,
-    load_module,
-    nearest,
-    parse_flags,
-)
-from sir_jax.data.corpus import open_corpus
+from sir_jax.config.compare import compare_workdir
+from sir_jax.config.fields import config_fields, nearest
 from sir_jax.errors import UserError
 from sir_jax.evaluation.denoise import denoising_metrics
 from sir_jax.evaluation.evaluate import evaluate_split
@@ -34,6 +24,7 @@ from sir_jax.inference.workdirs import restore_params
 from sir_jax.models import build_model
 from sir_jax.objective.switches import fusion_tasks
 from sir_jax.runtime.console import say
+from sir_jax.runtime.files import whole_file
 from sir_jax.training.loop import train
 
 RESULTS = "results.csv"
@@ -53,12 +44,10 @@ def read_results(path: Path) -> list[dict]:
 
 def append_results(path: Path, rows: list[dict]) -> None:
     """Add the rows of one run to the table, so that a kill adds all of them or none."""
-    part = path.with_suffix(".part")
-    with part.open("w", newline="") as file:
+    with whole_file(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(read_results(path) + rows)
-    os.replace(part, path)
 
 
 # What the summary shows of each way of scoring: metric, title.
@@ -123,7 +112,7 @@ def run_config(base, deltas: dict, seed: int):
     """
     unknown = sorted(deltas.keys() - config_fields(base).keys())
     if unknown:
-        near = nearest(unknown[0], base)
+        near = nearest(unknown[0], config_fields(base))
         raise UserError(f"ABLATIONS: there is no field {unknown[0]!r}; the nearest is {near}")
     cfg = base.copy_and_resolve_references()
     try:
@@ -150,55 +139,27 @@ def run_one(cfg, workdir: Path, corpus, split: str) -> dict[str, float]:
     return found
 
 
-def parse(argv: list[str]) -> tuple:
-    """Return (base config, workdir, ablations by name, seeds, split, config spec's file).
-
-    Raises:
-      UserError: on anything mistyped.
-    """
-    own = {"--only": "", "--seeds": "", "--split": "test"}
-    rest = []
-    for arg in argv:
-        name, _, value = arg.partition("=")
-        if name in own:
-            own[name] = value
-        else:
-            rest.append(arg)
-    base, workdir = parse_flags(rest)
-    spec = next(arg.split("=", 1)[1] for arg in rest if arg.startswith("--config="))
-    module = load_module(spec)
-    if not getattr(module, "ABLATIONS", None):
-        raise UserError(f"--config={spec} defines no ABLATIONS: name -> fields that differ")
-    wanted = [name.strip() for name in own["--only"].split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in module.ABLATIONS]
-    if unknown:
-        raise UserError(
-            f"--only: no ablation {unknown[0]!r}; choose from {', '.join(module.ABLATIONS)}"
-        )
-    ablations = {name: module.ABLATIONS[name] for name in wanted or module.ABLATIONS}
-    try:
-        seeds = [int(seed) for seed in own["--seeds"].split(",") if seed] or [*module.SEEDS]
-    except ValueError:
-        raise UserError(f"--seeds={own['--seeds']}: give whole numbers, e.g. 0,1,2") from None
-    return base, Path(workdir), ablations, seeds, own["--split"]
-
-
-def main(argv: list[str]) -> int:
-    """Run `sir-jax ablate`.
+def run_all(
+    base, ablations: Mapping[str, dict], seeds: Sequence[int], corpus, split: str, workdir: Path
+) -> Path:
+    """Run every ablation with every seed, but for those that are in the table already.
 
     Args:
-      argv: the arguments after the verb.
+      base: the config that ablations differ from.
+      ablations: name -> the fields that differ.
+      seeds: of each.
+      corpus: a `sir_jax.data.corpus.Corpus`.
+      split: its split that is evaluated.
+      workdir: gets the table, and a folder for each run.
+
+    Returns:
+      The table's path.
 
     Raises:
-      UserError: on anything the user can mend.
+      UserError: no such split, a field is none of the config's, or a run's folder holds a run with
+        another config.
     """
-    if not argv or "--help" in argv or "-h" in argv:
-        print(__doc__.strip())
-        return 0 if argv else 2
-    base, workdir, ablations, seeds, split = parse(argv)
-    corpus = open_corpus(base.data.corpus, base.data.data_dir or None)
-    if split not in corpus.splits:
-        raise UserError(f"--split={split}: {corpus.name} has {', '.join(corpus.splits)}")
+    corpus.split(split)
     workdir.mkdir(parents=True, exist_ok=True)
     table = workdir / RESULTS
     plan = list(itertools.product(seeds, ablations))
@@ -213,13 +174,6 @@ def main(argv: list[str]) -> int:
             continue
         say(f"{number}/{len(plan)} {name}, seed {seed}: in {folder}")
         found = run_one(cfg, folder, corpus, split)
-        append_results(
-            table,
-            [
-                dict(zip(COLUMNS, (*key, metric, repr(float(x))), strict=True))
-                for metric, x in found.items()
-            ],
-        )
-    print(format_summary(read_results(table), split))
-    print(f"mean +- standard deviation over seeds, %; every number is in {table}")
-    return 0
+        rows = ((*key, metric, repr(float(x))) for metric, x in found.items())
+        append_results(table, [dict(zip(COLUMNS, row, strict=True)) for row in rows])
+    return table

@@ -7,6 +7,7 @@ from typing import Any
 from sir_jax.errors import UserError
 from sir_jax.evaluation.ranking import format_table
 from sir_jax.evaluation.rerank import format_reranked
+from sir_jax.inference import release
 from sir_jax.runtime.trees import leaf_paths
 
 # What is true of every release, whatever it was trained on.
@@ -30,6 +31,24 @@ def read_evaluations(workdir: Path) -> list[dict[str, Any]]:
             found.append(json.loads(path.read_text()))
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}); evaluate again") from error
+    return found
+
+
+def run_stages(cfg) -> list:
+    """Return the configs of the runs that made a model, as far back as they can be found.
+
+    Args:
+      cfg: of the last run; `init.model` tells from which it went on.
+    """
+    found = [cfg]
+    while source := found[0].init.model:
+        try:
+            before = release.find(source).cfg
+        except UserError:  # moved away since
+            break
+        if "train" not in before:  # a release: its card tells
+            break
+        found.insert(0, before)
     return found
 
 

@@ -1,7 +1,5 @@
 """Do attention maps point at what was named? Scenes of spoken_scenes know where each object is.
 
-`sir-jax bench pointing --model=NAME|DIR [--corpus=spoken_scenes/one-..|among-..] [--clips=N]`
-
 Asked of maps of cross-attention, and of how much the match depends on each patch:
 
 peak    is the patch with the largest weight on the object that the recording names? By chance: the
@@ -13,26 +11,20 @@ Each in pictures that show the object alone, and in pictures that show others be
 level `among`; or, for level `one`, with the object of another picture drawn into its own.
 """
 
-import argparse
 import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
-from sir_jax.cli.options import add_model
-from sir_jax.data.builders.spoken_scenes.config import SceneConfig
-from sir_jax.data.builders.spoken_scenes.plan import PlannedImage, plan_corpus
+from sir_jax.data.builders.spoken_scenes.plan import PlannedImage
 from sir_jax.data.builders.spoken_scenes.render import object_masks, render
 from sir_jax.data.builders.spoken_scenes.scenes import Scene
-from sir_jax.data.corpus import open_corpus
 from sir_jax.data.media.audio import SAMPLE_RATE, load_audio
 from sir_jax.data.media.image import load_image
-from sir_jax.errors import UserError
 from sir_jax.inference.attention import Attention
 from sir_jax.inference.retriever import Retriever
 
-CORPUS = "spoken_scenes/one-i3000-d250-t500-c4-v64-p128-s0"
 LEVELS = ("one", "among")
 MAPS = ("attention", "dependence")
 # Of a patch, from which it counts as showing the object.
@@ -153,39 +145,3 @@ def measure(model: Retriever, split, planned: list[PlannedImage], clips: int) ->
                 for question, hit, chance in judge(weights, masks):
                     tallies.setdefault(f"{question} {kind}", Tally()).add(hit, chance)
     return dict(sorted(tallies.items()))
-
-
-def main(argv: list[str]) -> int:
-    """Run `sir-jax bench pointing`.
-
-    Args:
-      argv: the arguments after the name.
-
-    Raises:
-      UserError: the model cannot match, or the corpus is no spoken_scenes of a level of `LEVELS`.
-    """
-    parser = argparse.ArgumentParser(
-        prog="sir-jax bench pointing",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_model(parser)
-    parser.add_argument("--corpus", default=CORPUS)
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--clips", type=int, default=500, help="recordings, one a picture")
-    parser.add_argument("--data_dir", default="")
-    args = parser.parse_args(argv)
-    builder, _, name = args.corpus.partition("/")
-    config = SceneConfig.from_name(name) if builder == "spoken_scenes" else None
-    if config is None or config.level not in LEVELS:
-        raise UserError(
-            f"--corpus {args.corpus}: give a spoken_scenes corpus of level {' or '.join(LEVELS)}"
-        )
-    model = Retriever.load(args.model)
-    split = open_corpus(args.corpus, args.data_dir).split(args.split)
-    planned = [image for image in plan_corpus(config) if image.split == args.split]
-    print(f"{args.corpus}, split {args.split}, model {model.name}")
-    for question, tally in measure(model, split, planned, args.clips).items():
-        print(f"{question:<24} {tally.line}", flush=True)
-    return 0

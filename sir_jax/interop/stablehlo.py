@@ -23,11 +23,11 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from sir_jax.data.media.audio import SAMPLE_RATE, normalize_waveform
+from sir_jax.data.media.audio import SAMPLE_RATE, longest_window, normalize_waveform
 from sir_jax.data.media.image import ImageSpec, preprocess_image
 from sir_jax.errors import UserError
-from sir_jax.evaluation.evaluate import write_json
 from sir_jax.inference.retriever import Retriever
+from sir_jax.runtime.files import write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 DESCRIPTION = "encoders.json"
@@ -156,7 +156,7 @@ def read_description(out: Path) -> dict:
 
 def _describe(model: Retriever) -> dict:
     data, spec = model.cfg.data, ImageSpec.from_config(model.cfg.data)
-    buckets = [int(bucket) for bucket in data.buckets]
+    buckets, longest = [int(bucket) for bucket in data.buckets], longest_window(data)
     return {
         "format": FORMAT,
         "name": model.name,
@@ -178,7 +178,7 @@ def _describe(model: Retriever) -> dict:
             "normalization": "(x - mean(x)) / sqrt(var(x) + 1e-7) over the clip's own samples",
             "padding": "zeros at the end up to `samples` of the smallest program that holds the "
             "clip; `lengths` are the samples before padding",
-            "longer": f"windows of {buckets[-1]} samples at 0, {buckets[-1]}, ..., the last one "
+            "longer": f"windows of {longest} samples at 0, {longest}, ..., the last one "
             "ending with the clip; each normalised and encoded alone; the mean of their vectors, "
             "scaled to unit length",
             "programs": [

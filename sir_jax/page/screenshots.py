@@ -1,20 +1,14 @@
-"""Draw the page's pictures for docs/ with the system's Chromium.
+"""Draw the page's pictures for docs/ with the system's Chromium."""
 
-python -m sir_jax.page.screenshots --index DIR --query WAV [--model NAME|DIR]
-"""
-
-import argparse
 import contextlib
 import io
 import shutil
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
 
-from sir_jax.cli.options import add_model
 from sir_jax.errors import UserError
 from sir_jax.page.serve import listen, prepare, url_of
 
@@ -99,12 +93,17 @@ class Photographer:
             self.page.fill(f"#{handle}", step)
 
 
-def draw(url: str, args: argparse.Namespace) -> None:
+def draw(
+    url: str, query: str, picture: str, out: Path, stretch: tuple[float, float] | None = None
+) -> None:
     """Write every picture.
 
     Args:
       url: of the page.
-      args: `query`, `picture`, `stretch`, `out`.
+      query: the recording that is searched with.
+      picture: of the reverse search.
+      out: the folder of the pictures.
+      stretch: of the recording, in seconds, that is explained; None for all of it.
     """
     from playwright.sync_api import sync_playwright
 
@@ -119,52 +118,46 @@ def draw(url: str, args: argparse.Namespace) -> None:
             page.set_default_timeout(300_000)  # programs that are compiled for the first time
             page.goto(url)
             page.wait_for_selector("body[data-ready]")
-            camera = Photographer(page, args.out)
+            camera = Photographer(page, out)
             if not page.is_disabled("#rerank"):
                 page.check("#rerank", force=True)
-            camera.search("speech", args.query)
+            camera.search("speech", query)
             for name in names:
                 if name in ("explain", "dark"):
-                    camera.explain(args.stretch)
+                    camera.explain(stretch)
                 if name == "reverse":
                     page.click("#why-close")
-                    camera.search("picture", args.picture)
+                    camera.search("picture", picture)
                 camera.shoot(name)
             page.close()
         browser.close()
 
 
-def main(argv: list[str]) -> int:
-    """Draw the pictures.
+def draw_docs(
+    index: str,
+    model: str,
+    query: str,
+    picture: str | None,
+    out: Path,
+    stretch: tuple[float, float] | None = None,
+) -> None:
+    """Serve an index and write every picture of its page.
 
     Args:
-      argv: the arguments.
+      index: a folder that `sir-jax index` wrote.
+      model: what `Retriever.load` takes.
+      picture: of the reverse search; None for the best of the query.
+      query, out, stretch: see `draw`.
 
     Raises:
       UserError: there is no Chromium, or the index or the model cannot be used.
     """
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--index", required=True, help="a folder that `sir-jax index` wrote")
-    parser.add_argument("--query", required=True, help="the recording that is searched with")
-    parser.add_argument("--picture", help="of the reverse search; default the best of the query")
-    parser.add_argument("--stretch", type=float, nargs=2, help="seconds; default the whole clip")
-    add_model(parser)
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="default docs")
-    args = parser.parse_args(argv)
     if find_chromium() is None:
         raise UserError("no chromium is installed; on Debian: apt-get install chromium")
-    engine = prepare(args.index, args.model)
+    engine = prepare(index, model)
     for piece in engine.later():  # so that the times shown are those of a page in use
         piece()
-    if args.picture is None:
-        args.picture = engine.pictures.path(engine.index.search(args.query, 1)[0].id)
+    if picture is None:
+        picture = engine.pictures.path(engine.index.search(query, 1)[0].id)
     with served(engine) as url:
-        draw(url, args)
-    return 0
-
-
-if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as problem:
-        sys.exit(str(problem))
+        draw(url, query, picture, out, stretch)

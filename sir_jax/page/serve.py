@@ -1,11 +1,9 @@
-"""The `demo` verb: a page on this machine that searches by voice and shows why."""
+"""Serve the page: its address, what it needs before it starts, and its server."""
 
-import argparse
 import socket
 import time
 import webbrowser
 
-from sir_jax.cli.options import add_model
 from sir_jax.errors import UserError
 from sir_jax.page.guard import is_loopback
 
@@ -25,12 +23,12 @@ def listen(host: str, port: int) -> socket.socket:
     """
     if not is_loopback(host):
         raise UserError(
-            f"--host {host}: the page is for this machine alone, at 127.0.0.1; "
+            f"host {host}: the page is for this machine alone, at 127.0.0.1; "
             "from elsewhere, reach it through ssh -L"
         )
     address = "127.0.0.1" if host == "localhost" else host
     if not 0 <= port < 1 << 16:
-        raise UserError(f"--port {port}: give 1 to 65535, or 0 for any that is free")
+        raise UserError(f"port {port}: give 1 to 65535, or 0 for any that is free")
     taken = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -39,7 +37,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         taken.close()
         raise UserError(
-            f"--port {port} of {host} cannot be had ({error.strerror}); give another --port"
+            f"port {port} of {host} cannot be had ({error.strerror}); give another port"
         ) from None
     return taken
 
@@ -71,30 +69,6 @@ def serve(engine, taken: socket.socket, browse: bool) -> None:
     server.run(sockets=[taken])
     if not server.started:
         raise UserError("the server did not start; the lines above say why")
-
-
-def main(argv: list[str]) -> int:
-    """Run `sir-jax demo`.
-
-    Args:
-      argv: the arguments after the verb.
-
-    Raises:
-      UserError: the index, the model or the address cannot be used.
-    """
-    parser = argparse.ArgumentParser(prog="sir-jax demo", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--index", required=True, help="a folder that `sir-jax index` wrote")
-    add_model(parser)
-    parser.add_argument("--port", type=int, default=8765, help="default 8765; 0: any that is free")
-    parser.add_argument("--host", default="127.0.0.1", help="an address of this machine alone")
-    parser.add_argument("--browser", action="store_true", help="open the page in a browser")
-    args = parser.parse_args(argv)
-    with listen(args.host, args.port) as taken:
-        try:
-            serve(prepare(args.index, args.model), taken, args.browser)
-        except KeyboardInterrupt:
-            print()
-    return 0
 
 
 def prepare(index_dir: str, model_name: str):

@@ -1,9 +1,7 @@
 """Convert a released checkpoint to the safetensors that sir_jax and transformers load."""
 
-import argparse
+import contextlib
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -11,13 +9,14 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from sir_jax.errors import UserError
+from sir_jax.errors import UserError, first_few
 from sir_jax.pretrained.files import METADATA, SINGLE, Tensors, open_tensors, read_metadata
 from sir_jax.pretrained.hub import BIN, BIN_INDEX, find_weights, resolve
 from sir_jax.pretrained.load import leaf_shapes, processor_fields, read_spec, write_encoder
 from sir_jax.pretrained.pickled import open_pickled
 from sir_jax.pretrained.processor import FILE as PREPROCESSOR
 from sir_jax.pretrained.rules import Plan, make_plan
+from sir_jax.runtime.files import whole_folder
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 _OURS = {"config.json", SINGLE, PREPROCESSOR}
@@ -105,35 +104,38 @@ def check_out(out: Path) -> None:
     if not out.exists():
         return
     if not out.is_dir():
-        raise UserError(f"--out={out} is a file; give a folder")
+        raise UserError(f"{out} is a file; give a folder")
     names = {path.name for path in out.iterdir()}
     ours = names <= _OURS and (out / SINGLE).is_file()
     if names and not (ours and read_metadata(out / SINGLE).get("writer") == METADATA["writer"]):
-        some = ", ".join(sorted(names)[:3])
+        some = first_few(sorted(names), joint=", ")
         raise UserError(
-            f"--out={out} holds files that sir_jax did not write ({some}); give another folder"
+            f"{out} holds files that sir_jax did not write ({some}); give another folder"
         )
 
 
-def publish(temporary: Path, out: Path) -> None:
-    """Put a finished folder in the place of another, which goes only once the new one stands."""
-    old = temporary.with_name(f"{temporary.name}.old")
-    if out.exists():
-        os.rename(out, old)
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """Yield a folder to write to, and put it in the place of another once nothing has failed.
+
+    Args:
+      out: the place; what `check_out` refuses is left alone.
+
+    Raises:
+      UserError: the place is taken or cannot be written to.
+    """
+    target = out.resolve()
+    check_out(target)
     try:
-        os.rename(temporary, out)
-    except OSError:
-        if old.exists():
-            os.rename(old, out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        with whole_folder(target, replace=True) as part:
+            yield part
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error}") from error
 
 
 def summary(source: str, done: Conversion) -> str:
     """Return what was read and what was left out, one line each."""
-    files = ", ".join(path.name for path in done.tensors.files[:2])
-    if len(done.tensors.files) > 2:
-        files += f" and {len(done.tensors.files) - 2} more"
+    files = first_few([path.name for path in done.tensors.files], 2, ", ")
     lines = [
         f"{source}: {done.family}, {files}, {len(done.tensors.shapes)} tensors, "
         f"{done.tensors.bytes / 1e6:,.1f} MB"
@@ -150,27 +152,36 @@ def summary(source: str, done: Conversion) -> str:
     return "\n".join(lines)
 
 
-def check_equal(source: str, folder: Path, dtype: str) -> None:
-    """Print how far the conversion is from PyTorch.
+def compare_with_pytorch(source: str, folder: Path) -> list:
+    """Return how far a conversion is from PyTorch on the source, a `Difference` for each output.
 
     Raises:
-      UserError: where that is more than the bound for the dtype, or without PyTorch.
+      UserError: PyTorch is not installed, or its encoder cannot read the source.
     """
-    from sir_jax.pretrained.verify import BOUNDS, compare
-
     try:
-        differences = compare(resolve(source), folder)
+        from sir_jax.pretrained.verify import compare
+
+        return compare(resolve(source), folder)
     except ImportError as error:
-        raise UserError(f"--verify needs {error.name}: pip install 'sir_jax[convert]'") from error
+        raise UserError(
+            f"the comparison with PyTorch needs {error.name}: pip install 'sir_jax[convert]'"
+        ) from error
     except OSError as error:
         why = str(error).splitlines()[0]
-        raise UserError(f"--verify: transformers cannot read {source}: {why}") from error
-    bound = BOUNDS[dtype]
-    rounded = "" if dtype == "float32" else f", wider because the weights are rounded to {dtype}"
-    print(f"PyTorch on the source against Flax on the result; bound {bound:g} relative{rounded}")
-    print(f"{'output':<20}{'max abs error':>15}{'relative':>12}")
-    for name, absolute, relative in differences:
-        print(f"{name:<20}{absolute:>15.2e}{relative:>12.2e}")
+        raise UserError(f"transformers cannot read {source}: {why}") from error
+
+
+def check_equal(source: str, differences: list, bound: float) -> None:
+    """Refuse a conversion that gives other numbers than PyTorch.
+
+    Args:
+      source: that was converted, for the message.
+      differences: of `compare_with_pytorch`.
+      bound: the largest relative one that is no mistake, of `verify.BOUNDS`.
+
+    Raises:
+      UserError: naming the outputs that differ.
+    """
     # Written so that not-a-number fails too.
     wrong = [x.name for x in differences if not x.relative <= bound]
     if wrong:
@@ -178,46 +189,3 @@ def check_equal(source: str, folder: Path, dtype: str) -> None:
             f"{', '.join(wrong)} of {source} differ from PyTorch's by more than {bound:g}; "
             "nothing was written"
         )
-
-
-def main(argv: list[str]) -> int:
-    """Run `sir-jax convert`.
-
-    Args:
-      argv: the arguments after the verb.
-
-    Raises:
-      UserError: on a source that cannot be converted, a taken --out, and a failed --verify.
-    """
-    parser = argparse.ArgumentParser(
-        prog="sir-jax convert", description=__doc__, allow_abbrev=False
-    )
-    parser.add_argument(
-        "--source", required=True, help="directory, or hub id in the local cache; nothing downloads"
-    )
-    parser.add_argument("--out", required=True, help="folder to write; appears only when finished")
-    parser.add_argument(
-        "--dtype", default="float32", choices=DTYPES, help="of the weights (default: float32)"
-    )
-    parser.add_argument(
-        "--verify",
-        action="store_true",
-        help="compare with PyTorch on the source; exit with 2 where they differ",
-    )
-    args = parser.parse_args(argv)
-    out = Path(args.out).resolve()
-    check_out(out)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        done = convert(args.source, temporary, args.dtype)
-        print(summary(args.source, done))
-        if args.verify:
-            check_equal(args.source, temporary, args.dtype)
-        publish(temporary, out)
-    except OSError as error:
-        raise UserError(f"--out={args.out} cannot be written: {error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    print(f"wrote {done.parameters:,} parameters as {args.dtype} to {args.out}")
-    return 0

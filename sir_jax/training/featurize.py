@@ -1,16 +1,8 @@
-"""sir-jax data featurize --config=FILE[:arg] --out=DIR [--config.any.field=value ...]
+"""Features of frozen encoders, written once and read at every step of training.
 
-Writes what the frozen encoders of a config give for every clip and picture of a split, once:
-`--config.data.features=DIR` then trains from it. Speech: the last hidden states, or all of them
-where `model.head.weigh_layers` is on; images: the tokens and the pooled vector; all in bfloat16.
-Stopped at any moment, the same command goes on where it was.
-
-A clip longer than the longest of `data.buckets` is cut to its first so many samples; training from
-the waveform takes a random part there.
-
-Options:
-  --split=train      which split of the corpus
-  --batch_size=32    clips or pictures that are encoded at once
+Speech: the last hidden states, or all of them where `model.head.weigh_layers` is on; images: the
+tokens and the pooled vector; all in bfloat16. A clip longer than the longest of `data.buckets` is
+cut to its first so many samples. Stopped at any moment, the same call goes on where it was.
 """
 
 import itertools
@@ -26,9 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from sir_jax.cli.train import print_help
-from sir_jax.config.command_line import parse_options
-from sir_jax.data.corpus import Corpus, Split, open_corpus
+from sir_jax.data.corpus import Corpus, Split
 from sir_jax.data.feature_store import (
     Layout,
     read_manifest,
@@ -36,7 +26,7 @@ from sir_jax.data.feature_store import (
     shard_writer,
     write_manifest,
 )
-from sir_jax.data.media.audio import normalize_waveform
+from sir_jax.data.media.audio import longest_window, normalize_waveform
 from sir_jax.data.media.image import ImageSpec, preprocess_image
 from sir_jax.data.parallel import ordered_map
 from sir_jax.data.pipeline import read_clip, read_image
@@ -60,33 +50,6 @@ SAMPLE_RATE = 16_000
 NOUNS = {"speech": "clip", "image": "picture"}
 
 
-def main(argv: list[str]) -> int:
-    """Run `sir-jax data featurize`.
-
-    Args:
-      argv: arguments after the action.
-
-    Returns:
-      0, or 2 without arguments.
-
-    Raises:
-      UserError: on anything the user can mend.
-    """
-    if not argv or "--help" in argv or "-h" in argv:
-        print_help(argv, __doc__)
-        return 0 if argv else 2
-    cfg, options = parse_options(argv, {"out": "", "split": "train", "batch_size": "32"})
-    if not options["out"]:
-        raise UserError("give --out=DIR, the folder that gets the features")
-    if not options["batch_size"].isdecimal() or not int(options["batch_size"]):
-        raise UserError(f"--batch_size={options['batch_size']}; give 1 or more")
-    if cfg.train.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", cfg.train.compile_cache)
-    corpus = open_corpus(cfg.data.corpus, cfg.data.data_dir or None)
-    featurize(cfg, corpus, options["split"], Path(options["out"]), int(options["batch_size"]))
-    return 0
-
-
 def featurize(cfg, corpus: Corpus, split: str, out: Path, batch_size: int) -> list[Path]:
     """Write the stores of a config's frozen encoders, or what is missing of them.
 
@@ -107,9 +70,7 @@ def featurize(cfg, corpus: Corpus, split: str, out: Path, batch_size: int) -> li
     mesh = sharding.make_mesh(cfg.mesh)
     setup = prepare(cfg, mesh)
     check_cacheable(setup.abstract.params, cfg)
-    if split not in corpus.splits:
-        raise UserError(f"--split={split!r}: {corpus.name} has {', '.join(corpus.splits)}")
-    records = corpus.splits[split]
+    records = corpus.split(split)
     # The whole state, as in training: a random encoder then has the same values there and here.
     model, params = setup.model, setup.create_state().params
     layouts = {}
@@ -170,7 +131,7 @@ def _check_room(out: Path, layouts: list[Layout], cfg, split: Split) -> None:
     # A file's blocks have headers of half a per cent.
     if 1.01 * needed > free:
         raise UserError(
-            f"--out={out} needs {_size(1.01 * needed)} and has {_size(free)} free; make room, "
+            f"{out} needs {_size(1.01 * needed)} and has {_size(free)} free; make room, "
             "choose another disk, or store one state (model.head.weigh_layers=False)"
         )
 
@@ -253,7 +214,7 @@ def _loader(modality: str, cfg, split: Split) -> Callable[[int], np.ndarray]:
     if modality == "image":
         spec = ImageSpec.from_config(cfg.data)
         return lambda row: preprocess_image(read_image(split, split[int(row)]), spec)
-    longest = int(cfg.data.buckets[-1])
+    longest = longest_window(cfg.data)
 
     def clip(row: int) -> np.ndarray:
         entry = split.index[row]

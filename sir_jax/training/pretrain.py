@@ -6,10 +6,9 @@ tell a red circle and a blue star from a blue circle and a red star. No speech i
 an image here; that is what `sir-jax train` does.
 """
 
-import argparse
+import dataclasses
 import functools
 import itertools
-import json
 import time
 from pathlib import Path
 
@@ -19,9 +18,8 @@ import numpy as np
 import optax
 
 from sir_jax import pretrained
-from sir_jax.config.presets import base_config
-from sir_jax.data.builders.spoken_scenes import vocabulary, words_of
-from sir_jax.data.corpus import Split, open_corpus
+from sir_jax.data.builders.spoken_scenes import words_of
+from sir_jax.data.corpus import Split
 from sir_jax.data.pipeline import train_batches
 from sir_jax.errors import UserError
 from sir_jax.models import HubertSpec, VitSpec
@@ -29,6 +27,30 @@ from sir_jax.models.hubert import Hubert
 from sir_jax.models.vit import Vit
 
 MAX_WORDS = 24  # longer than any caption of levels one, two and compositional
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How long and how fast an encoder learns, and where it goes.
+
+    Attributes:
+      out: the folder that gets TOWER/model.safetensors.
+      init: an encoder to start from, as `config.init` has; '' for random weights.
+      steps: of the schedule.
+      until: the step of the schedule at which to stop; 0 for the last.
+      learning_rate: the largest of the schedule.
+      seed: of the batches and of dropout.
+      log_every, save_every: steps.
+    """
+
+    out: str
+    init: str = ""
+    steps: int = 4000
+    until: int = 0
+    learning_rate: float = 1e-3
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 500
 
 
 class Transcripts:
@@ -139,7 +161,7 @@ def _init(tower: str, spec: HubertSpec | VitSpec, words: int, source: str):
     if source:
         found, encoder = pretrained.load(source)
         if found != spec:
-            raise UserError(f"--init={source} holds {found}, and --tower={tower} is {spec}")
+            raise UserError(f"{source} holds {found}, and tower {tower!r} is {spec}")
     else:
         encoder = jax.jit(module.init)(key, *args)["params"]
     head = {
@@ -149,7 +171,7 @@ def _init(tower: str, spec: HubertSpec | VitSpec, words: int, source: str):
     return {"encoder": encoder, "head": head}, functools.partial(loss, module=module)
 
 
-def pretrain(tower: str, spec, splits, vocabulary, data_cfg, args) -> dict:
+def pretrain(tower: str, spec, splits, vocabulary, data_cfg, options: Options) -> dict:
     """Train one tower and return its encoder's parameters.
 
     Args:
@@ -158,13 +180,12 @@ def pretrain(tower: str, spec, splits, vocabulary, data_cfg, args) -> dict:
       splits: the training splits, drawn from in turn.
       vocabulary: every word that a caption may hold.
       data_cfg: `config.data`.
-      args: has `steps`, `until` (0: all of them), `learning_rate`, `seed`, `log_every`,
-        `save_every`, `init` ('': random) and `out`.
+      options: schedule, files and seed.
     """
     transcripts = [Transcripts(split, vocabulary) for split in splits]
-    params, loss_fn = _init(tower, spec, len(vocabulary), args.init)
+    params, loss_fn = _init(tower, spec, len(vocabulary), options.init)
     schedule = optax.warmup_cosine_decay_schedule(
-        0.0, args.learning_rate, max(1, args.steps // 20), args.steps
+        0.0, options.learning_rate, max(1, options.steps // 20), options.steps
     )
     tx = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=0.01)
@@ -179,46 +200,20 @@ def pretrain(tower: str, spec, splits, vocabulary, data_cfg, args) -> dict:
 
     opt_state = tx.init(params)
     started = time.time()
-    batches = _mixed_batches(splits, transcripts, data_cfg, tower, args.seed)
-    last = args.until or args.steps
+    batches = _mixed_batches(splits, transcripts, data_cfg, tower, options.seed)
+    last = options.until or options.steps
     for i, batch in zip(range(1, last + 1), batches, strict=False):
-        rng = jax.random.fold_in(jax.random.key(args.seed), i)
+        rng = jax.random.fold_in(jax.random.key(options.seed), i)
         params, opt_state, loss, right = step(params, opt_state, batch, rng)
-        if i % args.log_every == 0 or i == last:
+        if i % options.log_every == 0 or i == last:
             print(
-                f"{tower} step {i}/{args.steps} loss {loss:.4f} right {100 * right:.1f} % "
+                f"{tower} step {i}/{options.steps} loss {loss:.4f} right {100 * right:.1f} % "
                 f"{time.time() - started:.0f} s",
                 flush=True,
             )
-        if i % args.save_every == 0 or i == last:
+        if i % options.save_every == 0 or i == last:
             # Half precision: the files live in the repository.
             pretrained.save(
-                Path(args.out) / tower, spec, jax.device_get(params["encoder"]), dtype=np.float16
+                Path(options.out) / tower, spec, jax.device_get(params["encoder"]), dtype=np.float16
             )
     return params["encoder"]
-
-
-def main(argv: list[str]) -> None:
-    """Run `sir-jax pretrain`."""
-    parser = argparse.ArgumentParser(prog="sir-jax pretrain", description=__doc__)
-    parser.add_argument("--tower", choices=("speech", "image"), required=True)
-    parser.add_argument("--corpora", required=True, help="comma-separated corpus names")
-    parser.add_argument("--data_dir", default="")
-    parser.add_argument("--init", default="", help="an encoder to start from, as config.init has")
-    parser.add_argument("--out", required=True, help="directory for TOWER/model.safetensors")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--until", type=int, default=0, help="stop here in the schedule of --steps")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--log_every", type=int, default=50)
-    parser.add_argument("--save_every", type=int, default=500)
-    args = parser.parse_args(argv)
-    cfg = base_config("tiny", "tiny")
-    cfg.data.update(batch_size=args.batch_size, buckets=(40_000, 56_000, 72_000, 112_000))
-    corpora = [open_corpus(name, args.data_dir) for name in args.corpora.split(",")]
-    splits = [corpus.splits["train"] for corpus in corpora]
-    spec = {"speech": HubertSpec, "image": VitSpec}[args.tower](**cfg.model[args.tower])
-    words = sorted(vocabulary())
-    print(json.dumps({**vars(args), "words": len(words)}))
-    pretrain(args.tower, spec, splits, words, cfg.data, args)

@@ -6,12 +6,10 @@ import pytest
 
 from sir_jax.benchmarks import step
 from sir_jax.benchmarks.timing import Times
-from sir_jax.cli.bench import main
 from sir_jax.config.presets import base_config
 from sir_jax.errors import UserError
 
 ARGS = [
-    "step",
     "--config=configs/unified.py:runlocal",
     "--config.mesh.data=1",
     "--rounds=2",
@@ -27,7 +25,7 @@ ARGS = [
 
 def test_every_term_adds_to_contrastive_alone(tmp_path, capsys):
     path = tmp_path / "costs.json"
-    assert main([*ARGS, f"--json={path}"]) == 0
+    assert step.main([*ARGS, f"--json={path}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     costs = {cost["variant"]: cost for cost in json.loads(path.read_text())}
     assert list(costs) == [
@@ -93,4 +91,4 @@ def test_table_divides_by_the_first():
 )
 def test_mistakes_are_named(args, message):
     with pytest.raises(UserError, match=message):
-        main(["step", *args])
+        step.main(args)

@@ -10,7 +10,6 @@ import soundfile
 
 from sir_jax.benchmarks import input as bench
 from sir_jax.benchmarks import input_peers, raw_files
-from sir_jax.cli.bench import main
 from sir_jax.data.media.audio import load_audio
 from sir_jax.data.media.augment import AugmentSpec, augment_wave
 from sir_jax.data.media.image import augment_image, load_image
@@ -27,9 +26,8 @@ def test_prints_every_contestant_with_the_ratio_of_medians(monkeypatch, tmp_path
     monkeypatch.setattr(bench, "SETTINGS", {k: bench.SETTINGS[k] for k in (threads, workers)})
     monkeypatch.setattr(bench, "AHEAD", 2)
     path, allowed = tmp_path / "table.json", os.sched_getaffinity(0)
-    main(
+    bench.main(
         [
-            "input",
             "--kinds=wav16",
             "--pairs=3",
             "--batch=2",
@@ -186,4 +184,4 @@ def test_mistakes_are_named():
         ("--sigma=2", "--sigma=2.0: must be from 0 to 1"),
     ]:
         with pytest.raises(UserError, match=message):
-            main(["input", argument])
+            bench.main([argument])

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from sir_jax.benchmarks import vector_db
-from sir_jax.cli import bench as bench
 from sir_jax.errors import UserError
 
 
@@ -14,7 +13,7 @@ def test_an_exact_index_has_full_recall_and_every_figure_is_written(tmp_path, ca
     monkeypatch.setattr(vector_db, "DATABASES", {"milvus": vector_db.Milvus})
     out = tmp_path / "figures.json"
     options = ["--rows=300", "--width=16", "--queries=7", "-k=5", "--batch=128", f"--json={out}"]
-    assert bench.main(["vector_db", *options]) == 0
+    assert vector_db.main(options) == 0
     flat, hnsw = json.loads(out.read_text())
     assert (flat["database"], flat["index"], flat["recall@5"]) == ("milvus", "FLAT", 1.0)
     assert hnsw["index"] == "HNSW" and hnsw["recall@5"] > 0.9
@@ -34,7 +33,7 @@ def test_vectors_are_of_unit_length_and_the_same_for_a_seed():
 
 def test_no_database_and_a_bad_option_are_mistakes(monkeypatch):
     with pytest.raises(UserError, match="--rows is 0; give 1 or more"):
-        bench.main(["vector_db", "--rows=0"])
+        vector_db.main(["--rows=0"])
     monkeypatch.setattr(vector_db, "_installed", dict)
     with pytest.raises(UserError, match=r"is installed; pip install 'sir_jax\[vectordb\]'"):
-        bench.main(["vector_db"])
+        vector_db.main([])

@@ -16,7 +16,7 @@ from pipeline_helpers import (
     small_split,
 )
 
-from sir_jax.cli.data import main as make_corpus
+from sir_jax.cli.data.spoken_scenes import main as make_corpus
 from sir_jax.config.presets import base_config
 from sir_jax.data.corpus import open_corpus
 from sir_jax.data.feature_store import Features

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 import sir_jax
-from sir_jax.cli.info import verify
 from sir_jax.data.builders.spoken_scenes.config import SceneConfig
 from sir_jax.data.builders.spoken_scenes.plan import plan_corpus
 from sir_jax.data.builders.spoken_scenes.render import object_masks
 from sir_jax.data.preparation.samples import CORPUS, write_samples
 from sir_jax.data.preparation.scenes import make_spoken_scenes
 from sir_jax.evaluation.pointing import measure, patch_shares
-from sir_jax.inference.release import SHIPPED
+from sir_jax.inference import release
 from sir_jax.pretrained.files import read_header
 
 
@@ -28,8 +27,8 @@ def samples(tmp_path_factory):
 
 
 def test_it_is_whole_and_small(model):
-    verify(model)
-    folder = SHIPPED / "spoken-scenes"
+    release.verify(model)
+    folder = release.SHIPPED / "spoken-scenes"
     assert sum(path.stat().st_size for path in folder.iterdir()) < 20_000_000
     tops = {name.partition("/")[0] for name in read_header(folder / "model.safetensors")}
     assert "match_head" in tops and not tops & {"denoise_image", "denoise_speech"}
@@ -52,20 +51,22 @@ def test_attention_points_at_the_object(model, samples):
     planned = [image for image in plan_corpus(CORPUS) if image.split == "test"]
     hits = 0
     for recording, picture in truth.items():
-        found = model.attention(samples / "recordings" / recording, samples / "pictures" / picture)
+        attention = model.attention(
+            samples / "recordings" / recording, samples / "pictures" / picture
+        )
         image = planned[int(picture[:3])]
         mask = object_masks(image.scene, CORPUS.image_size, image.looks)[0]
         shown = patch_shares(mask, 8) >= 0.25
         assert shown.mean() < 0.25
-        hits += shown.flat[int(np.argmax(found.during(0, found.seconds)))]
-    assert hits >= 6  # of eight; by chance less than one
+        hits += shown.flat[int(np.argmax(attention.during(0, attention.seconds)))]
+    assert hits >= 6  # of eight; a random patch would hit less than twice
 
 
 def test_of_two_objects_it_depends_on_the_named_one(model, tmp_path):
     scenes = SceneConfig(train_images=1, val_images=1, test_images=60, captions=1, seed=11)
     split = make_spoken_scenes(scenes, tmp_path, workers=1).split("test")
     planned = [image for image in plan_corpus(scenes) if image.split == "test"]
-    found = measure(model, split, planned, 60)
-    choice, peak = found["beside choice dependence"], found["beside peak dependence"]
-    assert choice.tries > 45 and choice.hits > 0.65 * choice.tries  # by chance one half
-    assert peak.hits > 0.5 * peak.tries  # by chance one in fourteen
+    accuracies = measure(model, split, planned, 60)
+    choice, peak = accuracies["beside choice dependence"], accuracies["beside peak dependence"]
+    assert choice.tries > 45 and choice.hits > 0.65 * choice.tries  # chance: one half
+    assert peak.hits > 0.5 * peak.tries  # chance: one in fourteen

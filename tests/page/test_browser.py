@@ -9,11 +9,11 @@ import soundfile
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
+from sir_jax.cli import screenshots
 from sir_jax.index.index import Index
 from sir_jax.inference.retriever import Retriever
 from sir_jax.page.engine import Engine
 from sir_jax.page.screenshots import find_chromium
-from sir_jax.page.screenshots import main as draw_docs
 
 CHROMIUM = find_chromium()
 expect.set_options(timeout=300_000)
@@ -379,7 +379,7 @@ def test_the_pictures_of_the_docs(page_engine, matching_workdir, spoken, tmp_pat
     options = [f"--index={index}", f"--model={matching_workdir}", f"--query={spoken}"]
     # Playwright's loop of this thread is busy with the other tests' browser.
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        work = pool.submit(draw_docs, [*options, f"--out={out}", "--stretch", "1", "2"])
+        work = pool.submit(screenshots.main, [*options, f"--out={out}", "--stretch", "1", "2"])
         assert work.result() == 0
     names = {"page_search", "page_explain", "page_reverse", "page_dark", "page_narrow"}
     assert {path.stem for path in out.iterdir()} == names

@@ -28,8 +28,8 @@ def test_ports(capsys):
         assert url_of(taken) == f"http://127.0.0.1:{port}/"
         assert cli.main(["demo", "--index=none", f"--port={port}"]) == 2
         message = capsys.readouterr().err
-        assert f"--port {port} of 127.0.0.1 cannot be had" in message and message.count("\n") == 1
-    with pytest.raises(UserError, match="--port 70000"):
+        assert f"port {port} of 127.0.0.1 cannot be had" in message and message.count("\n") == 1
+    with pytest.raises(UserError, match="^port 70000"):
         listen("127.0.0.1", 70_000)
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from sir_jax.cli.pods import main
+from sir_jax.cli import pods as verbs
 from sir_jax.config.command_line import load_config
 from sir_jax.errors import UserError
 from sir_jax.pods import check, programs
@@ -189,7 +189,6 @@ def test_every_declared_slice_is_a_config():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("guess", "no action 'guess'"),
         ("check --config=configs/cmd.py", "give --topology"),
         ("check --config=configs/cmd.py --topology=v5e:4x4 --programs=a", "no 'a'; choose among"),
         ("check --config=configs/cmd.py --topology=v5e:4x4 --slices=x", "--slices='x'"),
@@ -203,4 +202,5 @@ def test_every_declared_slice_is_a_config():
 )
 def test_mistakes(words, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
-        main(words.split())
+        verb, *options = words.split()
+        getattr(verbs, verb)(options)

@@ -341,7 +341,8 @@ def test_options_are_not_abbreviated(source, out):
 CHILD = """
 import sys
 import torch
-from sir_jax import cli, pretrained
+from sir_jax import pretrained
+from sir_jax.cli import main as cli
 import sir_jax.pretrained.convert
 
 def status(field):

@@ -10,7 +10,7 @@ import time
 
 from training_helpers import tiny_config
 
-from sir_jax.config.command_line import to_json
+from sir_jax.config.compare import to_json
 from sir_jax.training.metrics import JSONL, read_records
 
 # Compiled cheaply, and each program kept for the next job; a job's programs are its own.
@@ -26,12 +26,12 @@ if int(most_bytes):
     import signal
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(most_bytes), int(most_bytes)))
-from sir_jax.cli import main
+from sir_jax.cli.main import main
 sys.exit(main(argv))
 """
 CONFIG = """
 import json
-from sir_jax.config.command_line import from_json
+from sir_jax.config.compare import from_json
 
 def get_config(arg=""):
     return from_json(json.loads('''{}'''))

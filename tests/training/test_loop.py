@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from training_helpers import memory_corpus, tiny_config
 
-from sir_jax.cli.train import make_evaluate
 from sir_jax.errors import UserError
+from sir_jax.evaluation.evaluate import make_evaluate
 from sir_jax.inference.workdirs import restore_params
 from sir_jax.runtime.interrupt import Interrupted
 from sir_jax.runtime.sharding import make_mesh

@@ -17,7 +17,14 @@ from sir_jax.errors import UserError
 from sir_jax.models import HubertSpec, VitSpec
 from sir_jax.models.hubert import HubertOutput
 from sir_jax.models.vit import VitOutput
-from sir_jax.training.pretrain import MAX_WORDS, Transcripts, image_loss, pretrain, speech_loss
+from sir_jax.training.pretrain import (
+    MAX_WORDS,
+    Options,
+    Transcripts,
+    image_loss,
+    pretrain,
+    speech_loss,
+)
 
 WORDS = ["blue", "circle", "red", "square"]
 
@@ -140,17 +147,10 @@ def test_a_short_run_learns_and_its_file_loads(tower, tmp_path, capsys):
         )
     else:
         spec = VitSpec(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=32)
-    args = SimpleNamespace(
-        steps=40,
-        until=30,
-        learning_rate=3e-3,
-        seed=0,
-        log_every=10,
-        save_every=100,
-        init="",
-        out=str(tmp_path),
+    options = Options(
+        str(tmp_path), steps=40, until=30, learning_rate=3e-3, log_every=10, save_every=100
     )
-    params = pretrain(tower, spec, [TinySplit()], WORDS, cfg.data, args)
+    params = pretrain(tower, spec, [TinySplit()], WORDS, cfg.data, options)
     losses = [
         float(line.split("loss ")[1].split()[0]) for line in capsys.readouterr().out.splitlines()
     ]
@@ -165,21 +165,15 @@ def test_going_on_from_an_encoder_begins_where_it_stopped(tmp_path, capsys):
     spec = VitSpec(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=32)
     cfg = base_config("tiny", "tiny")
     cfg.data.update(batch_size=4, buckets=(4_000,), image_size=16)
-    args = SimpleNamespace(
-        steps=2,
-        until=1,
-        learning_rate=0.0,
-        seed=0,
-        log_every=10,
-        save_every=10,
-        init="",
-        out=str(tmp_path / "a"),
+    options = Options(str(tmp_path / "a"), steps=2, until=1, learning_rate=0.0)
+    first = pretrain("image", spec, [TinySplit()], WORDS, cfg.data, options)
+    options = dataclasses.replace(
+        options, init=str(tmp_path / "a" / "image"), out=str(tmp_path / "b")
     )
-    first = pretrain("image", spec, [TinySplit()], WORDS, cfg.data, args)
-    args.init, args.out = str(tmp_path / "a" / "image"), str(tmp_path / "b")
-    second = pretrain("image", spec, [TinySplit()], WORDS, cfg.data, args)
+    second = pretrain("image", spec, [TinySplit()], WORDS, cfg.data, options)
     np.testing.assert_allclose(
         second["patch_embed"]["kernel"], first["patch_embed"]["kernel"], atol=1e-4
     )
-    with pytest.raises(UserError, match="--tower=image is"):
-        pretrain("image", dataclasses.replace(spec, layers=2), [TinySplit()], WORDS, cfg.data, args)
+    deeper = dataclasses.replace(spec, layers=2)
+    with pytest.raises(UserError, match="tower 'image' is"):
+        pretrain("image", deeper, [TinySplit()], WORDS, cfg.data, options)

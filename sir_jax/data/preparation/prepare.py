@@ -1,17 +1,13 @@
-"""The `data prepare` action: a corpus as its publisher ships it, to records that train."""
+"""Prepare a corpus: from what its publisher ships to records that train."""
 
-import argparse
 import dataclasses
 import importlib
 import shutil
-import sys
-import time
 from pathlib import Path
 
 from sir_jax.data.builders.archives import Source, gather
 from sir_jax.data.builders.checksums import NAME as CHECKSUMS
 from sir_jax.data.builders.checksums import checked_files, write_checksums
-from sir_jax.data.builders.manifest.layout import check_name, manifest_layout
 from sir_jax.data.builders.recorded import (
     Rules,
     fingerprint,
@@ -20,7 +16,7 @@ from sir_jax.data.builders.recorded import (
     read_losses,
     without_duplicates,
 )
-from sir_jax.data.builders.recordings import LAYOUTS, Layout, Plan, PlannedImage, load_layout
+from sir_jax.data.builders.recordings import Layout, Plan, PlannedImage
 from sir_jax.data.builders.records import progress, write_records
 from sir_jax.data.builders.work_chunks import default_workers
 from sir_jax.data.corpus import (
@@ -32,7 +28,7 @@ from sir_jax.data.corpus import (
     write_index,
 )
 from sir_jax.data.paths import data_dir as resolve_data_dir
-from sir_jax.data.preparation.report import Report, make_report, read_report, write_report
+from sir_jax.data.preparation.report import Report, make_report, write_report
 from sir_jax.errors import UserError
 from sir_jax.runtime.locks import only_one
 
@@ -56,11 +52,11 @@ class Options:
 
     def __post_init__(self):
         if not 0 <= self.tolerance <= 1:
-            raise UserError(f"--tolerance {self.tolerance}: give a share from 0 to 1")
+            raise UserError(f"tolerance is {self.tolerance}; give a share from 0 to 1")
         if not self.max_seconds > 0:
-            raise UserError(f"--max-seconds {self.max_seconds}: give a number above 0")
+            raise UserError(f"max_seconds is {self.max_seconds:g}; give a number above 0")
         if self.workers < 0:
-            raise UserError(f"--workers {self.workers}: choose 0 for every CPU core, or more")
+            raise UserError(f"workers is {self.workers}; choose 0 for every CPU core, or more")
 
 
 def prepare(
@@ -170,97 +166,6 @@ def _write(
     builder = make(data_dir=str(folder.parent.parent), config=chosen, file_format="array_record")
     builder.source = Chunks(chunks, plan, kept)
     write_records(builder, min_shard_size=_MIN_SHARD, max_shard_size=_MAX_SHARD)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sir-jax data prepare",
-        description="Read a corpus as its publisher ships it; anything that cannot be used is "
-        "listed. Or read your own, from a list of pictures and recordings.",
-        allow_abbrev=False,
-    )
-    published = [f"{name}[/{'|'.join(load_layout(name).configs)}]" for name in LAYOUTS]
-    parser.add_argument("name", help=f"one of {', '.join(published)}, or manifest")
-    parser.add_argument("--archives", help="the archives' folder, here or gs://..., or unpacked")
-    parser.add_argument("--manifest", help="of `manifest`: a .jsonl or .csv file")
-    parser.add_argument("--name", dest="corpus", help="of `manifest`: what to call the corpus")
-    parser.add_argument("--root", help="of `manifest`: what its paths are relative to")
-    parser.add_argument(
-        "--tolerance",
-        type=float,
-        default=Options.tolerance,
-        help="share of a split that may be missing (default %(default)s)",
-    )
-    parser.add_argument(
-        "--max-seconds",
-        "--max_seconds",
-        type=float,
-        default=Options.max_seconds,
-        help="that a recording may last (default %(default)s)",
-    )
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: every CPU core")
-    parser.add_argument(
-        "--data-dir",
-        "--data_dir",
-        default="",
-        help="where corpora live; empty: $SIR_JAX_DATA, else ./data",
-    )
-    return parser
-
-
-def _choose(args: argparse.Namespace) -> tuple[Layout, str, Source]:
-    """Return the layout, the config and where its files are.
-
-    Raises:
-      UserError: an option is missing, of no use here, or wrong.
-    """
-    name, _, config = args.name.partition("/")
-    of_manifest = {"--manifest": args.manifest, "--name": args.corpus, "--root": args.root}
-    if name != "manifest":
-        layout = load_layout(name)
-        config = config or next(iter(layout.configs))
-        if config not in layout.configs:
-            known = ", ".join(layout.configs)
-            raise UserError(f"{name} has no config {config!r}; choose one of {known}")
-        for option, value in of_manifest.items():
-            if value is not None:
-                raise UserError(f"{option} is for `prepare manifest`; give --archives")
-        if not args.archives:
-            raise UserError("--archives is missing: give the folder of the archives, here or gs://")
-        return layout, config, Source(args.archives)
-    if args.archives:
-        raise UserError("--archives is for published corpora; give --manifest")
-    config = config or args.corpus or ""
-    if not args.manifest or not config:
-        raise UserError("--manifest and --name are both needed: a .jsonl or .csv file, and a name")
-    manifest = Path(args.manifest).expanduser()
-    root = Path(args.root).expanduser() if args.root else manifest.parent
-    return manifest_layout(manifest, check_name(config), root), config, Source(str(root))
-
-
-def main(argv: list[str]) -> int:
-    """Run `sir-jax data prepare`.
-
-    Args:
-      argv: arguments after the words.
-
-    Returns:
-      0, or 130 after Ctrl-C.
-    """
-    args = _parser().parse_args(argv)
-    layout, config, source = _choose(args)
-    options = Options(args.tolerance, args.max_seconds, args.workers)
-    start = time.monotonic()
-    try:
-        corpus = prepare(layout, config, source, args.data_dir, options)
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on where it was", file=sys.stderr)
-        return 130
-    except OSError as error:
-        raise UserError(f"{error}; mend that and run the same command again to go on") from error
-    print(summary(corpus, read_report(corpus.directory.parent)))
-    print(f"{corpus.name} is ready after {time.monotonic() - start:.0f} s in {corpus.directory}")
-    return 0
 
 
 def summary(corpus: Corpus, report: Report | None) -> str:

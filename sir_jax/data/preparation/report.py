@@ -3,13 +3,13 @@
 import dataclasses
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sir_jax.data.builders.recordings import Counts, Plan, PlannedImage, Problem
 from sir_jax.errors import UserError
+from sir_jax.runtime.files import write_text
 
 QUARANTINE, REPORT = "quarantine.jsonl", "report.json"
 
@@ -105,7 +105,7 @@ class Report:
                 f"{self.name}: {short:,} of {wanted:,} {what} of split {worst!r} are missing or "
                 f"cannot be used ({100 * share:.2f} %, tolerated {100 * tolerance:g} %); see "
                 f"{where}, mend what you can and run the same command again, or accept it with "
-                f"--tolerance={accept:g}"
+                f"a tolerance of {accept:g}"
             )
 
 
@@ -164,8 +164,8 @@ def write_report(folder: Path, report: Report, problems: Sequence[Problem]) -> P
       problems: everything that is left out, one a line in the list.
     """
     lines = (json.dumps(dataclasses.asdict(problem)) + "\n" for problem in problems)
-    _replace(folder / QUARANTINE, "".join(lines))
-    _replace(folder / REPORT, json.dumps(dataclasses.asdict(report), indent=1) + "\n")
+    write_text(folder / QUARANTINE, "".join(lines))
+    write_text(folder / REPORT, json.dumps(dataclasses.asdict(report), indent=1) + "\n")
     return folder / QUARANTINE
 
 
@@ -177,12 +177,6 @@ def read_report(folder: Path) -> Report | None:
         return None
     splits = {split: SplitReport(**counts) for split, counts in stored.pop("splits").items()}
     return Report(splits=splits, **stored)
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -1,10 +1,9 @@
-"""The `samples` verb: a folder of pictures and recordings to try the model that ships with.
+"""Pictures and recordings to try the model that ships with.
 
 Test scenes of spoken_scenes, drawn on the spot, and eight of their captions, which ship: voices and
 pictures that no training has met.
 """
 
-import argparse
 import json
 import shutil
 from pathlib import Path
@@ -37,7 +36,7 @@ def write_samples(folder: str | Path, pictures: int = PICTURES) -> Path:
     folder = Path(folder)
     recordings = sorted(RECORDINGS.glob("*.flac"))
     if not len(recordings) <= pictures <= CORPUS.test_images:
-        raise UserError(f"--pictures is {pictures}; give {len(recordings)} to {CORPUS.test_images}")
+        raise UserError(f"pictures is {pictures}; give {len(recordings)} to {CORPUS.test_images}")
     planned = [image for image in plan_corpus(CORPUS) if image.split == "test"]
     try:
         for part in ("pictures", "recordings"):
@@ -56,27 +55,3 @@ def write_samples(folder: str | Path, pictures: int = PICTURES) -> Path:
     except OSError as error:
         raise UserError(f"{folder} cannot be written to ({error.strerror})") from error
     return folder
-
-
-def main(argv: list[str]) -> int:
-    """Run `sir-jax samples`.
-
-    Args:
-      argv: the arguments after the verb.
-
-    Raises:
-      UserError: see `write_samples`.
-    """
-    parser = argparse.ArgumentParser(
-        prog="sir-jax samples",
-        description=__doc__,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", default="samples", help="the folder (default samples)")
-    parser.add_argument("--pictures", type=int, default=PICTURES)
-    args = parser.parse_args(argv)
-    folder = write_samples(args.out, args.pictures)
-    count = len(list((folder / "recordings").glob("*.flac")))
-    print(f"{folder}: {args.pictures} pictures, {count} recordings")
-    return 0

@@ -1,14 +1,10 @@
-"""The `data spoken_scenes` verb: render scenes and have them described aloud."""
+"""Make a corpus of spoken_scenes: scenes are rendered and described aloud."""
 
-import argparse
-import dataclasses
 import shutil
-import sys
-import time
 from pathlib import Path
 
 from sir_jax.data.builders.records import progress, write_records
-from sir_jax.data.builders.spoken_scenes.config import LEVELS, SPLITS, SceneConfig
+from sir_jax.data.builders.spoken_scenes.config import SceneConfig
 from sir_jax.data.builders.spoken_scenes.scenes import count_scenes
 from sir_jax.data.builders.spoken_scenes.voices import ACCENTS, VOICES, voices_of
 from sir_jax.data.builders.work_chunks import default_workers
@@ -85,53 +81,3 @@ def summary(corpus: Corpus, config: SceneConfig) -> str:
         f"{len(accents)} of {len(ACCENTS)} accents; no scene or voice is in two splits"
     )
     return "\n".join(lines)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="sir-jax data spoken_scenes",
-        description="Rendered scenes described by synthetic voices; needs no download.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
-    texts = {
-        "level": f"difficulty: {', '.join(LEVELS)}",
-        **{f"{split}_images": f"distinct scenes of split {split}" for split in SPLITS},
-        "captions": "spoken captions per image",
-        "voices": "voices, all splits together",
-        "image_size": "side of the pictures in pixels",
-        "seed": "of scenes, words and voices",
-    }
-    for field in dataclasses.fields(SceneConfig):
-        parser.add_argument(
-            f"--{field.name}", type=field.type, default=field.default, help=texts[field.name]
-        )
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: every CPU core")
-    parser.add_argument(
-        "--data_dir", default="", help="where corpora live; empty: $SIR_JAX_DATA, else ./data"
-    )
-    return parser
-
-
-def main(argv: list[str]) -> int:
-    """Run `sir-jax data spoken_scenes`.
-
-    Args:
-      argv: arguments after the words.
-
-    Returns:
-      0, or 130 after Ctrl-C.
-    """
-    args = _parser().parse_args(argv)
-    config = SceneConfig(**{f.name: getattr(args, f.name) for f in dataclasses.fields(SceneConfig)})
-    start = time.monotonic()
-    try:
-        corpus = make_spoken_scenes(config, args.data_dir, args.workers)
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on where it was", file=sys.stderr)
-        return 130
-    except OSError as error:
-        raise UserError(f"{error}; mend that and run the same command again to go on") from error
-    print(summary(corpus, config))
-    print(f"{corpus.name} is ready after {time.monotonic() - start:.0f} s in {corpus.directory}")
-    return 0

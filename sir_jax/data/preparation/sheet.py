@@ -1,18 +1,15 @@
-"""The `data show` verb: a sheet of pictures with the spectrograms and words of their captions."""
+"""A sheet of pictures with the spectrograms and words of their captions."""
 
-import argparse
 import dataclasses
 import functools
-import io
 import math
 import unicodedata
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from sir_jax.data.corpus import Caption, Corpus, ImageRecord, open_corpus
+from sir_jax.data.corpus import Caption, Corpus, ImageRecord
 from sir_jax.data.media.audio import SAMPLE_RATE, load_audio
 from sir_jax.data.media.image import load_image
 from sir_jax.data.media.spectrogram import colour, hertz_to_mel, log_mel
@@ -51,7 +48,7 @@ class Fonts:
         try:
             return ImageFont.truetype(self._path, size)
         except OSError as error:
-            raise UserError(f"--font={self._path}: not a TrueType font ({error})") from None
+            raise UserError(f"font {self._path}: not a TrueType file ({error})") from None
 
     def writable(self, text: str) -> str:
         """Return text without the accents and dashes that the built-in typeface lacks."""
@@ -259,46 +256,3 @@ def show(
         f"{len(rows)} images at random, seed {seed}"
     )
     return draw_sheet(corpus.name, note, [images[int(row)] for row in sorted(rows)], fonts)
-
-
-def main(argv: list[str]) -> int:
-    """Run `sir-jax data show`.
-
-    Args:
-      argv: arguments after the words.
-
-    Raises:
-      UserError: unknown corpus or split, or the file cannot be written.
-    """
-    parser = argparse.ArgumentParser(
-        prog="sir-jax data show",
-        description="Draw pictures of a corpus with spectrograms, words and speakers.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("name", help="of the corpus: BUILDER/CONFIG")
-    parser.add_argument("--split", default="train", help="which split")
-    parser.add_argument("--count", type=int, default=6, help="images")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of images")
-    parser.add_argument("--font", default="", help="TrueType file, for letters beyond ASCII")
-    parser.add_argument("--out", default="sheet.png", help="picture file to write")
-    parser.add_argument(
-        "--data-dir",
-        "--data_dir",
-        default="",
-        help="where corpora live; empty: $SIR_JAX_DATA, else ./data",
-    )
-    args = parser.parse_args(argv)
-    form = Image.registered_extensions().get(Path(args.out).suffix.lower())
-    if form not in ("PNG", "JPEG", "WEBP"):
-        raise UserError(f"--out={args.out}: not a .png, .jpg or .webp file; rename it")
-    fonts = Fonts(args.font)
-    sheet = show(open_corpus(args.name, args.data_dir), args.split, args.count, args.seed, fonts)
-    data = io.BytesIO()
-    sheet.save(data, form)
-    try:
-        Path(args.out).write_bytes(data.getvalue())
-    except OSError as error:
-        raise UserError(f"--out={args.out}: cannot be written ({error.strerror})") from None
-    print(f"{args.out}: {sheet.width} x {sheet.height} pixels")
-    return 0

@@ -1,6 +1,5 @@
-"""The `data verify` action: see that a prepared corpus is whole."""
+"""See that a prepared corpus is whole."""
 
-import argparse
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +18,32 @@ from sir_jax.errors import UserError
 
 # Records looked at together: a bound on what is held, and on what waits for a thread.
 _ROWS = 256
-_SHOWN = 50
+
+
+def open_named(name: str, data_dir: str) -> Corpus:
+    """Open a prepared corpus, a published one also by its builder's name alone.
+
+    Args:
+      name: of the corpus, BUILDER/CONFIG, or BUILDER for its first config.
+      data_dir: see `sir_jax.data.paths.data_dir`.
+
+    Raises:
+      UserError: there is no such corpus, or its description is damaged.
+    """
+    if name in LAYOUTS:
+        name = f"{name}/{next(iter(load_layout(name).configs))}"
+    try:
+        return open_corpus(name, data_dir)
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{name}: its dataset_info.json cannot be read ({_one_line(error)}); restore it or "
+            "prepare the corpus again"
+        ) from None
+
+
+def count_images(corpus: Corpus) -> int:
+    """Return how many pictures a corpus holds, those of a split that cannot be read left out."""
+    return sum(map(_length, corpus.splits.values()))
 
 
 def verify(corpus: Corpus, full: bool = False) -> list[str]:
@@ -170,47 +194,3 @@ def _decode(where: str, record: ImageRecord) -> list[str]:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())
-
-
-def main(argv: list[str]) -> int:
-    """Run `sir-jax data verify`.
-
-    Args:
-      argv: arguments after the words.
-
-    Returns:
-      0 where the corpus is whole, else 1.
-    """
-    parser = argparse.ArgumentParser(
-        prog="sir-jax data verify",
-        description="Compare a prepared corpus with its checksums, its index and its counts.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("name", help="of the corpus, e.g. flickr8k_audio/official")
-    parser.add_argument("--full", action="store_true", help="decode everything as well")
-    parser.add_argument(
-        "--data-dir",
-        "--data_dir",
-        default="",
-        help="where corpora live; empty: $SIR_JAX_DATA, else ./data",
-    )
-    args = parser.parse_args(argv)
-    name = args.name
-    if name in LAYOUTS:
-        name = f"{name}/{next(iter(load_layout(name).configs))}"
-    try:
-        corpus = open_corpus(name, args.data_dir)
-    except (ValueError, KeyError) as error:
-        raise UserError(
-            f"{name}: its dataset_info.json cannot be read ({_one_line(error)}); restore it or "
-            "prepare the corpus again"
-        ) from None
-    wrong = verify(corpus, args.full)
-    for line in wrong[:_SHOWN]:
-        print(line)
-    if len(wrong) > _SHOWN:
-        print(f"... and {len(wrong) - _SHOWN:,} more")
-    images = sum(map(_length, corpus.splits.values()))
-    state = f"{len(wrong):,} things wrong" if wrong else "whole"
-    print(f"{corpus.name}: {state} ({images:,} pictures in {corpus.directory})")
-    return 1 if wrong else 0

@@ -195,9 +195,9 @@ def test_refused_then_mended_then_accepted(tmp_path, capsys):
     printed = capsys.readouterr()
     quarantine = root / "manifest/mine/quarantine.jsonl"
     assert printed.err.splitlines()[-1] == (
-        "sir-jax data: manifest/mine: 2 of 10 recordings of split 'train' are missing or cannot be "
-        f"used (20.00 %, tolerated 1 %); see {quarantine}, mend what you can and run the same "
-        "command again, or accept it with --tolerance=0.2"
+        "sir-jax data prepare: manifest/mine: 2 of 10 recordings of split 'train' are missing or "
+        f"cannot be used (20.00 %, tolerated 1 %); see {quarantine}, mend what you can and run the "
+        "same command again, or accept it with a tolerance of 0.2"
     )
     assert "truncated audio      2" in printed.out and "no audio             2" in printed.out
     assert [p["path"] for p in listed_in(root)] == ["3.wav", "3.png", "4.wav", "4.png"]
@@ -256,7 +256,7 @@ def test_full_disk_is_one_line(tmp_path, size, what):
     program = f"""
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
-from sir_jax.cli import main
+from sir_jax.cli.main import main
 sys.exit(main())
 """
     done = subprocess.run(
@@ -283,9 +283,9 @@ sys.exit(main())
         ("manifest --name=x --manifest=none.csv", "--manifest 'none.csv': no such file"),
         ("manifest --name=x --manifest=list.txt", "give a file in .jsonl or .csv"),
         ("flickr8k_audio --archives=nowhere", "--archives 'nowhere': no such folder"),
-        ("flickr8k_audio --archives=. --tolerance=2", "--tolerance 2.0: give a share"),
-        ("flickr8k_audio --archives=. --max-seconds=0", "--max-seconds 0.0"),
-        ("flickr8k_audio --archives=. --workers=-1", "--workers -1"),
+        ("flickr8k_audio --archives=. --tolerance=2", "tolerance is 2.0; give a share"),
+        ("flickr8k_audio --archives=. --max-seconds=0", "max_seconds is 0; give"),
+        ("flickr8k_audio --archives=. --workers=-1", "workers is -1"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, words, message):

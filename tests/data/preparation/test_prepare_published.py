@@ -138,8 +138,8 @@ def prepared(request, tmp_path_factory):
 def test_the_refusal_names_the_published_number(prepared):
     name, _, errors = prepared
     line = errors.splitlines()[-1]
-    assert line.startswith(f"sir-jax data: {name}: {REFUSED[name]} are missing"), errors
-    assert "--tolerance=" in line
+    assert line.startswith(f"sir-jax data prepare: {name}: {REFUSED[name]} are missing"), errors
+    assert "a tolerance of" in line
 
 
 def test_records_are_what_was_published(prepared):
@@ -220,7 +220,7 @@ def test_the_leaking_config_says_why_it_has_no_such_split(tmp_path, capsys, spli
     capsys.readouterr()
     out = f"--out={tmp_path / 'sheet.png'}"
     assert cli.main(["data", "show", name, f"--split={split}", f"--data_dir={root}", out]) == 2
-    assert capsys.readouterr().err == f"sir-jax data: {ORIGINAL_LEAKS}\n"
+    assert capsys.readouterr().err == f"sir-jax data show: {ORIGINAL_LEAKS}\n"
     asked = ["data", "show", name, "--split=original_val", f"--data_dir={root}", out]
     assert cli.main(asked) == 0
 

@@ -35,7 +35,7 @@ def test_pictures_recordings_and_words_belong_together(tmp_path, capsys):
 
 
 def test_what_cannot_be(tmp_path):
-    with pytest.raises(UserError, match="--pictures is 3; give 8 to 500"):
+    with pytest.raises(UserError, match="^pictures is 3; give 8 to 500"):
         write_samples(tmp_path, 3)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written to"):

@@ -88,7 +88,9 @@ def test_two_commands_cannot_make_one_corpus(tmp_path, capsys):
         fcntl.flock(lock, fcntl.LOCK_EX)
         status, printed = run(tmp_path, capsys)
     assert status == 2
-    assert printed.err.startswith("sir-jax data: another process is making 'one-i390-")
+    assert printed.err.startswith(
+        "sir-jax data spoken_scenes: another process is making 'one-i390-"
+    )
 
 
 @pytest.mark.parametrize(

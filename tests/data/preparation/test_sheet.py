@@ -163,7 +163,7 @@ def test_the_verb_draws_a_corpus_and_the_seed_chooses(root, tmp_path, capsys):
         ((NAME, "--split=dev"), "no split 'dev'; choose one of train, val, test"),
         ((NAME, "--count=0"), "count is 0"),
         ((NAME, "--out=sheet.txt"), "--out=sheet.txt: not a .png"),
-        ((NAME, "--font=/nowhere.ttf"), "--font=/nowhere.ttf: not a TrueType font"),
+        ((NAME, "--font=/nowhere.ttf"), "font /nowhere.ttf: not a TrueType file"),
         ((NAME, "--out=/nowhere/at/all.png"), "/nowhere/at/all.png: cannot be written"),
         (("nonsense/here",), "'nonsense/here'"),
         (("spoken_scenes/one-i7-d2-t2-c1-v12-p32-s1",), "make it with"),

@@ -4,10 +4,8 @@ import argparse
 import shlex
 from pathlib import Path
 
+from sir_jax.cli.options import make_parser
 from sir_jax.errors import UserError
-from sir_jax.evaluation.card import read_evaluations, write_card
-from sir_jax.inference import release
-from sir_jax.runtime.workdir import as_path
 
 
 def main(argv: list[str]) -> int:
@@ -20,6 +18,12 @@ def main(argv: list[str]) -> int:
       UserError: no such model or checkpoint, or the folder cannot be written.
     """
     args = parse(argv)
+    from sir_jax.evaluation.card import read_evaluations, run_stages, write_card
+    from sir_jax.inference import release
+    from sir_jax.runtime.workdir import as_path
+
+    if args.name and not release.is_name(args.name):
+        raise UserError(f"--name {args.name!r}: use letters, digits, dots, dashes, underscores")
     out = Path(args.out)
     if out.exists():
         raise UserError(f"--out {out} exists already; give another folder or remove it")
@@ -33,7 +37,7 @@ def main(argv: list[str]) -> int:
     command = f"sir-jax export {shlex.join(argv)}"
     card = write_card(
         name,
-        stages(found.cfg),
+        run_stages(found.cfg),
         found.params,
         read_evaluations(workdir),
         command,
@@ -45,24 +49,6 @@ def main(argv: list[str]) -> int:
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {size / 1e6:.1f} MB, {args.dtype}, fingerprint {mark}")
     return 0
-
-
-def stages(cfg) -> list:
-    """Return the configs of the runs that made a model, as far back as they can be found.
-
-    Args:
-      cfg: of the last run; `init.model` tells from which it went on.
-    """
-    found = [cfg]
-    while source := found[0].get("init", {}).get("model"):
-        try:
-            before = release.find(source).cfg
-        except UserError:  # moved away since
-            break
-        if "train" not in before:  # a release: its card tells
-            break
-        found.insert(0, before)
-    return found
 
 
 def export_stablehlo(source: str, which: str, out: Path) -> int:
@@ -79,12 +65,8 @@ def export_stablehlo(source: str, which: str, out: Path) -> int:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """Read the options of `sir-jax export`.
-
-    Raises:
-      UserError: a name that no folder could have.
-    """
-    parser = argparse.ArgumentParser(prog="sir-jax export", description=__doc__, allow_abbrev=False)
+    """Read the options of `sir-jax export`."""
+    parser = make_parser("export", __doc__)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--workdir", default="", help="where `sir-jax train` wrote")
     source.add_argument("--model", default="", help="a release, of which --stablehlo is made")
@@ -101,7 +83,4 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--stablehlo", action="store_true", help="write the encoders as StableHLO instead"
     )
-    args = parser.parse_args(argv)
-    if args.name and not release.is_name(args.name):
-        raise UserError(f"--name {args.name!r}: use letters, digits, dots, dashes, underscores")
-    return args
+    return parser.parse_args(argv)

@@ -8,9 +8,8 @@ import pytest
 
 import sir_jax
 from sir_jax.cli import main as cli
-from sir_jax.cli.export import stages
 from sir_jax.errors import UserError
-from sir_jax.evaluation.card import read_evaluations, write_card
+from sir_jax.evaluation.card import read_evaluations, run_stages, write_card
 from sir_jax.inference import release
 from sir_jax.inference.release import CONFIG
 from sir_jax.inference.retriever import Retriever
@@ -92,7 +91,7 @@ def test_the_card_tells_of_the_run_before(evaluated, released, tmp_path):
     second = first.cfg.copy_and_resolve_references()
     second.init.update(speech="", image="", model=str(evaluated))
     second.data.corpus = "spoken_scenes/among-i16-d4-t4-c2-v64-p32-s7"
-    found = stages(second)
+    found = run_stages(second)
     assert [cfg.data.corpus for cfg in found] == [first.cfg.data.corpus, second.data.corpus]
     done = read_evaluations(evaluated)
     done[0]["trained_on"] = second.data.corpus
@@ -105,7 +104,7 @@ def test_the_card_tells_of_the_run_before(evaluated, released, tmp_path):
     # A release's own card tells how it was made; what has moved away cannot be told of.
     for source in (released, tmp_path / "moved"):
         second.init.model = str(source)
-        assert stages(second) == [second]
+        assert run_stages(second) == [second]
 
 
 def test_a_run_without_evaluation_says_so(matching_workdir, tmp_path):

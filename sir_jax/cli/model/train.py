@@ -12,46 +12,9 @@ import logging as stdlib_logging
 import shlex
 import sys
 
-import jax
 from absl import flags, logging
 
-from sir_jax.config.command_line import config_fields, load_config, parse_options, require_workdir
-from sir_jax.data.corpus import Corpus, open_corpus
-from sir_jax.runtime import distributed
-from sir_jax.runtime.console import say
-from sir_jax.runtime.interrupt import Interrupted
-from sir_jax.training.loop import Evaluate, train
-
-
-def make_evaluate(corpus: Corpus) -> Evaluate | None:
-    """Return the function that ranks the validation split during training; None without one.
-
-    That is `val`, or the first of several whose names begin so, as of Places' `val_seen`.
-    """
-    splits = [name for name in corpus.splits if name == "val" or name.startswith("val_")]
-    if not splits:
-        say(f"corpus {corpus.name} has no split 'val': nothing is evaluated, no checkpoint is best")
-        return None
-    split = corpus.splits[splits[0]]
-    from sir_jax.evaluation.ranking import retrieval_metrics
-    from sir_jax.inference.embed import embed_split
-
-    def evaluate(params, model, cfg) -> dict[str, float]:
-        out = embed_split(model, params, split, cfg.data, cfg.data.batch_size)
-        metrics = retrieval_metrics(out.speech, out.image, out.speech_image_ids, out.image_ids)
-        return {f"val/{name}": value for name, value in metrics.flat().items()}
-
-    return evaluate
-
-
-def print_help(argv: list[str], usage: str) -> None:
-    """Print the usage, and the fields of the config where one is given."""
-    print(usage.strip())
-    for arg in argv:
-        if arg.startswith("--config="):
-            print("\nfields:")
-            for name, value in config_fields(load_config(arg.split("=", 1)[1])).items():
-                print(f"  --config.{name}={value!r}")
+from sir_jax.cli.options import asks_for_help, print_help
 
 
 def silence_failed_saves() -> None:
@@ -71,7 +34,7 @@ def silence_failed_saves() -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run the verb `train`.
+    """Run `sir-jax train`.
 
     Args:
       argv: arguments after the verb.
@@ -83,9 +46,11 @@ def main(argv: list[str]) -> int:
     Raises:
       UserError: on anything the user can mend.
     """
-    if not argv or "--help" in argv or "-h" in argv:
-        print_help(argv, __doc__)
-        return 0 if argv else 2
+    if asks_for_help(argv):
+        return print_help(argv, __doc__)
+    from sir_jax.config.command_line import parse_options, require_workdir
+    from sir_jax.runtime import distributed
+
     cfg, options = parse_options(argv, {"workdir": "", "distributed": "auto"})
     workdir = require_workdir(options)
     with distributed.job(options["distributed"]):
@@ -94,12 +59,18 @@ def main(argv: list[str]) -> int:
 
 def run(cfg, workdir: str, argv: list[str]) -> int:
     """Train, once the processes have found each other; see `main`."""
+    from sir_jax.config.fields import config_fields
+    from sir_jax.data.corpus import open_corpus
+    from sir_jax.evaluation.evaluate import make_evaluate
+    from sir_jax.runtime.console import say
+    from sir_jax.runtime.interrupt import Interrupted
+    from sir_jax.training.loop import train
+
     silence_failed_saves()
     if not flags.FLAGS.is_parsed():
         # Grain's worker processes read absl's global flags, which no absl app has parsed here.
         flags.FLAGS.mark_as_parsed()
-    if cfg.train.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", cfg.train.compile_cache)
+    keep_programs(cfg)
     for name, value in config_fields(cfg).items():
         say(f"{name}={value!r}")
     corpus = open_corpus(cfg.data.corpus, cfg.data.data_dir or None)
@@ -110,3 +81,11 @@ def run(cfg, workdir: str, argv: list[str]) -> int:
         print(f"{stop}; saved. To go on, run the same command: {command}", file=sys.stderr)
         return 128 + stop.signum
     return 0
+
+
+def keep_programs(cfg) -> None:
+    """Have compiled programs kept where the config says."""
+    if cfg.train.compile_cache:
+        import jax
+
+        jax.config.update("jax_compilation_cache_dir", cfg.train.compile_cache)

@@ -1,0 +1,1 @@
+"""The verbs of `sir-jax data`, and `samples`."""

@@ -1,0 +1,69 @@
+"""The `data spoken_scenes` verb: render scenes and have them described aloud."""
+
+import argparse
+import dataclasses
+import sys
+import time
+
+from sir_jax.cli.options import add_data_dir
+from sir_jax.data.builders.spoken_scenes.config import LEVELS, SPLITS, SceneConfig
+from sir_jax.errors import UserError
+
+
+def parse(argv: list[str]) -> tuple[SceneConfig, argparse.Namespace]:
+    """Return the corpus' config and the other options.
+
+    Raises:
+      UserError: see `SceneConfig`.
+    """
+    parser = argparse.ArgumentParser(
+        prog="sir-jax data spoken_scenes",
+        description="Rendered scenes described by synthetic voices; needs no download.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    texts = {
+        "level": f"difficulty: {', '.join(LEVELS)}",
+        **{f"{split}_images": f"distinct scenes of split {split}" for split in SPLITS},
+        "captions": "spoken captions per image",
+        "voices": "voices, all splits together",
+        "image_size": "side of the pictures in pixels",
+        "seed": "of scenes, words and voices",
+    }
+    fields = dataclasses.fields(SceneConfig)
+    for field in fields:
+        parser.add_argument(
+            f"--{field.name}", type=field.type, default=field.default, help=texts[field.name]
+        )
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0: every CPU core")
+    add_data_dir(parser)
+    args = parser.parse_args(argv)
+    return SceneConfig(**{field.name: getattr(args, field.name) for field in fields}), args
+
+
+def main(argv: list[str]) -> int:
+    """Run `sir-jax data spoken_scenes`.
+
+    Args:
+      argv: arguments after the words.
+
+    Returns:
+      0, or 130 after Ctrl-C.
+
+    Raises:
+      UserError: on anything the user can mend.
+    """
+    config, args = parse(argv)
+    from sir_jax.data.preparation.scenes import make_spoken_scenes, summary
+
+    start = time.monotonic()
+    try:
+        corpus = make_spoken_scenes(config, args.data_dir, args.workers)
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command again to go on where it was", file=sys.stderr)
+        return 130
+    except OSError as error:
+        raise UserError(f"{error}; mend that and run the same command again to go on") from error
+    print(summary(corpus, config))
+    print(f"{corpus.name} is ready after {time.monotonic() - start:.0f} s in {corpus.directory}")
+    return 0

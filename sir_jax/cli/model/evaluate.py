@@ -1,0 +1,95 @@
+"""The `evaluate` verb: print the recall table of a trained retriever and write it as JSON."""
+
+import argparse
+import json
+import sys
+import time
+
+from sir_jax.cli.options import make_parser, require_least
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Read the options of `sir-jax evaluate`.
+
+    Raises:
+      UserError: a number that cannot be.
+    """
+    parser = make_parser("evaluate", __doc__)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--workdir", default="", help="where `sir-jax train` wrote")
+    source.add_argument(
+        "--model", default="", help="a release: its folder, or the name of one that ships"
+    )
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON, unrounded")
+    parser.add_argument("--split", default="test", help="train, val or test")
+    parser.add_argument("--which", default="best", choices=("best", "last"), help="checkpoint")
+    parser.add_argument(
+        "--corpus",
+        default="",
+        help="evaluate on this corpus, zero-shot; the default is the one trained on",
+    )
+    parser.add_argument(
+        "--fold_images",
+        type=int,
+        default=0,
+        metavar="N",
+        help="mean over folds of N images each, as COCO's 1k protocol with N=1000; 0: all at once",
+    )
+    parser.add_argument("--data_dir", default="", help="where the corpora live, if they moved")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument(
+        "--rerank",
+        type=int,
+        metavar="K",
+        help="rank the K best of each query again by the match score; 0: by embedding alone; the "
+        "default is the config's eval.rerank, where the model can match",
+    )
+    args = parser.parse_args(argv)
+    require_least(args, batch_size=1, rerank=0, fold_images=0)
+    return args
+
+
+def main(argv: list[str]) -> int:
+    """Run `sir-jax evaluate`.
+
+    Args:
+      argv: the arguments after the verb.
+
+    Raises:
+      UserError: no such workdir, checkpoint, corpus or split.
+    """
+    args = parse(argv)
+    from sir_jax.data.corpus import open_corpus
+    from sir_jax.evaluation.evaluate import evaluate, result_path, trained_on
+    from sir_jax.inference.release import find, rerank_of
+    from sir_jax.runtime.files import write_json
+
+    cfg, params, name, _ = find(args.workdir or args.model, args.which)
+    corpus = open_corpus(args.corpus or cfg.data.corpus, args.data_dir or cfg.data.data_dir)
+    split = corpus.split(args.split)
+    start = time.monotonic()
+    k = rerank_of(cfg) if args.rerank is None else args.rerank
+    flat, table = evaluate(cfg, params, split, args.batch_size, k, args.fold_images)
+    content = {
+        "corpus": corpus.name,
+        "trained_on": cfg.data.corpus,
+        "split": args.split,
+        "which": args.which,
+        "fold_images": args.fold_images,
+        "metrics": flat,
+    }
+    if args.json:
+        print(json.dumps(content))
+    else:
+        which = f"{args.which} checkpoint of {args.workdir}" if args.workdir else f"model {name}"
+        print(f"{corpus.name}, split {args.split}, {which}" + trained_on(cfg, corpus.name))
+        print(table)
+    if args.model:
+        return 0
+    path = result_path(args.workdir, args.split, corpus.name, cfg.data.corpus, args.fold_images)
+    write_json(path, content, own=True)
+    print(
+        f"written to {path} ({time.monotonic() - start:.1f} s)",
+        file=sys.stderr if args.json else sys.stdout,
+    )
+    return 0
