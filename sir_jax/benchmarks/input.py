@@ -28,8 +28,10 @@ import soundfile
 from sir_jax.benchmarks import input_peers, padding, raw_files
 from sir_jax.benchmarks.raw_files import KINDS, Pair
 from sir_jax.benchmarks.timing import OtherLoad, cpu_seconds
-from sir_jax.config.presets import CLIP_MEAN, CLIP_STD, base_config
+from sir_jax.config.presets import base_config
+from sir_jax.config.specs import CLIP_MEAN, CLIP_STD
 from sir_jax.data.corpus import INDEX_DTYPE, Caption, ImageRecord
+from sir_jax.data.media.audio import longest_window
 from sir_jax.data.media.image import ImageSpec
 from sir_jax.data.pipeline import train_batches
 from sir_jax.data.tfds_features import FlacAudio
@@ -158,7 +160,9 @@ def contestants(pairs: list[Pair], batch: int, cores: int) -> list[Contestant]:
         )
         ready.append(Contestant(name, used, batches, ahead=threads + workers > 0))
     for name, read in readers().items():
-        dataset = input_peers.PairDataset(pairs, image_spec(), AUGMENT, read, config.buckets[-1])
+        dataset = input_peers.PairDataset(
+            pairs, image_spec(), AUGMENT, read, longest_window(config)
+        )
         if name == "DataLoader":
             batches = input_peers.loader_batches(dataset, batch, cores)
             ready.append(Contestant(name, cores, batches, ahead=True))

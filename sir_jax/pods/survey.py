@@ -15,6 +15,7 @@ from typing import Any
 
 from sir_jax.config.command_line import load_config, load_module
 from sir_jax.config.compare import to_json
+from sir_jax.data.media.audio import longest_window
 from sir_jax.errors import UserError
 from sir_jax.pods import check, programs
 from sir_jax.pods.topology import GIB, Topology
@@ -105,7 +106,7 @@ def check_config(
         whatever config, is not compiled again; the others are added.
     """
     cfg, known = setup.cfg, {} if known is None else known
-    samples = samples or max(cfg.data.buckets)
+    samples = samples or longest_window(cfg.data)
     result: dict[str, Any] = {
         "batch": cfg.data.batch_size,
         "mesh": "x".join(map(str, setup.mesh.shape.values())),

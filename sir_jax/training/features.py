@@ -17,6 +17,7 @@ import numpy as np
 from sir_jax.config.specs import MODALITIES, HubertSpec, VitSpec
 from sir_jax.data.corpus import Corpus, Split
 from sir_jax.data.feature_store import FeatureReader, Features, Layout, read_manifest
+from sir_jax.data.media.audio import longest_window
 from sir_jax.data.pipeline import BatchSpec
 from sir_jax.errors import UserError
 from sir_jax.models.hubert import conv_lengths
@@ -75,13 +76,13 @@ def check_cacheable(params, cfg) -> None:
 
 def longest_clip(cfg, split: Split) -> int | None:
     """Return to how many samples the split's clips are cut, None where all fit a bucket."""
-    longest = int(cfg.data.buckets[-1])
+    longest = longest_window(cfg.data)
     return longest if (split.index["samples"] > longest).any() else None
 
 
 def clip_frames(cfg, split: Split) -> np.ndarray:
     """Return the frames of every caption of a split, int32 [n], as the encoder gives them."""
-    samples = np.minimum(split.index["samples"], int(cfg.data.buckets[-1]))
+    samples = np.minimum(split.index["samples"], longest_window(cfg.data))
     return np.asarray(conv_lengths(HubertSpec(**cfg.model.speech), samples), np.int32)
 
 

@@ -103,6 +103,17 @@ def load_audio(
     return _resample(mono, rate)
 
 
+def longest_window(data_cfg) -> int:
+    """Return the most samples that the speech encoder reads at once.
+
+    Training cuts a longer clip to a part of that length, and search into windows of it.
+
+    Args:
+      data_cfg: `config.data`, of which `buckets` is read.
+    """
+    return max(int(samples) for samples in data_cfg.buckets)
+
+
 def normalize_waveform(wave: np.ndarray) -> np.ndarray:
     """Bring a waveform to zero mean and unit variance.
 
