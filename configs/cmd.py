@@ -13,32 +13,20 @@ Arguments, e.g. `--config=configs/cmd.py:speech=base,image=B/32,corpus=NAME`:
   runlocal  tiny random encoders and four steps, to see the whole path run in seconds
 """
 
-from sir_jax.config.presets import PODS, for_gpu, for_pod, frozen_pair, parse_arg, shrink
+from sir_jax.config.papers import denoise, fit, parse_paper_arg, train_as_speechclip
+from sir_jax.config.presets import PODS, frozen_pair
 
 __all__ = ["PODS", "get_config"]
-
-CORPUS = "spoken_scenes/two-i3000-d250-t500-c4-v64-p128-s0"
 
 
 def get_config(arg: str = ""):
     """Return the config of paper A."""
-    arg = parse_arg(
-        arg, speech="large", image="L/14", corpus=CORPUS, gpu="", pod="", runlocal=False
-    )
+    arg = parse_paper_arg(arg, image="L/14")
     c = frozen_pair(arg.speech, arg.image, arg.corpus)
     c.model.embed_width = 256 if arg.image == "g/14" else 768  # [I] CLIP L/14's joint width
-    c.loss.cmd.weight = 1.0  # [I]
-    c.loss.cmd.direction = "image"  # [I] what most of the sources about the paper say
-    c.loss.cmd.form = "cosine"  # [I]
-    c.loss.cmd.tokens = "replaced"  # [I]
-    c.loss.cmd.ratio = 0.3  # [I]
-    c.loss.cmd.block = 1  # [I]
+    denoise(c)
     # [I] Two layers, the noisy patches reading the speech.
     c.model.fusion.update(layers=2, width=768, heads=12, mlp_width=3072)
     # [I] SpeechCLIP's recipe (arXiv 2210.00705), against which the paper most likely measures.
-    c.optim.learning_rate = 1e-4
-    c.optim.warmup_steps = 5_000
-    c.optim.weight_decay = 1e-6
-    c.optim.schedule = "linear"
-    c.optim.end_factor = 1e-4
-    return shrink(c) if arg.runlocal else for_pod(for_gpu(c, arg.gpu), arg.pod)
+    train_as_speechclip(c)
+    return fit(c, arg)

@@ -9,9 +9,8 @@ Arguments, e.g. `--config=configs/hubert_large_clip_l14.py:corpus=NAME`:
   runlocal  tiny encoders and four steps, to see the whole path run in seconds
 """
 
+from sir_jax.config.papers import CORPUS, train_as_speechclip
 from sir_jax.config.presets import frozen_pair, parse_arg, shrink
-
-CORPUS = "spoken_scenes/two-i3000-d250-t500-c4-v64-p128-s0"
 
 
 def get_config(arg: str = ""):
@@ -19,9 +18,5 @@ def get_config(arg: str = ""):
     arg = parse_arg(arg, corpus=CORPUS, runlocal=False)
     c = frozen_pair("large", "L/14", arg.corpus)
     c.model.embed_width = 768
-    c.optim.learning_rate = 1e-4
-    c.optim.warmup_steps = 5_000
-    c.optim.weight_decay = 1e-6
-    c.optim.schedule = "linear"
-    c.optim.end_factor = 1e-4
+    train_as_speechclip(c)
     return shrink(c) if arg.runlocal else c

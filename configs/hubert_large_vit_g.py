@@ -10,9 +10,8 @@ Arguments, e.g. `--config=configs/hubert_large_vit_g.py:patches`:
   runlocal  tiny encoders and four steps, to see the whole path run in seconds
 """
 
+from sir_jax.config.papers import CORPUS, train_as_albef
 from sir_jax.config.presets import frozen_pair, parse_arg, shrink
-
-CORPUS = "spoken_scenes/two-i3000-d250-t500-c4-v64-p128-s0"
 
 
 def get_config(arg: str = ""):
@@ -21,10 +20,6 @@ def get_config(arg: str = ""):
     c = frozen_pair("large", "g/14", arg.corpus)
     c.model.image_head = "cls" if arg.patches else "qformer"
     c.model.embed_width = 256
-    # [I] ALBEF's retrieval recipe, with everything pretrained frozen but the Q-Former.
-    c.optim.learning_rate = 1e-4
-    c.optim.warmup_steps = 1_000
-    c.optim.weight_decay = 0.02
-    c.optim.schedule = "cosine"
-    c.optim.end_factor = 1e-2
+    # [I] Everything pretrained is frozen but the Q-Former.
+    train_as_albef(c)
     return shrink(c) if arg.runlocal else c

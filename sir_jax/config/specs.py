@@ -1,4 +1,4 @@
-"""The shapes of encoders and heads: what fixes each of them, and the published variants."""
+"""The shapes of encoders and heads: what fixes each of them, choices, and published variants."""
 
 import dataclasses
 
@@ -10,6 +10,17 @@ REMAT = ("none", "full", "dots")
 # Of `model.attention`: XLA, or cuDNN's flash kernels on NVIDIA GPUs.
 IMPLEMENTATIONS = ("xla", "cudnn")
 VIT_FORMS = ("clip", "blip2")
+CONV_NORMS = ("group", "layer")
+IMAGE_HEADS = ("cls", "qformer")
+# The names of `models.layers.ACTIVATIONS`.
+ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu")
+
+# In which the learnt temperature is kept: ALBEF's clamp (arXiv 2107.07651, public code).
+TEMPERATURE_RANGE = (0.001, 0.5)
+
+# OpenAI CLIP's pixel statistics.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +50,7 @@ class HubertSpec:
                 f"conv_width {self.conv_width}, conv_kernel {self.conv_kernel} and conv_stride "
                 f"{self.conv_stride} differ in length"
             )
-        if self.conv_norm not in ("group", "layer"):
+        if self.conv_norm not in CONV_NORMS:
             raise ValueError(f"conv_norm {self.conv_norm!r} is neither 'group' nor 'layer'")
 
     @property
@@ -218,6 +229,11 @@ def vit_fields(variant: str, **changes) -> dict:
 def qformer_fields(**changes) -> dict:
     """Return every field of the released Q-Former as a dict, for a config file."""
     return dataclasses.asdict(QFormerSpec(**changes))
+
+
+def head_fields(variant: str) -> dict:
+    """Return every field of the speech head over a HuBERT variant as a dict, for a config file."""
+    return dataclasses.asdict(HeadSpec(mlp_width=4 * hubert_fields(variant)["width"]))
 
 
 def fusion_fields(**changes) -> dict:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from sir_jax.config.check import check_section
 from sir_jax.config.specs import MODALITIES
 from sir_jax.data.media.audio import load_audio, normalize_waveform
 from sir_jax.data.media.augment import AugmentSpec, augment_wave
@@ -56,27 +57,18 @@ class BatchSpec:
         """Read and check a data config.
 
         Raises:
-          UserError: names the field, its value and what it must be.
+          UserError: naming the field, its value and what it may be.
         """
-        batch_size = int(data_cfg.batch_size)
-        buckets = tuple(int(n) for n in data_cfg.buckets)
-        scale = tuple(float(x) for x in data_cfg.crop_scale)
-        if batch_size < 1:
-            raise UserError(f"data.batch_size={batch_size}: must be at least 1")
-        if not buckets or buckets[0] < 1 or list(buckets) != sorted(set(buckets)):
-            raise UserError(f"data.buckets={buckets}: give rising numbers of samples, at least one")
-        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-            raise UserError(f"data.crop_scale={scale}: give (min, max) with 0 < min <= max <= 1")
-        # Runs from before there was augmentation have no such field.
-        augment = data_cfg.get("augment")
+        check_section("data", data_cfg)
+        least, largest = map(float, data_cfg.crop_scale)
         return cls(
-            batch_size,
-            buckets,
+            int(data_cfg.batch_size),
+            tuple(int(n) for n in data_cfg.buckets),
             ImageSpec.from_config(data_cfg),
-            scale,
+            (least, largest),
             bool(data_cfg.normalize_wave),
-            AugmentSpec.from_config(augment),
-            ColorJitter.from_config(augment),
+            AugmentSpec.from_config(data_cfg.augment),
+            ColorJitter.from_config(data_cfg.augment),
         )
 
 

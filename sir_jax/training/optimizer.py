@@ -2,10 +2,9 @@
 
 import optax
 
+from sir_jax.config.fields import SCHEDULES
 from sir_jax.errors import UserError
 from sir_jax.runtime.trees import any_match, map_with_path
-
-SCHEDULES = ("cosine", "linear", "constant")
 
 
 def make_schedule(cfg, steps: int) -> optax.Schedule:

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from sir_jax.config.specs import TEMPERATURE_RANGE
 from sir_jax.losses.queue import push
 from sir_jax.objective.gradient import loss_and_grads
 from sir_jax.objective.switches import frozen_patterns
@@ -20,9 +21,6 @@ from sir_jax.training.optimizer import make_schedule
 from sir_jax.training.state import TrainState, update_ema
 
 Array = jax.Array
-
-# ALBEF's clamp (arXiv 2107.07651, public code), after the update.
-TEMPERATURE_RANGE = (0.001, 0.5)
 
 # What the step needs of a batch without stored features; `caption_ids` stay on the host, for error
 # messages.

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import soxr
 
+from sir_jax.config.check import check_section
 from sir_jax.data.media.audio import SAMPLE_RATE
 from sir_jax.data.media.sound_folder import SoundFolder
-from sir_jax.errors import UserError
 
 # A telephone's band in Hz, and the width of the filter's slopes outside it.
 PHONE_BAND = (300.0, 3400.0)
@@ -62,31 +62,24 @@ class AugmentSpec:
 
     @classmethod
     def from_config(cls, augment_cfg: Any) -> "AugmentSpec":
-        """Read and check `data.augment`; None, as in configs from before it existed, is nothing.
+        """Read and check `data.augment`.
 
         Raises:
-          UserError: names the field, its value and what it must be.
+          UserError: naming the field, its value and what it may be.
         """
-        if augment_cfg is None:
-            return cls()
         c, names = augment_cfg, ("speed", "reverb", "noise", "telephone", "gain")
-        probability = {name: _probability(c, name) for name in names}
-        kinds = tuple(c.noise.kinds)
-        if not kinds or any(kind not in NOISES for kind in kinds):
-            raise UserError(
-                f"data.augment.noise.kinds={kinds}: give at least one of {', '.join(NOISES)}"
-            )
+        check_section("data.augment", c)
         return cls(
-            **probability,
-            factor=_range(c, "speed", "factor", 0.5, 2.0),
-            t60=_range(c, "reverb", "t60", 0.05, 5.0),
-            direct_ratio=_range(c, "reverb", "direct_ratio", -20.0, 60.0),
+            **{name: float(c[name].probability) for name in names},
+            factor=_range(c.speed.factor),
+            t60=_range(c.reverb.t60),
+            direct_ratio=_range(c.reverb.direct_ratio),
             reverb_folder=_folder(c, "reverb"),
-            snr=_range(c, "noise", "snr", -20.0, 100.0),
-            noise_kinds=kinds,
+            snr=_range(c.noise.snr),
+            noise_kinds=tuple(c.noise.kinds),
             noise_folder=_folder(c, "noise"),
             mu_law=bool(c.telephone.mu_law),
-            gain_db=_range(c, "gain", "db", -60.0, 60.0),
+            gain_db=_range(c.gain.db),
         )
 
 
@@ -365,22 +358,9 @@ def _fft_size(least: int) -> int:
     return best
 
 
-def _probability(cfg: Any, effect: str) -> float:
-    value = float(cfg[effect].probability)
-    if not 0 <= value <= 1:
-        raise UserError(f"data.augment.{effect}.probability={value}: must be from 0 to 1")
-    return value
-
-
-def _range(cfg: Any, effect: str, field: str, least: float, most: float) -> Range:
-    values = cfg[effect][field]
-    pair = tuple(map(float, values))
-    if len(pair) != 2 or not least <= pair[0] <= pair[1] <= most:
-        raise UserError(
-            f"data.augment.{effect}.{field}={values}: give (least, largest), rising, "
-            f"from {least:g} to {most:g}"
-        )
-    return pair
+def _range(values: Any) -> Range:
+    least, largest = map(float, values)
+    return least, largest
 
 
 def _folder(cfg: Any, effect: str) -> SoundFolder | None:

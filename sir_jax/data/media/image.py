@@ -9,11 +9,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from sir_jax.config.check import check_section
 from sir_jax.data.media.sources import read_source
 from sir_jax.errors import BadMedia, UserError
 
 MAX_PIXELS = 25_000_000
-FITS = ("crop", "squash")
 # Pillow's other parsers have a history of holes, and nobody keeps a photo collection in them.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 # Beyond this ratio of sides, the whole resized picture would not fit in memory.
@@ -43,25 +43,15 @@ class ImageSpec:
         """Read `image_size`, `image_mean`, `image_std` and `image_fit` of a data config.
 
         Raises:
-          UserError: a size below 1, not three means and three positive deviations, or an unknown
-            fit.
+          UserError: naming the field, its value and what it may be.
         """
-        spec = cls(
+        check_section("data", data_cfg)
+        return cls(
             int(data_cfg.image_size),
             tuple(float(x) for x in data_cfg.image_mean),
             tuple(float(x) for x in data_cfg.image_std),
             data_cfg.image_fit,
         )
-        if spec.fit not in FITS:
-            raise UserError(f"data.image_fit={spec.fit!r} is none of {', '.join(FITS)}")
-        if spec.size < 1:
-            raise UserError(f"data.image_size={spec.size}: must be at least 1")
-        if len(spec.mean) != 3 or len(spec.std) != 3 or min(spec.std) <= 0:
-            raise UserError(
-                f"data.image_mean={spec.mean}, data.image_std={spec.std}: "
-                "give three numbers each, deviations above 0"
-            )
-        return spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,19 +77,14 @@ class ColorJitter:
 
     @classmethod
     def from_config(cls, augment_cfg: Any) -> "ColorJitter":
-        """Read `data.augment.image`; None, as in configs from before it existed, is nothing.
+        """Read `data.augment.image`.
 
         Raises:
-          UserError: names the field, its value and what it must be.
+          UserError: naming the field, its value and what it may be.
         """
-        if augment_cfg is None:
-            return cls()
+        check_section("data.augment", augment_cfg)
         names = [field.name for field in dataclasses.fields(cls)]
-        values = {name: float(augment_cfg.image[name]) for name in names}
-        for name, value in values.items():
-            if not 0 <= value <= 1:
-                raise UserError(f"data.augment.image.{name}={value}: must be from 0 to 1")
-        return cls(**values)
+        return cls(**{name: float(augment_cfg.image[name]) for name in names})
 
 
 def load_image(

@@ -1,0 +1,264 @@
+"""Refuse what no run can use before anything is built: by the table, then by fields' relations.
+
+Whatever is read is checked here: the command line and config files as a whole; a workdir's or a
+release's config in what its reader uses.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sir_jax.config.fields import FIELDS, config_fields, nearest
+from sir_jax.errors import UserError
+
+# What a reader of a workdir or a release uses.
+STORED_SECTIONS = ("model", "data", "eval")
+# Which of `data` a release has; see `inference.release`.
+RELEASED_DATA = (
+    "corpus",
+    "batch_size",
+    "buckets",
+    "normalize_wave",
+    "image_size",
+    "image_mean",
+    "image_std",
+    "image_fit",
+)
+
+# Samples at 16 kHz: a tenth of a second, below which no bucket holds a word, and ten seconds, above
+# which no encoder's frame tells words apart.
+_SHORTEST_BUCKET, _LONGEST_FRAME = 1_600, 160_000
+_MOST_PATCHES = 65_536
+
+
+def check_config(cfg: ConfigDict) -> None:
+    """Check a whole config.
+
+    Raises:
+      UserError: naming the field, its value and what it may be.
+    """
+    values = config_fields(cfg)
+    unknown = sorted(values.keys() - FIELDS.keys())
+    if unknown:
+        raise UserError(
+            f"the config has no field {unknown[0]!r}; the nearest is {nearest(unknown[0], FIELDS)}"
+        )
+    for name in FIELDS:
+        if name not in values:
+            raise UserError(f"the config has no field {name}; start it from base_config()")
+    check_values(values)
+    for check in (*_MODEL_RELATIONS, *_RUN_RELATIONS):
+        check(cfg)
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Check values by themselves.
+
+    Args:
+      values: by the dotted names of their fields; names that are no field's are passed over.
+
+    Raises:
+      UserError: naming the field, its value and what it may be.
+    """
+    for name, value in values.items():
+        if name in FIELDS:
+            FIELDS[name].check(value)
+
+
+def check_section(section: str, cfg: Mapping | ConfigDict) -> None:
+    """Check the values of one section, e.g. of 'data'; see `check_values`."""
+    check_values(config_fields(cfg, f"{section}."))
+
+
+def check_stored(plain: Mapping[str, Any], source: str) -> None:
+    """Check what a reader uses of the config of a workdir or a release.
+
+    Args:
+      plain: brought up to date by `upgrade`.
+      source: where it was read, for the message.
+
+    Raises:
+      UserError: naming the field, its value and what it may be.
+    """
+    wanted = [name for name in FIELDS if name.startswith("model.")]
+    wanted += [f"data.{name}" for name in RELEASED_DATA] + ["eval.rerank"]
+    sections = {name: plain.get(name) for name in STORED_SECTIONS}
+    values = config_fields({k: v for k, v in sections.items() if isinstance(v, Mapping)})
+    try:
+        _check_names(values, wanted)
+        check_values(values)
+        loss = {"loss": plain["loss"]} if isinstance(plain.get("loss"), Mapping) else {}
+        cfg = ConfigDict(sections | loss)
+        for check in _MODEL_RELATIONS:
+            check(cfg)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def _check_names(values: Mapping[str, Any], wanted: Iterable[str]) -> None:
+    for name in wanted:
+        if name not in values:
+            raise UserError(f"there is no {name}; get the file again")
+    unknown = sorted(values.keys() - FIELDS.keys())
+    if unknown:
+        raise UserError(f"{unknown[0]} is no field of this sir_jax; install the one that wrote it")
+
+
+def _check_convolutions(cfg) -> None:
+    speech = cfg.model.speech
+    sizes = {name: tuple(speech[name]) for name in ("conv_width", "conv_kernel", "conv_stride")}
+    if len({len(size) for size in sizes.values()}) > 1:
+        text = ", ".join(f"model.speech.{name}={size}" for name, size in sizes.items())
+        raise UserError(f"{text} differ in length; give one number for each convolution")
+    samples = frame_samples(speech)
+    if samples > _LONGEST_FRAME:
+        raise UserError(
+            f"model.speech.conv_kernel={sizes['conv_kernel']} and model.speech.conv_stride="
+            f"{sizes['conv_stride']} make one frame of {samples:,} samples; "
+            f"the most is {_LONGEST_FRAME:,}, ten seconds"
+        )
+
+
+def frame_samples(speech) -> int:
+    """Return how many samples make one frame; see `specs.HubertSpec.min_samples`."""
+    need = 1
+    for kernel, stride in zip(speech.conv_kernel[::-1], speech.conv_stride[::-1], strict=True):
+        need = (need - 1) * stride + kernel
+    return need
+
+
+def _check_widths(cfg) -> None:
+    """See that heads and groups divide the widths of all parts that are used."""
+    model = cfg.model
+    pairs = [
+        ("speech.width", "speech.heads"),
+        ("speech.width", "speech.pos_groups"),
+        ("speech.width", "head.heads"),
+        ("image.width", "image.heads"),
+        ("image.image_size", "image.patch"),
+    ]
+    if model.image_head == "qformer":
+        pairs.append(("qformer.width", "qformer.heads"))
+    if _uses_fusion(cfg):
+        pairs.append(("fusion.width", "fusion.heads"))
+        if model.fusion.width % 2:
+            raise UserError(f"model.fusion.width={model.fusion.width} is odd; give an even number")
+    values = config_fields(model)
+    for whole, part in pairs:
+        if values[whole] % values[part]:
+            raise UserError(
+                f"model.{part}={values[part]} does not divide model.{whole}={values[whole]}"
+            )
+    patches = (model.image.image_size // model.image.patch) ** 2
+    if patches > _MOST_PATCHES:
+        raise UserError(
+            f"model.image.image_size={model.image.image_size} in patches of model.image.patch="
+            f"{model.image.patch} makes {patches:,} of them; the most is {_MOST_PATCHES:,}"
+        )
+
+
+def _uses_fusion(cfg) -> bool:
+    """Tell whether the fusion encoder may be built; a release's config does not tell."""
+    return "loss" not in cfg or bool(cfg.loss.sim.weight or cfg.loss.cmd.weight)
+
+
+def _check_projection(cfg) -> None:
+    model = cfg.model
+    if model.image_head == "qformer" and model.qformer.projection != model.embed_width:
+        raise UserError(
+            f"model.embed_width={model.embed_width} differs from model.qformer.projection="
+            f"{model.qformer.projection}, which makes the embedding"
+        )
+
+
+def _check_attention(cfg) -> None:
+    if cfg.model.attention == "cudnn" and cfg.model.dtype != "bfloat16":
+        raise UserError(
+            f"model.attention='cudnn' computes in bfloat16, and model.dtype={cfg.model.dtype!r}; "
+            "set model.dtype='bfloat16' or model.attention='xla'"
+        )
+
+
+def _check_input(cfg) -> None:
+    size, wanted = cfg.data.image_size, cfg.model.image.image_size
+    if size != wanted:
+        raise UserError(f"data.image_size={size} differs from model.image.image_size={wanted}")
+
+
+def _check_buckets(cfg) -> None:
+    buckets, frame = tuple(cfg.data.buckets), frame_samples(cfg.model.speech)
+    if buckets[0] < frame:
+        raise UserError(
+            f"data.buckets={buckets}: the first is shorter than one frame of {frame} samples"
+        )
+    if buckets[-1] < _SHORTEST_BUCKET:
+        raise UserError(
+            f"data.buckets={buckets} cuts every clip to {buckets[-1]} samples, "
+            f"{1e3 * buckets[-1] / 16_000:g} ms; the last is at least {_SHORTEST_BUCKET:,}"
+        )
+
+
+def _check_terms(cfg) -> None:
+    loss, train = cfg.loss, cfg.train
+    if not (loss.sic.weight or loss.sim.weight or loss.cmd.weight):
+        raise UserError(
+            "loss.sic.weight, loss.sim.weight and loss.cmd.weight are all 0; set one of them"
+        )
+    if train.grad_accum > 1 and train.grad_cache > 1:
+        raise UserError(
+            f"train.grad_accum={train.grad_accum} and train.grad_cache={train.grad_cache}: "
+            "both cut the batch; set one of them to 1"
+        )
+    # Of past batches, contrast alone can take what a pair is told from.
+    alone = loss.sic.weight and loss.sic.queue and not (loss.sim.weight or loss.cmd.weight)
+    batch, parts = cfg.data.batch_size, train.grad_accum
+    if batch // parts < 2 and not alone:
+        cut = f" in train.grad_accum={parts} microbatches" if parts > 1 else ""
+        raise UserError(
+            f"data.batch_size={batch}{cut} leaves a pair no other one to be told from; "
+            f"give at least {2 * parts}"
+        )
+
+
+_Relation = Callable[[ConfigDict], None]
+
+# Of what every reader of a config uses, and of what only a run does.
+_MODEL_RELATIONS: tuple[_Relation, ...] = (
+    _check_convolutions,
+    _check_widths,
+    _check_projection,
+    _check_input,
+)
+_RUN_RELATIONS: tuple[_Relation, ...] = (_check_attention, _check_buckets, _check_terms)
+
+
+def check_batch(cfg: ConfigDict, mesh) -> None:
+    """Refuse a batch whose microbatches do not divide over the mesh.
+
+    Args:
+      cfg: the whole config.
+      mesh: with the axes `data` and `fsdp`.
+
+    Raises:
+      UserError: naming the fields and the nearest batch size that fits.
+    """
+    field = "grad_cache" if cfg.train.grad_cache > 1 else "grad_accum"
+    unit = cfg.train[field] * mesh.shape["data"] * mesh.shape["fsdp"]
+    batch = cfg.data.batch_size
+    if batch % unit:
+        raise UserError(
+            f"data.batch_size={batch} must be a multiple of {unit} = train.{field} "
+            f"{cfg.train[field]} x mesh.data {mesh.shape['data']} x mesh.fsdp "
+            f"{mesh.shape['fsdp']}; e.g. {max(unit, batch - batch % unit)}"
+        )
+    loss = cfg.loss
+    for name, on in (
+        ("sim.mining", loss.sim.weight and loss.sim.mining == "shard"),
+        ("cmd.source", loss.cmd.weight and loss.cmd.source == "shard"),
+    ):
+        if on and batch < 2 * unit:
+            raise UserError(
+                f"loss.{name}='shard' leaves a device one pair of data.batch_size={batch}, and no "
+                f"other one to draw from; set 'global', or a batch of at least {2 * unit}"
+            )

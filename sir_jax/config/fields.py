@@ -1,0 +1,397 @@
+"""The one table of what a config holds: field, default, what it may be, and what it is for.
+
+`base_config`, the checks and their messages, `sir-jax train --help` and the reference page are all
+made from it.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict, FrozenConfigDict
+
+from sir_jax.config.model_fields import MODEL
+from sir_jax.config.rules import (
+    Channels,
+    Choice,
+    Field,
+    Flag,
+    Patterns,
+    Real,
+    Several,
+    Span,
+    Text,
+    Whole,
+)
+from sir_jax.config.specs import CLIP_MEAN, CLIP_STD, DTYPES, MODALITIES, vit_fields
+
+FITS = ("crop", "squash")  # of a picture into a square
+NOISES = ("white", "pink", "babble")  # that can be made
+REACHES = ("global", "shard")  # where negatives and noise come from: the batch, or a device's part
+DIRECTIONS = (*MODALITIES, "both")
+FORMS = ("cosine", "mse", "infonce")  # of `losses.denoising`
+TOKENS = ("replaced", "all")
+SCHEDULES = ("cosine", "linear", "constant")
+
+# Steps are counted in int32 on the devices.
+_COUNT = 2**31 - 1
+_SHARE = Real(0, 1)
+_WEIGHT = Real(0, 1_000)
+_ENCODER = Text("a folder, a name of the hub whose files are in the local cache, or package:NAME")
+
+
+def _rows(section: str, *rows: tuple) -> tuple[Field, ...]:
+    """Return the rows of one section: name, default, rule, doc, and `free` where it is."""
+    return tuple(Field(f"{section}.{name}", *row) for name, *row in rows)
+
+
+def _effect(name: str, what: str, *rows: tuple) -> tuple[Field, ...]:
+    """Return the rows of one augmentation."""
+    first = ("probability", 0.0, _SHARE, f"probability that a training clip {what}")
+    return _rows(f"data.augment.{name}", first, *rows)
+
+
+def _jitter(*rows: tuple[str, str]) -> tuple[Field, ...]:
+    return _rows("data.augment.image", *((name, 0.0, _SHARE, doc) for name, doc in rows))
+
+
+_DATA = _rows(
+    "data",
+    ("corpus", "", Text(), "corpus to train on, e.g. manifest/NAME or spoken_scenes/NAME"),
+    (
+        "data_dir",
+        "",
+        Text("a folder"),
+        "where corpora live; empty: $SIR_JAX_DATA, else ./data",
+        True,
+    ),
+    ("batch_size", 256, Whole(1, 2**20 - 1), "pairs a step, over all devices"),
+    (
+        "buckets",
+        (40_000, 56_000, 72_000, 102_400),
+        Several(Whole(1, 57_600_000), "numbers of samples", 64, rising=True),
+        "lengths that clips are padded to, 16,000 a second; each compiles a program",
+    ),
+    ("normalize_wave", True, Flag(), "bring each clip to mean 0 and variance 1"),
+    (
+        "image_size",
+        vit_fields("B/32")["image_size"],
+        Whole(1, 4_096),
+        "side of the square picture in pixels; equals model.image.image_size",
+    ),
+    (
+        "image_mean",
+        CLIP_MEAN,
+        Channels(Real(-10, 10)),
+        "mean that is subtracted from pixels between 0 and 1",
+    ),
+    ("image_std", CLIP_STD, Channels(Real(0.001, 10)), "deviation that pixels are then divided by"),
+    (
+        "image_fit",
+        "crop",
+        Choice(FITS),
+        "crop: resize the short side, cut out the centre; squash: resize both sides",
+    ),
+    (
+        "crop_scale",
+        (1.0, 1.0),
+        Span(Real(0, 1, above=True)),
+        "share of a training picture's area that a random crop keeps; (1, 1): no crop",
+    ),
+)
+
+# In the order in which they happen, to training clips alone; evaluation never augments.
+_AUGMENT = (
+    *_effect(
+        "speed",
+        "is played faster or slower, pitch and tempo together",
+        ("factor", (0.9, 1.1), Span(Real(0.5, 2)), "factor of the speed"),
+    ),
+    *_effect(
+        "reverb",
+        "is put into a room",
+        (
+            "folder",
+            "",
+            Text("a folder"),
+            "impulse responses; empty: made, with t60 and direct_ratio",
+        ),
+        ("t60", (0.2, 0.8), Span(Real(0.05, 5)), "seconds in which the room falls by 60 dB"),
+        (
+            "direct_ratio",
+            (0.0, 12.0),
+            Span(Real(-20, 60)),
+            "energy of the direct path over that of the rest, in dB",
+        ),
+    ),
+    *_effect(
+        "noise",
+        "gets noise",
+        ("folder", "", Text("a folder"), "sounds; empty: noise is made, of one of the kinds"),
+        (
+            "kinds",
+            NOISES,
+            Several(Choice(NOISES), "kinds", len(NOISES)),
+            "kinds of noise that is made",
+        ),
+        (
+            "snr",
+            (5.0, 25.0),
+            Span(Real(-20, 100)),
+            "energy of speech over that of noise, in the whole clip, in dB",
+        ),
+    ),
+    *_effect(
+        "telephone",
+        "goes through a telephone, 300 to 3400 Hz",
+        ("mu_law", True, Flag(), "whether it is also coded in 8 bits at 8 kHz"),
+    ),
+    *_effect(
+        "gain",
+        "gets louder or softer",
+        (
+            "db",
+            (-6.0, 6.0),
+            Span(Real(-60, 60)),
+            "change of loudness in dB; undone by data.normalize_wave",
+        ),
+    ),
+    *_jitter(
+        ("brightness", "pixels of a training picture are multiplied by a factor in 1 -+ this"),
+        ("contrast", "distances to the mean grey are multiplied by a factor in 1 -+ this"),
+        ("saturation", "distances to each pixel's grey are multiplied by a factor in 1 -+ this"),
+        ("grey", "probability that a training picture loses its colours"),
+    ),
+)
+
+_FEATURES = _rows(
+    "data",
+    (
+        "features",
+        "",
+        Text("a folder"),
+        "outputs of frozen encoders, from `sir-jax data featurize`; empty: the encoders run",
+    ),
+)
+
+_INIT = _rows(
+    "init",
+    ("speech", "", _ENCODER, "HuBERT to start from; empty: random"),
+    ("image", "", _ENCODER, "ViT to start from, with its Q-Former where it has one; empty: random"),
+    (
+        "fusion",
+        "",
+        _ENCODER,
+        "BERT whose last layers the fusion encoder takes; cross-attention stays random",
+    ),
+    (
+        "model",
+        "",
+        Text("a model that ships, a folder of `sir-jax export`, or a workdir"),
+        "a whole retriever to go on from, in place of the other three",
+    ),
+)
+
+_LOSS = (
+    *_rows(
+        "loss.sic",
+        ("weight", 1.0, _WEIGHT, "weight of the contrastive term (speech-image contrast)"),
+        ("queue", 0, Whole(0, 2**26), "past momentum embeddings that count as candidates, too"),
+        ("alpha", 0.0, _SHARE, "weight of the momentum teacher's targets"),
+        ("alpha_ramp", 0, Whole(0, _COUNT), "steps in which alpha rises from 0 to its value"),
+    ),
+    *_rows(
+        "loss.sim",
+        ("weight", 0.0, _WEIGHT, "weight of the matching term (speech-image matching)"),
+        (
+            "mining",
+            "global",
+            Choice(REACHES),
+            "hard negatives from the whole batch, or from a device's part",
+        ),
+    ),
+    *_rows(
+        "loss.cmd",
+        ("weight", 0.0, _WEIGHT, "weight of the denoising term (cross-modal denoising)"),
+        ("direction", "image", Choice(DIRECTIONS), "what is made noisy and rebuilt"),
+        ("form", "cosine", Choice(FORMS), "distance between rebuilt and clean tokens"),
+        ("tokens", "replaced", Choice(TOKENS), "tokens that the loss counts"),
+        ("ratio", 0.3, Real(0, 1, above=True), "expected share of replaced tokens"),
+        ("block", 1, Whole(1, 4_096), "tokens that are replaced in a run"),
+        (
+            "source",
+            "global",
+            Choice(REACHES),
+            "noise from the whole batch, or from a device's part",
+        ),
+        ("temperature", 0.07, Real(0.001, 100), "temperature of the form infonce"),
+    ),
+    *_rows(
+        "loss.teacher",
+        (
+            "momentum",
+            0.995,
+            Real(0, 1, below=True),
+            "share of itself that the teacher keeps at a step; queue and alpha need a teacher",
+        ),
+    ),
+)
+
+_OPTIM = _rows(
+    "optim",
+    ("learning_rate", 1e-4, Real(0, 10), "AdamW's rate at the end of the warm-up"),
+    ("schedule", "cosine", Choice(SCHEDULES), "how the rate falls from there to the last step"),
+    ("warmup_steps", 500, Whole(0, _COUNT), "steps in which the rate rises linearly"),
+    ("end_factor", 0.0, _SHARE, "rate of the last step, as a share of learning_rate"),
+    ("weight_decay", 0.02, Real(0, 10), "decay of weights, decoupled: times the rate at each step"),
+    ("b1", 0.9, Real(0, 1, below=True), "share of the old mean of gradients that is kept"),
+    ("b2", 0.98, Real(0, 1, below=True), "share of the old mean of their squares that is kept"),
+    ("eps", 1e-8, Real(0, 1, above=True), "number added to the square root of that mean"),
+    ("clip_norm", 4.0, Real(0, 1e6), "largest global norm of a gradient; 0: not clipped"),
+    (
+        "no_decay",
+        ("temperature", ".*/(bias|scale|g|cls|position)"),
+        Patterns(),
+        "parameters that weight decay leaves alone",
+    ),
+    ("freeze", (), Patterns(), "parameters that are not trained"),
+    (
+        "frozen_dtype",
+        "float32",
+        Choice(DTYPES),
+        "type of frozen parameters; bfloat16 takes half the memory",
+    ),
+)
+
+_TRAIN = _rows(
+    "train",
+    ("steps", 10_000, Whole(1, _COUNT), "updates in the whole run"),
+    ("log_every", 10, Whole(1, _COUNT), "steps between two lines of metrics.jsonl", True),
+    ("eval_every", 500, Whole(0, _COUNT), "steps between two evaluations; 0: at the end only"),
+    (
+        "checkpoint_every",
+        500,
+        Whole(0, _COUNT),
+        "steps between two checkpoints; 0: at evaluations and at the end only",
+        True,
+    ),
+    (
+        "grad_accum",
+        1,
+        Whole(1, 65_536),
+        "microbatches of a batch; a pair's negatives come from its own microbatch",
+    ),
+    (
+        "grad_cache",
+        1,
+        Whole(1, 65_536),
+        "microbatches whose negatives come from the whole batch, for one more pass",
+    ),
+    (
+        "num_threads",
+        4,
+        Whole(0, 1_024),
+        "threads that prepare batches; 0: the step waits for them",
+        True,
+    ),
+    (
+        "num_workers",
+        0,
+        Whole(0, 1_024),
+        "processes that prepare batches, each with as many threads",
+        True,
+    ),
+    (
+        "compile_cache",
+        "",
+        Text("a folder"),
+        "where compiled programs are kept; empty: nowhere",
+        True,
+    ),
+    (
+        "watchdog_seconds",
+        600.0,
+        Real(0, 1e9),
+        "seconds without a finished step after which stacks are printed; 0: never",
+        True,
+    ),
+)
+
+_EVAL = _rows(
+    "eval",
+    (
+        "rerank",
+        0,
+        Whole(0, 1_000_000),
+        "results best by embedding that matching ranks again; 0: none",
+    ),
+)
+
+_MESH = _rows(
+    "mesh",
+    (
+        "data",
+        -1,
+        Whole(1, 1_000_000, -1),
+        "devices that share the batch; -1: all that are left",
+        True,
+    ),
+    (
+        "fsdp",
+        1,
+        Whole(1, 1_000_000, -1),
+        "devices that share batch and weights; -1: the rest",
+        True,
+    ),
+    ("tensor", 1, Whole(1, 1_000_000, -1), "devices that share each matrix; -1: the rest", True),
+    (
+        "frozen_whole",
+        4.0,
+        Real(0, 1e6),
+        "GiB up to which a frozen encoder lies whole on every device",
+        True,
+    ),
+)
+
+TABLE: tuple[Field, ...] = (
+    Field(
+        "seed",
+        0,
+        Whole(0, 2**63 - 1),
+        "seed of initial parameters, order, crops, augmentation, negatives and noise",
+    ),
+    *_DATA,
+    *_AUGMENT,
+    *_FEATURES,
+    *MODEL,
+    *_INIT,
+    *_LOSS,
+    *_OPTIM,
+    *_TRAIN,
+    *_EVAL,
+    *_MESH,
+)
+
+FIELDS: dict[str, Field] = {field.name: field for field in TABLE}
+
+
+def config_fields(cfg: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """Return every field of a config, or of plain dicts, by its dotted name."""
+    fields = {}
+    for name, value in cfg.items():
+        if isinstance(value, Mapping | ConfigDict | FrozenConfigDict):
+            fields.update(config_fields(value, f"{prefix}{name}."))
+        else:
+            fields[f"{prefix}{name}"] = value
+    return fields
+
+
+def nearest(field: str, names: Iterable[str]) -> str:
+    """Return the dotted name most like a mistyped one; the same last name elsewhere counts."""
+
+    def likeness(candidate: str) -> float:
+        whole = difflib.SequenceMatcher(None, field, candidate).ratio()
+        ends = (name.rsplit(".", 1)[-1] for name in (field, candidate))
+        return max(whole, 0.99 * difflib.SequenceMatcher(None, *ends).ratio())
+
+    return max(sorted(names), key=likeness)

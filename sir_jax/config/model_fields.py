@@ -1,0 +1,157 @@
+"""The rows of the table of fields that say what `config.model` is; see `fields`."""
+
+from typing import Any
+
+from sir_jax.config.rules import Choice, Field, Flag, Real, Rule, Several, Whole
+from sir_jax.config.specs import (
+    ACTIVATIONS,
+    CONV_NORMS,
+    DTYPES,
+    IMAGE_HEADS,
+    IMPLEMENTATIONS,
+    MODALITIES,
+    REMAT,
+    TEMPERATURE_RANGE,
+    VIT_FORMS,
+    fusion_fields,
+    head_fields,
+    hubert_fields,
+    qformer_fields,
+    vit_fields,
+)
+
+# Far beyond any published encoder, and small enough that a model of this size is described at once.
+_WIDTH = Whole(1, 32_768)
+_LAYERS = Whole(1, 128)
+_HEADS = Whole(1, 1_024)
+_MLP = Whole(1, 131_072)
+_EPSILON = Real(0, 0.1, above=True)
+_DROPOUT = Real(0, 1, below=True)
+_CONVS = 16
+
+# What the fields of every transformer are.
+_TRANSFORMER: dict[str, tuple[Rule, str]] = {
+    "width": (_WIDTH, "numbers in a token"),
+    "layers": (_LAYERS, "transformer layers"),
+    "heads": (_HEADS, "attention heads; divides the width"),
+    "mlp_width": (_MLP, "hidden numbers of a layer's MLP"),
+    "activation": (Choice(ACTIVATIONS), "activation of the MLP"),
+    "epsilon": (_EPSILON, "number that layer norms add to a variance"),
+    "dropout": (_DROPOUT, "probability that a value is set to 0 in training"),
+}
+
+_SPEECH: dict[str, tuple[Rule, str]] = _TRANSFORMER | {
+    "conv_width": (
+        Several(Whole(1, 16_384), "whole numbers", _CONVS),
+        "channels of each convolution of the front end",
+    ),
+    "conv_kernel": (
+        Several(Whole(1, 4_096), "whole numbers", _CONVS),
+        "taps of each convolution of the front end",
+    ),
+    "conv_stride": (
+        Several(Whole(1, 4_096), "whole numbers", _CONVS),
+        "step of each convolution; their product is the samples from one frame to the next",
+    ),
+    "conv_bias": (Flag(), "whether these convolutions have a bias"),
+    "conv_norm": (
+        Choice(CONV_NORMS),
+        "group: over time, after the first convolution only; layer: after each one",
+    ),
+    "conv_activation": (
+        Choice(ACTIVATIONS),
+        "activation of the front end and of the positional convolution",
+    ),
+    "pos_kernel": (Whole(1, 4_096), "taps of the positional convolution"),
+    "pos_groups": (_WIDTH, "groups of the positional convolution; divides the width"),
+    "norm_first": (Flag(), "whether layer norms come before attention and MLP, or after"),
+}
+
+_IMAGE: dict[str, tuple[Rule, str]] = _TRANSFORMER | {
+    "image_size": (Whole(1, 4_096), "side of the square picture in pixels, as data.image_size"),
+    "patch": (Whole(1, 1_024), "side of a patch in pixels; divides image_size"),
+    "form": (
+        Choice(VIT_FORMS),
+        "clip: norm before the first layer, and of CLS at the end; blip2: of all tokens at the end",
+    ),
+}
+
+_QFORMER: dict[str, tuple[Rule, str]] = _TRANSFORMER | {
+    "queries": (Whole(1, 4_096), "learnt queries: the tokens that an image becomes"),
+    "cross_every": (_LAYERS, "layers 0, n, 2n, .. read the image"),
+    "projection": (
+        Whole(0, 16_384),
+        "width of the space shared with text; equals model.embed_width; 0: no projection",
+    ),
+}
+
+_HEAD: dict[str, tuple[Rule, str]] = {
+    "layers": _TRANSFORMER["layers"],
+    "heads": (_HEADS, "attention heads; divides model.speech.width"),
+    "mlp_width": (_MLP, "hidden numbers of a layer's MLP; the default is 4 x model.speech.width"),
+    "weigh_layers": (Flag(), "learn a weight for each hidden state of HuBERT; false: the last one"),
+    "dropout": _TRANSFORMER["dropout"],
+}
+
+_FUSION: dict[str, tuple[Rule, str]] = _TRANSFORMER | {
+    "width": (_WIDTH, "numbers in a token; even"),
+    "query": (
+        Choice(MODALITIES),
+        "modality whose CLS is asked whether a pair matches; it reads the other",
+    ),
+    "self_attention": (Flag(), "whether tokens also read those of their own modality"),
+    "init_std": (
+        Real(0, 10, above=True),
+        "deviation of initial kernels; a narrow encoder learns sooner from 1 / sqrt(width)",
+    ),
+}
+
+
+def _spec(section: str, defaults: dict[str, Any], rows: dict) -> tuple[Field, ...]:
+    """Return the rows of a part of the model, in its own order, with the defaults of its spec."""
+    return tuple(
+        Field(f"model.{section}.{name}", value, *rows[name]) for name, value in defaults.items()
+    )
+
+
+MODEL: tuple[Field, ...] = (
+    *_spec("speech", hubert_fields("base"), _SPEECH),
+    *_spec("image", vit_fields("B/32"), _IMAGE),
+    Field(
+        "model.image_head",
+        "cls",
+        Choice(IMAGE_HEADS),
+        "what embeds a picture: its CLS token, or BLIP-2's Q-Former over all its tokens",
+    ),
+    *_spec("qformer", qformer_fields(), _QFORMER),
+    *_spec("head", head_fields("base"), _HEAD),
+    *_spec("fusion", fusion_fields(), _FUSION),
+    Field("model.embed_width", 256, Whole(1, 16_384), "numbers in an embedding"),
+    Field(
+        "model.init_temperature",
+        0.07,
+        Real(*TEMPERATURE_RANGE),
+        "first temperature of the contrastive loss; it is learnt, within the same range",
+    ),
+    Field(
+        "model.remat",
+        "none",
+        Choice(REMAT),
+        "what a layer keeps for its gradient: all; its input (full); input and products (dots)",
+    ),
+    Field("model.dtype", "float32", Choice(DTYPES), "type of the computation; losses are float32"),
+    Field(
+        "model.scan",
+        False,
+        Flag(),
+        "run the encoders' layers as a loop: compiles sooner, copies their parameters",
+        free=True,
+    ),
+    Field(
+        "model.attention",
+        "xla",
+        Choice(IMPLEMENTATIONS),
+        "XLA's, or cuDNN's flash kernels, on NVIDIA GPUs and in bfloat16",
+        free=True,
+    ),
+)
