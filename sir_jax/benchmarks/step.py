@@ -20,7 +20,8 @@ import jax
 import numpy as np
 
 from sir_jax.benchmarks.timing import OtherLoad, Times, interleave
-from sir_jax.config.command_line import check_config, parse_options
+from sir_jax.config.check import check_config
+from sir_jax.config.command_line import parse_options
 from sir_jax.errors import UserError
 from sir_jax.runtime import sharding
 from sir_jax.training.setup import prepare

@@ -136,11 +136,10 @@ def _stage(cfg, number: int) -> list[str]:
     terms = [
         f"{cfg.loss[term].weight:g} {term.upper()}"
         for term in ("sic", "sim", "cmd")
-        if cfg.get("loss", {}).get(term, {}).get("weight", 0)
-    ] or ["1 SIC"]
-    init = cfg.get("init", {})
-    started = [f"{k} from `{v}`" for k, v in init.items() if v]
-    if model := init.get("model"):
+        if cfg.loss[term].weight
+    ]
+    started = [f"{k} from `{v}`" for k, v in cfg.init.items() if v]
+    if model := cfg.init.model:
         started = ["all from " + (f"stage {number - 1}" if number > 1 else f"`{model}`")]
     frozen = ", ".join(f"`{pattern}`" for pattern in cfg.optim.freeze)
     return [

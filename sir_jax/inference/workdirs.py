@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sir_jax.config.compare import from_json
+from sir_jax.config.compare import read_stored
 from sir_jax.errors import UserError
 from sir_jax.runtime.workdir import CHECKPOINTS, as_path, best_step, read_evaluations
 
@@ -55,9 +55,10 @@ def restore_params(workdir: str | Path, which: str = "best") -> tuple[ConfigDict
         others = "; 'last' is there" if last is not None else ""
         raise UserError(f"workdir {workdir} has no {which!r} checkpoint yet{others}")
     meta = json.loads((folder / str(step) / "meta" / "metadata").read_text())
+    cfg = read_stored(meta["config"], f"checkpoint {step} of {workdir}")
     with ocp.PyTreeCheckpointer() as checkpointer:
         path = folder / str(step) / "params"
         tree = checkpointer.metadata(path).item_metadata.tree
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         params = checkpointer.restore(path, restore_args=as_numpy)
-    return from_json(meta["config"]), params
+    return cfg, params

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 import sir_jax
-from sir_jax.config.command_line import config_differences, to_json
+from sir_jax.config.compare import config_differences, to_json
 from sir_jax.data.corpus import Corpus
 from sir_jax.errors import UserError
 from sir_jax.runtime import distributed

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from sir_jax.config.command_line import claim_workdir, compare_workdir
+from sir_jax.config.compare import compare_workdir
 from sir_jax.data.corpus import Corpus, open_corpus
 from sir_jax.data.feature_store import Features
 from sir_jax.data.pipeline import train_batches
@@ -34,7 +34,14 @@ from sir_jax.runtime import distributed, sharding
 from sir_jax.runtime.console import say
 from sir_jax.runtime.interrupt import Interrupt, Interrupted
 from sir_jax.runtime.watchdog import Watchdog
-from sir_jax.runtime.workdir import CHECKPOINTS, Hold, as_path, check_shared, make_folder
+from sir_jax.runtime.workdir import (
+    CHECKPOINTS,
+    Hold,
+    as_path,
+    check_shared,
+    claim_workdir,
+    make_folder,
+)
 from sir_jax.training.checkpoint import Checkpoints
 from sir_jax.training.features import open_features
 from sir_jax.training.fingerprint import check_same

@@ -13,7 +13,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from sir_jax.config.command_line import check_batch, check_config
+from sir_jax.config.check import check_batch, check_config
 from sir_jax.models import SpeechImageModel, build_model
 from sir_jax.objective.switches import frozen_patterns, fusion_tasks, has_teacher, queue_size
 from sir_jax.runtime import distributed, sharding
