@@ -24,7 +24,7 @@ import sys, time
 import jax
 jax.config.update("jax_platforms", "cpu")
 from sir_jax.errors import UserError
-from sir_jax.training import distributed
+from sir_jax.runtime import distributed
 
 number, spec, fails = int(sys.argv[1]), sys.argv[2], sys.argv[3] == sys.argv[1]
 with distributed.job(spec):
@@ -51,7 +51,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
-from sir_jax.training import distributed
+from sir_jax.runtime import distributed
 
 number, count = int(sys.argv[1]), int(sys.argv[2].split(",")[2])
 with distributed.job(sys.argv[2]):
