@@ -17,7 +17,6 @@ from pipeline_helpers import (
 )
 
 from sir_jax.cli.data.spoken_scenes import main as make_corpus
-from sir_jax.config.presets import base_config
 from sir_jax.data.corpus import open_corpus
 from sir_jax.data.feature_store import Features
 from sir_jax.data.media.audio import load_audio, normalize_waveform
@@ -225,7 +224,7 @@ def test_bad_configs_are_refused_before_the_first_batch(changes, message):
     ("stored", "change"), [("speech", "gain.probability"), ("image", "image.brightness")]
 )
 def test_stored_features_cannot_be_augmented(stored, change):
-    config = data_config(augment=base_config("tiny", "tiny").data.augment)
+    config = data_config()
     options = {"seed": 0, "start": 0, "num_threads": 0, "features": Features(**{stored: ()})}
     train_batches(small_split(), config, **options).close()
     config.augment.update_from_flattened_dict({change: 0.5})

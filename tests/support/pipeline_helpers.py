@@ -85,6 +85,7 @@ def data_config(**changes) -> ConfigDict:
             "image_std": (0.2, 0.3, 0.4),
             "image_fit": "crop",
             "crop_scale": (0.5, 1.0),
+            "augment": base_config("tiny", "tiny").data.augment,
             "normalize_wave": True,
         }
     )

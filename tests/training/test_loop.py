@@ -202,7 +202,7 @@ def test_bad_set_ups_stop_before_anything_is_written(corpus, tmp_path):
         ({"train.grad_accum": 3}, "data.batch_size=8 must be a multiple of 3 = train.grad_accum 3"),
         ({"optim.freeze": ("speach",)}, "optim.freeze: 'speach' matches no parameter"),
         ({"optim.no_decay": ("x",)}, "optim.no_decay: 'x' matches no parameter"),
-        ({"train.steps": 0}, "train.steps=0 is below 1"),
+        ({"train.steps": 0}, "train.steps=0: must be a whole number from 1"),
         ({"data.buckets": (6_400, 3_200)}, "data.buckets"),
         ({"data.image_size": 32}, "data.image_size=32 differs from model.image.image_size=16"),
         ({"mesh.fsdp": 3, "mesh.data": 3}, "needs 9 devices and there are 8"),
