@@ -1,4 +1,4 @@
-"""Flax modules, the only room with `flax.linen`: outside, a model is `apply` and pytrees."""
+"""Flax modules. No other room imports `flax.linen`: elsewhere a model is `apply` and pytrees."""
 
 import jax
 import jax.numpy as jnp
@@ -50,12 +50,22 @@ def build_encoder(
     dtype: jnp.dtype = jnp.float32,
     attention: str = "xla",
 ) -> Hubert | Vit | Blip2:
-    """Build the encoder alone whose shape a checkpoint has.
+    """Build one encoder.
 
     Args:
-      spec: of a checkpoint, as `sir_jax.pretrained.load` returns it.
-      dtype: of the computation.
-      attention: who computes it, of `attention.IMPLEMENTATIONS`.
+      spec: the encoder's shape, for example from `sir_jax.pretrained.load`.
+      dtype: dtype of the computation; parameters are float32.
+      attention: one of `config.specs.IMPLEMENTATIONS`.
+
+    Returns:
+      A module whose parameters have the paths of a loaded checkpoint.
+
+    Example:
+      >>> spec = VitSpec(image_size=16, patch=8, width=8, layers=1, heads=2, mlp_width=16)
+      >>> encoder, pixels = build_encoder(spec), jnp.zeros((1, 16, 16, 3))
+      >>> output = jax.eval_shape(encoder.init_with_output, jax.random.key(0), pixels)[0]
+      >>> print(output.tokens.shape)
+      (1, 5, 8)
     """
     module = {HubertSpec: Hubert, VitSpec: Vit, Blip2Spec: Blip2}[type(spec)]
     return module(spec, dtype=dtype, implementation=attention)
@@ -65,13 +75,14 @@ def build_model(cfg, tasks: tuple[str, ...] = ()) -> SpeechImageModel:
     """Build the joint model from `config.model`.
 
     Args:
-      cfg: has `speech`, `image`, `head` and `fusion` (fields of their specs), `image_head` ('cls',
-        or 'qformer' with the fields of its spec in `qformer`), `embed_width`, `init_temperature`,
-        `remat`, `dtype` ('float32' or 'bfloat16'), `scan` and `attention`.
-      tasks: what the fusion encoder is for, of `fusion.TASKS`; none, and there is none.
+      cfg: has `speech`, `image`, `head` and `fusion` (the fields of their specs), `image_head`
+        ('cls', or 'qformer' with the fields of its spec in `qformer`), `embed_width`,
+        `init_temperature`, `remat`, `dtype` ('float32' or 'bfloat16'), `scan` and `attention`.
+      tasks: tasks of the fusion encoder, from `fusion.TASKS`. Without any, the model has no fusion
+        encoder.
 
     Returns:
-      A hashable module, static under `jax.jit`.
+      A hashable module: it can be a static argument of `jax.jit`.
     """
     return SpeechImageModel(
         speech_spec=HubertSpec(**cfg.speech),
@@ -84,14 +95,21 @@ def build_model(cfg, tasks: tuple[str, ...] = ()) -> SpeechImageModel:
         init_temperature=cfg.init_temperature,
         remat=cfg.remat,
         dtype=jnp.dtype(cfg.dtype),
-        # Configs of runs from before they existed have no such fields.
-        scan=bool(cfg.get("scan", False)),
-        attention=cfg.get("attention", "xla"),
+        scan=cfg.scan,
+        attention=cfg.attention,
     )
 
 
 def init_params(model: SpeechImageModel, key: jax.Array) -> dict:
-    """Create the float32 parameters; call it under `jax.jit` with `out_shardings` to shard them."""
+    """Create float32 parameters; under `jax.jit` with `out_shardings` they are created sharded.
+
+    Args:
+      model: from `build_model`.
+      key: random key.
+
+    Returns:
+      A nested dict of arrays.
+    """
     size = model.image_spec.image_size
     wave = jnp.zeros((1, model.speech_spec.min_samples), jnp.float32)
     lengths = jnp.full((1,), wave.shape[1], jnp.int32)
@@ -101,17 +119,17 @@ def init_params(model: SpeechImageModel, key: jax.Array) -> dict:
 def attention_maps(
     model: SpeechImageModel, params: dict, speech: Encoded, image: Encoded
 ) -> jax.Array:
-    """Return where the fusion encoder looks when it matches a pair.
+    """Return the cross-attention weights of the fusion encoder over pairs.
 
     Args:
-      model: with the task 'match', or any other.
-      params: its parameters.
+      model: from `build_model`, with any task.
+      params: the model's parameters.
       speech: from `encode_speech`.
       image: from `encode_image`.
 
     Returns:
-      float32 [layers, B, H, T, S]: T tokens of the modality that `fusion_spec.query` names, S of
-      the other one; over the valid ones of these the weights of a token sum to 1.
+      float32 [layers, B, H, T, S]: T tokens of the modality that `fusion_spec.query` names attend
+      to S tokens of the other one. The weights of a token sum to 1 over the valid ones of these.
     """
     _, state = model.apply(
         {"params": params}, speech, image, method="fuse", mutable=["intermediates"]

@@ -1,7 +1,7 @@
-"""HuBERT's two kinds of convolution, each written as its backend runs it fastest.
+"""HuBERT's strided and grouped convolutions, formulated for each backend as it runs them fastest.
 
-The choice is made at lowering (`platform_dependent`), so that a program compiled for a TPU on a CPU
-machine is the TPU's. All formulations compute the same sums; only their order differs.
+`platform_dependent` decides at lowering: a CPU machine that compiles for a TPU gets the TPU's
+program. All formulations compute the same sums in a different order.
 """
 
 import functools
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 Array = jax.Array
 
 _LAYOUT = ("NWC", "WIO", "NWC")
-# The inner level of `grouped_matmul`: 16 x 48 channels fill a TPU's lanes and a GPU's tiles.
+# Most taps in one product of `grouped_matmul`: 16 x 48 channels fill a TPU's lanes and a GPU's
+# tiles.
 _MAX_INNER = 16
 
 
@@ -21,12 +22,12 @@ def _conv(x: Array, kernel: Array, stride: int = 1) -> Array:
 
 
 def _gradients(fn, x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
-    # Both are linear: the primal that jax.vjp computes is not used and falls away.
+    # A convolution is linear in each argument: XLA drops the unused output of jax.vjp.
     return jax.vjp(fn, x, kernel)[1](dy)
 
 
 def strided_matmul(x: Array, kernel: Array, stride: int) -> Array:
-    """Convolve as `strided_conv`, in products of whole strides with slices of the kernel."""
+    """Compute `strided_conv` as products: blocks of `stride` frames with slices of the kernel."""
     b, n, c = x.shape
     taps, _, width = kernel.shape
     frames = (n - taps) // stride + 1
@@ -43,18 +44,23 @@ def strided_matmul(x: Array, kernel: Array, stride: int) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def strided_conv(x: Array, kernel: Array, stride: int) -> Array:
-    """Convolve without padding.
+    """Convolve with a stride, without padding.
 
-    On CUDA as matrix products: cuDNN finds no algorithm for most 1-D convolutions in bfloat16
-    (jax issue 37922).
+    On CUDA this is a sum of matrix products: cuDNN finds no algorithm for most 1-D convolutions in
+    bfloat16 (jax issue 37922).
 
     Args:
       x: [B, N, C].
       kernel: [taps, C, D].
-      stride: input frames an output frame.
+      stride: number of input frames between two output frames.
 
     Returns:
       [B, (N - taps) // stride + 1, D].
+
+    Example:
+      >>> x, kernel = jnp.arange(5.0).reshape(1, 5, 1), jnp.ones((3, 1, 1))
+      >>> print(strided_conv(x, kernel, 2).squeeze())
+      [3. 9.]
     """
     return jax.lax.platform_dependent(
         x,
@@ -83,10 +89,10 @@ strided_conv.defvjp(_strided_fwd, _strided_bwd)
 
 
 def grouped_matmul(x: Array, kernel: Array, groups: int) -> Array:
-    """Convolve as `grouped_conv`, in two levels of shifts around one product a group.
+    """Compute `grouped_conv` as one product per group.
 
-    taps = outer * inner; `inner` shifts of the input side by side make the product's depth, and
-    `outer` shifts of its result are added up.
+    The taps are split into outer * inner. `inner` shifted copies of the input are stacked, which
+    makes the product deep; `outer` shifted parts of its result are added up.
     """
     b, n, width = x.shape
     taps, channels, _ = kernel.shape
@@ -102,24 +108,25 @@ def grouped_matmul(x: Array, kernel: Array, groups: int) -> Array:
 
 
 def _per_group(fn, groups: int, *arrays: Array) -> Array:
-    """Apply fn to each group's slice of the last axes and join the results on the last axis."""
+    """Apply fn to each group's slice of the last axes and concatenate along the last axis."""
     parts = zip(*(jnp.split(a, groups, axis=-1) for a in arrays), strict=True)
     return jnp.concatenate([fn(*part) for part in parts], axis=-1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def grouped_conv(x: Array, kernel: Array, groups: int) -> Array:
-    """Convolve without padding, channels in groups.
+    """Convolve with channels in groups, without padding.
 
-    XLA's own weight gradient of a grouped convolution runs a naive loop on CPU, 40x slower than
-    PyTorch; written as one plain convolution a group, with batch and channels swapped, it is
-    faster than PyTorch. On CUDA it costs as much as without groups (jax issue 13800), and a TPU
-    pads a group of 48 channels to 128 lanes: both take `grouped_matmul`.
+    On CPU XLA computes the kernel's gradient of a grouped convolution in a naive loop, 40x slower
+    than PyTorch. One plain convolution per group, with batch and channels swapped for that
+    gradient, is faster than PyTorch. On CUDA XLA's grouped convolution costs as much as one without
+    groups (jax issue 13800), and a TPU pads a group of 48 channels to 128 lanes: both use
+    `grouped_matmul`.
 
     Args:
       x: [B, T + taps - 1, D].
-      kernel: [taps, D / groups, D]; output channels ordered by group.
-      groups: how many.
+      kernel: [taps, D / groups, D]; output channels are ordered by group.
+      groups: number of groups.
 
     Returns:
       [B, T, D].
@@ -144,7 +151,7 @@ def _per_group_gradients(x, kernel, dy, groups):
         return _conv(dy_g, kernel_g[::-1].swapaxes(1, 2))
 
     def d_kernel(x_g, dy_g):
-        # [C, T + taps - 1, B] with a kernel of [T, B, C'] gives [C, taps, C'].
+        # Input [C, T + taps - 1, B] and kernel [T, B, C'] give [C, taps, C'].
         return _conv(x_g.transpose(2, 1, 0), dy_g.transpose(1, 0, 2)).swapaxes(0, 1)
 
     return _per_group(d_input, groups, padded, kernel), _per_group(d_kernel, groups, x, dy)

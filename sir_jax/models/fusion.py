@@ -1,4 +1,4 @@
-"""The fusion encoder: one modality's tokens read the other's by cross-attention."""
+"""The fusion encoder: tokens of one modality attend to those of the other."""
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -6,12 +6,24 @@ from flax import linen as nn
 from sir_jax.config.specs import FusionSpec
 from sir_jax.models.layers import Array, cross_stack, dense, layer_norm
 
-# What the fusion encoder can be asked for; each has parameters of its own.
+# Tasks of the fusion encoder. They share its layers; each has an output head of its own.
 TASKS = ("match", "denoise_speech", "denoise_image")
 
 
 def sinusoids(length: int, width: int) -> Array:
-    """Return the position code of arXiv 1706.03762, float32 [length, width]; sines first."""
+    """Return the sinusoidal position code of arXiv 1706.03762, sines before cosines.
+
+    Args:
+      length: number of positions.
+      width: even.
+
+    Returns:
+      float32 [length, width].
+
+    Example:
+      >>> print(sinusoids(1, 4))
+      [[0. 0. 1. 1.]]
+    """
     rates = 1e4 ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
     angles = jnp.arange(length, dtype=jnp.float32)[:, None] * rates[None, :]
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
@@ -23,7 +35,7 @@ class Fusion(nn.Module):
     spec: FusionSpec
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
-    implementation: str = "xla"  # of `attention.IMPLEMENTATIONS`
+    implementation: str = "xla"  # one of `config.specs.IMPLEMENTATIONS`
 
     def setup(self):
         spec = self.spec
@@ -41,7 +53,7 @@ class Fusion(nn.Module):
             activation=spec.activation,
             epsilon=spec.epsilon,
             dropout=spec.dropout,
-            own=spec.self_attention,
+            self_attention=spec.self_attention,
             init_std=spec.init_std,
             dtype=self.dtype,
             implementation=self.implementation,
@@ -57,21 +69,22 @@ class Fusion(nn.Module):
         deterministic: bool = True,
         rows: int | None = None,
     ) -> Array:
-        """Let one modality's tokens read the other's.
+        """Let the tokens of one modality attend to those of the other.
 
-        The tokens get a position code: one that came from another place must be told where it is.
+        The tokens get a position code. Denoising needs it: the encoder gave a replaced token the
+        position that it had in another item.
 
         Args:
-          tokens: the reading stream, [B, T, D] of its encoder's width.
-          mask: True for its valid tokens, [B, T].
-          context: the other modality's tokens, [B, S, C] of its encoder's width.
-          context_mask: True for its valid tokens, [B, S].
-          query: which modality reads: 'speech' or 'image'.
+          tokens: tokens of the querying modality, [B, T, D] with its encoder's width.
+          mask: True where such a token is valid, [B, T].
+          context: tokens of the other modality, [B, S, C] with its encoder's width.
+          context_mask: True where a context token is valid, [B, S].
+          query: the querying modality: 'speech' or 'image'.
           deterministic: False turns dropout on (needs the rng 'dropout').
-          rows: compute the last layer for so many leading tokens only; None for all.
+          rows: number of leading tokens that the last layer computes; None for all.
 
         Returns:
-          [B, T or rows, W].
+          [B, T or rows, W] with the fusion encoder's width W.
         """
         own, other = (self.speech_in, self.speech_norm), (self.image_in, self.image_norm)
         if query == "image":
@@ -80,8 +93,8 @@ class Fusion(nn.Module):
         x = project(tokens)
         x = norm(x + sinusoids(x.shape[1], x.shape[2]).astype(x.dtype))
         x = self.drop(x, deterministic=deterministic)
-        # CLIP's patch tokens leave it without a norm, some of their features tens of times larger
-        # than the rest: read as they are, they freeze the attention where it happens to look.
+        # CLIP's patch tokens are not normalised, and a few of their features are tens of times
+        # larger than the rest. Without this norm the attention would stay where it starts.
         project, norm = other
         context = norm(project(context))
         for number, block in enumerate(self.blocks):
@@ -91,6 +104,6 @@ class Fusion(nn.Module):
 
 
 def cross_attention(intermediates: dict) -> Array:
-    """Stack the cross-attention weights that a `Fusion` has sown, float32 [layers, B, H, T, S]."""
+    """Stack the cross-attention weights that `Fusion` has sown: float32 [layers, B, H, T, S]."""
     layers = sorted(name for name in intermediates if name.startswith("layers_"))
     return jnp.stack([intermediates[name]["cross_attention"]["weights"][0] for name in layers])

@@ -1,4 +1,4 @@
-"""HuBERT (arXiv 2106.07447) as `transformers.HubertModel` has it, less its padding leaks."""
+"""HuBERT (arXiv 2106.07447), equal to `transformers.HubertModel` but unaffected by padding."""
 
 from typing import NamedTuple
 
@@ -12,23 +12,27 @@ from sir_jax.models.layers import ACTIVATIONS, Array, block_stack, dense, layer_
 
 
 class HubertOutput(NamedTuple):
-    """What the encoder returns."""
+    """The output of `Hubert`."""
 
-    tokens: Array  # [B, T, D], after the last normalisation
-    mask: Array  # [B, T], True where a frame was made of valid samples only
-    states: tuple[Array, ...]  # 1 + layers of [B, T, D], `hidden_states` of transformers
+    tokens: Array  # [B, T, D], after the last norm
+    mask: Array  # [B, T], True for frames that depend on valid samples only
+    states: tuple[Array, ...]  # 1 + layers arrays [B, T, D], `hidden_states` in `transformers`
 
 
 def conv_lengths(spec: HubertSpec, lengths: Array, layers: int | None = None) -> Array:
-    """Return how many frames are valid after the first `layers` convolutions.
+    """Return the number of valid frames after the first `layers` convolutions.
 
     Args:
       spec: the encoder's shape.
-      lengths: valid samples, [B]; fewer than one frame needs count as one frame.
-      layers: how many convolutions; None for all.
+      lengths: number of valid samples, [B]. A clip too short for a frame counts as one frame.
+      layers: number of convolutions; None for all.
 
     Returns:
-      [B], at least 1 each.
+      [B], each at least 1.
+
+    Example:
+      >>> print(conv_lengths(HubertSpec(), jnp.array([0, 400, 16_000])))
+      [ 1  1 49]
     """
     frames = jnp.maximum(lengths, spec.min_samples)
     for kernel, stride in list(zip(spec.conv_kernel, spec.conv_stride, strict=True))[:layers]:
@@ -37,10 +41,10 @@ def conv_lengths(spec: HubertSpec, lengths: Array, layers: int | None = None) ->
 
 
 class MaskedGroupNorm(nn.Module):
-    """Group norm with one group a channel, over the valid frames only.
+    """Group norm with one channel per group, over the valid frames only.
 
-    `transformers` takes the statistics over padding too, so its features depend on how much a
-    clip was padded; without padding the two are equal.
+    `transformers` includes padding in the statistics, so that its features depend on the amount of
+    padding. Without padding both are equal.
     """
 
     epsilon: float
@@ -48,13 +52,13 @@ class MaskedGroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: Array) -> Array:
-        """Normalise x [B, T, D] over the frames where mask [B, T] is True."""
+        """Normalise x [B, T, D] over the frames for which mask [B, T] is True."""
         width = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (width,))
         bias = self.param("bias", nn.initializers.zeros, (width,))
         x = x.astype(jnp.float32)
-        # Sums over time are written as products: XLA's own reduction over the major axis of a batch
-        # of one runs 10x slower on CPU.
+        # Means over time are matrix products: XLA's reduction over the major axis of a batch of one
+        # is 10x slower on CPU.
         keep = mask.astype(jnp.float32)
         keep = (keep / jnp.maximum(keep.sum(axis=1, keepdims=True), 1.0))[:, None, :]
         mean = jnp.matmul(keep, x, precision="highest")
@@ -75,7 +79,7 @@ class ConvLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, mask: Array) -> Array:
-        """Map x [B, T, C] to [B, T', width]; mask [B, T'] tells the valid output frames."""
+        """Map x [B, T, C] to [B, T', width]; mask [B, T'] is True for valid output frames."""
         shape = (self.kernel, x.shape[-1], self.width)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         y = strided_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride)
@@ -89,7 +93,7 @@ class ConvLayer(nn.Module):
 
 
 class Frontend(nn.Module):
-    """The stack of convolutions that turns samples into frames."""
+    """The stack of convolutions that maps samples to frames."""
 
     spec: HubertSpec
     dtype: jnp.dtype = jnp.float32
@@ -114,7 +118,7 @@ class Frontend(nn.Module):
         ]
 
     def __call__(self, wave: Array, lengths: Array) -> Array:
-        """Map wave [B, N] with valid lengths [B] to frames [B, T, C]."""
+        """Map wave [B, N] with `lengths` [B] valid samples to frames [B, T, C]."""
         x = wave[..., None]
         for i, conv in enumerate(self.convs):
             kernel, stride = self.spec.conv_kernel[i], self.spec.conv_stride[i]
@@ -125,7 +129,7 @@ class Frontend(nn.Module):
 
 
 class PositionalConv(nn.Module):
-    """The weight-normed grouped convolution that tells HuBERT where a frame stands."""
+    """HuBERT's position embedding: a weight-normed grouped convolution."""
 
     width: int
     kernel: int
@@ -139,12 +143,12 @@ class PositionalConv(nn.Module):
         shape = (self.kernel, self.width // self.groups, self.width)
         std = 2.0 * (1.0 / (self.kernel * self.width)) ** 0.5
         v = self.param("v", nn.initializers.normal(std), shape).astype(jnp.float32)
-        # One gain a tap: PyTorch's weight_norm over dim=2 of its [out, in, tap] layout.
+        # One gain per tap: PyTorch's weight_norm with dim=2 of the [out, in, tap] layout.
         norm = jnp.sqrt(jnp.square(v).sum(axis=(1, 2), keepdims=True))
         g = self.param("g", lambda key: norm)
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
         kernel = (g * v / norm).astype(self.dtype)
-        # An even kernel padded by half on both sides gives one frame too many: drop the last.
+        # `transformers` pads an even kernel by half on both sides and drops the last frame.
         left, right = self.kernel // 2, self.kernel // 2 - (self.kernel % 2 == 0)
         x = jnp.pad(x.astype(self.dtype), ((0, 0), (left, right), (0, 0)))
         y = grouped_conv(x, kernel, self.groups) + bias.astype(self.dtype)
@@ -152,13 +156,16 @@ class PositionalConv(nn.Module):
 
 
 class Hubert(nn.Module):
-    """Waveform to frame features; equal to `transformers.HubertModel` on unpadded input."""
+    """The speech encoder: waveform to frame features.
+
+    Without padding it equals `transformers.HubertModel`.
+    """
 
     spec: HubertSpec
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
-    scan: bool = False  # see `run_blocks`
-    implementation: str = "xla"  # of `attention.IMPLEMENTATIONS`
+    scan: bool = False  # run the layers as a loop; see `run_blocks`
+    implementation: str = "xla"  # one of `config.specs.IMPLEMENTATIONS`
 
     def setup(self):
         spec = self.spec
@@ -185,22 +192,19 @@ class Hubert(nn.Module):
         self.drop = nn.Dropout(spec.dropout)
 
     def __call__(self, wave: Array, lengths: Array, deterministic: bool = True) -> HubertOutput:
-        """Encode speech so that padding never changes a valid frame.
+        """Encode speech; padding never changes a valid frame.
 
         Args:
-          wave: samples at 16 kHz, normalised as the checkpoint wants, zero-padded, [B, N]. Clips
-            shorter than one frame are padded with zeros up to one.
-          lengths: valid samples, [B].
+          wave: samples at 16 kHz, normalised as the checkpoint needs, [B, N]. Clips shorter than
+            one frame are padded with zeros to one frame.
+          lengths: number of valid samples, [B]; samples beyond it are ignored.
           deterministic: False turns dropout on (needs the rng 'dropout').
-
-        Returns:
-          Tokens, mask and all hidden states.
         """
         spec = self.spec
         short = spec.min_samples - wave.shape[1]
         if short > 0:
             wave = jnp.pad(wave, ((0, 0), (0, short)))
-        # Samples past the length are zeroed here, so that a caller's padding value is no matter.
+        # Callers may pad with any value.
         wave = jnp.where(jnp.arange(wave.shape[1])[None, :] < lengths[:, None], wave, 0.0)
         x = self.frontend(wave, lengths)
         mask = jnp.arange(x.shape[1])[None, :] < conv_lengths(spec, lengths)[:, None]

@@ -1,4 +1,4 @@
-"""Layers shared by every encoder: activations, normalisation, attention, transformer block."""
+"""Layers shared by the encoders: activations, normalisation, attention, transformer blocks."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,13 +12,13 @@ from sir_jax.models.attention import attend, attention_weights
 
 Array = jax.Array
 
-# Gain-free inits follow the published code of HuBERT, CLIP and BERT: N(0, 0.02).
+# Kernels start from N(0, 0.02), as in the published code of HuBERT, CLIP and BERT.
 INIT_STD = 0.02
 kernel_init = nn.initializers.normal(stddev=INIT_STD)
 
 
 def gelu(x: Array) -> Array:
-    """Apply the exact (erf) GELU; this form is 1.3-1.5x faster on CPU than `jax.nn.gelu`'s erfc."""
+    """Apply the exact GELU; its erf is 1.3-1.5x faster on CPU than the erfc of `jax.nn.gelu`."""
     return 0.5 * x * (1.0 + jax.lax.erf(x * jnp.asarray(0.5**0.5, x.dtype)))
 
 
@@ -27,7 +27,7 @@ def quick_gelu(x: Array) -> Array:
     return x * jax.nn.sigmoid(1.702 * x)
 
 
-# `jax.nn.gelu` is never called by its default, which is the tanh approximation.
+# Never call `jax.nn.gelu` without `approximate`: its default is the tanh approximation.
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
@@ -35,8 +35,8 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
 }
 
-
-_PRODUCT = "dense"
+# The name by which a policy of `jax.checkpoint` knows the products of `dense`.
+_DENSE_PRODUCT = "dense"
 
 
 @jax.custom_vjp
@@ -49,8 +49,8 @@ def _matmul_fwd(x, kernel):
 
 
 def _matmul_bwd(residuals, dy):
-    # Without the barrier XLA computes x and dy a second time, transposed, with all that was fused
-    # into them: on CPU this costs more than the products.
+    # Without the barrier XLA recomputes x and dy in transposed form, with all operations that were
+    # fused into them. On CPU this costs more than the products.
     (x, kernel), dy = jax.lax.optimization_barrier((residuals, dy))
     rows, d_rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
     return (d_rows @ kernel.T).reshape(x.shape), rows.T @ d_rows
@@ -62,12 +62,12 @@ _matmul.defvjp(_matmul_fwd, _matmul_bwd)
 def dense_dot(x, kernel, dimension_numbers, precision=None, preferred_element_type=None):
     """Multiply x [..., D] by kernel [D, F] for `nn.Dense`, with a gradient that is fast on CPU."""
     del dimension_numbers, precision, preferred_element_type
-    # Named, because a policy of `jax.checkpoint` does not see the product inside the custom rule.
-    return checkpoint_name(_matmul(x, kernel), _PRODUCT)
+    # Policies of `jax.checkpoint` cannot see a product inside a custom VJP: hence the name.
+    return checkpoint_name(_matmul(x, kernel), _DENSE_PRODUCT)
 
 
 def layer_norm(epsilon: float, dtype, name: str | None = None) -> nn.LayerNorm:
-    """Build a LayerNorm whose statistics are float32 and two-pass, as PyTorch's are."""
+    """Build a LayerNorm with two-pass float32 statistics, as in PyTorch."""
     return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
 
 
@@ -90,13 +90,13 @@ def dense(
 
 
 class Attention(nn.Module):
-    """Multi-head attention of a query stream over a key/value stream."""
+    """Multi-head attention of one stream of tokens to another, or to itself."""
 
     width: int
     heads: int
     dtype: jnp.dtype = jnp.float32
     init_std: float = INIT_STD
-    implementation: str = "xla"  # of `attention.IMPLEMENTATIONS`
+    implementation: str = "xla"  # one of `config.specs.IMPLEMENTATIONS`
 
     def setup(self):
         if self.width % self.heads:
@@ -109,8 +109,8 @@ class Attention(nn.Module):
     def __call__(self, x: Array, context: Array, mask: Array | None) -> Array:
         """Attend from x [B, T, D] to context [B, S, D'] where mask [B, S] is True: [B, T, D].
 
-        Where the collection 'intermediates' is mutable, the weights [B, H, T, S] go there; they
-        are computed for nobody else.
+        If the collection 'intermediates' is mutable, the attention weights [B, H, T, S] are sown
+        into it; otherwise they are not computed.
         """
         b, t, _ = x.shape
         s = context.shape[1]
@@ -142,7 +142,7 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer encoder layer, normalised first (CLIP, HuBERT large) or last (HuBERT base)."""
+    """A transformer encoder layer: pre-norm (CLIP, HuBERT large) or post-norm (HuBERT base)."""
 
     width: int
     heads: int
@@ -175,7 +175,7 @@ class Block(nn.Module):
 
 
 class CrossBlock(nn.Module):
-    """A post-norm transformer layer of BERT's order that may also attend to another stream."""
+    """A post-norm transformer layer in BERT's order, with optional self- and cross-attention."""
 
     width: int
     heads: int
@@ -185,13 +185,13 @@ class CrossBlock(nn.Module):
     cross: bool
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
-    own: bool = True  # whether a token attends to its own stream
+    self_attention: bool = True
     init_std: float = INIT_STD
     implementation: str = "xla"
 
     def setup(self):
         fields = self.width, self.heads, self.dtype, self.init_std, self.implementation
-        if self.own:
+        if self.self_attention:
             self.attention = Attention(*fields)
             self.attention_norm = layer_norm(self.epsilon, self.dtype)
         if self.cross:
@@ -210,21 +210,21 @@ class CrossBlock(nn.Module):
         deterministic: bool,
         rows: int | None = None,
     ) -> Array:
-        """Map x [B, T, D] to [B, T, D], or to its first `rows` tokens.
+        """Map x [B, T, D] to [B, T, D], or to [B, rows, D].
 
         Args:
-          x: the layer's own stream.
+          x: tokens, [B, T, D].
           mask: True where a token of x may be attended to, [B, T]; None for all.
-          context: the other stream, [B, S, C] of any width C; read only where `cross`.
+          context: tokens to cross-attend to, [B, S, C] of any width C; ignored unless `cross`.
           context_mask: True where a token of the context may be attended to, [B, S]; None for all.
-          deterministic: False turns dropout on.
-          rows: how many leading tokens to compute, all of x being attended to; None for all.
+          deterministic: False turns dropout on (needs the rng 'dropout').
+          rows: number of leading tokens to compute, which still attend to all of x; None for all.
 
         Raises:
-          ValueError: where a cross layer has no context.
+          ValueError: `cross` is True and there is no context.
         """
         stream, x = x, x[:, :rows]
-        if self.own:
+        if self.self_attention:
             h = self.attention(x, stream, mask)
             x = self.attention_norm(x + self.drop(h, deterministic=deterministic))
         if self.cross:
@@ -236,35 +236,37 @@ class CrossBlock(nn.Module):
 
 
 def rematerialised(cls: type[nn.Module], remat: str, static_argnums: tuple[int, ...]):
-    """Return a module class whose activations are computed again in the backward pass.
+    """Return a module class that recomputes its activations in the backward pass.
 
     Args:
       cls: the module class.
-      remat: of `REMAT`; 'none' returns `cls` itself.
-      static_argnums: which arguments of its call are Python values, the module itself being 0.
+      remat: one of `REMAT`: 'none' returns `cls` itself, 'full' recomputes everything, 'dots' keeps
+        the products with weights.
+      static_argnums: positions of the call's arguments that are Python values; `self` is 0.
 
     Raises:
-      ValueError: an unknown `remat`.
+      ValueError: `remat` is unknown.
     """
     if remat not in REMAT:
         raise ValueError(f"remat {remat!r} is none of {', '.join(REMAT)}")
     if remat == "none":
         return cls
-    kept = jax.checkpoint_policies.save_only_these_names(_PRODUCT) if remat == "dots" else None
-    return nn.remat(cls, policy=kept, static_argnums=static_argnums)
+    policy = None
+    if remat == "dots":
+        policy = jax.checkpoint_policies.save_only_these_names(_DENSE_PRODUCT)
+    return nn.remat(cls, policy=policy, static_argnums=static_argnums)
 
 
 def cross_stack(layers: int, remat: str, cross_every: int = 1, **kwargs) -> list[CrossBlock]:
-    """Build cross blocks named `layers_00`, ...: names are the checkpoint's schema.
+    """Build `CrossBlock`s. Checkpoints contain their names: `layers_00`, `layers_01`, ...
 
     Args:
-      layers: how many.
-      remat: of `REMAT`.
-      cross_every: layers 0, n, 2n, ... attend to the other stream.
-      **kwargs: further fields of `CrossBlock`.
+      layers: number of blocks.
+      remat: one of `REMAT`.
+      cross_every: layers 0, n, 2n, ... have cross-attention, for n = `cross_every`.
+      **kwargs: the other fields of `CrossBlock`.
     """
-    # Arguments 5 and 6 of CrossBlock.__call__ (self counts as 0), `deterministic` and `rows`, are
-    # Python values.
+    # 5 and 6 are `deterministic` and `rows` of CrossBlock.__call__.
     cls = rematerialised(CrossBlock, remat, (5, 6))
     return [
         cls(**kwargs, cross=i % cross_every == 0, name=f"layers_{i:02d}") for i in range(layers)
@@ -272,14 +274,14 @@ def cross_stack(layers: int, remat: str, cross_every: int = 1, **kwargs) -> list
 
 
 def block_stack(layers: int, remat: str, **kwargs) -> list[Block]:
-    """Build blocks named `layers_00`, `layers_01`, ...: names are the checkpoint's schema.
+    """Build `Block`s. Checkpoints contain their names: `layers_00`, `layers_01`, ...
 
     Args:
-      layers: how many.
-      remat: of `REMAT`.
+      layers: number of blocks.
+      remat: one of `REMAT`.
       **kwargs: fields of `Block`.
     """
-    # Argument 3 of Block.__call__ (self counts as 0) is the Python bool `deterministic`.
+    # 3 is `deterministic` of Block.__call__.
     cls = rematerialised(Block, remat, (3,))
     return [cls(**kwargs, name=f"layers_{i:02d}") for i in range(layers)]
 
@@ -287,23 +289,23 @@ def block_stack(layers: int, remat: str, **kwargs) -> list[Block]:
 def run_blocks(
     blocks: Sequence[Block], x: Array, mask: Array | None, deterministic: bool, scan: bool
 ) -> tuple[Array, ...]:
-    """Apply blocks of one shape one after the other.
+    """Apply blocks of equal shape one after the other.
 
     Args:
       blocks: from `block_stack`.
       x: [B, T, D].
       mask: True where a token may be attended to, [B, T]; None for all.
-      deterministic: False turns dropout on.
-      scan: run them as a loop. The program then has one layer however many there are and compiles
-        several times sooner, for a copy of their parameters. Ignored where parameters are made or
-        attention weights are looked at.
+      deterministic: False turns dropout on (needs the rng 'dropout').
+      scan: True to run the blocks as a loop. The program then contains one layer, whatever their
+        number, and compiles several times faster; the price is a copy of their parameters. Ignored
+        while parameters are initialised or attention weights are recorded.
 
     Returns:
-      The stream after each block.
+      The output of each block, [B, T, D].
     """
     first = blocks[0]
-    seen = first.is_initializing() or first.is_mutable_collection("intermediates")
-    if not scan or seen or len(blocks) == 1:
+    mutable = first.is_initializing() or first.is_mutable_collection("intermediates")
+    if not scan or mutable or len(blocks) == 1:
         states = []
         for block in blocks:
             x = block(x, mask, deterministic)

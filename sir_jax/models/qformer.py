@@ -1,4 +1,4 @@
-"""BLIP-2's image side (arXiv 2301.12597): a ViT, and the Q-Former that reads it with queries."""
+"""BLIP-2's image side (arXiv 2301.12597): a ViT, and the Q-Former whose queries attend to it."""
 
 from typing import NamedTuple
 
@@ -11,20 +11,23 @@ from sir_jax.models.vit import Vit, VitOutput
 
 
 class QFormerOutput(NamedTuple):
-    """What the Q-Former returns."""
+    """The output of `QFormer`."""
 
-    tokens: Array  # [B, Q, D], `last_hidden_state`; one a query
-    projected: Array | None  # [B, Q, E], before any normalisation; None without a projection
-    states: tuple[Array, ...]  # 1 + layers of [B, Q, D]
+    tokens: Array  # [B, queries, D], `last_hidden_state` in `transformers`
+    projected: Array | None  # [B, queries, E], not normalised; None without a projection
+    states: tuple[Array, ...]  # 1 + layers arrays [B, queries, D]
 
 
 class QFormer(nn.Module):
-    """Learnt queries that read an image; equal to `transformers.Blip2QFormerModel` without text."""
+    """Learnt queries that attend to an image.
+
+    Equals `transformers.Blip2QFormerModel` without text input.
+    """
 
     spec: QFormerSpec
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
-    implementation: str = "xla"  # of `attention.IMPLEMENTATIONS`
+    implementation: str = "xla"  # one of `config.specs.IMPLEMENTATIONS`
 
     def setup(self):
         spec = self.spec
@@ -48,10 +51,10 @@ class QFormer(nn.Module):
             self.projection = dense(spec.projection, self.dtype)
 
     def __call__(self, context: Array, deterministic: bool = True) -> QFormerOutput:
-        """Read images.
+        """Let the queries attend to images.
 
         Args:
-          context: an image encoder's tokens, all of them valid, [B, P, C].
+          context: an image encoder's tokens, all valid, [B, P, C].
           deterministic: False turns dropout on (needs the rng 'dropout').
         """
         x = self.norm(self.queries.astype(self.dtype))
@@ -66,12 +69,12 @@ class QFormer(nn.Module):
 
 
 class Blip2(nn.Module):
-    """Pixels to query features: the image side of `transformers`' BLIP-2 classes."""
+    """The image side of the BLIP-2 classes in `transformers`: pixels to query features."""
 
     spec: Blip2Spec
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
-    implementation: str = "xla"  # of `attention.IMPLEMENTATIONS`
+    implementation: str = "xla"  # one of `config.specs.IMPLEMENTATIONS`
 
     def setup(self):
         common = dict(remat=self.remat, dtype=self.dtype, implementation=self.implementation)
@@ -81,6 +84,6 @@ class Blip2(nn.Module):
     def __call__(
         self, pixels: Array, deterministic: bool = True
     ) -> tuple[VitOutput, QFormerOutput]:
-        """Encode pixels [B, image_size, image_size, 3] as `Vit` takes them."""
+        """Encode pixels [B, image_size, image_size, 3], normalised as the checkpoint needs."""
         vision = self.vision(pixels, deterministic)
         return vision, self.qformer(vision.tokens, deterministic)

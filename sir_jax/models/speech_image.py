@@ -1,4 +1,4 @@
-"""The joint model: two encoders, projections into one embedding space, and the fusion encoder."""
+"""The joint model: two encoders, projections into a joint embedding space, the fusion encoder."""
 
 from typing import NamedTuple
 
@@ -15,22 +15,22 @@ from sir_jax.models.vit import Vit, VitOutput
 
 
 class Encoded(NamedTuple):
-    """One modality's features."""
+    """The features of one modality."""
 
-    tokens: Array  # [B, 1 + T, D_s] or [B, 1 + P, D_i], token 0 is CLS; or a Q-Former's [B, Q, D]
-    mask: Array  # True where a token is valid
-    embed: Array  # float32, unit norm, [B, E]
+    tokens: Array  # [B, 1 + T, D_s] or [B, 1 + P, D_i] with CLS first; Q-Former: [B, queries, D]
+    mask: Array  # True for valid tokens, [B, number of tokens]
+    embed: Array  # float32 [B, E], unit norm
 
 
 class SpeechHead(nn.Module):
-    """A learnt CLS token and transformer layers over the frames."""
+    """A learnt CLS token, and transformer layers over it and the frames."""
 
     spec: HeadSpec
     width: int
-    states: int
+    states: int  # number of the encoder's hidden states
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
-    implementation: str = "xla"  # of `attention.IMPLEMENTATIONS`
+    implementation: str = "xla"  # one of `config.specs.IMPLEMENTATIONS`
 
     def setup(self):
         spec = self.spec
@@ -75,10 +75,10 @@ def unit_norm(x: Array) -> Array:
 
 
 class SpeechImageModel(nn.Module):
-    """Encode speech and images into one space, and let one read the other.
+    """The joint model of speech and images.
 
-    The names of the sub-modules are the checkpoint's public schema. Without `tasks` there is no
-    fusion encoder; each of them brings its own head.
+    The names of its sub-modules are the public schema of checkpoints. Without `tasks` there is no
+    fusion encoder; each task adds a head.
     """
 
     speech_spec: HubertSpec
@@ -92,7 +92,7 @@ class SpeechImageModel(nn.Module):
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
     scan: bool = False  # run the encoders' layers as a loop; see `layers.run_blocks`
-    attention: str = "xla"  # who computes it, of `attention.IMPLEMENTATIONS`
+    attention: str = "xla"  # one of `config.specs.IMPLEMENTATIONS`
 
     def __post_init__(self):
         qformer = self.qformer_spec
@@ -147,23 +147,23 @@ class SpeechImageModel(nn.Module):
     def speech_features(
         self, wave: Array, lengths: Array, deterministic: bool = True
     ) -> HubertOutput:
-        """Run the speech encoder alone: what a frozen one gives to student and teacher alike."""
+        """Run the speech encoder alone; student and teacher share its output where it is frozen."""
         return self.speech(wave, lengths, deterministic)
 
     def image_features(self, pixels: Array, deterministic: bool = True) -> VitOutput:
-        """Run the image encoder alone: what a frozen one gives to student and teacher alike."""
+        """Run the image encoder alone; student and teacher share its output where it is frozen."""
         return self.image(pixels, deterministic)
 
     def embed_speech(self, features: HubertOutput, deterministic: bool = True) -> Encoded:
-        """Make tokens and embeddings of `speech_features`."""
+        """Compute tokens and embeddings from the output of `speech_features`."""
         tokens, mask = self.speech_head(features, deterministic)
         return Encoded(tokens, mask, unit_norm(self.speech_projection(tokens[:, 0])))
 
     def embed_image(self, features: VitOutput, deterministic: bool = True) -> Encoded:
-        """Make tokens and embeddings of `image_features`.
+        """Compute tokens and embeddings from the output of `image_features`.
 
-        A Q-Former's embedding is the mean of its projected queries, because an index holds one
-        vector an image; BLIP-2 itself takes the query most similar to each text.
+        With a Q-Former the embedding is the mean of its projected queries, because an index holds
+        one vector per image. BLIP-2 itself uses the query that is most similar to the text.
         """
         if self.qformer_spec:
             head = self.image_head(features.tokens, deterministic)
@@ -173,24 +173,35 @@ class SpeechImageModel(nn.Module):
         return Encoded(tokens, jnp.ones(tokens.shape[:2], bool), unit_norm(embed))
 
     def encode_speech(self, wave: Array, lengths: Array, deterministic: bool = True) -> Encoded:
-        """Encode wave [B, N] with valid lengths [B]; a clip's result is the same in any batch."""
+        """Encode speech; neither padding nor the rest of the batch changes a clip's result.
+
+        Args:
+          wave: samples at 16 kHz, [B, N].
+          lengths: number of valid samples, [B].
+          deterministic: False turns dropout on (needs the rng 'dropout').
+        """
         return self.embed_speech(self.speech_features(wave, lengths, deterministic), deterministic)
 
     def encode_image(self, pixels: Array, deterministic: bool = True) -> Encoded:
-        """Encode pixels [B, h, w, 3]; see `embed_image`."""
+        """Encode images.
+
+        Args:
+          pixels: normalised as the image encoder needs, [B, h, w, 3].
+          deterministic: False turns dropout on (needs the rng 'dropout').
+        """
         return self.embed_image(self.image_features(pixels, deterministic), deterministic)
 
     def match(self, speech: Encoded, image: Encoded, deterministic: bool = True) -> Array:
-        """Ask of each row whether its speech and its image belong together.
+        """Compute for each row whether its speech and its image match.
 
         Args:
-          speech: tokens and mask are read.
-          image: likewise.
-          deterministic: False turns dropout on.
+          speech: tokens and mask of B captions; `embed` is not used.
+          image: tokens and mask of B images; `embed` is not used.
+          deterministic: False turns dropout on (needs the rng 'dropout').
 
         Returns:
-          Logits, float32 [B, 2]; class 1 is 'they match'. They are read off the CLS token of the
-          modality that `fusion_spec.query` names; off all queries of a Q-Former, as their mean.
+          Logits, float32 [B, 2]; class 1 is 'they match'. They are those of the CLS token of the
+          modality that `fusion_spec.query` names or, of a Q-Former, the mean over its queries.
         """
         rows = 1 if self.fusion_spec.query == "speech" or self.image_has_cls else None
         x = self.fuse(speech, image, deterministic, rows)
@@ -199,7 +210,17 @@ class SpeechImageModel(nn.Module):
     def fuse(
         self, speech: Encoded, image: Encoded, deterministic: bool = True, rows: int | None = None
     ) -> Array:
-        """Let the modality that `fusion_spec.query` names read the other: [B, T or rows, W]."""
+        """Let the modality that `fusion_spec.query` names attend to the other one.
+
+        Args:
+          speech: tokens and mask of B captions.
+          image: tokens and mask of B images.
+          deterministic: False turns dropout on (needs the rng 'dropout').
+          rows: number of leading tokens to return; None for all.
+
+        Returns:
+          [B, T or rows, W] with the fusion encoder's width W.
+        """
         query = self.fusion_spec.query
         own, other = (speech, image) if query == "speech" else (image, speech)
         return self.fusion(
@@ -209,16 +230,16 @@ class SpeechImageModel(nn.Module):
     def denoise(
         self, noisy: Encoded, context: Encoded, modality: str, deterministic: bool = True
     ) -> Array:
-        """Rebuild a modality's clean tokens from noisy ones, reading the other modality.
+        """Rebuild the clean tokens of one modality from noisy ones and the other modality.
 
         Args:
-          noisy: tokens [B, T, D] and mask are read.
-          context: the other modality's tokens and mask.
-          modality: of the noisy tokens: 'speech' or 'image'.
-          deterministic: False turns dropout on.
+          noisy: tokens [B, T, D] and mask of the noisy modality; `embed` is not used.
+          context: tokens and mask of the other modality; `embed` is not used.
+          modality: the noisy modality: 'speech' or 'image'.
+          deterministic: False turns dropout on (needs the rng 'dropout').
 
         Returns:
-          float32 [B, T, D].
+          The rebuilt tokens, float32 [B, T, D].
         """
         x = self.fusion(
             noisy.tokens, noisy.mask, context.tokens, context.mask, modality, deterministic
@@ -229,7 +250,10 @@ class SpeechImageModel(nn.Module):
     def __call__(
         self, wave: Array, lengths: Array, pixels: Array, deterministic: bool = True
     ) -> tuple[Encoded, Encoded, Array]:
-        """Encode both modalities: (speech, image, temperature)."""
+        """Encode both modalities; return (speech, image, temperature).
+
+        On initialisation this also creates the parameters of all tasks.
+        """
         speech = self.encode_speech(wave, lengths, deterministic)
         image = self.encode_image(pixels, deterministic)
         if self.is_initializing():

@@ -10,15 +10,15 @@ from sir_jax.models.layers import Array, block_stack, kernel_init, layer_norm, r
 
 
 class VitOutput(NamedTuple):
-    """What the encoder returns."""
+    """The output of `Vit`; names in brackets are those of `transformers`."""
 
-    tokens: Array  # [B, 1 + P, D], `last_hidden_state`; token 0 is CLS
-    pooled: Array  # [B, D], the normalised CLS, `pooler_output`
-    states: tuple[Array, ...]  # 1 + layers of [B, 1 + P, D], none of them after `post_norm`
+    tokens: Array  # [B, 1 + P, D], token 0 is CLS (`last_hidden_state`)
+    pooled: Array  # [B, D], the CLS token after `post_norm` (`pooler_output`)
+    states: tuple[Array, ...]  # 1 + layers arrays [B, 1 + P, D], before `post_norm`
 
 
 class PatchEmbed(nn.Module):
-    """Cut an image into patches and project each: a matmul, where a strided convolution is slow."""
+    """Project each patch of an image, as a matrix product: a strided convolution is slower."""
 
     patch: int
     width: int
@@ -27,7 +27,7 @@ class PatchEmbed(nn.Module):
 
     @nn.compact
     def __call__(self, pixels: Array) -> Array:
-        """Map pixels [B, h, w, 3] to [B, P, D], rows first."""
+        """Map pixels [B, h, w, 3] to [B, P, D], patches in row-major order."""
         b, h, w, c = pixels.shape
         p = self.patch
         kernel = self.param("kernel", kernel_init, (p, p, c, self.width))
@@ -41,13 +41,16 @@ class PatchEmbed(nn.Module):
 
 
 class Vit(nn.Module):
-    """Pixels to patch features; equal to `transformers`' CLIPVisionModel and Blip2VisionModel."""
+    """The image encoder: pixels to patch features.
+
+    Equals `CLIPVisionModel` and `Blip2VisionModel` of `transformers`.
+    """
 
     spec: VitSpec
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
-    scan: bool = False  # see `run_blocks`
-    implementation: str = "xla"  # of `attention.IMPLEMENTATIONS`
+    scan: bool = False  # run the layers as a loop; see `run_blocks`
+    implementation: str = "xla"  # one of `config.specs.IMPLEMENTATIONS`
 
     def setup(self):
         spec = self.spec
@@ -77,11 +80,11 @@ class Vit(nn.Module):
         """Encode images.
 
         Args:
-          pixels: normalised as the checkpoint wants, [B, image_size, image_size, 3].
+          pixels: normalised as the checkpoint needs, [B, image_size, image_size, 3].
           deterministic: False turns dropout on (needs the rng 'dropout').
 
         Raises:
-          ValueError: where the image has another size than the position embeddings.
+          ValueError: the images do not have the size that the position embeddings are for.
         """
         size = self.spec.image_size
         if pixels.shape[1:] != (size, size, 3):
@@ -95,5 +98,5 @@ class Vit(nn.Module):
         x = states[-1]
         if self.spec.form == "blip2":
             x = self.post_norm(x)
-        # BLIP-2's CLS is normalised twice, here as in `transformers`.
+        # As in `transformers`, BLIP-2's CLS is normalised twice.
         return VitOutput(x, self.post_norm(x[:, 0]), states)

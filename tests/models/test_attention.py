@@ -20,12 +20,12 @@ def rand(*shape, seed=0):
 
 
 def reference(q, k, v, mask, d_out):
-    """Return the output and the gradients of sum(out * d_out) by q, k and v, in float64."""
+    """Return in float64 the output, and the gradients of sum(out * d_out) for q, k and v."""
     q, k, v, d_out = (np.asarray(x, np.float64).swapaxes(1, 2) for x in (q, k, v, d_out))
     scale = q.shape[-1] ** -0.5
     logits = scale * q @ k.swapaxes(-1, -2)
     if mask is not None:
-        # Without a valid key every key counts alike.
+        # Without a valid key all keys have equal weights.
         dead = ~mask.any(axis=1)
         logits = np.where((mask | dead[:, None])[:, None, None], logits, -np.inf)
         logits[dead] = 0.0
@@ -39,7 +39,7 @@ def reference(q, k, v, mask, d_out):
 
 
 def inputs(b=5, t=7, s=9, h=3, width=4):
-    """Return q, k, v and d_out, and masks from whole through one valid key to none."""
+    """Return [q, k, v, d_out], and a mask whose rows have all keys, 1, 4, all but one, and none."""
     arrays = [rand(b, n, h, width, seed=i) for i, n in enumerate((t, s, s, t))]
     return arrays, np.arange(s)[None] < np.array([s, 1, 4, s - 1, 0])[:b, None]
 
@@ -57,20 +57,20 @@ def value_and_grads(arrays, mask, attend=attend):
 
 def assert_exact(arrays, mask):
     out, (d_q, d_k, d_v) = value_and_grads(arrays, mask)
-    wanted, (w_q, w_k, w_v) = reference(*arrays[:3], mask, arrays[3])
-    np.testing.assert_allclose(out, wanted, atol=2e-6)
-    np.testing.assert_allclose(d_v, w_v, atol=5e-6)
+    expected, (e_q, e_k, e_v) = reference(*arrays[:3], mask, arrays[3])
+    np.testing.assert_allclose(out, expected, atol=2e-6)
+    np.testing.assert_allclose(d_v, e_v, atol=5e-6)
     live = np.ones(len(out), bool) if mask is None else mask.any(axis=1)
-    np.testing.assert_allclose(d_q[live], w_q[live], atol=5e-6)
-    np.testing.assert_allclose(d_k[live], w_k[live], atol=5e-6)
+    np.testing.assert_allclose(d_q[live], e_q[live], atol=5e-6)
+    np.testing.assert_allclose(d_k[live], e_k[live], atol=5e-6)
     assert np.isfinite(d_q).all() and np.isfinite(d_k).all()
 
 
 def softmaxes(arrays, mask):
     """Return the shapes of the weights that the CPU's program of value and gradient computes."""
     text = jax.jit(lambda *a: value_and_grads(a, mask)).lower(*arrays).as_text()
-    found = re.findall(r"stablehlo.exponential .*tensor<([0-9x]+)xf32>", text)
-    return [tuple(map(int, shape.split("x"))) for shape in found]
+    shapes = re.findall(r"stablehlo.exponential .*tensor<([0-9x]+)xf32>", text)
+    return [tuple(map(int, shape.split("x"))) for shape in shapes]
 
 
 def set_sizes(monkeypatch, group=14 << 20, groups=16, row=1 << 30):
@@ -86,7 +86,7 @@ def test_value_and_gradients(masked):
     assert_exact(arrays, mask if masked else None)
 
 
-# Rows by bytes, the last group short or not; and as many as four groups at most must hold.
+# The size in bytes limits a group to 1, 2 or 3 rows; then at most four groups force 2 rows.
 @pytest.mark.parametrize("rows, groups", [(1, 16), (2, 16), (3, 16), (2, 4)])
 def test_groups_of_rows_change_nothing(monkeypatch, rows, groups):
     arrays, mask = inputs()
@@ -138,11 +138,11 @@ def test_bfloat16_stays_near_and_keeps_its_dtype(monkeypatch, sizes):
     arrays, mask = inputs(b=4)
     half = [jnp.asarray(x, jnp.bfloat16) for x in arrays[:3]]
     exact = [np.asarray(x, np.float64) for x in half]
-    wanted = reference(*exact, mask, arrays[3])
-    got = value_and_grads((*half, arrays[3]), mask)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+    expected = reference(*exact, mask, arrays[3])
+    actual = value_and_grads((*half, arrays[3]), mask)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert a.dtype == jnp.bfloat16
-        # Eight bits of mantissa, a few roundings on the way.
+        # bfloat16 has eight bits of mantissa, and there are a few roundings.
         assert np.linalg.norm(np.asarray(a, np.float64) - b) < 0.01 * np.linalg.norm(b)
 
 
@@ -206,17 +206,17 @@ def test_dense_in_bfloat16_has_float32_gradients():
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_group_statistics_of_long_skewed_offset_frames(batch):
-    # Ten seconds of frames, far off zero beside their spread, with outliers.
+    # Ten seconds of frames; their mean is large compared to their spread, and there are outliers.
     frames = 32_000
     x = np.random.default_rng(0).exponential(size=(batch, frames, 4)).astype(np.float32) ** 2 + 5
     lengths = np.array([frames, 20_001, 1])[:batch]
     mask = np.arange(frames)[None] < lengths[:, None]
     module = MaskedGroupNorm(1e-5)
     params = {"scale": rand(4, seed=1), "bias": rand(4, seed=2)}
-    got = np.asarray(module.apply({"params": params}, x, mask))
+    actual = np.asarray(module.apply({"params": params}, x, mask))
     for row, length in enumerate(lengths):
         valid = x[row, :length].astype(np.float64)
-        wanted = (valid - valid.mean(0)) / np.sqrt(valid.var(0) + 1e-5)
-        wanted = wanted * params["scale"] + params["bias"]
-        # A float32 sum of 32,000 values far from zero is good to 1e-5 of them.
-        np.testing.assert_allclose(got[row, :length], wanted, atol=3e-5, rtol=1e-5)
+        expected = (valid - valid.mean(0)) / np.sqrt(valid.var(0) + 1e-5)
+        expected = expected * params["scale"] + params["bias"]
+        # A float32 mean of 32,000 values far from zero is accurate to 1e-5.
+        np.testing.assert_allclose(actual[row, :length], expected, atol=3e-5, rtol=1e-5)

@@ -1,4 +1,4 @@
-"""HuBERT at its published base size: padding never changes a feature, and any length is defined."""
+"""HuBERT base at its published size: padding changes no feature, and clips may have any length."""
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,14 @@ MINUTES_5 = 5 * 60 * 16_000
 
 @pytest.fixture(scope="module")
 def base():
-    """Return the config, the model and perturbed parameters; only the image tower is small."""
+    """Return the config, the model and perturbed parameters; only the image encoder is small."""
     c = base_config("base", "tiny")
     c.data.buckets = BUCKETS
     model = build_model(c.model)
     assert (model.speech_spec.conv_norm, model.speech_spec.layers) == ("group", 12)
     params = jax.jit(lambda key: init_params(model, key))(jax.random.key(0))
     rng = np.random.default_rng(1)
-    # As trained weights have it, norms and biases are off their inits.
+    # Norms and biases leave their initial values, as in trained weights.
     params = jax.tree.map(
         lambda p: p + np.float32(0.02) * rng.standard_normal(p.shape, np.float32), params
     )
@@ -47,18 +47,21 @@ def encode(base):
 
 
 def speech(samples, seed=0):
-    """Return noise under a slow envelope: loud and nearly silent stretches."""
+    """Return noise under a slow envelope, with loud and nearly silent parts."""
     rng = np.random.default_rng(seed)
     envelope = 0.05 + np.square(np.sin(np.arange(samples) / 3_000))
     return (envelope * rng.standard_normal(samples)).astype(np.float32)
 
 
-def assert_same(got, wanted):
-    np.testing.assert_allclose(got, wanted, atol=1e-4)
-    assert float(jnp.sum(got * wanted) / jnp.linalg.norm(got) / jnp.linalg.norm(wanted)) >= 0.99999
+def assert_same(actual, expected):
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
+    assert (
+        float(jnp.sum(actual * expected) / jnp.linalg.norm(actual) / jnp.linalg.norm(expected))
+        >= 0.99999
+    )
 
 
-def test_padding_and_company_change_no_feature(encode):
+def test_padding_and_the_rest_of_the_batch_change_no_feature(encode):
     clip = speech(21_011)
     alone = encode([clip], len(clip))
     frames = alone.tokens.shape[1]
@@ -74,11 +77,11 @@ def test_padding_and_company_change_no_feature(encode):
 def test_shortest_clips(base, encode, samples):
     _, model, _ = base
     clip = speech(samples) + np.float32(0.1)
-    got = encode([clip], BUCKETS[0])
-    assert int(got.mask.sum()) == 2  # CLS and one frame
+    actual = encode([clip], BUCKETS[0])
+    assert int(actual.mask.sum()) == 2  # CLS and one frame
     assert int(conv_lengths(model.speech_spec, jnp.array([samples]))[0]) == 1
-    # Zeros up to the 400 samples of one frame; the 401st belongs to none.
-    assert_same(got.embed[0], encode([np.pad(clip, (0, max(0, 400 - samples)))], 401).embed[0])
+    # Clips are padded with zeros to the 400 samples of one frame; sample 401 is in no frame.
+    assert_same(actual.embed[0], encode([np.pad(clip, (0, max(0, 400 - samples)))], 401).embed[0])
 
 
 def test_five_minutes_are_windowed_the_same_way_every_time(base):
@@ -88,12 +91,12 @@ def test_five_minutes_are_windowed_the_same_way_every_time(base):
     np.testing.assert_array_equal(first, again)
     assert np.isfinite(first).all()
     assert np.linalg.norm(first) == pytest.approx(1.0, abs=1e-5)
-    # In company, too; and its neighbours' order does not matter.
+    # The other clips of a call change nothing.
     short = speech(30_000, seed=3)
     pair = embed_speech(model, params, [short, long], c.data, 4)
     assert_same(pair[1], first)
     assert_same(pair[0], embed_speech(model, params, [short], c.data, 4)[0])
-    # The end counts: without its last minute, the recording is another one.
+    # The end is used: without its last minute the recording has another embedding.
     cut = embed_speech(model, params, [long[: MINUTES_5 * 4 // 5]], c.data, 4)[0]
     assert np.abs(first - cut).max() > 1e-6
 
@@ -107,7 +110,7 @@ def test_a_minute_at_once_goes_through_the_encoder_in_pieces(base):
         return model.apply({"params": params}, wave, lengths, method="encode_speech")
 
     compiled = jax.jit(tokens).lower(wave, lengths).compile()
-    # 2,999 frames: one layer's logits alone are 430 MB; kept for 13 layers they would be 5.6 GB.
+    # 2,999 frames: the logits of one layer take 430 MB, those of 13 layers would take 5.6 GB.
     assert compiled.memory_analysis().temp_size_in_bytes < 2.5e9
     out = compiled(wave, lengths)
     assert out.tokens.shape == (1, 3_000, 768) and bool(jnp.isfinite(out.tokens).all())

@@ -1,4 +1,4 @@
-"""Every formulation of a convolution gives XLA's own values and gradients; which one runs where."""
+"""Every formulation of a convolution has the values and gradients of XLA's own convolution."""
 
 import functools
 
@@ -52,7 +52,7 @@ def test_grouped_convolution(conv, taps, groups):
 
 
 @pytest.mark.parametrize("conv", [strided_conv, strided_matmul])
-# HuBERT's three kinds, with and without samples left over; a stride that outruns its kernel.
+# HuBERT's three shapes, with and without samples left over; a stride longer than its kernel.
 @pytest.mark.parametrize(
     ("taps", "stride", "length"),
     [

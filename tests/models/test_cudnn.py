@@ -1,4 +1,4 @@
-"""Attention by cuDNN, as far as a machine without a GPU can tell: what it is asked, and where."""
+"""Attention by cuDNN, as far as a machine without a GPU can test: the calls in the programs."""
 
 import re
 from collections import Counter
@@ -20,15 +20,15 @@ def rand(*shape, seed=0):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Let programs be made for a GPU that is not there; they cannot be run."""
+    """Let programs be lowered as on a GPU machine; they cannot run."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91_000)
 
 
 @pytest.mark.parametrize("t, s", [(7, 9), (7, 8), (8, 9), (8, 8)])
 @pytest.mark.parametrize("masked", [False, True])
-def test_the_library_is_asked_for_the_same(t, s, masked):
-    """Its own plain implementation takes the arguments that cuDNN's takes."""
+def test_arguments_for_the_library_give_the_same_attention(t, s, masked):
+    """Both implementations of the library, XLA's and cuDNN's, take the same arguments."""
     q, k, v, d_out = (rand(4, n, 3, 8, seed=i) for i, n in enumerate((t, s, s, t)))
     mask = np.arange(s)[None] < np.array([s, 1, 4, s - 1])[:, None] if masked else None
 
@@ -43,15 +43,15 @@ def test_the_library_is_asked_for_the_same(t, s, masked):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_without_a_gpu_it_is_computed_as_ever():
+def test_without_a_gpu_cudnn_falls_back_to_xla():
     q, k, v = (rand(2, 5, 2, 8, seed=i) for i in range(3))
     np.testing.assert_array_equal(attend(q, k, v, None, "cudnn"), attend(q, k, v, None))
     with pytest.raises(ValueError, match="'flash' is none of xla, cudnn"):
         attend(q, k, v, None, "flash")
 
 
-def all_heads(implementation, **fields):
-    """Return the gradient of everything that attends, lowered for CUDA, as text."""
+def lowered_gradient(implementation, **fields):
+    """Return the text of a gradient through all attention layers, lowered for CUDA."""
     c = base_config("base", "B/32").model
     c.speech.update(
         width=32, layers=3, heads=2, mlp_width=64, conv_width=(16,) * 7, pos_kernel=16, pos_groups=4
@@ -75,10 +75,10 @@ def all_heads(implementation, **fields):
     return traced.lower(lowering_platforms=("cuda",)).as_text()
 
 
-# Speech 3, its head 1, image 2, the Q-Former's 2 and one that reads the image, fusion 2 x 2.
+# 13 attention layers: speech 3, speech head 1, image 2, Q-Former 2 + 1 cross, fusion 2 x 2.
 @pytest.mark.parametrize("remat, forward", [("none", 13), ("full", 26)])
-def test_every_layer_asks_cudnn(gpu, remat, forward):
-    text = all_heads("cudnn", remat=remat)
+def test_every_layer_calls_cudnn(gpu, remat, forward):
+    text = lowered_gradient("cudnn", remat=remat)
     assert Counter(re.findall(r"@(__cudnn\$\w+)", text)) == {
         "__cudnn$fmhaSoftmax": forward,
         "__cudnn$fmhaSoftmaxBackward": 13,
@@ -86,13 +86,13 @@ def test_every_layer_asks_cudnn(gpu, remat, forward):
     assert not softmaxes(text)
 
 
-def test_none_asks_cudnn_unless_told_to(gpu):
-    text = all_heads("xla")
+def test_no_layer_calls_cudnn_by_default(gpu):
+    text = lowered_gradient("xla")
     assert "__cudnn" not in text and len(softmaxes(text)) == 26
 
 
-def test_layers_as_a_loop_ask_cudnn(gpu):
-    text = all_heads("cudnn", scan=True)
+def test_layers_as_a_loop_call_cudnn(gpu):
+    text = lowered_gradient("cudnn", scan=True)
     assert "__cudnn$fmhaSoftmaxBackward" in text and not softmaxes(text)
 
 

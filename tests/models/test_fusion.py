@@ -1,4 +1,4 @@
-"""The fusion encoder: who reads whom, what masks hide, and where it looks."""
+"""The fusion encoder: which stream attends to which, masks, and attention maps."""
 
 import functools
 
@@ -18,7 +18,7 @@ SMALL = dict(layers=2, width=24, heads=2, mlp_width=48)
 
 
 def tiny(tasks=TASKS, qformer=False, remat="none", **fusion):
-    """Return (model, params with every leaf moved off its initial value)."""
+    """Return (model, params), with noise added to every parameter."""
     c = base_config("tiny", "tiny").model
     c.speech.update(
         width=32,
@@ -47,7 +47,7 @@ def tiny(tasks=TASKS, qformer=False, remat="none", **fusion):
 
 
 def encoded(model, seed=0, b=3, t=9, p=5):
-    """Return random speech of three lengths and images, as the encoders would."""
+    """Return random tokens of speech and images; three captions have three lengths."""
     rng = np.random.default_rng(seed)
     lengths = np.array([t, 4, 6])[:b]
     speech = Encoded(
@@ -70,7 +70,7 @@ def made(request):
 
 
 def garbage(e: Encoded) -> Encoded:
-    """Return the same with other contents in the padding."""
+    """Return the tokens with other values in the padding."""
     return e._replace(tokens=np.where(e.mask[..., None], e.tokens, 77.0).astype(np.float32))
 
 
@@ -90,7 +90,7 @@ def test_padding_of_either_stream_is_never_seen(made):
         np.testing.assert_array_equal(a[noisy.mask], b[noisy.mask])
 
 
-def test_more_padding_and_other_company_change_nothing(made):
+def test_more_padding_and_another_batch_change_nothing(made):
     model, params = made
     speech, image = encoded(model)
     longer = Encoded(
@@ -106,7 +106,7 @@ def test_more_padding_and_other_company_change_nothing(made):
 
 
 def test_match_reads_the_cls_token_of_the_whole_pass(made):
-    # The last layer is computed for one token alone; it must be what it is among all.
+    # The last layer is computed for the CLS token alone; the others must not change its value.
     model, params = made
     speech, image = encoded(model)
     x = apply(model, params, "fuse", speech, image)
@@ -119,7 +119,7 @@ def test_match_reads_the_cls_token_of_the_whole_pass(made):
     )
 
 
-def test_queries_of_a_qformer_vote_as_a_mean():
+def test_match_logits_of_a_qformer_are_the_mean_over_its_queries():
     model, params = tiny(tasks=("match", "denoise_image"), qformer=True, query="image")
     assert not model.image_has_cls and model.image_width == 28
     speech, image = encoded(model, p=4)
@@ -131,7 +131,7 @@ def test_queries_of_a_qformer_vote_as_a_mean():
     assert params["denoise_image"]["kernel"].shape == (24, 28)
 
 
-def test_both_streams_decide(made):
+def test_both_streams_change_the_match(made):
     model, params = made
     speech, image = encoded(model)
     other_speech, other_image = encoded(model, seed=1)
@@ -149,7 +149,7 @@ def test_rebuilt_tokens_have_the_encoders_widths(made):
     assert rebuilt.shape == (3, 5, 40)
 
 
-def test_without_self_attention_tokens_know_nothing_of_their_neighbours():
+def test_without_self_attention_no_token_depends_on_its_neighbours():
     changed = {}
     for own in (True, False):
         model, params = tiny(tasks=("denoise_image",), self_attention=own)
@@ -176,7 +176,7 @@ def test_attention_maps_are_the_weights_that_make_the_output(made):
     context = image if model.fusion_spec.query == "speech" else speech
     hidden = np.broadcast_to(~context.mask[None, :, None, None, :], maps.shape)
     assert not np.any(np.asarray(maps)[hidden])
-    # By the formula, of the first layer, whose query is what follows its own attention.
+    # The first layer by the formula; its queries come after its self-attention.
     seen = {}
 
     def keep(next_fun, args, kwargs, module_context):
@@ -201,7 +201,7 @@ def test_attention_maps_are_the_weights_that_make_the_output(made):
     np.testing.assert_allclose(maps[0], weights / weights.sum(-1, keepdims=True), atol=1e-5)
 
 
-def test_weights_are_computed_for_nobody_who_does_not_ask(made):
+def test_attention_weights_are_computed_on_request_only(made):
     model, params = made
     speech, image = encoded(model)
 
@@ -216,13 +216,13 @@ def test_weights_are_computed_for_nobody_who_does_not_ask(made):
     )
 
 
-def test_position_code_by_hand():
+def test_position_code_has_the_expected_values():
     code = sinusoids(3, 4)
-    wanted = [[np.sin(t), np.sin(t / 100), np.cos(t), np.cos(t / 100)] for t in range(3)]
-    np.testing.assert_allclose(code, wanted, atol=1e-6)
+    expected = [[np.sin(t), np.sin(t / 100), np.cos(t), np.cos(t / 100)] for t in range(3)]
+    np.testing.assert_allclose(code, expected, atol=1e-6)
 
 
-def test_a_token_is_told_where_it_is():
+def test_equal_tokens_differ_by_their_positions():
     model, params = tiny(tasks=("denoise_image",), self_attention=False)
     speech, image = encoded(model)
     same = image._replace(tokens=np.repeat(image.tokens[:, :1], 5, axis=1))
@@ -232,14 +232,14 @@ def test_a_token_is_told_where_it_is():
 
 def test_recomputing_changes_neither_value_nor_gradient():
     speech, image = encoded(tiny()[0])
-    found = []
+    results = []
     for remat in ("none", "full", "dots"):
         model, params = tiny(remat=remat)
         loss = lambda p, m=model: m.apply({"params": p}, speech, image, method="match").sum()  # noqa: E731
-        found.append(jax.jit(jax.value_and_grad(loss))(params))
-    for other in found[1:]:
-        assert leaf_paths(found[0]).keys() == leaf_paths(other).keys()
-        for a, b in zip(jax.tree.leaves(found[0]), jax.tree.leaves(other), strict=True):
+        results.append(jax.jit(jax.value_and_grad(loss))(params))
+    for other in results[1:]:
+        assert leaf_paths(results[0]).keys() == leaf_paths(other).keys()
+        for a, b in zip(jax.tree.leaves(results[0]), jax.tree.leaves(other), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
 
 
@@ -258,7 +258,7 @@ def test_every_task_brings_just_its_own_parameters(tasks):
     } == {heads.get(t, t) for t in tasks} | ({"fusion"} if tasks else set())
 
 
-def test_what_cannot_be_built_is_refused():
+def test_impossible_specs_are_refused():
     with pytest.raises(ValueError, match="tasks \\['rank'\\] are none of match"):
         tiny(tasks=("rank",))
     for fields, message in (
@@ -280,7 +280,7 @@ def test_what_cannot_be_built_is_refused():
         )
 
 
-def test_kernels_start_as_wide_as_the_config_says():
+def test_kernels_start_with_the_standard_deviation_of_the_config():
     spec = FusionSpec(**{**SMALL, "width": 64, "mlp_width": 256}, init_std=0.125)
     params = Fusion(spec).init(
         jax.random.key(0),

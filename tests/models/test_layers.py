@@ -23,7 +23,7 @@ def test_gelu_is_the_exact_form():
     np.testing.assert_allclose(ACTIVATIONS["gelu"](jnp.float32(x)), expected, atol=1e-6)
 
 
-def test_quick_gelu_by_hand():
+def test_quick_gelu_has_the_expected_value():
     assert float(ACTIVATIONS["quick_gelu"](jnp.float32(1.0))) == pytest.approx(
         1 / (1 + math.exp(-1.702)), abs=1e-6
     )
@@ -73,7 +73,7 @@ def test_rematerialised_block_has_the_same_value_and_gradient(norm_first, kept):
     jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, atol=1e-5), grad_a, grad_b)
 
 
-def test_what_is_kept_is_not_computed_again():
+def test_kept_activations_are_not_recomputed():
     fields = dict(width=8, heads=2, mlp_width=16, activation="gelu", epsilon=1e-5, norm_first=True)
     x = rand(2, 5, 8)
     params = Block(**fields).init(jax.random.key(0), x, None, True)
@@ -85,7 +85,7 @@ def test_what_is_kept_is_not_computed_again():
 
     once = 2 * 2 * 5 * (4 * 8 * 8 + 2 * 8 * 16)  # products with weights, forward
     attention = 2 * 2 * 5 * 5 * 8 * 2  # logits, and weights by values
-    last = 2 * 2 * 5 * 16 * 8  # whose result the backward pass has no use for
+    last = 2 * 2 * 5 * 16 * 8  # the last product: the backward pass does not need its result
     none, dots, full = work("none"), work("dots"), work("full")
     assert none <= dots <= none + attention
     assert full == none + once + attention - last
@@ -94,7 +94,7 @@ def test_what_is_kept_is_not_computed_again():
 
 
 @pytest.mark.parametrize("kept", ["none", "full"])
-def test_layers_in_a_loop_are_layers_one_by_one(kept):
+def test_layers_in_a_loop_equal_layers_one_by_one(kept):
     fields = dict(
         width=32, layers=3, heads=2, mlp_width=48, conv_width=(16,) * 7, pos_kernel=16, pos_groups=4
     )

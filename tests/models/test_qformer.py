@@ -1,4 +1,4 @@
-"""The layer with cross-attention and the Q-Former, against PyTorch and against themselves."""
+"""The cross-attention layer and the Q-Former: parity with PyTorch, and invariances."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def rand(*shape, seed=0):
 
 
 def perturbed(module, *args):
-    """Return parameters of which none is 0 or 1, without the time to compile `init`."""
+    """Return parameters of which none is 0 or 1, without compiling `init`."""
     shapes = flatten_dict(jax.eval_shape(lambda key: module.init(key, *args), jax.random.key(0)))
     params = {
         k: float(k[-1] == "scale") + 0.1 * rand(*v.shape, seed=i)
@@ -30,12 +30,12 @@ def perturbed(module, *args):
 
 
 def run(module, params, *args):
-    """Apply compiled: operation by operation, a module this small takes seconds."""
+    """Apply a module under jit: run eagerly, even one this small takes seconds."""
     return jax.jit(lambda p: module.apply(p, *args))(params)
 
 
 def torch_layer(context_width):
-    """Return PyTorch's decoder layer: the same order, and masks for both streams."""
+    """Return PyTorch's decoder layer, which has the same order and masks for both streams."""
     torch.manual_seed(0)
     layer = torch.nn.TransformerDecoderLayer(32, 4, 48, activation="gelu", batch_first=True)
     layer.multihead_attn = torch.nn.MultiheadAttention(
@@ -118,8 +118,8 @@ def test_block_without_cross_attention_is_the_post_norm_block_and_reads_no_conte
     params = perturbed(block, x, mask, None, None, True)
     assert not [k for k in params["params"] if "cross" in k]
     expected = run(Block(**FIELDS, norm_first=False), params, x, mask, True)
-    got = run(block, params, x, mask, rand(2, 3, 20), None, True)
-    np.testing.assert_array_equal(got, expected)
+    actual = run(block, params, x, mask, rand(2, 3, 20), None, True)
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_cross_block_without_a_context_is_refused():
@@ -156,7 +156,7 @@ def test_qformer_reads_a_set_and_each_image_alone():
 
 
 @pytest.mark.parametrize("every, expected", [(1, [0, 1, 2, 3]), (2, [0, 2]), (3, [0, 3])])
-def test_cross_attention_stands_in_every_nth_layer_from_the_first(every, expected):
+def test_every_nth_layer_has_cross_attention_starting_with_the_first(every, expected):
     spec = QFormerSpec(queries=5, width=32, layers=4, heads=4, mlp_width=48, cross_every=every)
     tree = jax.eval_shape(QFormer(spec).init, jax.random.key(0), rand(1, 9, 20))["params"]
     with_cross = [i for i in range(4) if "cross_attention" in tree[f"layers_{i:02d}"]]

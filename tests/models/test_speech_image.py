@@ -1,4 +1,4 @@
-"""The joint model: padding never changes an embedding, any length is defined, shapes and norms."""
+"""The joint model: padding changes no embedding, clips may have any length; shapes and norms."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from sir_jax.models.qformer import QFormer
 from sir_jax.models.speech_image import SpeechHead
 from sir_jax.models.vit import Vit
 
-# Base's real convolution shapes (400 samples to one frame, 320 a step) at a small width.
+# The convolutions of HuBERT base (400 samples per frame, a step of 320) at a small width.
 STYLES = {
     "group": dict(conv_norm="group", conv_bias=False, norm_first=False),
     "layer": dict(conv_norm="layer", conv_bias=True, norm_first=True),
@@ -46,7 +46,7 @@ def jitted_init(model):
 def encode(request):
     model = build_model(small_config(request.param).model)
     params = jitted_init(model)
-    # Move norms and biases off their inits, which would hide a wrong statistic.
+    # The initial values of norms and biases would hide a wrong statistic.
     rng = np.random.default_rng(1)
     params = jax.tree.map(lambda p: p + np.float32(0.2) * rng.normal(size=p.shape), params)
     params = jax.tree.map(lambda p: p.astype(jnp.float32), params)
@@ -86,7 +86,7 @@ def test_tokens_of_valid_frames_do_not_depend_on_padding(encode):
     np.testing.assert_allclose(padded.tokens[0, :frames], alone.tokens[0], atol=1e-4)
 
 
-def test_what_the_caller_pads_with_is_no_matter(encode):
+def test_the_values_in_the_padding_change_nothing(encode):
     speech = clip(3_777)
     np.testing.assert_array_equal(
         encode([speech], 8_000).embed, encode([speech], 8_000, padding=9.0).embed
@@ -98,10 +98,10 @@ def test_short_clips_are_padded_with_zeros_to_one_frame(encode, samples):
     speech = clip(samples)
     padded = np.pad(speech, (0, max(0, 400 - samples)))
     expected = encode([padded], 400 if samples < 401 else 401).embed[0]
-    got = encode([speech], 4_000)
-    assert np.isfinite(got.embed).all()
-    assert int(got.mask.sum()) == 2  # CLS and one frame
-    np.testing.assert_allclose(got.embed[0], expected, atol=1e-4)
+    actual = encode([speech], 4_000)
+    assert np.isfinite(actual.embed).all()
+    assert int(actual.mask.sum()) == 2  # CLS and one frame
+    np.testing.assert_allclose(actual.embed[0], expected, atol=1e-4)
 
 
 def test_embeddings_are_float32_and_unit_norm_in_bfloat16_compute():
@@ -113,11 +113,11 @@ def test_embeddings_are_float32_and_unit_norm_in_bfloat16_compute():
     assert {p.dtype for p in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     pixels = clip(2 * 16 * 16 * 3).reshape(2, 16, 16, 3)
     wave, lengths = clip(8_000).reshape(2, 4_000), jnp.array([4_000, 3_000])
-    got, want = (
+    actual, expected = (
         jax.jit(model.apply)({"params": params}, wave, lengths, pixels)
         for model in (model16, model32)
     )
-    for a, b in zip(got[:2], want[:2], strict=True):
+    for a, b in zip(actual[:2], expected[:2], strict=True):
         assert a.embed.dtype == jnp.float32 and a.tokens.dtype == jnp.bfloat16
         np.testing.assert_allclose(jnp.linalg.norm(a.embed, axis=-1), 1.0, atol=1e-5)
         assert float((a.embed * b.embed).sum(-1).min()) > 0.99
@@ -159,14 +159,14 @@ def test_qformer_embeds_an_image_by_the_mean_of_its_projected_queries():
     params = jitted_init(model)
     assert "image_projection" not in params
     pixels = clip(2 * 16 * 16 * 3).reshape(2, 16, 16, 3)
-    got = model.apply({"params": params}, pixels, method="encode_image")
+    actual = model.apply({"params": params}, pixels, method="encode_image")
     tokens = Vit(model.image_spec).apply({"params": params["image"]}, pixels).tokens
     head = QFormer(model.qformer_spec).apply({"params": params["image_head"]}, tokens)
-    np.testing.assert_allclose(got.tokens, head.tokens, atol=1e-6)
-    assert got.mask.shape == (2, 4) and got.mask.all()
+    np.testing.assert_allclose(actual.tokens, head.tokens, atol=1e-6)
+    assert actual.mask.shape == (2, 4) and actual.mask.all()
     mean = np.asarray(head.projected, np.float64).mean(axis=1)
     np.testing.assert_allclose(
-        got.embed, mean / np.linalg.norm(mean, axis=-1, keepdims=True), atol=1e-6
+        actual.embed, mean / np.linalg.norm(mean, axis=-1, keepdims=True), atol=1e-6
     )
 
 
@@ -181,17 +181,17 @@ def test_layer_weighting_is_a_softmax_over_all_hidden_states():
     c = small_config("layer")
     model = build_model(c.model)
     params = jitted_init(model)
-    # All the weight on state 1: the head sees that state alone.
+    # With all weight on state 1 the head sees that state alone.
     params["speech_head"]["layer_weights"] = jnp.array([-40.0, 40.0, -40.0])
     wave, lengths = clip(4_000)[None], jnp.array([4_000])
-    got = model.apply({"params": params}, wave, lengths, method="encode_speech")
+    actual = model.apply({"params": params}, wave, lengths, method="encode_speech")
     states = Hubert(model.speech_spec).apply({"params": params["speech"]}, wave, lengths)
     single = SpeechHead(HeadSpec(layers=1, heads=2, mlp_width=64), 32, 3).apply(
         {"params": {k: v for k, v in params["speech_head"].items() if k != "layer_weights"}},
         states._replace(tokens=states.states[1]),
         True,
     )
-    np.testing.assert_allclose(got.tokens, single[0], atol=1e-5)
+    np.testing.assert_allclose(actual.tokens, single[0], atol=1e-5)
 
 
 def test_image_of_another_size_is_refused():
