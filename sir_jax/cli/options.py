@@ -76,19 +76,25 @@ def asks_for_help(argv: list[str]) -> bool:
     return not argv or "--help" in argv or "-h" in argv
 
 
-def print_help(argv: list[str], usage: str) -> int:
-    """Print the usage, and the fields of the config where one is given.
+def print_help(argv: list[str], usage: str, fields: bool = False) -> int:
+    """Print the usage, and every field of the config where one is given.
+
+    Args:
+      argv: arguments after the verb.
+      usage: the text before the fields.
+      fields: print them without a config, too, with their defaults.
 
     Returns:
       The exit status: 0, or 2 where nothing was typed.
+
+    Raises:
+      UserError: the config cannot be loaded.
     """
     print(usage.strip())
-    for arg in argv:
-        if arg.startswith("--config="):
-            from sir_jax.config.command_line import load_config
-            from sir_jax.config.fields import config_fields
+    specs = [arg.partition("=")[2] for arg in argv if arg.startswith("--config=")]
+    if specs or (fields and argv):
+        from sir_jax.config.command_line import load_config
+        from sir_jax.config.help import describe_fields
 
-            print("\nfields:")
-            for name, value in config_fields(load_config(arg.split("=", 1)[1])).items():
-                print(f"  --config.{name}={value!r}")
+        print(f"\n{describe_fields(load_config(specs[-1]) if specs else None)}")
     return 0 if argv else 2

@@ -1,7 +1,8 @@
 """sir-jax train --config=configs/FILE.py[:arg] --workdir=DIR [--config.any.field=value ...]
 
 Trains the model of a config, or goes on where the workdir stands. SIGTERM and Ctrl-C save before
-they stop; the same command then goes on.
+they stop; the same command then goes on. `--help` lists every field of a config, with its default
+and what it may be; with a --config, that config's values.
 
 --distributed=auto|off|HOST:PORT,ID,COUNT  on several machines: the same command on each. 'auto'
     (default) joins the others where the environment tells of them (Cloud TPU, GKE, SLURM,
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> int:
       UserError: on anything the user can mend.
     """
     if asks_for_help(argv):
-        return print_help(argv, __doc__)
+        return print_help(argv, __doc__, fields=True)
     from sir_jax.config.command_line import parse_options, require_workdir
     from sir_jax.runtime import distributed
 
