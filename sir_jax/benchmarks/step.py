@@ -20,7 +20,6 @@ import jax
 import numpy as np
 
 from sir_jax.benchmarks.timing import OtherLoad, Times, interleave
-from sir_jax.config.check import check_config
 from sir_jax.config.command_line import parse_options
 from sir_jax.errors import UserError
 from sir_jax.runtime import sharding
@@ -162,10 +161,11 @@ def main(argv: list[str]) -> int:
         return 0
     if not any(arg.startswith("--config=") for arg in argv):
         argv = [f"--config={DEFAULT_CONFIG}", *argv]
-    cfg, own = parse_options(argv, {"rounds": "5", "batch": "0", "samples": "0", "json": ""})
+    cfg, own = parse_options(argv, {"rounds": "5", "batch": "", "samples": "", "json": ""})
     rounds = _number("rounds", own["rounds"], 1)
-    batch, samples = (_number(name, own[name], 0) for name in ("batch", "samples"))
-    check_config(cfg)
+    batch, samples = (
+        _number(name, own[name], 1) if own[name] else 0 for name in ("batch", "samples")
+    )
     on_cpu = jax.default_backend() == "cpu"
     cfg.data.batch_size = batch or (BATCH_ON_CPU if on_cpu else cfg.data.batch_size)
     samples = samples or cfg.data.buckets[len(cfg.data.buckets) // 2]

@@ -85,17 +85,17 @@ def read(argv: list[str]) -> tuple:
     from sir_jax.pods.topology import Topology
     from sir_jax.training.setup import prepare
 
-    defaults = {"topology": "", "slices": "1", "programs": ",".join(NAMES), "samples": "0"}
+    defaults = {"topology": "", "slices": "1", "programs": ",".join(NAMES), "samples": ""}
     cfg, options = parse_options(argv, defaults)
     if not options["topology"]:
         raise UserError("give --topology, e.g. --topology=v5e:4x4")
     for name in ("slices", "samples"):
-        if not options[name].isdecimal():
-            raise UserError(f"--{name}={options[name]!r}: give a number")
+        if options[name] and not (options[name].isdecimal() and int(options[name])):
+            raise UserError(f"--{name}={options[name]!r}: give a whole number from 1 up")
     programs = tuple(options["programs"].split(","))
     unknown = [name for name in programs if name not in NAMES]
     if unknown:
         raise UserError(f"--programs: no {unknown[0]!r}; choose among {', '.join(NAMES)}")
     topology = Topology.parse(options["topology"], int(options["slices"]))
     setup = prepare(cfg, topology.mesh(cfg.mesh))
-    return setup, topology, programs, int(options["samples"])
+    return setup, topology, programs, int(options["samples"] or 0)

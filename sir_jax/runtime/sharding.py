@@ -69,7 +69,13 @@ def make_mesh(cfg, devices: list[jax.Device] | None = None) -> Mesh:
     types = (AxisType.Auto,) * len(AXES)
     slices = count_slices(devices)
     if slices == 1:
-        return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices[:total])
+        try:
+            return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices[:total])
+        # JAX finds no such shape among the links of the chips.
+        except (AssertionError, NotImplementedError, ValueError) as error:
+            raise UserError(
+                f"{text}: {total} of {len(devices)} devices cannot be laid out so; use all of them"
+            ) from error
     if sizes[0] % slices:
         raise UserError(
             f"{text}: mesh.data={sizes[0]} is no multiple of the {slices} slices, between which "
