@@ -1,4 +1,4 @@
-"""Where the fusion encoder looks: which patches answer which stretch of speech."""
+"""Where the fusion encoder looks: which patches it attends to during which part of the speech."""
 
 import dataclasses
 import functools
@@ -10,28 +10,31 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from sir_jax.data.media.audio import SAMPLE_RATE, normalize_waveform
+from sir_jax.data.media.audio import SAMPLE_RATE, longest_window, normalize_waveform
 from sir_jax.data.media.image import ImageSpec, preprocess_image
 from sir_jax.errors import UserError
-from sir_jax.inference.embed import windows
+from sir_jax.inference.embed import cut_windows
 from sir_jax.losses.matching import match_score
 from sir_jax.models import attention_maps
 
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """What one picture is asked about by one recording.
+    """Attention of the fusion encoder for one recording and one picture.
 
     Attributes:
-      weights: for each speech frame the shares of the patches, float32[T, rows, cols], which sum to
-        1: cross-attention, the mean over heads and layers.
-      by_frame: how much the match depends on each frame, float32[T], summing to 1: to first order,
-        how much the score changes where the frame's token becomes the mean of all.
-      by_patch: how much it depends on each patch, float32[rows, cols], likewise.
+      weights: float32[T, rows, cols], the share of each patch in each speech frame; the shares of
+        a frame sum to 1. They are cross-attention weights, averaged over heads and layers.
+      by_frame: float32[T], how much the score depends on each frame, scaled to sum to 1. Before
+        scaling it is the change of the score, to first order, if the frame's token is replaced by
+        the mean token.
+      by_patch: float32[rows, cols], how much the score depends on each patch, measured and scaled
+        as `by_frame`.
       score: log-odds that the pair matches.
       frame_seconds: length of a frame; frame t starts at t * frame_seconds.
       seconds: length of the recording.
-      box: the part of the picture that the patches cover: left, top, right, bottom, in pixels.
+      box: left, top, right and bottom, in pixels, of the part of the picture that the patches
+        cover.
     """
 
     weights: np.ndarray
@@ -43,14 +46,15 @@ class Attention:
     box: tuple[float, float, float, float]
 
     def during(self, start: float, end: float) -> np.ndarray:
-        """Return the patches' shares while a stretch of speech is heard.
+        """Average the patches' shares over an interval of the recording.
 
         Args:
-          start: seconds from the beginning.
-          end: likewise; the frame that holds `start` counts at least.
+          start: seconds from the beginning of the recording.
+          end: seconds from the beginning of the recording. The frame that contains `start` is
+            always included.
 
         Returns:
-          float32[rows, cols], summing to 1; frames count by how much the match depends on them.
+          float32[rows, cols], summing to 1; each frame is weighted by its share in `by_frame`.
         """
         last = len(self.by_frame) - 1
         first = min(max(int(start / self.frame_seconds), 0), last)
@@ -60,22 +64,23 @@ class Attention:
 
 
 def attend_pair(model, params, data_cfg, wave: np.ndarray, picture: Image.Image) -> Attention:
-    """Look at one pair.
+    """Compute the attention of one pair.
 
     Args:
       model: the joint model, with the task 'match'.
-      params: its parameters.
+      params: the model's parameters.
       data_cfg: `config.data`.
-      wave: float32[N] at 16 kHz; one longer than the last bucket is looked at window by window,
-        and where windows overlap the later one counts.
-      picture: RGB.
+      wave: float32[N] at 16 kHz. A clip longer than the longest bucket is processed window by
+        window; where two windows overlap, the later one counts.
+      picture: an RGB picture.
 
     Raises:
-      UserError: the model's image tokens are no patches.
+      UserError: the model's image tokens are not patches.
     """
     if not model.image_has_cls:
         raise UserError("a Q-Former's queries have no place in the picture: no map can be drawn")
-    buckets, spec = tuple(data_cfg.buckets), ImageSpec.from_config(data_cfg)
+    buckets, longest = tuple(data_cfg.buckets), longest_window(data_cfg)
+    spec = ImageSpec.from_config(data_cfg)
     pixels = preprocess_image(picture, spec)[None]
     hop = math.prod(model.speech_spec.conv_stride)
     total = max(1, -(-max(len(wave), 1) // hop))
@@ -83,12 +88,13 @@ def attend_pair(model, params, data_cfg, wave: np.ndarray, picture: Image.Image)
     weights = np.full((total, patches), 1 / patches, np.float32)
     by_frame = np.zeros(total, np.float32)
     by_patch, scores = np.zeros(patches, np.float64), []
-    for start, window in _placed_windows(np.asarray(wave, np.float32), buckets[-1]):
+    for start, window in _windows_with_starts(np.asarray(wave, np.float32), longest):
         bucket = next(b for b in buckets if b >= len(window))
         padded = np.zeros((1, bucket), np.float32)
         padded[0, : len(window)] = normalize_waveform(window) if data_cfg.normalize_wave else window
-        found = _jit_look(model)(params, padded, np.array([len(window)], np.int32), pixels)
-        shares, frames, image, score, mask = jax.device_get(found)
+        attend = _jit_attend(model)
+        window_results = attend(params, padded, np.array([len(window)], np.int32), pixels)
+        shares, frames, image, score, mask = jax.device_get(window_results)
         shares, frames = shares[mask], frames[mask]
         first = start // hop
         stop = min(first + len(shares), total)
@@ -99,24 +105,26 @@ def attend_pair(model, params, data_cfg, wave: np.ndarray, picture: Image.Image)
     side = math.isqrt(patches)
     return Attention(
         weights=weights.reshape(total, side, side),
-        by_frame=_shares(by_frame),
-        by_patch=_shares(by_patch).reshape(side, side),
+        by_frame=_normalize(by_frame),
+        by_patch=_normalize(by_patch).reshape(side, side),
         score=float(np.mean(scores)),
         frame_seconds=hop / SAMPLE_RATE,
         seconds=len(wave) / SAMPLE_RATE,
-        box=_covered(picture.size, spec.fit),
+        box=_visible_box(picture.size, spec.fit),
     )
 
 
 @functools.lru_cache(maxsize=8)
-def _jit_look(model) -> Callable:
-    """Return a function of (params, wave [1, N], lengths [1], pixels [1, h, w, 3]).
+def _jit_attend(model) -> Callable:
+    """Compile the attention of one window.
 
-    It gives the patches' shares [T, P] of each frame, the dependence on each frame [T] and on each
-    patch [P], the score, and which frames are valid [T].
+    Returns:
+      A function of (params, wave [1, N], lengths [1], pixels [1, h, w, 3]) that gives the patches'
+      shares in each frame [T, P], the dependence on each frame [T] and on each patch [P], the
+      score, and the mask of the valid frames [T].
     """
 
-    def look(params, wave, lengths, pixels):
+    def attend(params, wave, lengths, pixels):
         speech, image = (
             model.apply({"params": params}, *inputs, deterministic=True, method=method)
             for method, inputs in (
@@ -140,14 +148,13 @@ def _jit_look(model) -> Callable:
         shares = shares / jnp.maximum(shares.sum(axis=-1, keepdims=True), 1e-12)
         return shares, frames, patches, value, speech.mask[0, 1:]
 
-    return jax.jit(look)
+    return jax.jit(attend)
 
 
 def _dependence(tokens, slopes, mask):
-    """Return the size of slope . (token - mean token), [n]; CLS is not among them.
+    """Return |slope . (token - mean token)| for each token, [n]; CLS is not among them.
 
-    The slope along the token itself would not do: behind the norm that follows, a token's length
-    hardly counts.
+    Not |slope . token|: a norm layer follows, so that a token's length hardly changes the score.
     """
     tokens, slopes = tokens.astype(jnp.float32), slopes.astype(jnp.float32)
     counted = mask[:, None]
@@ -155,22 +162,23 @@ def _dependence(tokens, slopes, mask):
     return jnp.abs(jnp.where(counted, (tokens - mean) * slopes, 0).sum(axis=-1))
 
 
-def _placed_windows(wave: np.ndarray, longest: int) -> list[tuple[int, np.ndarray]]:
-    """Return the windows of `embed.windows` with the sample that each starts at."""
-    cut = windows(wave, longest)
-    last = len(wave) - len(cut[-1])
-    return [(min(number * longest, last), window) for number, window in enumerate(cut)]
+def _windows_with_starts(wave: np.ndarray, longest: int) -> list[tuple[int, np.ndarray]]:
+    """Return (first sample, window) for each window of `cut_windows`."""
+    windows = cut_windows(wave, longest)
+    last = len(wave) - len(windows[-1])
+    return [(min(number * longest, last), window) for number, window in enumerate(windows)]
 
 
-def _shares(values: np.ndarray) -> np.ndarray:
+def _normalize(values: np.ndarray) -> np.ndarray:
+    """Scale values to sum to 1; equal shares if all are 0."""
     total = float(values.sum())
     if not total:
         return np.full(values.shape, 1 / values.size, np.float32)
     return (values / total).astype(np.float32)
 
 
-def _covered(size: tuple[int, int], fit: str) -> tuple[float, float, float, float]:
-    """Return the box of a picture that its square input shows."""
+def _visible_box(size: tuple[int, int], fit: str) -> tuple[float, float, float, float]:
+    """Return the box of the picture that the encoder's square input shows."""
     width, height = size
     if fit == "squash":
         return 0.0, 0.0, float(width), float(height)

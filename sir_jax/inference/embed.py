@@ -1,11 +1,13 @@
-"""Turn clips, images and whole splits into unit vectors, in input order.
+"""Encode clips, images and whole splits as unit vectors, in input order.
 
-Each batch has one of a fixed list of shapes (a bucket of samples, or the image size), so there is
-one compiled program per bucket; a short last batch is filled with copies and the copies dropped.
+Each batch has one of a fixed list of shapes (a length bucket, or the image size), so one program is
+compiled per bucket. A short last batch is padded with copies of its last item, whose results are
+dropped.
 
-A clip longer than the last bucket, L samples, is cut into ceil(n / L) windows of exactly L: they
-start at 0, L, 2L, ... and the last one ends with the clip, overlapping its neighbour. Each window
-is encoded as a clip of its own; the clip's vector is the mean of theirs, scaled to unit length.
+A clip of n samples that is longer than the longest bucket, L samples, is cut into ceil(n / L)
+windows of exactly L samples. They start at 0, L, 2L, ...; the last window ends with the clip and so
+overlaps the window before it. Each window is encoded as a clip of its own. The clip's vector is the
+mean of its windows' vectors, scaled to unit length.
 """
 
 import collections
@@ -19,21 +21,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from sir_jax.data.media.audio import load_audio, normalize_waveform
+from sir_jax.data.media.audio import load_audio, longest_window, normalize_waveform
 from sir_jax.data.media.image import ImageSpec, load_image, preprocess_image
 from sir_jax.data.parallel import GROUP, ordered_map
 from sir_jax.runtime.distributed import place, run_together
 from sir_jax.runtime.interrupt import give_way
 from sir_jax.runtime.sharding import BATCH_SPEC, batch_sharding, replicated
 
-# Is given the number of a clip or an image and its valid tokens [n, D], CLS first, in the model's
-# dtype; for each window of a clip once, in no promised order.
-Keep = Callable[[int, np.ndarray], None]
+# Called as (number of the clip or image, its valid tokens [n, D] in the model's dtype, CLS first).
+# A clip that is cut into windows causes one call per window. The order of calls is not defined.
+KeepTokens = Callable[[int, np.ndarray], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Embeddings:
-    """Hold a split's vectors, captions sorted by caption id, images in the split's order."""
+    """The vectors of a split: captions sorted by caption id, images in the split's order."""
 
     speech: np.ndarray  # float32[Ns, E]
     image: np.ndarray  # float32[Ni, E]
@@ -42,15 +44,19 @@ class Embeddings:
     caption_ids: np.ndarray  # int[Ns]
 
 
-def windows(wave: np.ndarray, longest: int) -> list[np.ndarray]:
-    """Cut a clip as the module's docstring says; a clip that fits is returned whole.
+def cut_windows(wave: np.ndarray, longest: int) -> list[np.ndarray]:
+    """Cut a clip into windows as the module's docstring describes.
 
     Args:
       wave: float32[N], any N from 0 up.
       longest: samples of a window.
 
     Returns:
-      Views, each at most `longest` samples.
+      Views of the clip, each at most `longest` samples; a clip that fits is returned whole.
+
+    Example:
+      >>> [window.tolist() for window in cut_windows(np.arange(7), 3)]
+      [[0, 1, 2], [3, 4, 5], [4, 5, 6]]
     """
     if len(wave) <= longest:
         return [wave]
@@ -60,34 +66,39 @@ def windows(wave: np.ndarray, longest: int) -> list[np.ndarray]:
 
 
 def embed_speech(
-    model, params, waves: Iterable[np.ndarray], data_cfg, batch_size: int, keep: Keep | None = None
+    model,
+    params,
+    waves: Iterable[np.ndarray],
+    data_cfg,
+    batch_size: int,
+    keep: KeepTokens | None = None,
 ) -> np.ndarray:
     """Encode clips of any length.
 
     Args:
       model: the joint model.
-      params: its parameters; where they are sharded over a mesh, so is the batch.
+      params: the model's parameters; if they are sharded over a mesh, the batch is, too.
       waves: float32[N] at 16 kHz each, N from 0 up, not normalised; read as they are needed.
       data_cfg: `config.data`, of which `buckets` and `normalize_wave` are used.
       batch_size: rows of a batch.
-      keep: where the tokens go; None for nowhere.
+      keep: called with the token features of each window; None drops them.
 
     Returns:
       float32[n, E], unit norm, in input order.
     """
-    buckets = tuple(data_cfg.buckets)
+    buckets, longest = tuple(data_cfg.buckets), longest_window(data_cfg)
 
-    def prepared(item: tuple[int, np.ndarray]) -> list[tuple[int, int, np.ndarray]]:
+    def prepare(item: tuple[int, np.ndarray]) -> list[tuple[int, int, np.ndarray]]:
         number, wave = item
         out = []
-        for window in windows(np.asarray(wave, np.float32), buckets[-1]):
+        for window in cut_windows(np.asarray(wave, np.float32), longest):
             window = normalize_waveform(window) if data_cfg.normalize_wave else window
             out.append((number, next(b for b in buckets if b >= len(window)), window))
         return out
 
     def batches(rows: int) -> Iterator[tuple[list[int], tuple[np.ndarray, ...]]]:
         waiting: dict[int, list] = collections.defaultdict(list)
-        for group in ordered_map(prepared, enumerate(waves)):
+        for group in ordered_map(prepare, enumerate(waves)):
             for number, bucket, window in group:
                 waiting[bucket].append((number, window))
                 if len(waiting[bucket]) == rows:
@@ -96,23 +107,25 @@ def embed_speech(
             yield _speech_batch(waiting[bucket], bucket, rows)
 
     sums: dict[int, np.ndarray] = {}
-    for numbers, vectors in _encoded(model, params, "encode_speech", batches, batch_size, keep):
+    encoded = _encode_batches(model, params, "encode_speech", batches, batch_size, keep)
+    for numbers, vectors in encoded:
         for number, vector in zip(numbers, vectors, strict=True):
             sums[number] = sums.get(number, 0) + vector.astype(np.float64)
     return _unit_rows(sums, model.embed_width)
 
 
 def embed_images(
-    model, params, pixels: Iterable[np.ndarray], batch_size: int, keep: Keep | None = None
+    model, params, pixels: Iterable[np.ndarray], batch_size: int, keep: KeepTokens | None = None
 ) -> np.ndarray:
-    """Encode images that are ready for the encoder.
+    """Encode prepared images.
 
     Args:
       model: the joint model.
-      params: its parameters; where they are sharded over a mesh, so is the batch.
-      pixels: float32[h, w, 3] each, see `data.image.preprocess_image`; read as they are needed.
+      params: the model's parameters; if they are sharded over a mesh, the batch is, too.
+      pixels: float32[h, w, 3] each, made by `data.media.image.preprocess_image`; read as they are
+        needed.
       batch_size: rows of a batch.
-      keep: where the tokens go; None for nowhere.
+      keep: called with the token features of each image; None drops them.
 
     Returns:
       float32[n, E], unit norm, in input order.
@@ -127,13 +140,14 @@ def embed_images(
                 yield list(range(done, done + rows)), (np.stack(group),)
                 done, group = done + rows, []
         if group:
-            filled = group + [group[-1]] * (rows - len(group))
-            yield list(range(done, done + len(group))), (np.stack(filled),)
+            padded = group + [group[-1]] * (rows - len(group))
+            yield list(range(done, done + len(group))), (np.stack(padded),)
 
-    found: dict[int, np.ndarray] = {}
-    for numbers, vectors in _encoded(model, params, "encode_image", batches, batch_size, keep):
-        found.update(zip(numbers, vectors, strict=True))
-    return _unit_rows(found, model.embed_width)
+    by_number: dict[int, np.ndarray] = {}
+    encoded = _encode_batches(model, params, "encode_image", batches, batch_size, keep)
+    for numbers, vectors in encoded:
+        by_number.update(zip(numbers, vectors, strict=True))
+    return _unit_rows(by_number, model.embed_width)
 
 
 def embed_split(
@@ -142,44 +156,46 @@ def embed_split(
     split,
     data_cfg,
     batch_size: int,
-    keep_speech: Keep | None = None,
-    keep_image: Keep | None = None,
+    keep_speech: KeepTokens | None = None,
+    keep_image: KeepTokens | None = None,
 ) -> Embeddings:
-    """Encode every image and every caption of a split; each process reads all of it.
+    """Encode every image and every caption of a split; each process reads the whole split.
 
     Args:
       model: the joint model.
-      params: its parameters.
+      params: the model's parameters.
       split: a `sir_jax.data.corpus.Split`.
       data_cfg: `config.data`.
       batch_size: rows of a batch.
-      keep_speech: where the clips' tokens go, with the row of `Embeddings.speech`; None for
-        nowhere.
-      keep_image: likewise for the images'.
+      keep_speech: called with a row of `Embeddings.speech` and the token features of the clip or
+        of one of its windows; None drops them.
+      keep_image: called with a row of `Embeddings.image` and the token features of the image; None
+        drops them.
 
     Returns:
       `Embeddings`.
     """
-    # Row by row, so that a record is read once for all of its captions.
+    # In the order of the records, so that each record is read once for all of its captions.
     order = np.lexsort((split.index["slot"], split.index["row"]))
     rows, firsts = np.unique(split.index["row"][order], return_index=True)
     slots = np.split(split.index["slot"][order], firsts[1:])
 
-    def clips(item: tuple[int, np.ndarray]) -> list[np.ndarray]:
-        row, wanted = item
+    def decode_record(item: tuple[int, np.ndarray]) -> list[np.ndarray]:
+        row, row_slots = item
         captions = split[int(row)].captions
-        return [_decoded(captions[slot], split.name) for slot in wanted]
+        return [_decode_caption(captions[slot], split.name) for slot in row_slots]
 
-    waves = (wave for group in ordered_map(clips, zip(rows, slots, strict=True)) for wave in group)
+    records = ordered_map(decode_record, zip(rows, slots, strict=True))
+    waves = (wave for record in records for wave in record)
     speech = np.empty((len(order), model.embed_width), np.float32)
     keep = keep_speech and (lambda number, tokens: keep_speech(int(order[number]), tokens))
     speech[order] = embed_speech(model, params, waves, data_cfg, batch_size, keep)
 
-    picture = functools.partial(_picture, split, ImageSpec.from_config(data_cfg))
+    prepare = functools.partial(_prepare_image, split, ImageSpec.from_config(data_cfg))
     image_ids: list[int] = []
 
     def pixels() -> Iterator[np.ndarray]:
-        for image_id, image in ordered_map(picture, range(len(split)), GROUP):
+        for image_id, image in ordered_map(prepare, range(len(split)), GROUP):
             image_ids.append(image_id)
             yield image
 
@@ -193,11 +209,11 @@ def embed_split(
     )
 
 
-def _decoded(caption, split: str) -> np.ndarray:
+def _decode_caption(caption, split: str) -> np.ndarray:
     return load_audio(caption.audio, name=f"caption {caption.caption_id} of {split}")
 
 
-def _picture(split, spec: ImageSpec, row: int) -> tuple[int, np.ndarray]:
+def _prepare_image(split, spec: ImageSpec, row: int) -> tuple[int, np.ndarray]:
     record = split[row]
     name = f"image {record.image_id} of {split.name}"
     return record.image_id, preprocess_image(load_image(record.image, name), spec)
@@ -213,16 +229,16 @@ def _speech_batch(items: list[tuple[int, np.ndarray]], bucket: int, rows: int):
     return [number for number, _ in items], (wave, lengths)
 
 
-def fetched(started: Iterable[tuple]) -> Iterator[tuple]:
-    """Bring results of the device to the host, each while the next one is computed.
+def fetch_results(started: Iterable[tuple]) -> Iterator[tuple]:
+    """Copy each result to the host while the device computes the next one.
 
-    More in flight would only fill the device.
+    At most two results are in flight: more would only take device memory.
 
     Args:
-      started: (label, device arrays); drawing one starts its computation.
+      started: (label, device arrays) pairs; drawing a pair starts its computation.
 
     Yields:
-      (label, the arrays as NumPy's), in order.
+      (label, NumPy arrays), in order.
     """
     waiting = None
     for label, result in started:
@@ -233,8 +249,10 @@ def fetched(started: Iterable[tuple]) -> Iterator[tuple]:
         yield waiting[0], jax.device_get(waiting[1])
 
 
-def _encoded(model, params, method: str, batches: Callable, batch_size: int, keep: Keep | None):
-    """Run batches; yield (numbers, float32[len(numbers), E]) with the filling dropped."""
+def _encode_batches(
+    model, params, method: str, batches: Callable, batch_size: int, keep: KeepTokens | None
+) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Encode batches; yield (numbers, float32[len(numbers), E]) without the padding rows."""
     params = jax.tree.map(jnp.asarray, params)
     split, whole, parts = placement(params)
     rows = -(-batch_size // parts) * parts
@@ -243,10 +261,10 @@ def _encoded(model, params, method: str, batches: Callable, batch_size: int, kee
         (numbers, run_together(encode, params, *place(inputs, split)))
         for numbers, inputs in batches(rows)
     )
-    for numbers, (vectors, *features) in fetched(started):
+    for numbers, (vectors, *features) in fetch_results(started):
         give_way()
         if keep is not None:
-            # Shorter than the batch where it was filled.
+            # `features` is longer than `numbers` if the batch was padded.
             for number, tokens, mask in zip(numbers, *features, strict=False):
                 keep(number, tokens[mask])
         yield numbers, vectors[: len(numbers)]
@@ -254,24 +272,31 @@ def _encoded(model, params, method: str, batches: Callable, batch_size: int, kee
 
 @functools.lru_cache(maxsize=16)
 def jit_encode(model, method: str, with_tokens: bool, out: NamedSharding | None) -> Callable:
-    """Return a model's method over (params, *inputs): (embeddings[, tokens, mask])."""
+    """Compile an encoder: (params, *inputs) -> (embeddings,) or (embeddings, tokens, mask).
+
+    Args:
+      model: the joint model.
+      method: 'encode_speech' or 'encode_image'.
+      with_tokens: whether to return the tokens and their mask, too.
+      out: sharding of all results; None on a single device.
+    """
 
     def encode(params, *inputs):
-        found = model.apply({"params": params}, *inputs, deterministic=True, method=method)
-        return (found.embed, found.tokens, found.mask) if with_tokens else (found.embed,)
+        encoded = model.apply({"params": params}, *inputs, deterministic=True, method=method)
+        return (encoded.embed, encoded.tokens, encoded.mask) if with_tokens else (encoded.embed,)
 
     return jax.jit(encode, out_shardings=out)
 
 
 def placement(params) -> tuple[NamedSharding | None, NamedSharding | None, int]:
-    """Find where batches go, by where the parameters lie.
+    """Derive the shardings of batches and results from that of the parameters.
 
     Args:
-      params: leaves on a device, or sharded over a mesh.
+      params: parameters on one device, or sharded over a mesh.
 
     Returns:
-      The batch's sharding, the result's (whole on every device) and the batch's parts; None, None
-      and 1 on one device.
+      (sharding of the batch, sharding of the results, which are replicated, number of parts that
+      a batch is cut into); (None, None, 1) on one device.
     """
     sharding = jax.tree.leaves(params)[0].sharding
     if not isinstance(sharding, NamedSharding) or sharding.mesh.size == 1:
@@ -285,5 +310,5 @@ def _unit_rows(rows: dict[int, np.ndarray], width: int) -> np.ndarray:
     if not rows:
         return np.zeros((0, width), np.float32)
     z = np.stack([rows[number] for number in range(len(rows))]).astype(np.float64)
-    # Windows that point in opposite directions cancel; the vector then stays zero.
+    # The vectors of a clip's windows may cancel each other; the clip's vector is then zero.
     return (z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)).astype(np.float32)

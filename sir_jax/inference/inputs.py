@@ -1,4 +1,4 @@
-"""What a person hands over, one by one: read in threads, in order, bad ones by a stated policy."""
+"""Read recordings and pictures of any form in threads, in order, with a policy for bad items."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,23 +11,23 @@ from sir_jax.data.media.audio import load_audio
 from sir_jax.data.media.image import load_image
 from sir_jax.data.parallel import ordered_map
 from sir_jax.errors import UserError
-from sir_jax.runtime.progress import Progress
+from sir_jax.runtime.console import Progress
 
-# str | Path | bytes of a sound file, (samples [N] or [N, channels], samples per second), or
-# transformers' {"array": samples, "sampling_rate": rate}
+# A path or the bytes of a sound file; (samples [N] or [N, channels], rate in Hz); or a dict as in
+# transformers, {"array": samples, "sampling_rate": rate}.
 Speech = str | os.PathLike | bytes | tuple[np.ndarray, int] | Mapping[str, Any]
-# str | Path | bytes of a picture file, a PIL image, or uint8 [h, w], [h, w, 3] or [h, w, 4]
+# A path or the bytes of a picture file; a PIL image; or uint8 [h, w], [h, w, 3] or [h, w, 4].
 Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 ERRORS = ("raise", "skip", "nan")
 
 
 class Reader:
-    """Read items and keep account of which could be read.
+    """Read items and note which could be read.
 
     Attributes:
-      read: positions of the items that could be read so far, rising.
-      failures: (position, message) of those that could not.
+      positions: the positions of the items that could be read so far, ascending.
+      failures: (position, message) of each item that could not be read.
     """
 
     def __init__(
@@ -35,79 +35,79 @@ class Reader:
         load: Callable[[int, Any], Any],
         errors: str,
         progress: bool,
-        what: str,
+        unit: str,
         group: int = 1,
     ):
         """Prepare to read.
 
         Args:
-          load: reads the item at a position; raises `UserError`.
-          errors: of `ERRORS`; all but 'raise' go on after a failure.
-          progress: whether to say on stderr how far it is.
-          what: the items are.
-          group: see `data.parallel.ordered_map`.
+          load: is given a position and the item there, returns what it reads; raises `UserError`.
+          errors: one of `ERRORS`; 'skip' and 'nan' go on after a failure.
+          progress: whether to report progress on stderr.
+          unit: plural noun for the items in the progress report, such as 'clips'.
+          group: items that a thread takes at a time; more than 1 is faster where items are small.
 
         Raises:
-          UserError: an unknown policy.
+          UserError: `errors` is none of `ERRORS`.
         """
         if errors not in ERRORS:
             raise UserError(f"errors={errors!r} is none of {', '.join(ERRORS)}")
-        self._load, self._errors, self._progress, self._what = load, errors, progress, what
+        self._load, self._errors, self._progress, self._unit = load, errors, progress, unit
         self._group = group
-        self.read: list[int] = []
+        self.positions: list[int] = []
         self.failures: list[tuple[int, str]] = []
 
     def __call__(self, items: Iterable) -> Iterator:
-        """Yield what could be read, in order.
+        """Yield the items that could be read, in order.
 
         Raises:
           UserError: an item cannot be read and the policy is 'raise'.
         """
-        with Progress(count_of(items), self._what, self._progress) as bar:
-            for place, value, error in ordered_map(self._attempt, enumerate(items), self._group):
+        with Progress(known_length(items), self._unit, self._progress) as bar:
+            for position, value, error in ordered_map(self._attempt, enumerate(items), self._group):
                 bar.update()
                 if error is None:
-                    self.read.append(place)
+                    self.positions.append(position)
                     yield value
                 elif self._errors == "raise":
                     raise error
                 else:
-                    self.failures.append((place, str(error)))
+                    self.failures.append((position, str(error)))
 
     def _attempt(self, item: tuple[int, Any]) -> tuple[int, Any, UserError | None]:
-        place, source = item
+        position, source = item
         try:
-            return place, self._load(place, source), None
+            return position, self._load(position, source), None
         except UserError as error:
-            return place, None, error
+            return position, None, error
 
-    def place(self, rows: np.ndarray) -> np.ndarray:
-        """Put the vectors of what was read where they belong.
+    def add_nan_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Insert a row of NaN for each failed item if the policy is 'nan'.
 
         Args:
-          rows: [n, E], one for each item that was read.
+          rows: [n, E], one row for each item that was read.
 
         Returns:
-          `rows`; under the policy 'nan' one row for every item, NaN where it could not be read.
+          Under the policy 'nan' one row for every item; under the other policies `rows`.
         """
         if self._errors != "nan" or not self.failures:
             return rows
         out = np.full((len(rows) + len(self.failures), rows.shape[1]), np.nan, rows.dtype)
-        out[self.read] = rows
+        out[self.positions] = rows
         return out
 
 
-def load_speech(place: int, source: Speech) -> np.ndarray:
+def load_speech(position: int, source: Speech) -> np.ndarray:
     """Read a recording as float32[N] at 16 kHz.
 
     Args:
-      place: its position, for the message about an item that has no path.
-      source: see `Speech`.
+      position: its number in the list, for the message about an item that has no path.
+      source: any form of `Speech`.
 
     Raises:
-      UserError: it cannot be read; an array comes without its rate.
+      UserError: the recording cannot be read, or is an array without its rate.
     """
-    label = None if _is_path(source) else f"clip {place}"
+    label = None if _is_path(source) else f"clip {position}"
     if isinstance(source, Mapping):
         if "array" not in source or "sampling_rate" not in source:
             raise UserError(f"{label}: a dict needs 'array' and 'sampling_rate'")
@@ -119,24 +119,24 @@ def load_speech(place: int, source: Speech) -> np.ndarray:
     return load_audio(source, label)
 
 
-def load_picture(place: int, source: Picture) -> Image.Image:
+def load_picture(position: int, source: Picture) -> Image.Image:
     """Read a picture as upright RGB.
 
     Args:
-      place: its position, for the message about an item that has no path.
-      source: see `Picture`.
+      position: its number in the list, for the message about an item that has no path.
+      source: any form of `Picture`.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: the picture cannot be read.
     """
-    return load_image(source, None if _is_path(source) else f"picture {place}")
+    return load_image(source, None if _is_path(source) else f"picture {position}")
 
 
-def several(items: Iterable) -> Iterable:
-    """Return items as they are.
+def require_list(items: Iterable) -> Iterable:
+    """Return `items` unless it is one item, whose letters, samples or rows would pass for items.
 
     Raises:
-      TypeError: it is one item, whose letters, samples or rows would be taken for items.
+      TypeError: `items` is one recording or one picture.
     """
     if isinstance(items, str | bytes | os.PathLike | Image.Image | np.ndarray | Mapping):
         raise TypeError(f"expected a list of items, got one {type(items).__name__}: write [item]")
@@ -145,8 +145,8 @@ def several(items: Iterable) -> Iterable:
     return items
 
 
-def count_of(items: Iterable) -> int | None:
-    """Return how many items there are; None where only reading them would tell."""
+def known_length(items: Iterable) -> int | None:
+    """Return the number of items; None where only reading them would tell."""
     return len(items) if hasattr(items, "__len__") else None
 
 

@@ -1,4 +1,4 @@
-"""A trained retriever, for people who never train: files in, unit vectors and scores out."""
+"""The `Retriever`: a trained model that turns files into unit vectors and match scores."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -13,15 +13,15 @@ from sir_jax.data.parallel import GROUP
 from sir_jax.errors import UserError
 from sir_jax.inference import release
 from sir_jax.inference.attention import Attention, attend_pair
-from sir_jax.inference.embed import Keep, embed_images, embed_speech
+from sir_jax.inference.embed import KeepTokens, embed_images, embed_speech
 from sir_jax.inference.inputs import (
     Picture,
     Reader,
     Speech,
-    count_of,
+    known_length,
     load_picture,
     load_speech,
-    several,
+    require_list,
 )
 from sir_jax.inference.matching import score_pairs
 from sir_jax.inference.token_store import TokenStore
@@ -30,19 +30,32 @@ from sir_jax.runtime.sharding import make_mesh, replicated
 
 
 class Retriever:
-    """Encode speech and images into one space, where a dot product is the similarity."""
+    """Encode speech and images into one space, where a dot product is the similarity.
+
+    Example:
+      >>> import numpy as np, sir_jax
+      >>> model = sir_jax.load("spoken-scenes")
+      >>> second = np.random.default_rng(0).normal(size=16_000).astype(np.float32)
+      >>> speech = model.encode_speech([(second, 16_000)])  # or paths of sound files
+      >>> image = model.encode_image([np.zeros((64, 64, 3), np.uint8)])  # or paths of pictures
+      >>> speech.shape == image.shape == (1, model.width)
+      True
+      >>> similarity = speech @ image.T
+    """
 
     def __init__(
         self, cfg, params, batch_size: int = 32, name: str = "", devices: Sequence | None = None
     ):
-        """Hold a model ready to encode.
+        """Place a model on its devices.
 
         Args:
-          cfg: the whole config of the run that trained it, or of a release.
-          params: its parameters, a nested dict of arrays; what inference does not need is dropped.
+          cfg: the whole config of the run that trained the model, or the config of a release.
+          params: the model's parameters, a nested dict of arrays; those that only training needs
+            are dropped.
           batch_size: most items that are encoded at once.
-          name: what messages and indexes call it.
-          devices: over which batches are spread; None: all local accelerators, or one CPU.
+          name: the model's name in messages and indexes.
+          devices: each batch is split over them. None: all local accelerators, or one CPU device
+            where there is no accelerator.
         """
         params = release.strip(params)
         self.cfg = cfg
@@ -64,39 +77,42 @@ class Retriever:
         """Load a trained retriever.
 
         Args:
-          source: the name of a model that ships with sir_jax; a folder, here or in a bucket, that
-            `sir-jax export` wrote; or the `--workdir` of `sir-jax train`.
-          which: 'best' or 'last' checkpoint of a workdir.
+          source: the name of a model that ships with sir_jax; a folder, on disk or in a bucket,
+            that `sir-jax export` wrote; or the `--workdir` of `sir-jax train`.
+          which: the checkpoint of a workdir, 'best' or 'last'; ignored for other sources.
           batch_size: most items that are encoded at once.
 
         Raises:
           UserError: there is no such model, or its files are damaged.
         """
-        found = release.find(source, which)
-        model = cls(found.cfg, found.params, batch_size, found.name)
-        model._fingerprint = found.fingerprint
+        parts = release.find(source, which)
+        model = cls(parts.cfg, parts.params, batch_size, parts.name)
+        model._fingerprint = parts.fingerprint
         return model
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of all that a vector depends on: equal ones make comparable vectors."""
+        """Return a hash of everything that an embedding depends on.
+
+        The embeddings of two models can be compared exactly when their fingerprints are equal.
+        """
         if not self._fingerprint:
             self._fingerprint = release.fingerprint(self.cfg, self.params)
         return self._fingerprint
 
     @property
     def width(self) -> int:
-        """Return E, the width of a vector."""
+        """Return E, the width of an embedding."""
         return self.model.embed_width
 
     @property
     def can_match(self) -> bool:
-        """Tell whether `match` and `attention` work: whether a matching head was trained."""
+        """Tell whether the model has a matching head, which `match` and `attention` need."""
         return "match" in self.model.tasks
 
     @property
     def temperature(self) -> float:
-        """Return what training divided similarities by: score / temperature is a logit."""
+        """Return the temperature of training: similarity / temperature is a logit."""
         return float(self.params["temperature"])
 
     def encode_speech(
@@ -110,30 +126,31 @@ class Retriever:
     ) -> np.ndarray:
         """Encode recordings of any length, rate and channel count.
 
-        One longer than the last bucket is cut into windows of that length, the last one ending with
-        it; its vector is the mean of theirs, scaled to unit length.
+        A recording longer than the longest bucket is cut into windows of that length; the last
+        window ends with the recording. Its embedding is the mean of the windows' embeddings, scaled
+        to unit length.
 
         Args:
           clips: a list or generator of paths, file contents, (samples, rate in Hz), or dicts with
-            'array' and 'sampling_rate'; a generator is read as it is needed.
-          batch_size: most clips at once; None for the model's.
-          progress: say on stderr how far it is: a bar on a terminal, else lines.
-          errors: what a clip that cannot be read does: 'raise', 'skip' (it has no row) or 'nan'
-            (its row is NaN).
-          failures: is given (position, message) of each one that was skipped or is NaN.
+            'array' and 'sampling_rate'. A generator is read only as fast as it is encoded.
+          batch_size: most clips that are encoded at once; None for the model's own.
+          progress: whether to report progress on stderr: a bar on a terminal, else lines.
+          errors: what happens to a clip that cannot be read: 'raise', 'skip' (it gets no row) or
+            'nan' (its row is NaN).
+          failures: a list to which (position, message) of each clip that cannot be read is added.
 
         Returns:
           float32[n, E], unit norm, in input order.
 
         Raises:
-          UserError: a clip cannot be read; it is named by its path or its place in the list.
-          TypeError: one item where a list belongs.
+          UserError: a clip cannot be read; it is named by its path or its position in the list.
+          TypeError: `clips` is one item instead of a list.
         """
         reader = Reader(load_speech, errors, progress, "clips")
-        rows = self.encode_waves(reader(several(clips)), count_of(clips), batch_size)
+        rows = self.encode_waves(reader(require_list(clips)), known_length(clips), batch_size)
         if failures is not None:
             failures += reader.failures
-        return reader.place(rows)
+        return reader.add_nan_rows(rows)
 
     def encode_image(
         self,
@@ -147,75 +164,85 @@ class Retriever:
         """Encode pictures of any size.
 
         Args:
-          images: a list or generator of paths, file contents, PIL images or arrays.
-          batch_size, progress, errors, failures: see `encode_speech`.
+          images: a list or generator of paths, file contents, PIL images or uint8 arrays.
+          batch_size: most pictures that are encoded at once; None for the model's own.
+          progress: whether to report progress on stderr.
+          errors: what happens to a picture that cannot be read: 'raise', 'skip' or 'nan', as in
+            `encode_speech`.
+          failures: a list to which (position, message) of each picture that cannot be read is
+            added.
 
         Returns:
           float32[n, E], unit norm, in input order.
 
         Raises:
-          UserError: a picture cannot be read; it is named by its path or its place in the list.
-          TypeError: one item where a list belongs.
+          UserError: a picture cannot be read; it is named by its path or its position in the list.
+          TypeError: `images` is one item instead of a list.
         """
         reader = Reader(self.load_pixels, errors, progress, "pictures", GROUP)
-        rows = self.encode_pixels(reader(several(images)), count_of(images), batch_size)
+        rows = self.encode_pixels(reader(require_list(images)), known_length(images), batch_size)
         if failures is not None:
             failures += reader.failures
-        return reader.place(rows)
+        return reader.add_nan_rows(rows)
 
     def encode_waves(
         self,
         waves: Iterable[np.ndarray],
         count: int | None = None,
         batch_size: int | None = None,
-        keep: Keep | None = None,
+        keep: KeepTokens | None = None,
     ) -> np.ndarray:
         """Encode decoded clips.
 
         Args:
           waves: float32[N] each, mono, 16 kHz.
-          count: about how many; small ones get a small batch; None where nobody knows.
-          batch_size: most at once; None for the model's.
-          keep: where the tokens go, see `evaluation.embed`.
+          count: about how many clips there are, so that few clips get a small batch; None where
+            that is not known.
+          batch_size: most clips that are encoded at once; None for the model's own.
+          keep: called with the number and the token features of each window, see
+            `inference.embed.KeepTokens`; None drops them.
 
         Returns:
           float32[n, E].
         """
-        rows = self._rows(count, batch_size)
+        rows = self._batch_rows(count, batch_size)
         return embed_speech(self.model, self.params, waves, self.cfg.data, rows, keep)
 
-    def load_pixels(self, place: int, source: Picture) -> np.ndarray:
-        """Read a picture and make it ready for the encoder.
+    def load_pixels(self, position: int, source: Picture) -> np.ndarray:
+        """Read a picture and prepare it for the encoder.
 
         Args:
-          place: its position, for the message about an item that has no path.
-          source: see `Picture`.
+          position: its number in the list, for the message about an item that has no path.
+          source: a path, file contents, a PIL image or a uint8 array.
 
         Returns:
-          float32[h, w, 3], see `data.image.preprocess_image`.
+          float32[h, w, 3], see `data.media.image.preprocess_image`.
 
         Raises:
-          UserError: it cannot be read.
+          UserError: the picture cannot be read.
         """
-        return preprocess_image(load_picture(place, source), self._image_spec)
+        return preprocess_image(load_picture(position, source), self._image_spec)
 
     def encode_pixels(
         self,
         pixels: Iterable[np.ndarray],
         count: int | None = None,
         batch_size: int | None = None,
-        keep: Keep | None = None,
+        keep: KeepTokens | None = None,
     ) -> np.ndarray:
-        """Encode pictures that are ready.
+        """Encode prepared pictures.
 
         Args:
-          pixels: float32[h, w, 3] each, as of `load_pixels`.
-          count, batch_size, keep: see `encode_waves`.
+          pixels: float32[h, w, 3] each, made by `load_pixels`.
+          count: about how many pictures there are, so that few pictures get a small batch; None
+            where that is not known.
+          batch_size: most pictures that are encoded at once; None for the model's own.
+          keep: called with the number and the token features of each picture; None drops them.
 
         Returns:
           float32[n, E].
         """
-        rows = self._rows(count, batch_size)
+        rows = self._batch_rows(count, batch_size)
         return embed_images(self.model, self.params, pixels, rows, keep)
 
     def match(
@@ -225,23 +252,24 @@ class Retriever:
         *,
         batch_size: int | None = None,
     ) -> np.ndarray:
-        """Ask the fusion encoder of each pair whether it belongs together.
+        """Score pairs of a recording and a picture with the fusion encoder.
 
         Args:
-          speech: n recordings, or one that meets every image.
-          image: n pictures, or one that meets every recording.
-          batch_size: most pairs at once; None for the model's.
+          speech: n recordings, or one recording that is paired with every picture.
+          image: n pictures, or one picture that is paired with every recording.
+          batch_size: most pairs that are scored at once; None for the model's own.
 
         Returns:
-          float32[n], log-odds that a pair matches; of a long recording, the mean over its windows.
+          float32[n], the log-odds that each pair matches; for a recording that is cut into windows,
+          the mean over its windows.
 
         Raises:
           UserError: the model has no matching head, an item cannot be read, or the lists differ in
             length.
-          TypeError: one item where a list belongs.
+          TypeError: `speech` or `image` is one item instead of a list.
         """
         self._require_matching()
-        speech, image = list(several(speech)), list(several(image))
+        speech, image = list(require_list(speech)), list(require_list(image))
         n = max(len(speech), len(image)) if speech and image else 0
         if n and (len(speech) not in (1, n) or len(image) not in (1, n)):
             raise UserError(
@@ -259,33 +287,35 @@ class Retriever:
             self.encode_waves(waves, len(speech), batch_size, tokens_s.append)
             self.encode_pixels(pixels, len(image), batch_size, tokens_i.append)
             for store, count in ((tokens_s, len(speech)), (tokens_i, len(image))):
-                _fill_up(store, count)
-            rows = self._rows(n, batch_size)
+                _pad_to_power_of_two(store, count)
+            rows = self._batch_rows(n, batch_size)
             scores, _ = score_pairs(self.model, self.params, tokens_s, tokens_i, pairs, rows)
         return scores.astype(np.float32)
 
     def attention(self, speech: Speech, image: Picture) -> Attention:
-        """Look where the fusion encoder looks when it matches one pair.
+        """Return where the fusion encoder looks when it matches one pair.
 
         Args:
           speech: one recording.
           image: one picture.
 
         Returns:
-          `Attention`.
+          `Attention`: the weights of the patches for each speech frame, and how much the score
+          depends on each frame and each patch.
 
         Raises:
-          UserError: the model has no matching head or no patches, or an item cannot be read.
+          UserError: the model has no matching head, its image tokens are not patches, or an item
+            cannot be read.
         """
         self._require_matching()
         wave, picture = load_speech(0, speech), load_picture(0, image)
         return attend_pair(self.model, self.params, self.cfg.data, wave, picture)
 
     def warmup(self, rerank: int = 0) -> None:
-        """Compile what single queries need, so that the first one does not wait for it.
+        """Compile the programs of a single query, so that the first query need not wait for it.
 
         Args:
-          rerank: pictures that a query is matched with; 0 for none.
+          rerank: how many pictures re-ranking pairs with a query; 0 for no re-ranking.
         """
         black = Image.new("RGB", (self._image_spec.size,) * 2)
         self.encode_image([black])
@@ -302,17 +332,17 @@ class Retriever:
                 "without re-ranking, or train with --config.loss.sim.weight=1"
             )
 
-    def _rows(self, count: int | None, batch_size: int | None) -> int:
+    def _batch_rows(self, count: int | None, batch_size: int | None) -> int:
         most = batch_size or self.batch_size
         # Powers of two: one query does not pay for a full batch, and few programs are compiled.
         return most if count is None else min(most, 1 << max(count - 1, 0).bit_length())
 
 
-def _fill_up(store: TokenStore, count: int) -> None:
-    """Append entries that no pair asks for, up to a power of two: few shapes, few programs."""
-    wanted = 1 << (len(store) - 1).bit_length()
-    if wanted > len(store):
+def _pad_to_power_of_two(store: TokenStore, count: int) -> None:
+    """Append entries that belong to no pair, so that few shapes occur and few programs compile."""
+    target = 1 << (len(store) - 1).bit_length()
+    if target > len(store):
         last = len(store) - 1
         tokens, _ = store.batch(np.array([last]), int(store.lengths[last]))
-        for extra in range(wanted - len(store)):
+        for extra in range(target - len(store)):
             store.append(count + extra, tokens[0])

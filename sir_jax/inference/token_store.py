@@ -1,4 +1,4 @@
-"""Token features of a whole corpus: in a temporary file, and cut into chunks for the device."""
+"""Store the token features of a whole corpus in a temporary file and cut them into chunks."""
 
 import dataclasses
 import tempfile
@@ -9,17 +9,18 @@ from sir_jax.errors import UserError
 
 
 class TokenStore:
-    """Keep token sequences of any length in a file without a name, gone with the process.
+    """Keep token sequences of any length in an unnamed file that vanishes with the process.
 
-    25,031 clips of SpokenCOCO are 8 GB in bfloat16 at width 768: neither a list nor a device.
+    A file, because the 25,031 clips of SpokenCOCO's test split take 8 GB in bfloat16 at width 768:
+    too much for a list or a device.
 
     Args:
-      directory: where the file lies; None for Python's choice, the environment's TMPDIR first.
+      directory: the folder of the file; None for Python's choice, first the variable TMPDIR.
     """
 
     def __init__(self, directory=None):
         self._directory = directory or tempfile.gettempdir()
-        # Unbuffered: a buffer would raise the error of a full disk a second time, at the close.
+        # Unbuffered: a buffer would raise the error of a full disk a second time in `close`.
         self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)
         self._map: np.ndarray | None = None
         self._width, self._dtype = 0, None
@@ -38,29 +39,29 @@ class TokenStore:
 
     @property
     def owners(self) -> np.ndarray:
-        """Return whose each entry is, int[n], as `append` was told."""
+        """Return the clip or image that each entry belongs to, int[n]."""
         return np.array(self._owners, np.int64)
 
     @property
     def lengths(self) -> np.ndarray:
-        """Return the tokens of each entry, int[n]."""
+        """Return the number of tokens of each entry, int[n]."""
         return np.array(self._lengths, np.int64)
 
     @property
     def token_bytes(self) -> int:
-        """Return what a token takes in a batch, its mask included."""
+        """Return the bytes of one token in a batch, its mask included."""
         return self._width * self._dtype.itemsize + 1
 
     def append(self, owner: int, tokens: np.ndarray) -> None:
-        """Write one entry behind the others.
+        """Append one entry.
 
         Args:
-          owner: the number of the clip or image it belongs to; may repeat.
-          tokens: [n, D], n at least 1; the first one fixes D and the dtype.
+          owner: the number of the clip or image that the entry belongs to; may repeat.
+          tokens: [n, D], n at least 1; the first entry fixes D and the dtype.
 
         Raises:
-          ValueError: it does not fit the entries before it.
-          UserError: the file cannot grow.
+          ValueError: the width or dtype differs from that of earlier entries, or n is 0.
+          UserError: the disk is full.
         """
         if self._dtype is None:
             self._width, self._dtype = tokens.shape[-1], tokens.dtype
@@ -68,7 +69,7 @@ class TokenStore:
             raise ValueError(f"tokens must be [n, {self._width}], not {tokens.shape}")
         if tokens.dtype != self._dtype:
             raise ValueError(f"tokens must be {self._dtype}, not {tokens.dtype}")
-        # As bytes: NumPy hands out no buffer of a bfloat16 array.
+        # As bytes, because NumPy offers no buffer of a bfloat16 array.
         left = memoryview(np.ascontiguousarray(tokens).view(np.uint8)).cast("B")
         try:
             while left:
@@ -87,11 +88,11 @@ class TokenStore:
 
         Args:
           indices: int[B], numbers of entries in the order of `append`; may repeat.
-          length: tokens of a row, at least those of the longest entry asked for.
+          length: tokens of a row, at least as many as the longest of these entries has.
 
         Returns:
-          [B, length, D] in the dtype that was written, zeros behind each entry, and bool
-          [B, length], True where a token is an entry's.
+          (tokens [B, length, D] in the stored dtype, padded with zeros; mask bool[B, length], False
+          for padding).
         """
         if self._map is None or len(self._map) < self._offsets[-1]:
             shape = (self._offsets[-1], self._width)
@@ -105,36 +106,36 @@ class TokenStore:
         return tokens, mask
 
     def close(self) -> None:
-        """Delete the file; nothing can be read any more."""
+        """Delete the file; nothing can be read afterwards."""
         self._map = None
         self._file.close()
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """Entries of a store that lie on the device together, as [rows, length, D]."""
+    """Entries of a store that are on the device together, as [rows, length, D]."""
 
-    entries: np.ndarray  # int[n], 1 <= n <= rows; rows behind them are filling
+    entries: np.ndarray  # int[n], 1 <= n <= rows; the rows after them are padding
     rows: int
     length: int
 
     @property
-    def filled(self) -> np.ndarray:
-        """Return the entry of each row, int[rows], copies of the last one for filling."""
+    def padded_entries(self) -> np.ndarray:
+        """Return the entry of each row, int[rows]; padding rows repeat the last entry."""
         return np.pad(self.entries, (0, self.rows - len(self.entries)), mode="edge")
 
 
 def plan_chunks(lengths: np.ndarray, token_bytes: int, multiple: int, budget: int) -> list[Chunk]:
     """Cut entries, sorted by length, into chunks of few shapes.
 
-    A chunk is as long as its longest entry, rounded up to a multiple; chunks of one length have
-    one number of rows. So there are at most ceil(longest / multiple) shapes.
+    The length of a chunk is that of its longest entry, rounded up to a multiple; all chunks of one
+    length have the same number of rows. So there are at most ceil(longest / multiple) shapes.
 
     Args:
       lengths: int[n], tokens of each entry.
-      token_bytes: of a token on the device.
-      multiple: of tokens.
-      budget: bytes that no chunk exceeds, unless one entry alone does.
+      token_bytes: bytes of one token on the device.
+      multiple: lengths are rounded up to a multiple of this many tokens.
+      budget: most bytes of a chunk; a chunk of a single entry may exceed them.
 
     Returns:
       Chunks that hold every entry once.
@@ -144,7 +145,7 @@ def plan_chunks(lengths: np.ndarray, token_bytes: int, multiple: int, budget: in
     for length in np.unique(padded).tolist():
         entries = np.flatnonzero(padded == length)
         most = max(1, budget // (length * token_bytes))
-        # Evenly, so that the last chunk is no mere filling.
+        # Spread evenly, so that the last chunk is not mostly padding.
         rows = -(-len(entries) // -(-len(entries) // most))
         chunks += [
             Chunk(entries[start : start + rows], rows, length)
@@ -161,21 +162,21 @@ def plan_both(
     multiple: int,
     budget: int,
 ) -> tuple[list[Chunk], list[Chunk]]:
-    """Plan the chunks of two stores of which one each lies on the device at a time.
+    """Plan the chunks of two stores; one chunk of each store is on the device at a time.
 
-    Images take up to half of the budget, the clips what is left.
+    Images take up to half of the budget, windows the rest.
 
     Args:
       speech_lengths: int[Ns], tokens of each window.
-      speech_token_bytes: of a token on the device.
-      image_lengths: int[Ni]; images are not padded, their lengths being all the same.
-      image_token_bytes: likewise.
-      multiple: windows are padded to a multiple of so many tokens.
-      budget: bytes that a chunk of windows and one of images do not exceed together, unless one
-        entry alone does.
+      speech_token_bytes: bytes of a window's token on the device.
+      image_lengths: int[Ni], tokens of each image; all the same, so images are not padded.
+      image_token_bytes: bytes of an image's token on the device.
+      multiple: windows are padded to a multiple of this many tokens.
+      budget: most bytes of a chunk of windows and a chunk of images together; chunks of a single
+        entry may exceed them.
 
     Returns:
-      The chunks of the windows, and of the images.
+      (chunks of the windows, chunks of the images).
     """
     images = plan_chunks(image_lengths, image_token_bytes, 1, budget // 2)
     taken = max(chunk.rows * chunk.length for chunk in images) * image_token_bytes

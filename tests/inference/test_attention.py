@@ -1,4 +1,4 @@
-"""Match scores and attention maps are the fusion encoder's own."""
+"""`Retriever.match` and `Retriever.attention` give the fusion encoder's own scores and weights."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +17,8 @@ def retriever(matching_workdir):
     return Retriever.load(matching_workdir, batch_size=4)
 
 
-def by_the_model(retriever, wave, bucket, picture):
-    """Return (speech, image) encoded by the model itself, batch of one."""
+def encode_alone(retriever, wave, bucket, picture):
+    """Encode one pair with the model's methods, in a batch of one; return (speech, image)."""
     padded = np.zeros((1, bucket), np.float32)
     padded[0, : len(wave)] = normalize_waveform(wave)
     pixels = preprocess_image(picture, ImageSpec.from_config(retriever.cfg.data))[None]
@@ -35,13 +35,14 @@ def test_match_is_the_models(retriever, folder, make_tone):
     scores = retriever.match([(wave, 16_000)], paths)
     assert scores.shape == (3,) and scores.dtype == np.float32
     for path, score in zip(paths, scores, strict=True):
-        pair = by_the_model(retriever, wave, 24_000, Image.open(path).convert("RGB"))
+        pair = encode_alone(retriever, wave, 24_000, Image.open(path).convert("RGB"))
         logits = retriever.model.apply({"params": retriever.params}, *pair, method="match")[0]
         assert score == pytest.approx(float(logits[1] - logits[0]), abs=1e-5)
 
 
 def test_pairs_one_to_one_and_one_to_many_agree(retriever, folder, make_tone):
-    clips = [(make_tone(n), 16_000) for n in (20_000, 9_000, 60_000)]  # the last one in windows
+    # The last clip is longer than the longest bucket, so it is cut into windows.
+    clips = [(make_tone(n), 16_000) for n in (20_000, 9_000, 60_000)]
     pictures = [folder / "b.png", folder / "a.jpg", folder / "d.bmp"]
     pairs = retriever.match(clips, pictures)
     by_clip = np.stack([retriever.match([clip], pictures) for clip in clips])
@@ -69,26 +70,30 @@ def test_a_model_without_matching_says_so(workdir, folder, query):
 
 def test_attention_is_the_models(retriever, folder, make_tone):
     wave, path = make_tone(20_000).astype(np.float32), folder / "b.png"
-    found = retriever.attention((wave, 16_000), path)
-    speech, image = by_the_model(retriever, wave, 24_000, Image.open(path).convert("RGB"))
+    attention = retriever.attention((wave, 16_000), path)
+    speech, image = encode_alone(retriever, wave, 24_000, Image.open(path).convert("RGB"))
     maps = attention_maps(retriever.model, retriever.params, speech, image).mean(axis=(0, 2))[0]
     valid = int(speech.mask.sum()) - 1
-    wanted = np.array(maps[1:, 1:])[:valid]
-    wanted /= wanted.sum(axis=1, keepdims=True)
-    frames = found.weights.reshape(len(found.weights), -1)
-    np.testing.assert_allclose(frames[:valid], wanted, atol=1e-5)
+    expected = np.array(maps[1:, 1:])[:valid]
+    expected /= expected.sum(axis=1, keepdims=True)
+    frames = attention.weights.reshape(len(attention.weights), -1)
+    np.testing.assert_allclose(frames[:valid], expected, atol=1e-5)
     np.testing.assert_allclose(frames.sum(axis=1), 1, atol=1e-5)
-    assert found.weights.shape[1:] == (2, 2) and found.frame_seconds == 320 / 16_000
-    assert found.seconds == 1.25 and len(found.by_frame) == 63  # 62.5 frames of sound
-    assert found.by_frame.sum() == pytest.approx(1, abs=1e-5) and (found.by_frame >= 0).all()
-    assert found.by_patch.sum() == pytest.approx(1, abs=1e-5)
-    assert found.score == pytest.approx(float(retriever.match([(wave, 16_000)], [path])[0]), 1e-4)
+    assert attention.weights.shape[1:] == (2, 2) and attention.frame_seconds == 320 / 16_000
+    assert attention.seconds == 1.25 and len(attention.by_frame) == 63  # 62.5 frames of sound
+    assert (
+        attention.by_frame.sum() == pytest.approx(1, abs=1e-5) and (attention.by_frame >= 0).all()
+    )
+    assert attention.by_patch.sum() == pytest.approx(1, abs=1e-5)
+    assert attention.score == pytest.approx(
+        float(retriever.match([(wave, 16_000)], [path])[0]), 1e-4
+    )
 
 
 def test_dependence_is_the_slope_of_the_score(retriever, folder, make_tone):
     wave, path = make_tone(20_000).astype(np.float32), folder / "b.png"
-    found = retriever.attention((wave, 16_000), path)
-    speech, image = by_the_model(retriever, wave, 24_000, Image.open(path).convert("RGB"))
+    attention = retriever.attention((wave, 16_000), path)
+    speech, image = encode_alone(retriever, wave, 24_000, Image.open(path).convert("RGB"))
 
     mean = image.tokens[0, 1:].mean(axis=0)
 
@@ -99,39 +104,39 @@ def test_dependence_is_the_slope_of_the_score(retriever, folder, make_tone):
         logits = retriever.model.apply({"params": retriever.params}, *pair, method="match")[0]
         return float(jnp.diff(logits)[0])
 
-    # The change of the score where one patch's token moves a little to the mean of all, and away.
+    # The change of the score when one patch's token moves a little towards the mean token.
     slopes = np.array([abs(score(p, 0.05) - score(p, -0.05)) for p in range(4)])
-    np.testing.assert_allclose(found.by_patch.reshape(-1), slopes / slopes.sum(), atol=0.02)
+    np.testing.assert_allclose(attention.by_patch.reshape(-1), slopes / slopes.sum(), atol=0.02)
 
 
-def test_the_box_is_what_the_encoder_sees(retriever, make_tone):
+def test_the_box_is_the_part_that_the_encoder_sees(retriever, make_tone):
     wide = Image.new("RGB", (40, 20))
-    found = retriever.attention((make_tone(16_000), 16_000), wide)
-    assert found.box == (10.0, 0.0, 30.0, 20.0)
+    attention = retriever.attention((make_tone(16_000), 16_000), wide)
+    assert attention.box == (10.0, 0.0, 30.0, 20.0)
 
 
-def test_a_long_recording_is_looked_at_window_by_window(retriever, folder, make_tone):
+def test_a_long_recording_is_processed_window_by_window(retriever, folder, make_tone):
     wave = make_tone(100_000)  # windows of 48,000 at 0, 48,000 and 52,000
-    found = retriever.attention((wave, 16_000), folder / "b.png")
+    attention = retriever.attention((wave, 16_000), folder / "b.png")
     last = retriever.attention((wave[52_000:], 16_000), folder / "b.png")
     frames = 48_000 // 320 - 2
     start = 52_000 // 320
     np.testing.assert_allclose(
-        found.weights[start : start + frames], last.weights[:frames], atol=1e-5
+        attention.weights[start : start + frames], last.weights[:frames], atol=1e-5
     )
-    assert len(found.by_frame) == -(-100_000 // 320)
+    assert len(attention.by_frame) == -(-100_000 // 320)
 
 
-def test_a_stretch_is_the_mean_of_its_frames(retriever, folder, make_tone):
-    found = retriever.attention((make_tone(20_000), 16_000), folder / "b.png")
-    one = found.during(0.1, 0.1)
-    np.testing.assert_allclose(one, found.weights[5], atol=1e-5)
-    whole = found.during(0, 99)
-    wanted = np.einsum("t,tij->ij", found.by_frame, found.weights)
-    np.testing.assert_allclose(whole, wanted, atol=1e-4)
+def test_an_interval_is_the_mean_of_its_frames(retriever, folder, make_tone):
+    attention = retriever.attention((make_tone(20_000), 16_000), folder / "b.png")
+    one = attention.during(0.1, 0.1)
+    np.testing.assert_allclose(one, attention.weights[5], atol=1e-5)
+    whole = attention.during(0, 99)
+    expected = np.einsum("t,tij->ij", attention.by_frame, attention.weights)
+    np.testing.assert_allclose(whole, expected, atol=1e-4)
 
 
-def test_silence_and_nothing_at_all(retriever, folder):
+def test_silence_and_an_empty_recording(retriever, folder):
     for samples in (0, 1, 399):
-        found = retriever.attention((np.zeros(samples), 16_000), folder / "b.png")
-        assert np.isfinite(found.weights).all() and np.isfinite(found.score)
+        attention = retriever.attention((np.zeros(samples), 16_000), folder / "b.png")
+        assert np.isfinite(attention.weights).all() and np.isfinite(attention.score)

@@ -1,4 +1,4 @@
-"""Every broken file that corpora are tested with, through the library and the commands."""
+"""The broken files that corpora are tested with, given to the library and to the commands."""
 
 import json
 import os
@@ -11,8 +11,8 @@ from broken import PICTURES, SOUNDS, bomb, picture, wav
 from sir_jax.cli import main as cli
 from sir_jax.inference.retriever import Retriever
 
-# What a corpus refuses but a search takes: no samples become the shortest clip there is, a long
-# clip is cut into windows, any rate is resampled, channels are averaged.
+# Files that a corpus refuses but a search accepts: a clip without samples is padded to the shortest
+# clip, a long clip is cut into windows, any rate is resampled, channels are averaged.
 TAKEN = {"a/silent.wav", "a/long.flac", "a/slow.wav", "a/wide.wav"}
 
 
@@ -23,14 +23,14 @@ def model(workdir):
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory):
-    """Return (folder, relative paths of what cannot be read): all of them, among two good files."""
+    """Write all broken files and two good ones; return (folder, paths of the unreadable files)."""
     folder = tmp_path_factory.mktemp("media")
     bad = []
     for name, (content, _) in (SOUNDS | PICTURES).items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if not isinstance(content, bytes):
-            continue  # no file at all, a pipe, a folder: below
+            continue  # a missing file, a pipe or a folder; tested on their own below
         path.write_bytes(content)
         bad += [] if name in TAKEN else [name]
     (folder / "good.wav").write_bytes(wav())
@@ -38,7 +38,7 @@ def media(tmp_path_factory):
     return folder, sorted(bad)
 
 
-def test_the_library_names_each_and_keeps_the_rest(model, media):
+def test_the_library_names_each_broken_file_and_encodes_the_others(model, media):
     folder, bad = media
     for encode, names, good in (
         (model.encode_speech, SOUNDS, "good.wav"),
@@ -47,7 +47,7 @@ def test_the_library_names_each_and_keeps_the_rest(model, media):
         paths = [folder / name for name in names if name in bad] + [folder / good]
         failures = []
         z = encode(paths, errors="nan", failures=failures)
-        assert [place for place, _ in failures] == list(range(len(paths) - 1))
+        assert [position for position, _ in failures] == list(range(len(paths) - 1))
         assert np.isnan(z[:-1]).all()
         np.testing.assert_allclose(z[-1], encode([folder / good])[0], atol=1e-5)
         for path, (_, message) in zip(paths, failures, strict=False):
@@ -55,7 +55,7 @@ def test_the_library_names_each_and_keeps_the_rest(model, media):
 
 
 @pytest.mark.parametrize("make", [lambda path: None, os.mkfifo, os.mkdir])
-def test_what_is_no_file(model, tmp_path, make):
+def test_paths_that_are_no_regular_file(model, tmp_path, make):
     path = tmp_path / "x.wav"
     make(path)
     failures = []
@@ -63,7 +63,7 @@ def test_what_is_no_file(model, tmp_path, make):
     assert re.search("no such file|is a folder|is no regular file", failures[0][1])
 
 
-def test_the_index_holds_what_can_be_read(model, media, workdir, tmp_path, capsys):
+def test_the_index_holds_the_readable_files(model, media, workdir, tmp_path, capsys):
     folder, bad = media
     command = ["index", f"--model={workdir}", f"--folder={folder}", f"--out={tmp_path / 'index'}"]
     assert cli.main([*command, "--json"]) == 3  # some files cannot be read
@@ -71,7 +71,7 @@ def test_the_index_holds_what_can_be_read(model, media, workdir, tmp_path, capsy
     indexable = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".wav", ".flac", ".ogg", ".mp3")
     assert sorted(done["failed"]) == [name for name in bad if name.lower().endswith(indexable)]
     assert {"good.wav", "good.png"} <= set(done["added"])
-    # Nothing changed: nothing is tried again, nothing is lost.
+    # No file changed, so no file is read again and the failures stay noted.
     assert cli.main([*command, "--json"]) == 3
     again = json.loads(capsys.readouterr().out)
     assert again["added"] == again["changed"] == again["removed"] == []

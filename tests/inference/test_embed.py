@@ -12,7 +12,7 @@ from PIL import Image
 from sir_jax.data.media.audio import load_audio
 from sir_jax.data.media.image import ImageSpec, load_image, preprocess_image
 from sir_jax.errors import UserError
-from sir_jax.inference.embed import embed_images, embed_speech, embed_split, windows
+from sir_jax.inference.embed import cut_windows, embed_images, embed_speech, embed_split
 from sir_jax.runtime.sharding import make_mesh
 
 TOLERANCE = 1e-5
@@ -38,17 +38,18 @@ def ready(images, cfg):
 
 def test_windows_cover_the_clip_and_the_last_is_right_aligned():
     wave = np.arange(25)
-    assert [list(w) for w in windows(wave, 25)] == [list(range(25))]
-    cut = windows(wave, 10)
+    assert [list(w) for w in cut_windows(wave, 25)] == [list(range(25))]
+    cut = cut_windows(wave, 10)
     assert [(w[0], w[-1]) for w in cut] == [(0, 9), (10, 19), (15, 24)]
-    assert [(w[0], w[-1]) for w in windows(wave[:20], 10)] == [(0, 9), (10, 19)]
-    assert [(w[0], w[-1]) for w in windows(wave[:11], 10)] == [(0, 9), (1, 10)]
-    assert [len(w) for w in windows(wave[:0], 10)] == [0]
+    assert [(w[0], w[-1]) for w in cut_windows(wave[:20], 10)] == [(0, 9), (10, 19)]
+    assert [(w[0], w[-1]) for w in cut_windows(wave[:11], 10)] == [(0, 9), (1, 10)]
+    assert [len(w) for w in cut_windows(wave[:0], 10)] == [0]
 
 
 def test_a_clip_alone_equals_the_clip_in_any_batch(tiny):
     cfg, model, params = tiny
-    # Both buckets, a short last batch in each, clips too short for a frame, and one of 0 samples.
+    # Clips of both buckets, a short last batch in each bucket, clips shorter than a frame, and one
+    # of 0 samples.
     waves = [noise(n) for n in (1600, 700, 3200, 0, 1601, 100, 399, 400, 2000, 1599, 1)]
     together = embed_speech(model, params, waves, cfg.data, batch_size=4)
     assert together.shape == (11, 32) and together.dtype == np.float32
@@ -56,18 +57,18 @@ def test_a_clip_alone_equals_the_clip_in_any_batch(tiny):
     for wave, z in zip(waves, together, strict=True):
         alone = embed_speech(model, params, [wave], cfg.data, batch_size=1)
         np.testing.assert_allclose(alone[0], z, atol=TOLERANCE)
-    # Different clips are told apart, so the order was kept.
+    # Different clips have different vectors, so the comparisons above also check the order.
     assert np.abs(together[0] - together[1]).max() > 1e-3
 
 
 def test_a_clip_is_the_same_in_every_bucket(tiny):
     cfg, model, params = tiny
     wave = noise(1500)
-    found = []
+    vectors = []
     for buckets in ((1600,), (3200,), (1500, 1600), (6400,)):
         data = ConfigDict(dict(buckets=buckets, normalize_wave=True))
-        found.append(embed_speech(model, params, [wave], data, batch_size=4)[0])
-    np.testing.assert_allclose(found, np.broadcast_to(found[0], (4, 32)), atol=TOLERANCE)
+        vectors.append(embed_speech(model, params, [wave], data, batch_size=4)[0])
+    np.testing.assert_allclose(vectors, np.broadcast_to(vectors[0], (4, 32)), atol=TOLERANCE)
 
 
 def test_long_clips_are_the_unit_mean_of_their_windows(tiny):
@@ -102,7 +103,7 @@ def test_images_keep_their_order_in_any_batch(tiny):
     assert np.abs(z[0] - z[1]).max() > 1e-3
 
 
-def test_nothing_in_nothing_out(tiny):
+def test_no_items_give_no_rows(tiny):
     cfg, model, params = tiny
     assert embed_speech(model, params, [], cfg.data, 4).shape == (0, 32)
     assert embed_images(model, params, [], 4).shape == (0, 32)
@@ -115,7 +116,7 @@ def test_the_same_on_a_mesh(tiny):
     expected_i = embed_images(model, params, images, 4)
     mesh = make_mesh(ConfigDict(dict(data=2, fsdp=4, tensor=1)))
     spread = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-    z = embed_speech(model, spread, waves, cfg.data, 4)  # 4 rows become 8, one a device
+    z = embed_speech(model, spread, waves, cfg.data, 4)  # 4 rows are padded to 8, one per device
     np.testing.assert_allclose(z, expected, atol=TOLERANCE)
     z = embed_images(model, spread, images, 4)
     np.testing.assert_allclose(z, expected_i, atol=TOLERANCE)
@@ -132,9 +133,9 @@ def test_split_rows_belong_to_their_ids(tiny, memory_split):
         alone = embed_images(model, params, ready([load_image(record.image)], cfg), 1)
         np.testing.assert_allclose(z.image[row], alone[0], atol=TOLERANCE)
         for caption in record.captions:
-            place = list(z.caption_ids).index(caption.caption_id)
+            row = list(z.caption_ids).index(caption.caption_id)
             alone = embed_speech(model, params, [load_audio(caption.audio)], cfg.data, 1)
-            np.testing.assert_allclose(z.speech[place], alone[0], atol=TOLERANCE)
+            np.testing.assert_allclose(z.speech[row], alone[0], atol=TOLERANCE)
 
 
 def test_a_damaged_record_is_named(tiny, memory_split):

@@ -1,4 +1,4 @@
-"""What is handed over is read in order, and what cannot be read does what was asked for."""
+"""Items are read in order, and an item that cannot be read follows the policy `errors`."""
 
 import numpy as np
 import pytest
@@ -57,7 +57,7 @@ def test_skip_and_nan(retriever, folder, tmp_path):
     failures = []
     skipped = retriever.encode_image(items, errors="skip", failures=failures)
     np.testing.assert_allclose(skipped, good, atol=1e-5)
-    assert [place for place, _ in failures] == [1, 3]
+    assert [position for position, _ in failures] == [1, 3]
     assert str(bad) in failures[0][1] and "no such file" in failures[1][1]
     marked = retriever.encode_image(items, errors="nan")
     assert np.isnan(marked[[1, 3]]).all()
@@ -70,14 +70,14 @@ def test_skip_and_nan(retriever, folder, tmp_path):
         retriever.encode_image(items, errors="ignore")
 
 
-def test_batches_of_any_size_give_the_same(retriever, make_tone):
+def test_batches_of_any_size_give_the_same_vectors(retriever, make_tone):
     clips = [(make_tone(n), 16_000) for n in (9_000, 20_000, 30_000, 50_000, 400)]
     one = retriever.encode_speech(clips, batch_size=1)
     np.testing.assert_allclose(retriever.encode_speech(clips, batch_size=5), one, atol=1e-5)
     assert one.tobytes() == retriever.encode_speech(clips, batch_size=1).tobytes()
 
 
-def test_progress_is_told_on_stderr(retriever, folder, capsys):
+def test_progress_is_reported_on_stderr(retriever, folder, capsys):
     retriever.encode_image([folder / "b.png"] * 3, progress=True)
     assert "pictures: 3 of 3 (" in capsys.readouterr().err
     retriever.encode_image((folder / "b.png" for _ in range(2)), progress=True)

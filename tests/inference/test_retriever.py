@@ -1,4 +1,4 @@
-"""A retriever gives the same vector for the same thing, however it is handed over."""
+"""A retriever gives the same vector for a recording or picture in any form and any batch."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Token features come back from their file as they went in; chunks fit the budget."""
+"""Token features are read back from their file unchanged; chunks fit the budget."""
 
 import os
 import resource
@@ -17,19 +17,19 @@ def entries(lengths, width=8, dtype=np.float32):
 
 
 def open_files(folder):
-    """List what this process holds open or mapped in a folder, deleted or not."""
+    """List the files of a folder that this process has open or mapped, deleted ones included."""
     links = []
     for fd in os.listdir("/proc/self/fd"):
         try:
             links.append(os.readlink(f"/proc/self/fd/{fd}"))
-        except FileNotFoundError:  # the listing's own
+        except FileNotFoundError:  # the descriptor of the listing itself
             continue
     with open("/proc/self/maps") as maps:
         return [line for line in [*links, *maps] if str(folder) in line]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16, np.float16])
-def test_what_goes_in_comes_out(dtype):
+def test_entries_are_read_back_unchanged(dtype):
     written = entries((3, 1, 7, 2, 5), dtype=dtype)
     with TokenStore() as store:
         for owner, tokens in zip((4, 0, 4), written, strict=False):
@@ -41,7 +41,7 @@ def test_what_goes_in_comes_out(dtype):
             np.testing.assert_array_equal(tokens[row, mask[row]], written[entry])
         assert not tokens[~mask].any() and mask[1, :3].all()
 
-        # It grows after it was read; rows that are no block of memory are written as they look.
+        # A store can grow after it was read. Arrays that are not contiguous are written in order.
         store.append(1, np.asfortranarray(written[3]))
         store.append(2, np.repeat(written[4], 2, axis=0)[::2])
         tokens, mask = store.batch(np.array([4, 3]), 5)
@@ -52,13 +52,13 @@ def test_what_goes_in_comes_out(dtype):
         assert len(store) == 5 and store.token_bytes == 8 * np.dtype(dtype).itemsize + 1
 
 
-def test_the_file_has_no_name_and_goes_at_the_end_and_after_an_error(tmp_path):
+def test_the_file_is_unnamed_and_vanishes_after_use_and_after_an_error(tmp_path):
     with TokenStore(tmp_path) as store:
         store.append(0, entries([3])[0])
         kept, _ = store.batch([0], 3)
         assert open_files(tmp_path) and not list(tmp_path.iterdir())
     assert not open_files(tmp_path)
-    np.testing.assert_array_equal(kept[0], entries([3])[0])  # a copy, not the file
+    np.testing.assert_array_equal(kept[0], entries([3])[0])  # a copy outlives the file
 
     with pytest.raises(ZeroDivisionError), TokenStore(tmp_path) as store:
         store.append(0, entries([3])[0])
@@ -88,7 +88,7 @@ def test_a_full_disk_is_named(tmp_path):
         (np.zeros((2, 8), np.float16), "float32, not float16"),
     ],
 )
-def test_entries_of_another_kind_are_refused(tokens, message):
+def test_entries_of_another_shape_or_dtype_are_refused(tokens, message):
     with TokenStore() as store:
         store.append(0, entries([3])[0])
         with pytest.raises(ValueError, match=message):
@@ -98,10 +98,10 @@ def test_entries_of_another_kind_are_refused(tokens, message):
 def test_chunks_of_one_length_have_one_shape():
     lengths = np.array([5, 64, 65, 1, 130, 64, 20, 33])
     chunks = plan_chunks(lengths, token_bytes=2, multiple=64, budget=4 * 64 * 2)
-    found = [(list(c.entries), c.rows, c.length) for c in chunks]
-    # Six entries of 64 tokens where four fit: three and three, not four and two. The longest one
-    # is alone, as it must be.
-    assert found == [
+    plan = [(list(c.entries), c.rows, c.length) for c in chunks]
+    # Four of the six entries of 64 tokens would fit into a chunk; they are spread evenly, three and
+    # three. The two longer entries are each the only one of their padded length.
+    assert plan == [
         ([0, 1, 3], 3, 64),
         ([5, 6, 7], 3, 64),
         ([2], 1, 128),
@@ -110,10 +110,10 @@ def test_chunks_of_one_length_have_one_shape():
     chunks = plan_chunks(lengths[:2], token_bytes=2, multiple=64, budget=64)
     assert [(list(c.entries), c.rows, c.length) for c in chunks] == [([0], 1, 64), ([1], 1, 64)]
     (chunk,) = plan_chunks(lengths[[0, 1, 3]], token_bytes=2, multiple=64, budget=1 << 20)
-    assert chunk.rows == 3 and list(chunk.filled) == [0, 1, 2]
+    assert chunk.rows == 3 and list(chunk.padded_entries) == [0, 1, 2]
     last = plan_chunks(np.full(7, 3), token_bytes=1, multiple=1, budget=9)[-1]
-    assert last.rows == 3 and list(last.entries) == list(last.filled[:1]) == [6]
-    assert list(last.filled) == [6, 6, 6]
+    assert last.rows == 3 and list(last.entries) == list(last.padded_entries[:1]) == [6]
+    assert list(last.padded_entries) == [6, 6, 6]
 
 
 @pytest.mark.parametrize(("images", "patches"), [(5000, 257), (300, 50)])
@@ -134,6 +134,6 @@ def test_a_large_corpus_fits_the_budget_in_few_shapes(images, patches, budget):
     assert max(size_s) + max(size_i) <= budget
     assert len({(c.rows, c.length) for c in speech}) <= 16
     assert len({(c.rows, c.length) for c in pictures}) == 1
-    # The budget is used: full chunks, few copies, and what images do not need goes to clips.
+    # The budget is used well: there is little padding, and clips get what images do not need.
     assert sum(size_s) < 1.2 * (lengths * bytes_s).sum()
     assert max(size_s) > 0.75 * (budget - max(size_i))

@@ -5,7 +5,7 @@ import numpy as np
 
 from sir_jax.data.media.audio import load_audio
 from sir_jax.data.media.image import ImageSpec, load_image, preprocess_image
-from sir_jax.inference.embed import embed_split, windows
+from sir_jax.inference.embed import cut_windows, embed_split
 from sir_jax.inference.token_store import TokenStore
 from sir_jax.models import build_model, init_params
 
@@ -41,7 +41,7 @@ def scores_alone(cfg, model, params, split):
         pictures.append(encode_image(params, pixels))
     scores = np.zeros((len(split.index), len(split)))
     for clip, entry in enumerate(split.index):
-        cut = windows(load_audio(split[entry["row"]].captions[entry["slot"]].audio), longest)
+        cut = cut_windows(load_audio(split[entry["row"]].captions[entry["slot"]].audio), longest)
         for window in cut:
             normal = (window - window.mean()) / np.sqrt(window.var() + 1e-7)
             wave = np.pad(normal, (0, longest - len(normal)))[None].astype(np.float32)
