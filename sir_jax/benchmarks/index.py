@@ -23,7 +23,7 @@ from sir_jax.benchmarks.timing import OtherLoad
 from sir_jax.config.presets import base_config
 from sir_jax.data.media.image import ImageSpec, load_image, preprocess_image
 from sir_jax.errors import UserError
-from sir_jax.index.embed_lists import Work, embed_list, in_folder
+from sir_jax.index.embed_lists import ChunkPlan, embed_list, items_in_folder
 from sir_jax.index.folder import kind_of, scan_folder
 from sir_jax.index.index import Index
 from sir_jax.index.merge import merge_chunks
@@ -85,18 +85,18 @@ def bare_encoder(model: Retriever, paths: list[Path]) -> Callable[[int], None]:
     return run
 
 
-def take_turns(model: Retriever, work: Work, out: Path, bare: Callable[[int], None]) -> dict:
+def take_turns(model: Retriever, plan: ChunkPlan, out: Path, bare: Callable[[int], None]) -> dict:
     """Time chunk after chunk, each by indexing and by the bare encoder.
 
     Returns:
       name -> seconds per picture of each turn.
     """
     seconds: dict[str, list[float]] = {"index": [], "encoder": []}
-    turns = len(work.chunks)
+    turns = len(plan.chunks)
     for turn in range(turns):
-        count = len(work.chunk(turn))
+        count = len(plan.chunk(turn))
         contestants = [
-            ("index", lambda turn=turn: embed_list(model, work, out, shard=(turn, turns))),
+            ("index", lambda turn=turn: embed_list(model, plan, out, shard=(turn, turns))),
             ("encoder", lambda count=count: bare(count)),
         ]
         # Who begins alternates: what one leaves running must not always slow the same other.
@@ -162,24 +162,24 @@ def bench(args: argparse.Namespace, scratch: Path) -> dict:
     names = [name for name in stamps if kind_of(name) == "image"][: args.images]
     if not names:
         raise UserError(f"--folder {folder} holds no picture")
-    items = in_folder(folder, stamps, names)
+    items = items_in_folder(folder, stamps, names)
     # Whole batches: the last turn alone has a short one.
     size = -(-len(items) // (args.turns * args.batch)) * args.batch
-    work = Work.cut(items, size)
+    plan = ChunkPlan.of_items(items, size)
     print(
         f"{len(items):,} pictures, model {model.name} ({model.cfg.model.dtype}, "
         f"{model.cfg.data.image_size} px), batches of {args.batch}, "
-        f"{len(work.chunks)} turns of {size}, {len(os.sched_getaffinity(0))} cores",
+        f"{len(plan.chunks)} turns of {size}, {len(os.sched_getaffinity(0))} cores",
         flush=True,
     )
     bare = bare_encoder(model, [item.content for item in items[:DISTINCT]])
     bare(args.batch)
-    for count in {min(args.batch, size), len(work.chunk(-1))}:  # compiles both shapes of batches
-        embed_list(model, Work.cut(items[:count], size), scratch / f"first{count}")
+    for count in {min(args.batch, size), len(plan.chunk(-1))}:  # compiles both shapes of batches
+        embed_list(model, ChunkPlan.of_items(items[:count], size), scratch / f"first{count}")
     load = OtherLoad()
-    seconds = take_turns(model, work, scratch / "out", bare)
+    seconds = take_turns(model, plan, scratch / "out", bare)
     share = load.share()
-    merge_chunks(model, work, scratch / "out", folder)
+    merge_chunks(model, plan, scratch / "out", folder)
     index = Index.load(scratch / "out", model)
     return report(seconds, share, time_search(index), len(index))
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from sir_jax.benchmarks.timing import OtherLoad, Times, interleave
 from sir_jax.errors import UserError
-from sir_jax.index.engines.exact import Found, best_precision, exact_search, pair_scores
+from sir_jax.index.engines.exact import SearchResult, best_precision, exact_search, pair_scores
 
 NEAR = 1e-6
 _SLICE = 16_384  # rows that NumPy's products cover at once
@@ -34,7 +34,7 @@ def unit_vectors(count: int, width: int, seed: int) -> np.ndarray:
     return z
 
 
-def numpy_search(queries: np.ndarray, gallery: np.ndarray, k: int) -> Found:
+def numpy_search(queries: np.ndarray, gallery: np.ndarray, k: int) -> SearchResult:
     """Search as one would by hand: slices of products, `argpartition`, one sort at the end."""
     rows, scores = [], []
     for start in range(0, len(gallery), _SLICE):
@@ -44,12 +44,12 @@ def numpy_search(queries: np.ndarray, gallery: np.ndarray, k: int) -> Found:
         scores.append(np.take_along_axis(found, best, 1))
     rows, scores = np.concatenate(rows, 1), np.concatenate(scores, 1)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-    return Found(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
+    return SearchResult(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
 
 
 def contestants(
     queries: np.ndarray, gallery: np.ndarray, k: int, with_numpy: bool
-) -> dict[str, Callable[[], Found]]:
+) -> dict[str, Callable[[], SearchResult]]:
     """Return what is timed, by name.
 
     Raises:
@@ -63,13 +63,13 @@ def contestants(
     index.add(gallery)
     default = faiss.cvar.distance_compute_blas_threshold
 
-    def by_faiss(threshold: int) -> Found:
+    def by_faiss(threshold: int) -> SearchResult:
         faiss.cvar.distance_compute_blas_threshold = threshold
         try:
             scores, rows = index.search(queries, k)
         finally:
             faiss.cvar.distance_compute_blas_threshold = default
-        return Found(rows, scores)
+        return SearchResult(rows, scores)
 
     found = {
         "ours": lambda: exact_search(queries, gallery, k),
@@ -81,7 +81,9 @@ def contestants(
     return found
 
 
-def compare(name: str, ours: Found, theirs: Found, queries: np.ndarray, gallery: np.ndarray) -> int:
+def compare(
+    name: str, ours: SearchResult, theirs: SearchResult, queries: np.ndarray, gallery: np.ndarray
+) -> int:
     """Return the number of near-ties that two searches ranked differently.
 
     Args:

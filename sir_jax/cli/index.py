@@ -22,12 +22,12 @@ _NAMED = 20  # failures, on stderr
 
 def report_failures(failed: Mapping) -> int:
     """Name on stderr what cannot be read (id -> `Failure`); return the exit status."""
-    from sir_jax.index.gallery import HEAD
+    from sir_jax.index.gallery import INDEX_FILE
 
     for failure in list(failed.values())[:_NAMED]:
         print(f"skipped: {failure.reason}", file=sys.stderr)
     if len(failed) > _NAMED:
-        print(f"and {len(failed) - _NAMED} more; {HEAD} names all", file=sys.stderr)
+        print(f"and {len(failed) - _NAMED} more; {INDEX_FILE} names all", file=sys.stderr)
     return SOME_FAILED if failed else 0
 
 
@@ -43,12 +43,12 @@ def run(args: argparse.Namespace) -> tuple:
     Raises:
       UserError: see `Index.build`, `Index.load` and `Index.update`.
     """
-    from sir_jax.index.gallery import HEAD
+    from sir_jax.index.gallery import INDEX_FILE
     from sir_jax.index.index import Index
     from sir_jax.inference.retriever import Retriever
 
     model, out = Retriever.load(args.model, batch_size=args.batch_size), Path(args.out)
-    if not (out / HEAD).exists():
+    if not (out / INDEX_FILE).exists():
         way = args.way or "auto"
         index = Index.build(model, args.folder, out=out, progress=True, way=way)
         added = sorted([*index.images.ids, *index.recordings.ids])

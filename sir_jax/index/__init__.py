@@ -1,1 +1,1 @@
-"""A gallery of vectors: built of a folder, kept in step with it, saved and searched."""
+"""The search index: built from a folder, updated when the folder changes, saved and searched."""

@@ -1,8 +1,9 @@
-"""Embed long lists of files, chunk by chunk: resumable, and on as many hosts as there are.
+"""Embed long lists of files chunk by chunk: resumable, on one host or on several.
 
-The list is cut into chunks of one kind, pictures first. Host i of n makes the chunks whose number
-is i modulo n. Each chunk becomes a matrix and, written after it, a JSON file that marks it as done.
-A chunk that is done is skipped, unless the model, the chunk's list or one of its files changed.
+The list is cut into chunks of one kind each, pictures first. Host i of n embeds the chunks whose
+number is i modulo n. Each chunk becomes a matrix and then a JSON file, which marks the chunk as
+done. A chunk that is done is skipped unless the model, the chunk's list or one of its files has
+changed.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from sir_jax.data.parallel import GROUP
 from sir_jax.errors import UserError
 from sir_jax.index import vectors as files
 from sir_jax.index.folder import KINDS, Stamp, kind_of, stamp_of
-from sir_jax.index.gallery import IN_ROOT, Gallery, Stored
+from sir_jax.index.gallery import IN_ROOT, Gallery, StoredGallery, load_stored
 from sir_jax.index.query import kind_of_content
 from sir_jax.inference.inputs import Reader, load_speech
 from sir_jax.runtime.locks import only_one
@@ -29,14 +30,14 @@ SIZE = 1024
 
 
 class Item(NamedTuple):
-    """Something to embed.
+    """An item to embed.
 
     Attributes:
-      id: its name in the index.
+      id: the item's name in the index.
       kind: 'image' or 'speech'.
-      content: a path, or what `Retriever.encode_image` or `encode_speech` take.
-      source: see `Gallery.sources`.
-      stamp: of the file, before it is read.
+      content: a path, or another form that `Retriever.encode_image` or `encode_speech` takes.
+      source: the item's file, as in `Gallery.sources`.
+      stamp: the file's stamp before it is read; None if there is no file.
     """
 
     id: str
@@ -47,7 +48,7 @@ class Item(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Why an item could not be read, where it is (`Gallery.sources`), and its stamp then."""
+    """An item that could not be read: why, its file (as in `Gallery.sources`) and its stamp."""
 
     reason: str
     source: str | None
@@ -55,29 +56,34 @@ class Failure(NamedTuple):
 
 
 class Embedded(NamedTuple):
-    """What was made of items of one kind."""
+    """The outcome of embedding items of one kind: their gallery, and the failures by id."""
 
     gallery: Gallery
     failed: dict[str, Failure]
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-    """A list of items cut into chunks, each (kind, first item, end) of `items[kind]`."""
+class ChunkPlan:
+    """A list of items and the chunks that it is cut into.
+
+    Attributes:
+      items: the items of each kind.
+      chunks: (kind, start, end) of each chunk, which holds `items[kind][start:end]`.
+    """
 
     items: dict[str, Sequence[Item]]
     chunks: list[tuple[str, int, int]]
 
     @classmethod
-    def cut(cls, items: Iterable[Item], size: int = SIZE) -> "Work":
-        """Cut a list.
+    def of_items(cls, items: Iterable[Item], size: int = SIZE) -> "ChunkPlan":
+        """Cut a list into chunks.
 
         Args:
-          items: of any kinds.
-          size: items of a chunk.
+          items: items of both kinds, in any order.
+          size: most items in a chunk.
 
         Raises:
-          UserError: two items have one id.
+          UserError: two items have the same id.
         """
         by_kind: dict[str, list[Item]] = {kind: [] for kind in KINDS}
         seen = set()
@@ -94,35 +100,35 @@ class Work:
         return cls(by_kind, chunks)
 
     def of_shard(self, shard: tuple[int, int]) -> range:
-        """Return the numbers of the chunks that host i of n makes."""
+        """Return the numbers of the chunks of shard (i, n)."""
         return range(shard[0], len(self.chunks), shard[1])
 
     def chunk(self, number: int) -> Sequence[Item]:
-        """Return a chunk's items."""
+        """Return the items of a chunk."""
         kind, start, end = self.chunks[number]
         return self.items[kind][start:end]
 
 
-def in_folder(root: Path, stamps: dict[str, Stamp], ids: Iterable[str]) -> list[Item]:
-    """Return items of files in a folder.
+def items_in_folder(root: Path, stamps: dict[str, Stamp], ids: Iterable[str]) -> list[Item]:
+    """Make items of files in a folder.
 
     Args:
       root: the folder.
-      stamps: of its files, by id.
-      ids: of those that are wanted.
+      stamps: the stamp of each file in the folder, by id.
+      ids: the ids of the items to make.
     """
     return [Item(name, kind_of(name), root / name, IN_ROOT, stamps[name]) for name in ids]
 
 
-def by_path(path: str, name: str | None = None) -> Item:
-    """Return the item of one file.
+def item_of_path(path: str, name: str | None = None) -> Item:
+    """Make an item of one file.
 
     Args:
-      path: of a picture or a recording.
-      name: its id; None for the path as it stands.
+      path: a picture or a recording.
+      name: the item's id; None for the path as it is given.
 
     Raises:
-      UserError: its suffix is neither a picture's nor a recording's.
+      UserError: the suffix is neither a picture's nor a recording's.
     """
     if (kind := kind_of(path)) is None:
         raise UserError(
@@ -132,26 +138,28 @@ def by_path(path: str, name: str | None = None) -> Item:
     return Item(name or path, kind, Path(path), source, stamp_of(path))
 
 
-def as_item(place: int, content: Any, name: str | None, of: str | None, root: Path | None) -> Item:
-    """Return the item of anything that can be embedded.
+def item_of_content(
+    position: int, content: Any, name: str | None, of: str | None, root: Path | None
+) -> Item:
+    """Make an item of a path or of content in memory.
 
     Args:
-      place: its position in a list, for messages.
-      content: a path, or what `Retriever.encode_image` or `encode_speech` take.
-      name: its id; None for its path, relative to `root` where it is under it.
-      of: its kind, where it does not say it itself.
-      root: of the index.
+      position: the item's number in a list, for messages.
+      content: a path, or another form that `Retriever.encode_image` or `encode_speech` takes.
+      name: the item's id; None for the path of a file, relative to `root` if it is under it.
+      of: the kind of content that shows none itself (bytes).
+      root: the folder of the index, or None.
 
     Raises:
-      UserError: it has no id, or does not say what it is.
+      UserError: the content is in memory and has no name, or its kind is unknown.
     """
     if isinstance(content, str | os.PathLike):
-        item, path = by_path(os.fspath(content), name), Path(content).absolute()
+        item, path = item_of_path(os.fspath(content), name), Path(content).absolute()
         if name is None and root is not None and path.is_relative_to(root):
             item = item._replace(id=path.relative_to(root).as_posix(), source=IN_ROOT)
         return item
     if name is None:
-        raise UserError(f"item {place} is no path; give ids")
+        raise UserError(f"item {position} is no path; give ids")
     kind = kind_of_content(content, of)
     if kind is None:
         raise UserError(f"{name}: bytes do not say what they are of; add of='image' or 'speech'")
@@ -167,14 +175,14 @@ def embed_items(
     batch_size: int | None = None,
     done: Callable[[], None] = lambda: None,
 ) -> Embedded:
-    """Embed items of one kind; they are decoded while others are encoded.
+    """Embed items of one kind; decoding overlaps with encoding.
 
     Args:
       model: a `Retriever`.
-      items: what to embed.
-      kind: of all of them.
-      errors: 'skip' or 'raise', for what cannot be read.
-      batch_size: most at once; None for the model's.
+      items: the items, all of one kind.
+      kind: 'image' or 'speech'.
+      errors: what happens to an item that cannot be read: 'skip' or 'raise'.
+      batch_size: most items that are encoded at once; None for the model's own.
       done: called after each item.
 
     Returns:
@@ -199,20 +207,19 @@ def embed_items(
     failed = {
         items[n].id: Failure(why, items[n].source, items[n].stamp) for n, why in reader.failures
     }
-    good = [items[n] for n in reader.read]
-    # Windows of a clip that point in opposite directions leave no direction.
+    read = [items[n] for n in reader.positions]
     if len(rows) and not np.isfinite(rows).all():
-        bad = good[int(np.argmin(np.isfinite(rows).all(1)))]
+        bad = read[int(np.argmin(np.isfinite(rows).all(1)))]
         raise UserError(f"{bad.id}: its vector is not finite; model {model.name} is damaged")
     gallery = Gallery(
-        kind, [x.id for x in good], rows, [x.source for x in good], [x.stamp for x in good]
+        kind, [x.id for x in read], rows, [x.source for x in read], [x.stamp for x in read]
     )
     return Embedded(gallery, failed)
 
 
 def embed_list(
     model,
-    work: Work,
+    plan: ChunkPlan,
     out: Path,
     *,
     shard: tuple[int, int] = (0, 1),
@@ -220,57 +227,61 @@ def embed_list(
     batch_size: int | None = None,
     done: Callable[[int], None] = lambda count: None,
 ) -> dict[str, int]:
-    """Make the chunks of a shard that are not there yet.
+    """Embed the chunks of a shard that are not done yet.
 
     Args:
       model: a `Retriever`.
-      work: the whole list, on every host the same.
-      out: gets a folder of chunks.
-      shard: (i, n), this host and all of them.
-      errors, batch_size: see `embed_items`.
-      done: given the number of items that are done since the last call.
+      plan: the whole list, the same on every host.
+      out: the folder that gets the folder of chunks.
+      shard: (i, n), the number of this host and the number of hosts.
+      errors: what happens to an item that cannot be read: 'skip' or 'raise'.
+      batch_size: most items that are encoded at once; None for the model's own.
+      done: called with the number of items finished since the last call.
 
     Returns:
-      'embedded', 'failed' and 'skipped' (chunks that were there) with their counts of items.
+      The number of items that were 'embedded', that 'failed', and that were 'skipped' because
+      their chunks were done.
 
     Raises:
-      UserError: `out` cannot be written, or another process makes the same shard.
+      UserError: `out` cannot be written, or another process embeds the same shard.
     """
     counts = dict(embedded=0, failed=0, skipped=0)
     with only_one(out / FOLDER / f"lock-{shard[0]}-of-{shard[1]}", "--out"):
-        for number in work.of_shard(shard):
-            items, kind = work.chunk(number), work.chunks[number][0]
+        for number in plan.of_shard(shard):
+            items, kind = plan.chunk(number), plan.chunks[number][0]
             key = _key(model.fingerprint, items)
             if _is_done(_path(out, number), key, items):
                 counts["skipped"] += len(items)
                 done(len(items))
                 continue
-            found = embed_items(
+            embedded = embed_items(
                 model, items, kind, errors=errors, batch_size=batch_size, done=lambda: done(1)
             )
-            _write(_path(out, number), key, found)
-            counts["embedded"] += len(found.gallery)
-            counts["failed"] += len(found.failed)
+            _write(_path(out, number), key, embedded)
+            counts["embedded"] += len(embedded.gallery)
+            counts["failed"] += len(embedded.failed)
     return counts
 
 
-def read_chunks(model, work: Work, out: Path) -> tuple[dict[str, Stored], dict[str, Failure]]:
-    """Put the chunks of all hosts together.
+def read_chunks(
+    model, plan: ChunkPlan, out: Path
+) -> tuple[dict[str, StoredGallery], dict[str, Failure]]:
+    """Combine the chunks of all hosts.
 
     Args:
-      model: that made them: only its fingerprint and width count.
-      work: the list that was embedded.
-      out: that it was embedded to.
+      model: the model that made the chunks; only its fingerprint and width are used.
+      plan: the list that was embedded.
+      out: the folder that `embed_list` wrote to.
 
     Returns:
-      (galleries by kind, whose vectors are read when they are drawn, and what failed).
+      (the gallery of each kind, whose vectors are read on demand; the failures by id).
 
     Raises:
       UserError: chunks are missing, damaged, or of another model or list.
     """
     heads, missing = [], []
-    for number in range(len(work.chunks)):
-        key = _key(model.fingerprint, work.chunk(number))
+    for number in range(len(plan.chunks)):
+        key = _key(model.fingerprint, plan.chunk(number))
         head = _head(_path(out, number))
         if head is None or head["key"] != key:
             missing.append(str(number))
@@ -278,29 +289,56 @@ def read_chunks(model, work: Work, out: Path) -> tuple[dict[str, Stored], dict[s
     if missing:
         more = ", ..." if len(missing) > 10 else ""
         raise UserError(
-            f"{len(missing)} of {len(work.chunks)} chunks are not there yet, or are of another "
+            f"{len(missing)} of {len(plan.chunks)} chunks are not there yet, or are of another "
             f"model or list: {', '.join(missing[:10])}{more}; run their shards"
         )
 
     def parts(kind: str) -> Iterator[np.ndarray]:
         for number, head in enumerate(heads):
-            if work.chunks[number][0] == kind:
+            if plan.chunks[number][0] == kind:
                 path = _path(out, number).with_suffix(files.SUFFIX)
                 yield files.read_matrix(path, len(head["ids"]), model.width)
 
     galleries = {}
     for kind in KINDS:
-        own = [head for head, (of, _, _) in zip(heads, work.chunks, strict=True) if of == kind]
+        of_kind = [head for head, chunk in zip(heads, plan.chunks, strict=True) if chunk[0] == kind]
         ids, sources, stamps = (
-            [value for head in own for value in head[field]]
+            [value for head in of_kind for value in head[field]]
             for field in ("ids", "sources", "stamps")
         )
-        galleries[kind] = Stored(ids, sources, [_stamp(x) for x in stamps], parts(kind))
+        galleries[kind] = StoredGallery(ids, sources, [_stamp(x) for x in stamps], parts(kind))
     failed = {
         name: Failure(why, source, _stamp(stamp))
         for head in heads
         for name, (why, source, stamp) in head["failed"].items()
     }
+    return galleries, failed
+
+
+def embed_galleries(
+    model, plan: ChunkPlan, out: Path | None, *, errors: str, done: Callable[..., None]
+) -> tuple[dict[str, Gallery], dict[str, Failure]]:
+    """Embed a whole list on this host.
+
+    Args:
+      model: a `Retriever`.
+      plan: the list.
+      out: a folder in which finished chunks survive an interrupt; None to keep nothing on disk.
+      errors: what happens to an item that cannot be read: 'skip' or 'raise'.
+      done: called with the number of finished items, or without an argument after each item.
+
+    Returns:
+      (the gallery of each kind, the failures by id).
+    """
+    if out is not None:
+        embed_list(model, plan, out, errors=errors, done=done)
+        stored, failed = read_chunks(model, plan, out)
+        return {kind: load_stored(kind, stored[kind], model.width) for kind in stored}, failed
+    galleries, failed = {}, {}
+    for kind, items in plan.items.items():
+        embedded = embed_items(model, items, kind, errors=errors, done=done)
+        galleries[kind] = embedded.gallery
+        failed |= embedded.failed
     return galleries, failed
 
 
@@ -332,9 +370,9 @@ def _stamp(values) -> Stamp | None:
     return None if values is None else Stamp(*values)
 
 
-def _write(path: Path, key: str, found: Embedded) -> None:
-    gallery = found.gallery
-    # The mark of an older chunk must not stand beside the new one's vectors.
+def _write(path: Path, key: str, embedded: Embedded) -> None:
+    gallery = embedded.gallery
+    # The JSON of an older chunk must never be beside the vectors of the new one.
     path.unlink(missing_ok=True)
     matrix = path.with_suffix(files.SUFFIX)
     files.write_matrix(matrix, [gallery.vectors], len(gallery), gallery.vectors.shape[1])
@@ -343,6 +381,6 @@ def _write(path: Path, key: str, found: Embedded) -> None:
         ids=list(gallery.ids),
         sources=list(gallery.sources),
         stamps=list(gallery.stamps),
-        failed=found.failed,
+        failed=embedded.failed,
     )
     files.write_head(path, FORMAT, content)

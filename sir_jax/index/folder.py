@@ -1,8 +1,8 @@
-"""A folder of pictures and recordings: what is in it, and what changed since it was looked at.
+"""Scan a folder of pictures and recordings, and find what changed since the last scan.
 
-An item's id is its path relative to the folder, with forward slashes. Skipped are files of other
-suffixes, whatever has a name that starts with a dot (thumbnails, trash, the `._` twins that macOS
-leaves on other disks) and links to folders; a link to a file counts as the file.
+An item's id is its path relative to the folder, with forward slashes. The scan skips files with
+other suffixes, links to folders, and every name that starts with a dot (thumbnails, trash, the `._`
+files that macOS writes on other disks). A link to a file counts as the file.
 """
 
 import os
@@ -18,14 +18,14 @@ KINDS = ("image", "speech")
 
 
 class Stamp(NamedTuple):
-    """What tells that a file changed: its size in bytes, and its time of change in ns."""
+    """Size in bytes and time of change in ns; a file whose stamp differs has changed."""
 
     size: int
     mtime_ns: int
 
 
 class Changes(NamedTuple):
-    """Ids of what is new, what changed and what is gone, each sorted."""
+    """Ids of the files that are new, that changed and that are gone, each list sorted."""
 
     added: list[str]
     changed: list[str]
@@ -33,12 +33,13 @@ class Changes(NamedTuple):
 
 
 class Update(NamedTuple):
-    """What an update did: ids, each sorted.
+    """The outcome of `Index.update`: four sorted lists of ids.
 
     Attributes:
-      added, changed: that were embedded.
-      removed: whose files are gone.
-      failed: new or changed, but they cannot be read.
+      added: new files that were embedded.
+      changed: changed files that were embedded again.
+      removed: files that are gone.
+      failed: new or changed files that cannot be read.
     """
 
     added: list[str]
@@ -48,7 +49,7 @@ class Update(NamedTuple):
 
 
 def kind_of(path: str | os.PathLike) -> str | None:
-    """Return 'image' or 'speech' by a path's suffix; None for another."""
+    """Return 'image' or 'speech' according to a path's suffix; None for any other suffix."""
     suffix = os.path.splitext(os.fspath(path))[1].lower()
     if suffix in IMAGE_SUFFIXES:
         return "image"
@@ -56,7 +57,7 @@ def kind_of(path: str | os.PathLike) -> str | None:
 
 
 def stamp_of(path: str | os.PathLike) -> Stamp | None:
-    """Return a file's stamp; None where there is no such file."""
+    """Return a file's stamp; None if there is no such file."""
     try:
         status = os.stat(path)
     except OSError:
@@ -65,38 +66,43 @@ def stamp_of(path: str | os.PathLike) -> Stamp | None:
 
 
 def scan_folder(root: str | os.PathLike) -> dict[str, Stamp]:
-    """Find the pictures and recordings of a folder and of the folders in it.
+    """Find the pictures and recordings in a folder and its subfolders.
 
     Args:
-      root: where to look.
+      root: the folder.
 
     Returns:
       id -> stamp, sorted by id.
 
     Raises:
-      UserError: it is no folder, or one in it cannot be read.
+      UserError: `root` is not a folder, or a subfolder cannot be read.
     """
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; give one that holds pictures or recordings")
-    found = {}
+    stamps = {}
     for folder, folders, names in os.walk(root, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in names:
             path = os.path.join(folder, name)
-            # A link may lead nowhere, and a file may go while this runs.
+            # A link may be broken, and a file may be deleted during the scan.
             if not name.startswith(".") and kind_of(name) and os.path.isfile(path):
                 if stamp := stamp_of(path):
-                    found[Path(path).relative_to(root).as_posix()] = stamp
-    return dict(sorted(found.items()))
+                    stamps[Path(path).relative_to(root).as_posix()] = stamp
+    return dict(sorted(stamps.items()))
 
 
 def compare(before: Mapping[str, Stamp], now: Mapping[str, Stamp]) -> Changes:
-    """Return what changed between two looks at a folder.
+    """Return what changed between two scans of a folder.
 
     Args:
-      before: id -> stamp.
-      now: likewise.
+      before: id -> stamp at the earlier scan.
+      now: id -> stamp at the later scan.
+
+    Example:
+      >>> before = {"a.png": Stamp(1, 5), "b.png": Stamp(1, 5)}
+      >>> compare(before, {"b.png": Stamp(2, 6), "c.png": Stamp(1, 6)})
+      Changes(added=['c.png'], changed=['b.png'], removed=['a.png'])
     """
     return Changes(
         sorted(now.keys() - before.keys()),
@@ -106,5 +112,5 @@ def compare(before: Mapping[str, Stamp], now: Mapping[str, Stamp]) -> Changes:
 
 
 def _refuse(error: OSError) -> None:
-    # Left out silently, its files would count as removed.
+    # If the folder were skipped, its files would count as removed.
     raise UserError(f"{error.filename} cannot be read ({error.strerror}); allow it or move it")

@@ -1,7 +1,8 @@
-"""The vectors of one kind of item, and the folder that an index is saved in.
+"""Galleries, and the folder that an index is saved in.
 
-`index.json` names the files of the vectors. New vectors are written under new names, then the JSON
-is replaced, then what it does not name is deleted: see `vectors`.
+`index.json` names the files that hold the vectors. A save writes new vectors under new names, then
+replaces the JSON, then deletes the files that the JSON does not name. So an interrupted save leaves
+the old index or the new one.
 """
 
 import dataclasses
@@ -18,24 +19,24 @@ from sir_jax.index import vectors as files
 from sir_jax.index.engines.faiss_search import FaissSearch
 from sir_jax.index.folder import Stamp
 
-HEAD = "index.json"
+INDEX_FILE = "index.json"
 FORMAT = "sir_jax.index"
-# kind -> what its gallery is called in a saved index
+# kind -> the name of its gallery in a saved index
 NAMES = {"image": "images", "speech": "recordings"}
-# Of an item: the file under the index' root that its id names.
+# The source of an item whose file is ROOT/ID, ROOT being the folder of the index.
 IN_ROOT = ""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Gallery:
-    """Items of one kind with their vectors; never changed, only replaced.
+    """Items of one kind with their vectors. Immutable: changes make a new gallery.
 
     Attributes:
       kind: 'image' or 'speech'.
       ids: G names, unique.
       vectors: float32[G, E], unit norm.
-      sources: where each item's file is: `IN_ROOT`, a path, or None for an item that was no file.
-      stamps: of each file when it was read, None where there was none.
+      sources: the file of each item: `IN_ROOT`, a path, or None for an item added from memory.
+      stamps: the stamp of each file when it was read; None for an item added from memory.
     """
 
     kind: str
@@ -46,7 +47,7 @@ class Gallery:
 
     @classmethod
     def empty(cls, kind: str, width: int) -> "Gallery":
-        """Return one without items."""
+        """Return a gallery without items."""
         return cls(kind, [], np.zeros((0, width), np.float32), [], [])
 
     def __len__(self) -> int:
@@ -54,11 +55,11 @@ class Gallery:
 
     @functools.cached_property
     def rows(self) -> dict[str, int]:
-        """Return id -> row."""
+        """Return the row of each id."""
         return {name: row for row, name in enumerate(self.ids)}
 
     def joined(self, other: "Gallery") -> "Gallery":
-        """Return the items of both, these first."""
+        """Return a gallery of these items followed by those of `other`."""
         if not len(other):
             return self
         return Gallery(
@@ -70,7 +71,7 @@ class Gallery:
         )
 
     def without(self, ids: Iterable[str]) -> "Gallery":
-        """Return the items but those of some ids; an id that is not here does not matter."""
+        """Return a gallery without the given ids; ids that are not in the gallery are ignored."""
         gone = {self.rows[name] for name in ids if name in self.rows}
         if not gone:
             return self
@@ -85,14 +86,16 @@ class Gallery:
 
 
 @dataclasses.dataclass
-class Stored:
-    """One gallery as it is written: like `Gallery`, but of vectors that come in pieces.
+class StoredGallery:
+    """A gallery on disk or on its way there; its vectors are read piece by piece.
 
     Attributes:
-      ids, sources, stamps: see `Gallery`.
-      parts: float32[n, E] each, all rows together.
-      file: of `parts`, where it is in the folder already.
-      faiss: of these vectors, or None.
+      ids: G names, as in `Gallery`.
+      sources: the file of each item, as in `Gallery`.
+      stamps: the stamp of each file, as in `Gallery`.
+      parts: float32[n, E] each, together the G vectors.
+      file: the name of the file that holds these vectors in the folder already; '' if none does.
+      faiss: the FAISS index of these vectors, or None.
     """
 
     ids: Sequence[str]
@@ -103,32 +106,32 @@ class Stored:
     faiss: FaissSearch | None = None
 
 
-def stored(gallery: Gallery, folder: Path, faiss: FaissSearch | None) -> Stored:
-    """Return a gallery ready to be written to a folder."""
+def to_stored(gallery: Gallery, folder: Path, faiss: FaissSearch | None) -> StoredGallery:
+    """Prepare a gallery for `write_index`; vectors that are in the folder already stay there."""
     matrix, file = gallery.vectors, ""
     if isinstance(matrix, np.memmap) and Path(matrix.filename).parent == folder.absolute():
         file = Path(matrix.filename).name
-    return Stored(gallery.ids, gallery.sources, gallery.stamps, [matrix], file, faiss)
+    return StoredGallery(gallery.ids, gallery.sources, gallery.stamps, [matrix], file, faiss)
 
 
-def gathered(kind: str, found: Stored, width: int) -> Gallery:
-    """Return a stored gallery with its vectors in memory."""
-    matrix = np.concatenate([np.zeros((0, width), np.float32), *found.parts])
-    return Gallery(kind, found.ids, matrix, found.sources, found.stamps)
+def load_stored(kind: str, stored: StoredGallery, width: int) -> Gallery:
+    """Read the vectors of a stored gallery into memory."""
+    matrix = np.concatenate([np.zeros((0, width), np.float32), *stored.parts])
+    return Gallery(kind, stored.ids, matrix, stored.sources, stored.stamps)
 
 
-def write_index(folder: Path, head: dict[str, Any], galleries: dict[str, Stored]) -> None:
+def write_index(folder: Path, header: dict[str, Any], galleries: dict[str, StoredGallery]) -> None:
     """Write an index; a kill leaves the old one or the new one.
 
     Args:
-      folder: made where it is missing.
-      head: plain data, with `width` under 'model'.
-      galleries: by kind.
+      folder: created if it is missing.
+      header: plain data from `Header.to_json`.
+      galleries: the gallery of each kind.
 
     Raises:
       UserError: the folder cannot be written to.
     """
-    width, entries, named = head["model"]["width"], {}, set()
+    width, entries, named = header["model"]["width"], {}, set()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for kind, gallery in galleries.items():
@@ -150,7 +153,7 @@ def write_index(folder: Path, head: dict[str, Any], galleries: dict[str, Stored]
                 named.add(f"{stem}.faiss")
             named.add(gallery.file)
             entries[NAMES[kind]] = entry
-        files.write_head(folder / HEAD, FORMAT, head | {"galleries": entries})
+        files.write_head(folder / INDEX_FILE, FORMAT, header | {"galleries": entries})
         for name in NAMES.values():
             for path in folder.glob(f"{name}-*"):
                 if path.name not in named:
@@ -160,34 +163,34 @@ def write_index(folder: Path, head: dict[str, Any], galleries: dict[str, Stored]
 
 
 def read_index(folder: Path) -> tuple[dict[str, Any], dict[str, Gallery], dict[str, FaissSearch]]:
-    """Read what `write_index` wrote, vectors memory-mapped.
+    """Read an index; the vectors are memory-mapped.
 
     Args:
-      folder: of the index.
+      folder: the folder that `write_index` wrote.
 
     Returns:
-      (head, galleries by kind, FAISS by kind).
+      (header, the gallery of each kind, the FAISS index of each kind that has one).
 
     Raises:
       UserError: there is no index, or it is damaged.
     """
-    path = folder.absolute() / HEAD
+    path = folder.absolute() / INDEX_FILE
     if not path.is_file():
-        raise UserError(f"{folder} holds no index ({HEAD}); make one with `sir-jax index`")
-    head = files.read_head(path, FORMAT)
+        raise UserError(f"{folder} holds no index ({INDEX_FILE}); make one with `sir-jax index`")
+    header = files.read_head(path, FORMAT)
     galleries, faiss = {}, {}
     try:
-        width = head["model"]["width"]
+        width = header["model"]["width"]
         for kind, name in NAMES.items():
-            entry = head["galleries"][name]
+            entry = header["galleries"][name]
             galleries[kind] = _read_gallery(path, kind, entry, width)
-            if more := entry.get("faiss"):
-                file = path.parent / _bare(more["file"])
+            if saved := entry.get("faiss"):
+                file = path.parent / _bare_name(saved["file"])
                 vectors = galleries[kind].vectors
-                faiss[kind] = FaissSearch.load(file, vectors, more["way"], more["recall"])
+                faiss[kind] = FaissSearch.load(file, vectors, saved["way"], saved["recall"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error!r}); build the index again") from error
-    return head, galleries, faiss
+    return header, galleries, faiss
 
 
 def _read_gallery(path: Path, kind: str, entry: dict, width: int) -> Gallery:
@@ -195,12 +198,12 @@ def _read_gallery(path: Path, kind: str, entry: dict, width: int) -> Gallery:
     if not len(ids) == len(sources) == len(stamps) == len(set(ids)):
         raise ValueError(f"{NAMES[kind]} have ids, sources and stamps that do not fit")
     stamps = [None if stamp is None else Stamp(*stamp) for stamp in stamps]
-    matrix = files.read_matrix(path.parent / _bare(entry["file"]), len(ids), width)
+    matrix = files.read_matrix(path.parent / _bare_name(entry["file"]), len(ids), width)
     return Gallery(kind, ids, matrix, sources, stamps)
 
 
-def _bare(name: str) -> str:
-    # A name with a folder in it could point anywhere.
+def _bare_name(name: str) -> str:
+    # A path with folders could point outside of the index.
     if Path(name).name != name:
         raise ValueError(f"{name!r} is no file name beside it")
     return name

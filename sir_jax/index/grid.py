@@ -139,9 +139,9 @@ def save_picture(picture: Image.Image, path: str | os.PathLike) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    kind = Image.registered_extensions()[path.suffix.lower()]
+    file_format = Image.registered_extensions()[path.suffix.lower()]
     with whole_file(path, own=True) as part:
-        picture.save(part, kind)
+        picture.save(part, file_format)
     return path
 
 

@@ -1,4 +1,4 @@
-"""What an index says of itself: its model, its folder, how it is searched, what failed."""
+"""The header of an index: its model, its folder, how it is searched, which files failed."""
 
 import os
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from sir_jax.index.folder import Stamp
 from sir_jax.inference.retriever import Retriever
 
 
-class Head(NamedTuple):
-    """An index without its vectors.
+class Header(NamedTuple):
+    """Everything that an index stores besides its galleries.
 
     Attributes:
-      about: the model's 'name', 'fingerprint' and 'width'.
-      root: see `index.Index`.
-      way: likewise.
-      failed: likewise.
+      about: 'name', 'fingerprint' and 'width' of the model that made the vectors.
+      root: the folder that ids are relative to; None for an index of other items.
+      way: how the index is searched, one of `engines.WAYS`.
+      failed: id -> `Failure` of each file that could not be read.
     """
 
     about: dict[str, Any]
@@ -28,7 +28,7 @@ class Head(NamedTuple):
     failed: dict[str, Failure]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return the header as plain data."""
         return {
             "model": dict(self.about),
             "normalised": True,
@@ -38,15 +38,15 @@ class Head(NamedTuple):
         }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], path: Path) -> "Head":
-        """Read what `to_json` made.
+    def from_json(cls, content: Mapping[str, Any], path: Path) -> "Header":
+        """Read the plain data that `to_json` made.
 
         Args:
           content: plain data.
-          path: of the file, for messages.
+          path: the file that the data was read from, for messages.
 
         Raises:
-          UserError: it is something else.
+          UserError: the data is not a header.
         """
         try:
             about = {name: content["model"][name] for name in ("name", "fingerprint", "width")}
@@ -64,25 +64,25 @@ class Head(NamedTuple):
 
 
 def as_model(model) -> Retriever:
-    """Return a `Retriever`, loading it where it is named."""
+    """Return a `Retriever`; `model` may also be what `Retriever.load` takes."""
     return Retriever.load(model) if isinstance(model, str | os.PathLike) else model
 
 
-def describe(model: Retriever) -> dict[str, Any]:
-    """Return what an index notes of a model."""
+def describe_model(model: Retriever) -> dict[str, Any]:
+    """Return what an index stores about its model."""
     return dict(name=model.name, fingerprint=model.fingerprint, width=model.width)
 
 
 def check_model(about: Mapping[str, Any], model: Retriever, folder: str | os.PathLike) -> None:
-    """Refuse a model whose vectors cannot be compared with an index'.
+    """Refuse a model whose vectors cannot be compared with those of an index.
 
     Args:
-      about: of the index.
-      model: that is to search it or to add to it.
-      folder: of the index, for the message.
+      about: `Index.about`.
+      model: the model that is to search the index or add to it.
+      folder: the folder of the index, for the message.
 
     Raises:
-      UserError: naming both models.
+      UserError: the index was made by another model; the message names both.
     """
     if model.fingerprint != about["fingerprint"]:
         raise UserError(

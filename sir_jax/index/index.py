@@ -1,39 +1,48 @@
-"""An index of pictures and recordings: a spoken query finds pictures, a picture finds recordings.
+"""The `Index` of pictures and recordings: a recording finds pictures, a picture finds recordings.
 
-Search is exact up to a million vectors (see `faiss_search` for more). Scores are inner products of
-unit vectors. Re-ranking asks the fusion encoder about the best by score, and orders these by both.
+Search is exact up to a million vectors; `engines.faiss_search` tells what happens above. Scores are
+inner products of unit vectors. Re-ranking computes the match scores of the best hits and orders
+them by both scores.
 """
 
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sir_jax.errors import UserError
-from sir_jax.index import embed_lists as chunks
-from sir_jax.index.embed_lists import Failure, Item, Work
+from sir_jax.index import embed_lists
+from sir_jax.index.embed_lists import ChunkPlan, Failure, Item
 from sir_jax.index.engines.faiss_search import choose_way
 from sir_jax.index.engines.searcher import Searcher
 from sir_jax.index.folder import KINDS, Stamp, Update, compare, scan_folder
-from sir_jax.index.gallery import HEAD, IN_ROOT, Gallery, gathered, read_index, stored, write_index
-from sir_jax.index.header import Head, as_model, check_model, describe
+from sir_jax.index.gallery import IN_ROOT, INDEX_FILE, Gallery, read_index, to_stored, write_index
+from sir_jax.index.header import Header, as_model, check_model, describe_model
 from sir_jax.index.query import OTHER, Hit, check_search, group_queries, rerank_hits
 from sir_jax.runtime.console import Progress
 from sir_jax.runtime.locks import only_one
 
 
 class Index:
-    """Vectors of pictures and recordings with the names of what they are of.
+    """Pictures and recordings with their vectors, to search, update and save.
 
     Attributes:
-      model: that made the vectors; None where the index was loaded without one.
-      about: the model's 'name', 'fingerprint' and 'width'.
-      root: the folder that ids are relative to; None for an index of other things.
-      failed: id -> `Failure`, of files that could not be read.
-      way: how it is searched, one of `faiss_search.WAYS`.
+      model: the `Retriever` that made the vectors; None if the index was loaded without a model.
+      about: 'name', 'fingerprint' and 'width' of the model.
+      root: the folder that ids are relative to; None for an index of other items.
+      failed: id -> `Failure` of each file that could not be read.
+      way: how the index is searched: 'auto', 'exact', 'ivf' or 'hnsw'.
+
+    Example:
+      >>> import numpy as np, sir_jax
+      >>> index = sir_jax.Index("spoken-scenes")
+      >>> pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+      >>> index.add(list(pixels), ids=["first", "second"])  # or paths of pictures and recordings
+      >>> [hit.id for hit in index.search(pixels[0], k=1, of="image")]  # or a path
+      ['first']
     """
 
     def __init__(self, model, root: Path | None = None, way: str = "auto"):
@@ -41,15 +50,15 @@ class Index:
 
         Args:
           model: a `Retriever`, or what `Retriever.load` takes.
-          root: see the attributes.
-          way: likewise.
+          root: the folder that ids of later items are relative to, or None.
+          way: how the index is searched: 'auto', 'exact', 'ivf' or 'hnsw'.
 
         Raises:
           UserError: there is no such model or way.
         """
         choose_way(0, way)
         self.model = as_model(model)
-        self.about = describe(self.model)
+        self.about = describe_model(self.model)
         self.root, self.way = root, way
         self.failed: dict[str, Failure] = {}
         self._galleries = {kind: Gallery.empty(kind, self.model.width) for kind in KINDS}
@@ -66,48 +75,49 @@ class Index:
         errors: str = "skip",
         way: str = "auto",
     ) -> "Index":
-        """Make an index of a folder, or of some files.
+        """Make an index of a folder or of a list of files.
 
         Args:
           model: a `Retriever`, or what `Retriever.load` takes.
-          source: a folder, whose ids are paths relative to it; or paths, which are the ids. The
-            suffix tells a picture from a recording.
-          out: a folder that has no index yet. The index is saved there, and what was done is kept
-            there meanwhile: after an interrupt, the same call goes on.
-          progress: say on stderr how far it is.
-          errors: 'skip' notes in `failed` what cannot be read; 'raise' stops.
-          way: see the attributes.
+          source: a folder: ids are paths relative to it. Or paths of files, which become the ids.
+            The suffix tells a picture from a recording.
+          out: a folder without an index. The index is saved there, and so are finished chunks while
+            it is built: after an interrupt the same call continues.
+          progress: whether to report progress on stderr.
+          errors: what happens to a file that cannot be read: 'skip' notes it in `failed`, 'raise'
+            stops.
+          way: how the index is searched: 'auto', 'exact', 'ivf' or 'hnsw'.
 
         Raises:
-          UserError: there is no such folder, nothing in it, a file cannot be read and errors is
-            'raise', or `out` cannot be written or has an index.
+          UserError: the folder does not exist or is empty, a file cannot be read and `errors` is
+            'raise', or `out` cannot be written or holds an index already.
         """
         if isinstance(source, str | os.PathLike):
             root = Path(source).absolute()
             stamps = scan_folder(source)
             if not stamps:
                 raise UserError(f"{source} holds no picture and no recording; give another folder")
-            items = chunks.in_folder(root, stamps, stamps)
+            items = embed_lists.items_in_folder(root, stamps, stamps)
         else:
-            root, items = None, [chunks.by_path(os.fspath(path)) for path in source]
+            root, items = None, [embed_lists.item_of_path(os.fspath(path)) for path in source]
         index = cls(model, root, way)
-        if out is not None and (Path(out) / HEAD).exists():
+        if out is not None and (Path(out) / INDEX_FILE).exists():
             raise UserError(f"{out} holds an index already; update it or choose another folder")
         index._apply(items, set(), out, progress, errors)
         return index if out is None else cls.load(out, index.model)
 
     @property
     def images(self) -> Gallery:
-        """Return the pictures."""
+        """Return the gallery of pictures."""
         return self._galleries["image"]
 
     @property
     def recordings(self) -> Gallery:
-        """Return the recordings."""
+        """Return the gallery of recordings."""
         return self._galleries["speech"]
 
     def describe(self) -> dict:
-        """Return what there is to know of the index, as JSON's types."""
+        """Return a summary of the index as plain data: sizes, root, model and way of search."""
         return {
             "images": len(self.images),
             "recordings": len(self.recordings),
@@ -131,14 +141,15 @@ class Index:
         progress: bool = False,
         errors: str = "raise",
     ) -> None:
-        """Add items; all or, where one is refused, none.
+        """Add items; if one is refused, none is added.
 
         Args:
-          items: paths, or what `Retriever.encode_image` and `encode_speech` take.
-          ids: their names; None for the paths, relative to the root where they are under it.
-          of: 'image' or 'speech', for items that do not say it themselves (bytes).
-          progress: see `build`.
-          errors: 'raise', or 'skip' to note in `failed` what cannot be read.
+          items: paths, or other forms that `Retriever.encode_image` and `encode_speech` take.
+          ids: the items' names; None for their paths, relative to the root if they are under it.
+          of: the kind, 'image' or 'speech', of items that show none themselves (bytes).
+          progress: whether to report progress on stderr.
+          errors: what happens to an item that cannot be read: 'raise' refuses all items, 'skip'
+            notes it in `failed`.
 
         Raises:
           UserError: an id is missing or in the index already, or an item cannot be read.
@@ -148,17 +159,20 @@ class Index:
         if ids is not None and len(ids) != len(items):
             raise UserError(f"{len(ids)} ids for {len(items)} items; give one each")
         names = [None] * len(items) if ids is None else ids
-        made = [
-            chunks.as_item(place, item, name, of, self.root)
-            for place, (item, name) in enumerate(zip(items, names, strict=True))
+        named_items = [
+            embed_lists.item_of_content(position, item, name, of, self.root)
+            for position, (item, name) in enumerate(zip(items, names, strict=True))
         ]
-        self._apply(made, set(), None, progress, errors)
+        self._apply(named_items, set(), None, progress, errors)
 
     def remove(self, ids: Iterable[str]) -> None:
-        """Remove items.
+        """Remove items; if an id is not in the index, none is removed.
+
+        Args:
+          ids: names of items, or one name.
 
         Raises:
-          UserError: an id is not in the index; nothing is removed then.
+          UserError: an id is not in the index.
         """
         ids = [ids] if isinstance(ids, str) else list(ids)
         for name in ids:
@@ -174,29 +188,32 @@ class Index:
         progress: bool = False,
         errors: str = "skip",
     ) -> Update:
-        """Follow what changed in the folder: embed what is new or changed, drop what is gone.
+        """Bring the index up to date with its folder.
 
-        What could not be read is tried again only when it has changed. What came by `add` from
-        elsewhere stays.
+        New and changed files are embedded, files that are gone are removed. A file that could not
+        be read is tried again only when it has changed. Items that `add` took from elsewhere stay.
 
         Args:
-          folder: None for the root; another where the folder was moved.
-          out: a folder to save to at the end; after an interrupt, the same call goes on.
-          progress, errors: see `build`.
+          folder: the folder if it was moved; None for the root.
+          out: a folder to save the index to at the end; after an interrupt the same call continues.
+          progress: whether to report progress on stderr.
+          errors: what happens to a file that cannot be read: 'skip' notes it in `failed`, 'raise'
+            stops.
 
         Returns:
-          `Update`.
+          `Update`: the ids that were added, changed and removed, and those that failed.
 
         Raises:
-          UserError: the index is of no folder, or see `build`.
+          UserError: the index was not built from a folder, a file cannot be read and `errors` is
+            'raise', or `out` cannot be written.
         """
         self._require_model()
         if self.root is None:
             raise UserError("the index was not built from a folder; use add and remove")
         root = self.root if folder is None else Path(folder).absolute()
-        now, before = scan_folder(root), self._known()
+        now, before = scan_folder(root), self._stamps_in_root()
         changes = compare(before, now)
-        items = chunks.in_folder(root, now, [*changes.added, *changes.changed])
+        items = embed_lists.items_in_folder(root, now, [*changes.added, *changes.changed])
         self.root = root
         failed = self._apply(items, {*changes.changed, *changes.removed}, out, progress, errors)
         return Update(
@@ -207,24 +224,24 @@ class Index:
         )
 
     def search(self, query, k: int = 10, *, rerank: int = 0, of: str | None = None) -> list:
-        """Find what answers a query.
+        """Find the items that match a query best.
 
         Args:
-          query: a recording or a picture, by path, bytes, (samples, rate), PIL image or uint8
-            array; a list of such queries; or vectors, float32[E] or float32[n, E].
-          k: results per query; all where there are fewer.
-          rerank: how many of the best by score the fusion encoder orders anew; k or more, 0 for
-            none.
-          of: 'image' or 'speech', what to find. None: pictures for a recording, recordings for a
-            picture; bytes and vectors do not say which.
+          query: a recording or a picture as a path, bytes, (samples, rate), PIL image or uint8
+            array; a list of these; or vectors, float32[E] or float32[n, E].
+          k: most hits per query.
+          rerank: how many of the best hits by score the fusion encoder re-ranks: at least k, or 0
+            for no re-ranking.
+          of: the kind of item to search for, 'image' or 'speech'. None: pictures if the query is a
+            recording, recordings if it is a picture. Required for bytes and vectors.
 
         Returns:
-          `Hit`s, best first: by score, with re-ranking by `score / temperature + match`. A list of
-          lists of them for a list or a matrix.
+          A list of `Hit`s, best first: by score or, with re-ranking, by
+          `score / temperature + match`. For a list or matrix of queries, a list of such lists.
 
         Raises:
-          UserError: a query cannot be read, or does not say what it is; re-ranking without a
-            matching head, of fewer than k, or of items that are no files.
+          UserError: a query cannot be read or its kind is unknown; with re-ranking, the model has
+            no matching head, `rerank` is below k, or an item has no file.
         """
         check_search(k, rerank, of)
         if isinstance(query, np.ndarray) and query.dtype == np.float32:
@@ -236,49 +253,49 @@ class Index:
             return hits[0] if query.ndim == 1 else hits
         queries = query if isinstance(query, list) else [query]
         self._require_model()
-        out: list = [None] * len(queries)
-        for (kind, target), places in group_queries(queries, of).items():
-            group = [queries[n] for n in places]
+        results: list = [None] * len(queries)
+        for (kind, target), positions in group_queries(queries, of).items():
+            group = [queries[n] for n in positions]
             encode = self.model.encode_speech if kind == "speech" else self.model.encode_image
-            found = self._find(encode(group), target, rerank or k)
-            for place, item, hits in zip(places, group, found, strict=True):
-                out[place] = self._rerank(item, kind, target, hits)[:k] if rerank else hits
-        return out if isinstance(query, list) else out[0]
+            group_hits = self._find(encode(group), target, rerank or k)
+            for position, item, hits in zip(positions, group, group_hits, strict=True):
+                results[position] = self._rerank(item, kind, target, hits)[:k] if rerank else hits
+        return results if isinstance(query, list) else results[0]
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write the index; a kill leaves the old one or the new one, never half.
 
         Args:
-          folder: made where it is missing; an index in it is replaced.
+          folder: created if it is missing; an index in it is replaced.
 
         Raises:
-          UserError: it cannot be written.
+          UserError: the folder cannot be written to.
         """
         folder = Path(folder)
         galleries = {
-            kind: stored(gallery, folder, getattr(self._searchers.get(kind), "faiss", None))
+            kind: to_stored(gallery, folder, getattr(self._searchers.get(kind), "faiss", None))
             for kind, gallery in self._galleries.items()
         }
-        head = Head(self.about, self.root, self.way, self.failed)
-        write_index(folder, head.to_json(), galleries)
+        header = Header(self.about, self.root, self.way, self.failed)
+        write_index(folder, header.to_json(), galleries)
 
     @classmethod
     def load(cls, folder: str | os.PathLike, model=None) -> "Index":
-        """Read an index; vectors stay on disk until they are searched.
+        """Read an index; its vectors stay on disk until they are searched.
 
         Args:
-          folder: that it was saved in.
+          folder: the folder that the index was saved in.
           model: a `Retriever` or what `Retriever.load` takes; None to search with vectors only.
 
         Raises:
-          UserError: there is no index, it is damaged, or it is of another model.
+          UserError: there is no index, it is damaged, or another model made it.
         """
         content, galleries, faiss = read_index(Path(folder))
         index = cls.__new__(cls)
         index.model, index._galleries = None, galleries
         index._searchers = {kind: Searcher(galleries[kind].vectors, faiss[kind]) for kind in faiss}
-        head = Head.from_json(content, Path(folder) / HEAD)
-        index.about, index.root, index.way, index.failed = head
+        header = Header.from_json(content, Path(folder) / INDEX_FILE)
+        index.about, index.root, index.way, index.failed = header
         if model is not None:
             index.model = as_model(model)
             check_model(index.about, index.model, folder)
@@ -291,9 +308,9 @@ class Index:
     def _has(self, name: str) -> bool:
         return any(name in gallery.rows for gallery in self._galleries.values())
 
-    def _known(self) -> dict[str, Stamp]:
-        """Return the stamps of the files under the root, of those that failed, too."""
-        known = {
+    def _stamps_in_root(self) -> dict[str, Stamp]:
+        """Return the stamps of the known files under the root, failed ones included."""
+        stamps = {
             name: stamp
             for gallery in self._galleries.values()
             for name, source, stamp in zip(
@@ -302,45 +319,30 @@ class Index:
             if source == IN_ROOT
         }
         failed = self.failed.items()
-        return known | {name: f.stamp for name, f in failed if f.source == IN_ROOT}
+        return stamps | {name: f.stamp for name, f in failed if f.source == IN_ROOT}
 
     def _apply(
         self, items: Sequence[Item], gone: set[str], out, progress: bool, errors: str
     ) -> dict[str, Failure]:
-        """Embed items, put them in the place of what is gone, save to `out`; return failures."""
+        """Embed items, remove the ids in `gone`, save to `out` if given; return the failures."""
         for item in items:
             if item.id not in gone and self._has(item.id):
                 raise UserError(f"{item.id} is in the index already; remove it first")
-        work, out = Work.cut(items), None if out is None else Path(out)
+        plan, out = ChunkPlan.of_items(items), None if out is None else Path(out)
         lock = contextlib.nullcontext() if out is None else only_one(out, "folder")
         with lock, Progress(len(items), "files embedded", progress) as bar:
-            made, failed = self._embed(work, out, errors, bar)
+            embed = embed_lists.embed_galleries
+            galleries, failed = embed(self.model, plan, out, errors=errors, done=bar.update)
             self._drop(gone)
-            for kind, gallery in made.items():
+            for kind, gallery in galleries.items():
                 self._set(kind, self._galleries[kind].joined(gallery))
                 for name in gallery.ids:
                     self.failed.pop(name, None)
             self.failed |= failed
             if out is not None:
                 self.save(out)
-                shutil.rmtree(out / chunks.FOLDER, ignore_errors=True)
+                shutil.rmtree(out / embed_lists.FOLDER, ignore_errors=True)
         return failed
-
-    def _embed(
-        self, work: Work, out: Path | None, errors: str, bar: Progress
-    ) -> tuple[Mapping[str, Gallery], dict[str, Failure]]:
-        if out is not None:
-            chunks.embed_list(self.model, work, out, errors=errors, done=bar.update)
-            made, failed = chunks.read_chunks(self.model, work, out)
-            return {
-                kind: gathered(kind, each, self.model.width) for kind, each in made.items()
-            }, failed
-        made, failed = {}, {}
-        for kind, items in work.items.items():
-            found = chunks.embed_items(self.model, items, kind, errors=errors, done=bar.update)
-            made[kind] = found.gallery
-            failed |= found.failed
-        return made, failed
 
     def _drop(self, ids: Iterable[str]) -> None:
         for kind, gallery in self._galleries.items():
@@ -358,10 +360,10 @@ class Index:
         if target not in self._searchers:
             self._searchers[target] = Searcher(gallery.vectors)
         samples = self._galleries[OTHER[target]].vectors
-        found = self._searchers[target].search(z, k, self.way, samples)
+        result = self._searchers[target].search(z, k, self.way, samples)
         return [
             [Hit(gallery.ids[row], float(score)) for row, score in zip(rows, scores, strict=True)]
-            for rows, scores in zip(found.rows, found.scores, strict=True)
+            for rows, scores in zip(result.rows, result.scores, strict=True)
         ]
 
     def _rerank(self, query, kind: str, target: str, hits: list[Hit]) -> list[Hit]:
@@ -372,8 +374,11 @@ class Index:
     def path_of(self, name: str) -> Path:
         """Return the file of an item.
 
+        Args:
+          name: the item's id.
+
         Raises:
-          UserError: it is not in the index, or was no file.
+          UserError: the item is not in the index, or was added from memory.
         """
         for gallery in self._galleries.values():
             if name in gallery.rows:

@@ -1,4 +1,4 @@
-"""Queries of an index: what kind they are of, and the second look at what they found."""
+"""Queries of an index: their kind, and the re-ranking of their hits."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,17 +10,18 @@ from PIL import Image
 
 from sir_jax.errors import UserError
 from sir_jax.index.folder import KINDS, kind_of
+from sir_jax.losses.fused_score import fused_score
 
 OTHER = {"image": "speech", "speech": "image"}
 
 
 class Hit(NamedTuple):
-    """Something that was found.
+    """An item that a search returns.
 
     Attributes:
-      id: of the item.
-      score: inner product with the query, -1 to 1.
-      match: log-odds that speech and picture belong together; None without re-ranking.
+      id: the item's name in the index.
+      score: inner product of the item's vector and the query's, -1 to 1.
+      match: log-odds that speech and picture match; None without re-ranking.
     """
 
     id: str
@@ -29,14 +30,18 @@ class Hit(NamedTuple):
 
 
 def kind_of_content(content, of: str | None = None) -> str | None:
-    """Return what an item is, by its type or its suffix.
+    """Return the kind of an item according to its type or its suffix.
 
     Args:
-      content: what `Retriever.encode_image` or `encode_speech` take.
-      of: for what does not say it (bytes, a path without a known suffix).
+      content: an item that `Retriever.encode_image` or `encode_speech` takes.
+      of: the kind of content that shows none: bytes, or a path without a known suffix.
 
     Returns:
-      'image' or 'speech', None where nothing tells.
+      'image' or 'speech'; None if the kind is unknown.
+
+    Example:
+      >>> kind_of_content("hello.wav"), kind_of_content(b"RIFF"), kind_of_content(b"RIFF", "speech")
+      ('speech', None, 'speech')
     """
     if isinstance(content, Image.Image | np.ndarray):
         return "image"
@@ -48,36 +53,36 @@ def kind_of_content(content, of: str | None = None) -> str | None:
 
 
 def group_queries(queries: Sequence, of: str | None) -> dict[tuple[str, str], list[int]]:
-    """Sort queries by what they are and what they look for.
+    """Group queries by their kind and the kind of item that they search for.
 
     Args:
-      queries: see `Index.search`.
-      of: what to find; None for the other kind than the query's.
+      queries: recordings and pictures in any form that `Index.search` takes.
+      of: the kind to search for; None for pictures if the query is a recording, and the reverse.
 
     Returns:
-      (kind of the query, kind to find) -> places in the list.
+      (kind of the query, kind to search for) -> positions in `queries`.
 
     Raises:
-      UserError: a query does not say what it is.
+      UserError: the kind of a query is unknown.
     """
     groups: dict[tuple[str, str], list[int]] = {}
-    for place, query in enumerate(queries):
+    for position, query in enumerate(queries):
         kind = kind_of_content(query, of and OTHER[of])
         if kind is None:
-            what = f"{len(query)} bytes" if isinstance(query, bytes) else repr(query)
+            label = f"{len(query)} bytes" if isinstance(query, bytes) else repr(query)
             raise UserError(
-                f"query {place} ({what}) does not say whether it is a recording or a picture; "
+                f"query {position} ({label}) does not say whether it is a recording or a picture; "
                 "add of='image' to find pictures or of='speech' to find recordings"
             )
-        groups.setdefault((kind, of or OTHER[kind]), []).append(place)
+        groups.setdefault((kind, of or OTHER[kind]), []).append(position)
     return groups
 
 
 def check_search(k: int, rerank: int, of: str | None) -> None:
-    """Refuse options that no search can follow.
+    """Check the options of `Index.search`.
 
     Raises:
-      UserError: see `Index.search`.
+      UserError: `k` is below 1, `rerank` is below `k`, or `of` is not a kind.
     """
     if k < 1:
         raise UserError(f"k is {k}; give 1 or more")
@@ -90,21 +95,20 @@ def check_search(k: int, rerank: int, of: str | None) -> None:
 def rerank_hits(
     model, query, kind: str, hits: list[Hit], path_of: Callable[[str], Path]
 ) -> list[Hit]:
-    """Order hits by embedding and fusion encoder together; equal ones keep their order.
+    """Order hits by score / temperature + match; equal ones keep their order.
 
-    The key is score / temperature + match: both are log-odds up to a constant, the first as the
-    contrastive softmax was trained to weigh scores. So a weak matching head cannot undo what the
-    embedding knows.
+    Both terms are log-odds up to a constant: the contrastive loss trains score / temperature to be
+    one. So a weak matching head cannot overrule a clear difference of the scores.
 
     Args:
       model: a `Retriever` with a matching head.
       query: a recording or a picture.
-      kind: of the query.
-      hits: of the other kind.
+      kind: the query's kind, 'speech' or 'image'.
+      hits: items of the other kind.
       path_of: returns the file of an id.
 
     Returns:
-      The hits with `match`, best first.
+      The hits with `match` set, best first.
 
     Raises:
       UserError: the model has no matching head, or a file cannot be read.
@@ -113,5 +117,5 @@ def rerank_hits(
     speech, image = ([query], paths) if kind == "speech" else (paths, [query])
     match = model.match(speech, image)
     scores = np.array([hit.score for hit in hits])
-    order = np.argsort(-(scores / model.temperature + match), kind="stable")
+    order = np.argsort(-fused_score(scores, model.temperature, match), kind="stable")
     return [hits[n]._replace(match=float(match[n])) for n in order]

@@ -8,7 +8,7 @@ import pytest
 from sir_jax.benchmarks import search
 from sir_jax.benchmarks.timing import Times
 from sir_jax.errors import UserError
-from sir_jax.index.engines.exact import Found, exact_search
+from sir_jax.index.engines.exact import SearchResult, exact_search
 
 pytest.importorskip("faiss")
 
@@ -33,14 +33,14 @@ def test_compare_counts_near_ties_and_refuses_the_rest():
     rows = ours.rows.copy()
     rows[1, :2] = [400, 7]
     assert search.compare("other", ours, ours, queries, gallery) == 0
-    assert search.compare("other", ours, Found(rows, ours.scores), queries, gallery) == 2
+    assert search.compare("other", ours, SearchResult(rows, ours.scores), queries, gallery) == 2
     rows[2, 1] = (rows[2, 1] + 1) % 500
     with pytest.raises(UserError, match="other: query 2 found other rows"):
-        search.compare("other", ours, Found(rows, ours.scores), queries, gallery)
+        search.compare("other", ours, SearchResult(rows, ours.scores), queries, gallery)
     scores = ours.scores.copy()
     scores[0, 2] = np.nan
     with pytest.raises(UserError, match="query 0 found other"):
-        search.compare("other", ours, Found(ours.rows, scores), queries, gallery)
+        search.compare("other", ours, SearchResult(ours.rows, scores), queries, gallery)
 
 
 def test_numpy_search_agrees():

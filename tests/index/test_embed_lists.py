@@ -1,4 +1,4 @@
-"""Embedding by chunks: resumed, shared out, and what makes a chunk be made again."""
+"""Embedding in chunks: resuming, sharding, and what makes a done chunk be embedded again."""
 
 import json
 import os
@@ -14,10 +14,16 @@ import soundfile
 from PIL import Image
 
 from sir_jax.errors import UserError
-from sir_jax.index import embed_lists as chunks
-from sir_jax.index.embed_lists import Work, by_path, embed_list, in_folder, read_chunks
+from sir_jax.index import embed_lists
+from sir_jax.index.embed_lists import (
+    ChunkPlan,
+    embed_list,
+    item_of_path,
+    items_in_folder,
+    read_chunks,
+)
 from sir_jax.index.folder import scan_folder
-from sir_jax.index.gallery import gathered
+from sir_jax.index.gallery import load_stored
 from sir_jax.index.index import Index
 from sir_jax.inference.retriever import Retriever
 
@@ -36,27 +42,27 @@ def media(folder, make_tone):
     return folder
 
 
-def work_of(root, size=3):
+def plan_of(root, size=3):
     stamps = scan_folder(root)
-    return Work.cut(in_folder(root, stamps, stamps), size)
+    return ChunkPlan.of_items(items_in_folder(root, stamps, stamps), size)
 
 
-def test_cut_by_kind_and_share_out(media):
-    work = work_of(media)
-    assert [len(work.chunk(n)) for n in range(len(work.chunks))] == [3, 3, 2, 3]
-    assert [item.id for item in work.chunk(2)] == ["e.gif", "f.webp"]
-    assert {item.kind for item in work.chunk(3)} == {"speech"}
-    assert [list(work.of_shard((i, 3))) for i in range(3)] == [[0, 3], [1], [2]]
+def test_chunks_hold_one_kind_and_shards_share_them(media):
+    plan = plan_of(media)
+    assert [len(plan.chunk(n)) for n in range(len(plan.chunks))] == [3, 3, 2, 3]
+    assert [item.id for item in plan.chunk(2)] == ["e.gif", "f.webp"]
+    assert {item.kind for item in plan.chunk(3)} == {"speech"}
+    assert [list(plan.of_shard((i, 3))) for i in range(3)] == [[0, 3], [1], [2]]
     with pytest.raises(UserError, match=r"b\.png is in the list twice"):
-        Work.cut([by_path("b.png"), by_path("b.png")])
+        ChunkPlan.of_items([item_of_path("b.png"), item_of_path("b.png")])
 
 
-def test_all_chunks_are_what_one_call_makes(model, media, tmp_path):
-    work, out, done = work_of(media), tmp_path / "out", []
-    counts = embed_list(model, work, out, done=done.append)
+def test_chunks_hold_the_same_as_an_index_of_the_folder(model, media, tmp_path):
+    plan, out, done = plan_of(media), tmp_path / "out", []
+    counts = embed_list(model, plan, out, done=done.append)
     assert counts == {"embedded": 10, "failed": 1, "skipped": 0} and sum(done) == 11
-    made, failed = read_chunks(model, work, out)
-    images, recordings = (gathered(kind, made[kind], 32) for kind in ("image", "speech"))
+    stored, failed = read_chunks(model, plan, out)
+    images, recordings = (load_stored(kind, stored[kind], 32) for kind in ("image", "speech"))
     index = Index.build(model, media)
     assert list(images.ids) == list(index.images.ids)
     np.testing.assert_allclose(images.vectors, index.images.vectors, atol=1e-6)
@@ -66,68 +72,68 @@ def test_all_chunks_are_what_one_call_makes(model, media, tmp_path):
     assert failed == index.failed and list(failed) == ["d.bmp"]
 
 
-def test_shards_together_make_the_whole(model, media, tmp_path):
-    work = work_of(media)
-    embed_list(model, work, tmp_path, shard=(1, 2))
+def test_all_shards_together_embed_the_whole_list(model, media, tmp_path):
+    plan = plan_of(media)
+    embed_list(model, plan, tmp_path, shard=(1, 2))
     with pytest.raises(UserError, match="2 of 4 chunks are not there yet.*: 0, 2; run"):
-        read_chunks(model, work, tmp_path)
-    embed_list(model, work, tmp_path, shard=(0, 2))
-    made, _ = read_chunks(model, work, tmp_path)
-    assert len(made["image"].ids) == 7 and len(made["speech"].ids) == 3
+        read_chunks(model, plan, tmp_path)
+    embed_list(model, plan, tmp_path, shard=(0, 2))
+    stored, _ = read_chunks(model, plan, tmp_path)
+    assert len(stored["image"].ids) == 7 and len(stored["speech"].ids) == 3
 
 
-def test_done_chunks_are_skipped_and_changed_ones_made_again(model, media, tmp_path):
-    embed_list(model, work_of(media), tmp_path)
-    again = embed_list(model, work_of(media), tmp_path)
+def test_done_chunks_are_skipped_and_changed_ones_embedded_again(model, media, tmp_path):
+    embed_list(model, plan_of(media), tmp_path)
+    again = embed_list(model, plan_of(media), tmp_path)
     assert again == {"embedded": 0, "failed": 0, "skipped": 11}
-    # A changed file, of the first chunk.
+    # A file of the first chunk has changed.
     path = media / "b.png"
     Image.new("RGB", (9, 9)).save(path)
     os.utime(path, ns=(1, path.stat().st_mtime_ns + 10**9))
-    counts = embed_list(model, work_of(media), tmp_path)
+    counts = embed_list(model, plan_of(media), tmp_path)
     assert counts == {"embedded": 3, "failed": 0, "skipped": 8}
-    # A failed one, mended: of the second.
+    # The broken file, which is in the second chunk, has been repaired.
     Image.new("RGB", (9, 9)).save(media / "d.bmp")
-    counts = embed_list(model, work_of(media), tmp_path)
+    counts = embed_list(model, plan_of(media), tmp_path)
     assert counts == {"embedded": 3, "failed": 0, "skipped": 8}
-    # A changed list.
+    # The list has changed.
     (media / "f.webp").unlink()
     with pytest.raises(UserError, match="another model or list: 2; run"):
-        read_chunks(model, work_of(media), tmp_path)
-    counts = embed_list(model, work_of(media), tmp_path)
+        read_chunks(model, plan_of(media), tmp_path)
+    counts = embed_list(model, plan_of(media), tmp_path)
     assert counts == {"embedded": 1, "failed": 0, "skipped": 9}
-    # Another model.
+    # The chunks are of another model.
     other = Retriever(model.cfg, jax.tree.map(jax.numpy.negative, model.params))
     with pytest.raises(UserError, match="4 of 4 chunks"):
-        read_chunks(other, work_of(media), tmp_path)
+        read_chunks(other, plan_of(media), tmp_path)
 
 
-def test_errors_raise_and_damage(model, media, tmp_path):
+def test_errors_raise_and_damaged_chunks(model, media, tmp_path):
     with pytest.raises(UserError, match=r"d\.bmp"):
-        embed_list(model, work_of(media), tmp_path, errors="raise")
-    work = work_of(media)
-    embed_list(model, work, tmp_path)
-    matrix = tmp_path / chunks.FOLDER / "000001.safetensors"
+        embed_list(model, plan_of(media), tmp_path, errors="raise")
+    plan = plan_of(media)
+    embed_list(model, plan, tmp_path)
+    matrix = tmp_path / embed_lists.FOLDER / "000001.safetensors"
     matrix.write_bytes(matrix.read_bytes()[:-4])
     with pytest.raises(UserError, match=r"000001\.safetensors is truncated"):
-        gathered("image", read_chunks(model, work, tmp_path)[0]["image"], 32)
-    (tmp_path / chunks.FOLDER / "000001.json").write_text("{")
+        load_stored("image", read_chunks(model, plan, tmp_path)[0]["image"], 32)
+    (tmp_path / embed_lists.FOLDER / "000001.json").write_text("{")
     with pytest.raises(UserError, match=r"000001\.json cannot be read"):
-        embed_list(model, work, tmp_path)
+        embed_list(model, plan, tmp_path)
 
 
 def test_two_processes_of_one_shard(model, media, tmp_path):
-    with chunks.only_one(tmp_path / chunks.FOLDER / "lock-0-of-1"):
+    with embed_lists.only_one(tmp_path / embed_lists.FOLDER / "lock-0-of-1"):
         with pytest.raises(UserError, match="another process"):
-            embed_list(model, work_of(media), tmp_path)
+            embed_list(model, plan_of(media), tmp_path)
 
 
 SCRIPT = """
 import sys
-from sir_jax.retrieval import chunks
+from sir_jax.index import embed_lists
 from sir_jax.index.index import Index
-cut = chunks.Work.cut
-chunks.Work.cut = classmethod(lambda cls, items, size=2: cut(items, 2))
+of_items = embed_lists.ChunkPlan.of_items
+embed_lists.ChunkPlan.of_items = classmethod(lambda cls, items, size=2: of_items(items, 2))
 print("made", len(Index.build(sys.argv[1], sys.argv[2], out=sys.argv[3])), flush=True)
 """
 
@@ -141,7 +147,7 @@ def test_killed_and_resumed(model, workdir, tmp_path):
         Image.fromarray(pixels).save(root / f"{number:03d}.png")
     command = [sys.executable, "-c", SCRIPT, workdir, root, out]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    marks = out / chunks.FOLDER
+    marks = out / embed_lists.FOLDER
     while len(list(marks.glob("*.json"))) < 5:
         assert process.poll() is None, "ended before it could be killed"
         time.sleep(0.005)
@@ -151,14 +157,14 @@ def test_killed_and_resumed(model, workdir, tmp_path):
     assert 5 <= len(done) < 200 and not (out / "index.json").exists()
     kept = json.loads(min(done).read_text())["ids"]
 
-    # Its chunks are used again: were they made again, they would be found changed.
+    # The chunks of the killed process are used: their files keep their times.
     stamps = scan_folder(root)
-    work = Work.cut(in_folder(root, stamps, stamps), 2)
-    counts = embed_list(model, work, out)
+    plan = ChunkPlan.of_items(items_in_folder(root, stamps, stamps), 2)
+    counts = embed_list(model, plan, out)
     assert counts["skipped"] == 2 * len(done) and counts["embedded"] == 400 - 2 * len(done)
     assert {path: path.stat().st_mtime_ns for path in done} == done
-    made, failed = read_chunks(model, work, out)
-    images = gathered("image", made["image"], 32)
+    stored, failed = read_chunks(model, plan, out)
+    images = load_stored("image", stored["image"], 32)
     assert images.ids == [f"{number:03d}.png" for number in range(400)] and not failed
     z = model.encode_image([root / name for name in kept])
     np.testing.assert_allclose(images.vectors[[images.rows[name] for name in kept]], z, atol=1e-6)

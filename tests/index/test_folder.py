@@ -1,4 +1,4 @@
-"""What a folder holds, by hand-made folders."""
+"""Scanning small folders, and comparing two scans."""
 
 import os
 
@@ -37,12 +37,12 @@ def test_scan(tmp_path):
     (root / "link.png").symlink_to(tmp_path / "elsewhere" / "f.png")
     (root / "broken.png").symlink_to(tmp_path / "nothing")
     (root / "linked").symlink_to(tmp_path / "elsewhere")
-    found = scan_folder(root)
-    assert list(found) == ["a/b/c.JPG", "a/z.wav", "b.png", "folder.png/e.gif", "link.png"]
+    stamps = scan_folder(root)
+    assert list(stamps) == ["a/b/c.JPG", "a/z.wav", "b.png", "folder.png/e.gif", "link.png"]
     status = (root / "b.png").stat()
-    assert found["b.png"] == Stamp(5, status.st_mtime_ns) == stamp_of(root / "b.png")
-    assert found["link.png"].size == 3
-    assert scan_folder(str(root)) == found
+    assert stamps["b.png"] == Stamp(5, status.st_mtime_ns) == stamp_of(root / "b.png")
+    assert stamps["link.png"].size == 3
+    assert scan_folder(str(root)) == stamps
     assert stamp_of(root / "none") is None
 
 

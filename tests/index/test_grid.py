@@ -1,4 +1,4 @@
-"""The grid holds every result where it belongs, whatever the shapes and the words."""
+"""The grid shows every result at its row and rank, with pictures of any shape and any text."""
 
 import numpy as np
 import pytest
@@ -33,11 +33,11 @@ def test_only_the_right_picture_has_a_green_frame():
     hits = [grid.Cell(plain("red"), 0.9), grid.Cell(plain("red"), 0.8, right=True)]
     picture = grid.draw_grid([grid.Row("q.wav", "", hits)])
     green = ImageColor.getrgb(grid.RIGHT)
-    found = []
+    framed = []
     for rank in (1, 2):
         x, y = centre(0, rank)
-        found.append(picture.getpixel((x, y - grid.CELL // 2 - 2)) == green)
-    assert found == [False, True]
+        framed.append(picture.getpixel((x, y - grid.CELL // 2 - 2)) == green)
+    assert framed == [False, True]
 
 
 @pytest.mark.parametrize("size", [(300, 100), (100, 300), (1, 1), (1, 900), (3000, 20)])
@@ -48,14 +48,14 @@ def test_any_shape_fits_its_cell(size):
     assert abs(min(thumb.size) - grid.CELL * ratio) <= 1
 
 
-def test_rows_of_different_length_and_none_at_all():
+def test_rows_with_different_numbers_of_hits():
     rows = [grid.Row("a", "", [grid.Cell(plain("red"), -1.0)] * n) for n in (1, 4, 0)]
     picture = grid.draw_grid(rows)
     assert picture.getpixel(centre(1, 4)) == (255, 0, 0)
     assert picture.getpixel(centre(0, 2)) == (255, 255, 255)
 
 
-def test_words_are_wrapped_cut_and_ended():
+def test_text_is_wrapped_cut_and_shortened():
     font = ImageFont.load_default(17)
     text = "a small red circle " * 20 + "x" * 200
     lines = grid.wrap(text, font, 200, 4)
@@ -66,7 +66,7 @@ def test_words_are_wrapped_cut_and_ended():
     assert grid.wrap("", font, 200, 4) == [""]
 
 
-def test_names_of_any_alphabet_are_drawn():
+def test_names_in_any_alphabet_are_drawn():
     name = "r\u00f6ter \u041a\u0440\u0443\u0433 \u5186 \U0001f534.wav"
     picture = grid.draw_grid([grid.Row(name, name, [grid.Cell(plain("red"), 0.1)])])
     words = np.asarray(picture)[:, : grid.TEXT_WIDTH]

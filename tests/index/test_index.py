@@ -1,4 +1,4 @@
-"""An index through its life, with a production model of width 32."""
+"""Building, searching, updating, saving and loading an index, with a model of width 32."""
 
 import json
 import os
@@ -21,13 +21,13 @@ from sir_jax.inference.retriever import Retriever
 
 @pytest.fixture(scope="module")
 def model(matching_workdir):
-    # Batches of one: few programs to compile.
+    # Batches of one, so that few programs are compiled.
     return Retriever.load(matching_workdir, batch_size=1)
 
 
 @pytest.fixture(scope="module")
 def other(model):
-    """Return another model, which cannot match."""
+    """Return another model, without a matching head."""
     params = {name: tree for name, tree in model.params.items() if name != "match_head"}
     return Retriever(model.cfg, jax.tree.map(jax.numpy.negative, params), 1, name="other")
 
@@ -46,7 +46,7 @@ def picture(path, seed):
 
 
 def later(path):
-    """Set a file's time a second ahead, as any later change would."""
+    """Set a file's time of change one second later."""
     status = path.stat()
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
 
@@ -114,7 +114,7 @@ def test_search_both_ways(model, media, query):
     assert [len(hits) for hits in mixed] == [2, 2, 2]
     assert [hit.id for hit in mixed[0]] == [hit.id for hit in hits[:2]]
     assert [hit.id for hit in mixed[1]] == [hit.id for hit in recordings[:2]]
-    # Of the same kind: a picture finds itself.
+    # Searching for its own kind, a picture finds itself.
     assert index.search(media / "b.png", 1, of="image")[0].id == "b.png"
 
 
@@ -125,14 +125,14 @@ def test_rerank_orders_by_score_and_match(model, media, query):
     paths = [media / hit.id for hit in coarse]
     match = model.match([query], paths)
     scores = np.array([hit.score for hit in coarse])
-    order = np.argsort(-(scores / 0.07 + match), kind="stable")[:3]  # an untrained temperature
+    order = np.argsort(-(scores / 0.07 + match), kind="stable")[:3]  # 0.07: initial temperature
     assert [hit.id for hit in hits] == [coarse[n].id for n in order]
     np.testing.assert_allclose([hit.match for hit in hits], match[order], atol=1e-4)
     assert {hit.id: hit.score for hit in hits}.items() <= {h.id: h.score for h in coarse}.items()
-    found = index.search(media / "b.png", 2, rerank=100)
-    match = model.match([media / hit.id for hit in found], [media / "b.png"])
-    np.testing.assert_allclose([hit.match for hit in found], match, atol=1e-4)
-    first, second = (hit.score / 0.07 + hit.match for hit in found)
+    recordings = index.search(media / "b.png", 2, rerank=100)
+    match = model.match([media / hit.id for hit in recordings], [media / "b.png"])
+    np.testing.assert_allclose([hit.match for hit in recordings], match, atol=1e-4)
+    first, second = (hit.score / 0.07 + hit.match for hit in recordings)
     assert first >= second
 
 
@@ -257,7 +257,7 @@ def test_update_embeds_only_what_changed(model, media, monkeypatch):
     assert np.abs(old["b.png"] - new["b.png"]).max() > 1e-3
     np.testing.assert_array_equal(old["C.JPEG"], new["C.JPEG"])
 
-    # Tried again when it has changed.
+    # A failed file is tried again when it has changed.
     picture(media / "broken.png", 3)
     later(media / "broken.png")
     (media / "d.bmp").unlink()
@@ -268,7 +268,7 @@ def test_update_embeds_only_what_changed(model, media, monkeypatch):
     assert index.update(moved) == ([], [], [], []) and index.root == moved
 
 
-def test_update_refuses_an_id_that_came_from_elsewhere(model, media):
+def test_update_refuses_a_file_whose_id_was_added_from_memory(model, media):
     index = Index.build(model, media)
     index.add([np.zeros((8, 8, 3), np.uint8)], ["new.png"])
     picture(media / "new.png", 8)
@@ -286,7 +286,7 @@ def test_save_and_load(model, media, tmp_path, query):
     assert isinstance(loaded.images.vectors, np.memmap)
     assert loaded.search(query, 4) == index.search(query, 4)
     assert loaded.update() == ([], [], [], [])
-    # Saved where it lies: nothing is written twice, nothing is left behind.
+    # Saving to its own folder writes no vectors again and leaves no unused file.
     names = {path.name for path in (tmp_path / "saved").iterdir()}
     loaded.save(tmp_path / "saved")
     assert {path.name for path in (tmp_path / "saved").iterdir()} == names and len(names) == 3
@@ -294,13 +294,13 @@ def test_save_and_load(model, media, tmp_path, query):
     loaded.save(tmp_path / "saved")
     assert len(list((tmp_path / "saved").iterdir())) == 3
     assert "b.png" not in Index.load(tmp_path / "saved").images.ids
-    # To another folder it is whole.
+    # Saving to another folder copies everything.
     loaded.save(tmp_path / "second")
     shutil.rmtree(tmp_path / "saved")
     assert_same(Index.load(tmp_path / "second", model), loaded)
 
 
-def test_a_save_that_is_cut_short_leaves_the_old(model, media, tmp_path, monkeypatch):
+def test_an_interrupted_save_leaves_the_old_index(model, media, tmp_path, monkeypatch):
     out = tmp_path / "out"
     index = Index.build(model, media, out=out)
     for cut in ("write_matrix", "write_head"):
@@ -376,7 +376,7 @@ def test_model_by_name_and_lazy_attribute(model, matching_workdir, media, tmp_pa
     assert Index.load(tmp_path / "a", matching_workdir).images.ids == [str(media / "b.png")]
 
 
-def test_damage_is_told_in_a_line(model, media, tmp_path):
+def test_damage_is_reported_in_one_line(model, media, tmp_path):
     saved = tmp_path / "a"
     with pytest.raises(UserError, match=r"holds no index \(index\.json\)"):
         Index.load(saved)
@@ -406,7 +406,9 @@ def test_damage_is_told_in_a_line(model, media, tmp_path):
         Index.load(saved)
 
 
-def test_faiss_by_way_saved_and_loaded(model, media, tmp_path, query, monkeypatch):
+def test_faiss_is_chosen_by_way_or_size_and_saved_and_loaded(
+    model, media, tmp_path, query, monkeypatch
+):
     pytest.importorskip("faiss")
     exact = Index.build(model, media)
     index = Index.build(model, media, way="ivf")
@@ -414,19 +416,19 @@ def test_faiss_by_way_saved_and_loaded(model, media, tmp_path, query, monkeypatc
     index.save(tmp_path / "a")
     assert len(list((tmp_path / "a").glob("images-*.faiss"))) == 1
     with monkeypatch.context() as patched:
-        patched.setattr(faiss_search.FaissSearch, "build", None)  # loaded, not built again
+        patched.setattr(faiss_search.FaissSearch, "build", None)  # a new build would fail
         loaded = Index.load(tmp_path / "a", model)
         assert loaded.search(query, 3) == index.search(query, 3)
     loaded.remove("b.png")
     assert "b.png" not in [hit.id for hit in loaded.search(query, 10)]
     with pytest.raises(UserError, match="way of search 'fast'"):
         Index(model, way="fast")
-    # By size.
+    # With way='auto', a large gallery is searched with FAISS, a small one exactly.
     monkeypatch.setattr(faiss_search, "EXACT_UP_TO", 5)
     big = Index.build(model, media)
     big.search(query, 3), big.search(media / "b.png", 3)
-    made = {kind: searcher.faiss is not None for kind, searcher in big._searchers.items()}
-    assert made == {"image": True, "speech": False}
+    uses_faiss = {kind: searcher.faiss is not None for kind, searcher in big._searchers.items()}
+    assert uses_faiss == {"image": True, "speech": False}
 
 
 def test_hits_are_plain_tuples():

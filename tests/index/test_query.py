@@ -1,4 +1,4 @@
-"""What kind a query is of, by all that a user may hand over."""
+"""The kind of a query in every form that a search takes."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_groups():
         ("speech", "image"): [0, 2],
         ("image", "speech"): [1],
     }
-    # What does not say what it is, is of the other kind than what it is to find.
+    # If the kind of a query is unknown, it is the other kind than the one searched for.
     assert group_queries(queries, "image") == {
         ("speech", "image"): [0, 2, 3],
         ("image", "image"): [1],

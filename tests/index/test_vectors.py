@@ -1,4 +1,4 @@
-"""Matrices and their JSON on disk: exact round trips, and damage that is noticed."""
+"""Matrices and their JSON on disk: exact round trips, and damage is reported."""
 
 import json
 
@@ -19,11 +19,11 @@ def test_round_trip_in_parts(tmp_path, matrix):
     path = tmp_path / "a.safetensors"
     vectors.write_matrix(path, [matrix[:3], matrix[3:3], matrix[3:]], 7, 5)
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
-    found = vectors.read_matrix(path, 7, 5)
-    np.testing.assert_array_equal(found, matrix)
-    assert isinstance(found, np.memmap) and not found.flags.writeable
-    assert found.ctypes.data % 64 == 0
-    # Others read it, too.
+    mapped = vectors.read_matrix(path, 7, 5)
+    np.testing.assert_array_equal(mapped, matrix)
+    assert isinstance(mapped, np.memmap) and not mapped.flags.writeable
+    assert mapped.ctypes.data % 64 == 0
+    # The safetensors library can read the file.
     np.testing.assert_array_equal(load_file(path)["vectors"], matrix)
 
 
@@ -34,7 +34,7 @@ def test_no_rows(tmp_path):
     assert load_file(path)["vectors"].shape == (0, 5)
 
 
-def test_a_failed_write_leaves_the_old(tmp_path, matrix):
+def test_a_failed_write_leaves_the_old_file(tmp_path, matrix):
     path = tmp_path / "a.safetensors"
     vectors.write_matrix(path, [matrix], 7, 5)
     for parts in ([matrix[:6]], [matrix.astype(np.float64)], [matrix[:, :4]], [matrix, matrix]):
@@ -72,7 +72,7 @@ def test_another_dtype_width_count_or_name(tmp_path, matrix):
 
 def test_head_round_trip_and_what_it_refuses(tmp_path):
     path = tmp_path / "a.json"
-    # A name that is no UTF-8 comes as lone surrogates.
+    # Python represents a file name that is not UTF-8 by lone surrogates.
     content = {"ids": ["ä/b.png", "\udcff.png"], "rows": 2}
     vectors.write_head(path, "index", content)
     assert vectors.read_head(path, "index") == {"format": "index", "version": 1} | content

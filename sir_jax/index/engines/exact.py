@@ -1,40 +1,44 @@
 """Exact search by inner product: the k best rows of a gallery for each query.
 
-The score of a pair is its inner product in float64, rounded to float32; equal scores keep the
-gallery's order. So a result depends on no block size, thread count, batch or precision of what
-finds the candidates: matrix products in a low precision, each with a bound on how far it can be
-off, leave few pairs that could still be among the best, and only those are scored.
+The score of a pair is its inner product in float64, rounded to float32; rows of equal score keep
+the gallery's order. For speed, candidates are found first: a matrix product in low precision, with
+a bound on its error, leaves few rows that can be among the k best. Only these are scored. So the
+result does not depend on block size, number of threads, batch or the precision of the first pass.
 """
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sir_jax.errors import UserError
 from sir_jax.index.engines.exact_device import DeviceGallery, device_candidates
+from sir_jax.index.engines.exact_scorer import (
+    GROUP,
+    PRECISIONS,
+    Chunk,
+    ChunkScores,
+    Scorer,
+    cut_chunks,
+    power_of_two,
+)
 
-QUERIES = 1024  # of a block
-GROUP = 32  # gallery rows that are passed over together
-ROWS = 2048  # of a chunk: its scores against a block of queries stay in the cache
-FEW_QUERIES_ROWS = 4096
-FEW_QUERIES = 32  # up to here the time goes into reading the gallery, not into products
+QUERIES = 1024  # queries in a block
+ROWS = 2048  # gallery rows in a chunk: its scores against a block of queries stay in the cache
+FEW_QUERIES = 32  # up to this many, reading the gallery takes longer than the matrix products
+FEW_QUERIES_ROWS = 4096  # gallery rows in a chunk for few queries
 DEVICE_SPARE = 32  # candidates beyond k that an accelerator returns
-_PAIRS = 8192  # scored at once
-# Each is taken where the one before leaves too many candidates (nearly equal vectors).
-PRECISIONS = ("bfloat16", "float32", "float64")
+_PAIRS = 8192  # pairs that are scored at once
 
 
-class Found(NamedTuple):
-    """What a search found, best first.
+class SearchResult(NamedTuple):
+    """The best rows of each query, best first.
 
     Attributes:
-      rows: int64[n, m] of the gallery; m is k, or the number of rows that can be found if smaller.
-      scores: float32[n, m].
+      rows: int64[n, m], rows of the gallery; m is k, or the number of finite rows if that is less.
+      scores: float32[n, m], their scores.
     """
 
     rows: np.ndarray
@@ -48,48 +52,57 @@ def exact_search(
     *,
     device: str | None = None,
     precision: str | None = None,
-    placed: DeviceGallery | None = None,
-) -> Found:
-    """Find the rows of the largest inner product with each query.
+    device_gallery: DeviceGallery | None = None,
+) -> SearchResult:
+    """Find the rows with the largest inner product with each query.
 
     Args:
       queries: float32[n, E], finite.
-      gallery: float32[G, E], G from 0 up; a memory map is read piece by piece. A row that is not
-        finite is never found.
-      k: results per query, 1 or more.
-      device: 'cpu' or 'accelerator'; None for what JAX computes on.
-      precision: what candidates are found in on a CPU, one of `PRECISIONS`; None for the
+      gallery: float32[G, E], G from 0 up; a memory map is read piece by piece. Rows with a value
+        that is not finite are ignored.
+      k: most rows per query, at least 1.
+      device: 'cpu' or 'accelerator'; None for JAX's default backend.
+      precision: the precision in which a CPU finds candidates, one of `PRECISIONS`; None for the
         fastest. It does not change the result.
-      placed: of this gallery, where it is searched more than once on an accelerator.
+      device_gallery: a `DeviceGallery` of `gallery`, which saves time if it is searched repeatedly
+        on an accelerator.
 
     Returns:
-      `Found`, the same for every device and precision.
+      `SearchResult`, the same for every device and precision.
 
     Raises:
       UserError: an array has another dtype or shape, or a query is not finite.
+
+    Example:
+      >>> gallery = np.array([[1, 0], [0, 1], [1, 1]], np.float32)
+      >>> result = exact_search(np.array([[2, 1]], np.float32), gallery, k=2)
+      >>> result.rows.tolist(), result.scores.tolist()
+      ([[2, 0]], [[3.0, 2.0]])
     """
     queries, gallery = check_arrays(queries, gallery, k)
     if device is None:
         device = "cpu" if jax.default_backend() == "cpu" else "accelerator"
     if not len(gallery) or not len(queries):
-        return Found(np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32))
-    if device == "accelerator" and placed is None:
-        placed = DeviceGallery(gallery)  # of several blocks of queries
+        return SearchResult(
+            np.zeros((len(queries), 0), np.int64), np.zeros((len(queries), 0), np.float32)
+        )
+    if device == "accelerator" and device_gallery is None:
+        device_gallery = DeviceGallery(gallery)  # shared by all blocks of queries
     parts = []
     for start in range(0, len(queries), QUERIES):
         block = queries[start : start + QUERIES]
         if device == "accelerator":
-            parts.append(_search_device(block, placed, k))
+            parts.append(_search_device(block, device_gallery, k))
         else:
             parts.append(_search_cpu(block, gallery, k, precision or best_precision(len(block))))
-    return Found(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+    return SearchResult(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def check_arrays(queries, gallery, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as arrays.
+    """Check the arguments of `exact_search`; return queries and gallery as arrays.
 
     Raises:
-      UserError: see `exact_search`.
+      UserError: an array has another dtype or shape, a query is not finite, or k is below 1.
     """
     if k < 1:
         raise UserError(f"k is {k}; give 1 or more")
@@ -125,17 +138,18 @@ def _multiplies_bfloat16() -> bool:
 
 
 def pair_scores(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the scores of pairs: float32[n] of float32[n, E] and float32[n, E]."""
+    """Return the scores float32[n] of the pairs (a[i], b[i]), a and b being float32[n, E]."""
     out = np.empty(len(a), np.float32)
     for start in range(0, len(a), _PAIRS):
         part = slice(start, start + _PAIRS)
-        # A product of two float32 is exact in float64; each row is summed by itself.
+        # Products of two float32 are exact in float64, and the order of the sum does not depend on
+        # the other pairs: a pair has the same score in any batch.
         out[part] = np.multiply(a[part], b[part], dtype=np.float64).sum(1)
     return out
 
 
-class _Best:
-    """The best rows so far of each query of a block."""
+class _TopK:
+    """The k best rows so far of each query of a block."""
 
     def __init__(self, queries: np.ndarray, k: int):
         self.queries = queries
@@ -145,255 +159,134 @@ class _Best:
 
     @property
     def worst(self) -> np.ndarray:
-        """Return float32[n], what a later row must exceed; -inf while there are fewer than k."""
+        """Return the k-th best score of each query, float32[n]; -inf if it has fewer than k."""
         return self.scores[:, -1]
 
-    def offer(self, who: np.ndarray, rows: np.ndarray, vectors: np.ndarray) -> None:
-        """Take pairs as `add` does, but when there are some: to sort few at a time is slow."""
-        self._waiting.append((who, rows, vectors))
-        count = sum(len(who) for who, _, _ in self._waiting)
+    def offer(self, numbers: np.ndarray, rows: np.ndarray, vectors: np.ndarray) -> None:
+        """Add pairs later, together with others: sorting few pairs at a time is slow."""
+        self._waiting.append((numbers, rows, vectors))
+        count = sum(len(numbers) for numbers, _, _ in self._waiting)
         if count >= 2 * len(self.queries) or (self.worst == -np.inf).any():
             self.flush()
 
     def flush(self) -> None:
-        """Add all that was offered."""
+        """Add all pairs that were offered."""
         if self._waiting:
             self.add(*(np.concatenate(arrays) for arrays in zip(*self._waiting, strict=True)))
             self._waiting = []
 
-    def add(self, who: np.ndarray, rows: np.ndarray, vectors: np.ndarray) -> None:
-        """Score pairs and keep those that are among the best.
+    def add(self, numbers: np.ndarray, rows: np.ndarray, vectors: np.ndarray) -> None:
+        """Score pairs and keep those that are among the k best of their query.
 
         Args:
-          who: int[n], queries.
-          rows: int[n], of the gallery.
-          vectors: float32[n, E], of these rows.
+          numbers: int[n], the number of each pair's query.
+          rows: int[n], the gallery row of each pair.
+          vectors: float32[n, E], the vectors of these rows.
         """
-        scores = pair_scores(self.queries[who], vectors)
-        # Rows come chunk by chunk, but of one chunk in no order: equal ones must stay.
-        keep = scores >= self.worst[who]
-        who, rows, scores = who[keep], rows[keep], scores[keep]
-        if not len(who):
+        scores = pair_scores(self.queries[numbers], vectors)
+        # `>=`, not `>`: the rows of a chunk come in any order, so a row may have to replace one of
+        # equal score that stands behind it in the gallery.
+        keep = scores >= self.worst[numbers]
+        numbers, rows, scores = numbers[keep], rows[keep], scores[keep]
+        if not len(numbers):
             return
         k = self.rows.shape[1]
-        touched = np.unique(who)
-        who = np.concatenate([who, np.repeat(touched, k)])
+        touched = np.unique(numbers)
+        numbers = np.concatenate([numbers, np.repeat(touched, k)])
         rows = np.concatenate([rows, self.rows[touched].ravel()])
         scores = np.concatenate([scores, self.scores[touched].ravel()])
-        order = np.lexsort((rows, -scores, who))
-        who, rows, scores = who[order], rows[order], scores[order]
-        rank = np.arange(len(who)) - np.searchsorted(who, who)
+        order = np.lexsort((rows, -scores, numbers))
+        numbers, rows, scores = numbers[order], rows[order], scores[order]
+        rank = np.arange(len(numbers)) - np.searchsorted(numbers, numbers)
         keep = rank < k
-        self.rows[who[keep], rank[keep]] = rows[keep]
-        self.scores[who[keep], rank[keep]] = scores[keep]
+        self.rows[numbers[keep], rank[keep]] = rows[keep]
+        self.scores[numbers[keep], rank[keep]] = scores[keep]
 
 
-class _Chunk(NamedTuple):
-    """Consecutive rows of the gallery.
-
-    Attributes:
-      start: its first row.
-      rows: float32[C, E], the last chunk filled with zeros.
-      valid: how many are of the gallery.
-    """
-
-    start: int
-    rows: np.ndarray
-    valid: int
-
-
-class _Scores(NamedTuple):
-    """Approximate scores of a chunk.
-
-    Attributes:
-      values: [C, n]; -inf for a row that is not to be found.
-      peaks: [C / GROUP, n], the largest of each group of rows.
-      error: [n], the furthest that a value can be from the score.
-    """
-
-    values: np.ndarray
-    peaks: np.ndarray
-    error: np.ndarray
-
-
-def _chunks(gallery: np.ndarray, size: int) -> Iterator[_Chunk]:
-    for start in range(0, len(gallery), size):
-        rows = np.ascontiguousarray(gallery[start : start + size])
-        valid = len(rows)
-        if valid < size:
-            rows = np.concatenate([rows, np.zeros((size - valid, rows.shape[1]), np.float32)])
-        yield _Chunk(start, rows, valid)
-
-
-def _search_cpu(queries: np.ndarray, gallery: np.ndarray, k: int, precision: str) -> Found:
+def _search_cpu(queries: np.ndarray, gallery: np.ndarray, k: int, precision: str) -> SearchResult:
     k = min(k, len(gallery))
     size = FEW_QUERIES_ROWS if len(queries) <= FEW_QUERIES else ROWS
-    size = max(min(size, _power_of_two(len(gallery))), _power_of_two(4 * k), GROUP)
-    best, scorer = _Best(queries, k), _Scorer(queries, precision)
+    size = max(min(size, power_of_two(len(gallery))), power_of_two(4 * k), GROUP)
+    top, scorer = _TopK(queries, k), Scorer(queries, precision)
     with jax.default_device(jax.devices("cpu")[0]):
-        waiting: tuple | None = None
-        for chunk in _chunks(gallery, size):
+        # One chunk is computed by XLA while NumPy works on the scores of the one before.
+        previous: tuple | None = None
+        for chunk in cut_chunks(gallery, size):
             started = chunk, scorer.level, scorer.start(chunk)
-            if waiting is not None:
-                _take(best, scorer, *waiting)
-            waiting = started
-        _take(best, scorer, *waiting)
-    best.flush()
-    found = int((best.scores[0] > -np.inf).sum())  # finite rows: of all queries the same
-    return Found(best.rows[:, :found], best.scores[:, :found])
+            if previous is not None:
+                _add_chunk(top, scorer, *previous)
+            previous = started
+        _add_chunk(top, scorer, *previous)
+    top.flush()
+    return _result(top)
 
 
-def _search_device(queries: np.ndarray, placed: DeviceGallery, k: int) -> Found:
-    gallery = placed.vectors
+def _search_device(queries: np.ndarray, device_gallery: DeviceGallery, k: int) -> SearchResult:
+    gallery = device_gallery.vectors
     k = min(k, len(gallery))
-    rows, near, error = device_candidates(queries, placed, min(k + DEVICE_SPARE, len(gallery)))
-    best = _Best(queries, k)
-    who, column = np.nonzero(rows >= 0)
-    for start in range(0, len(who), _PAIRS):
+    count = min(k + DEVICE_SPARE, len(gallery))
+    rows, approximate, error = device_candidates(queries, device_gallery, count)
+    top = _TopK(queries, k)
+    numbers, columns = np.nonzero(rows >= 0)
+    for start in range(0, len(numbers), _PAIRS):
         part = slice(start, start + _PAIRS)
-        wanted = rows[who[part], column[part]]
-        best.add(who[part], wanted, gallery[wanted])
-    # What was left out, if anything, scores no more than the last candidate and the error.
-    left_out = (rows[:, -1] >= 0) & (rows.shape[1] < len(gallery))
-    unsure = np.flatnonzero(left_out & (near[:, -1] + error >= best.worst))
-    found = int((best.scores[0] > -np.inf).sum())
+        part_rows = rows[numbers[part], columns[part]]
+        top.add(numbers[part], part_rows, gallery[part_rows])
+    # A row that is no candidate scores at most as much as the last candidate, plus the error. If
+    # that reaches the k-th best score, the candidates may lack a row: search exactly.
+    incomplete = (rows[:, -1] >= 0) & (rows.shape[1] < len(gallery))
+    unsure = np.flatnonzero(incomplete & (approximate[:, -1] + error >= top.worst))
     if len(unsure):
-        again = _search_cpu(queries[unsure], gallery, k, "float32")
-        best.rows[unsure, :found], best.scores[unsure, :found] = again
-    return Found(best.rows[:, :found], best.scores[:, :found])
+        exact = _search_cpu(queries[unsure], gallery, k, "float32")
+        count = exact.rows.shape[1]
+        top.rows[unsure, :count], top.scores[unsure, :count] = exact
+    return _result(top)
 
 
-def _power_of_two(count: int) -> int:
-    return 1 << max(count - 1, 0).bit_length()
+def _result(top: _TopK) -> SearchResult:
+    """Drop the columns beyond the number of finite rows, which is the same for all queries."""
+    count = int((top.scores[0] > -np.inf).sum())
+    return SearchResult(top.rows[:, :count], top.scores[:, :count])
 
 
-def _take(best: _Best, scorer: "_Scorer", chunk: _Chunk, level: int, started) -> None:
-    """Add what a chunk has to the best so far."""
+def _add_chunk(top: _TopK, scorer: Scorer, chunk: Chunk, level: int, started) -> None:
+    """Add the candidates of a chunk; raise the precision if there are too many of them."""
     while True:
         scores = scorer.finish(chunk, level, started)
-        floor = best.worst
+        floor = top.worst
         if (floor == -np.inf).any():
-            floor = np.maximum(floor, _floor(best, scores, chunk))
-        # Rounding down twice is rounding far enough.
-        need = np.nextafter(floor - scores.error, -np.inf, dtype=scores.values.dtype)
-        who, rows = _candidates(scores, need)
-        many = len(who) > scores.values.size // 64 and (floor > -np.inf).all()
+            floor = np.maximum(floor, _kth_best_score(top, scores, chunk))
+        # The subtraction may round up by half a unit in the last place; one step down undoes it.
+        threshold = np.nextafter(floor - scores.error, -np.inf, dtype=scores.values.dtype)
+        numbers, rows = _candidates(scores, threshold)
+        many = len(numbers) > scores.values.size // 64 and (floor > -np.inf).all()
         if not many or level == len(PRECISIONS) - 1:
             break
         level += 1
         scorer.level = max(scorer.level, level)
         started = scorer.start(chunk, level)
-    for start in range(0, len(who), _PAIRS):
+    for start in range(0, len(numbers), _PAIRS):
         part = slice(start, start + _PAIRS)
-        best.offer(who[part], chunk.start + rows[part], chunk.rows[rows[part]])
+        top.offer(numbers[part], chunk.start + rows[part], chunk.rows[rows[part]])
 
 
-def _floor(best: _Best, scores: _Scores, chunk: _Chunk) -> np.ndarray:
-    """Return for each query a score that k rows of the chunk reach; -inf where it has fewer."""
-    n, k = best.rows.shape
+def _kth_best_score(top: _TopK, scores: ChunkScores, chunk: Chunk) -> np.ndarray:
+    """Return for each query a score that k rows of the chunk reach; -inf if it has fewer rows."""
+    n, k = top.rows.shape
     if chunk.valid < k:
         return np.full(n, -np.inf, np.float32)
-    rows = np.argpartition(scores.values, -k, axis=0)[-k:]
+    best_rows = np.argpartition(scores.values, -k, axis=0)[-k:]
     lowest = np.full(n, np.inf, np.float32)
-    for each in rows:
-        reached = pair_scores(best.queries, chunk.rows[each])
-        found = scores.values[each, np.arange(n)] > -np.inf
-        lowest = np.minimum(lowest, np.where(found, reached, -np.inf))
+    for rows in best_rows:
+        exact = pair_scores(top.queries, chunk.rows[rows])
+        usable = scores.values[rows, np.arange(n)] > -np.inf
+        lowest = np.minimum(lowest, np.where(usable, exact, -np.inf))
     return lowest
 
 
-def _candidates(scores: _Scores, need: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (queries, rows of the chunk) of the values above what each query needs."""
-    groups, who = np.divmod(np.flatnonzero(scores.peaks > need), len(need))
-    values = scores.values.reshape(-1, GROUP, len(need))[groups, :, who]
-    hits, rows = np.nonzero(values > need[who, None])
-    return who[hits], groups[hits] * GROUP + rows
-
-
-class _Scorer:
-    """Approximate scores of chunks against a block of queries."""
-
-    def __init__(self, queries: np.ndarray, precision: str):
-        self.level = PRECISIONS.index(precision)
-        self._exact = queries.astype(np.float64)
-        self._norms = np.linalg.norm(self._exact, axis=1)
-        # Powers of two: few programs are compiled.
-        filled = np.zeros((_power_of_two(len(queries)), queries.shape[1]), np.float32)
-        filled[: len(queries)] = queries
-        rounded = np.asarray(_rounded(filled))[: len(queries)]
-        self._off = np.linalg.norm(self._exact - rounded, axis=1)
-        self._queries = {dtype: jnp.asarray(filled, dtype) for dtype in PRECISIONS[:2]}
-
-    def start(self, chunk: _Chunk, level: int | None = None):
-        """Begin to score a chunk; returns what `finish` is given."""
-        dtype = PRECISIONS[self.level if level is None else level]
-        if dtype == "float64":
-            return None
-        return _score(self._queries[dtype], chunk.rows, dtype)
-
-    def finish(self, chunk: _Chunk, level: int, started) -> _Scores:
-        """Wait for the scores of a chunk."""
-        if PRECISIONS[level] == "float64":
-            return self._finish_float64(chunk)
-        values, peaks, norm, off = (np.asarray(x) for x in started)
-        n = len(self._norms)
-        values, peaks = values[:, :n], peaks[:, :n]
-        if chunk.valid < len(chunk.rows) or not np.isfinite(norm):
-            good = _good_rows(chunk)
-            values = np.where(good[:, None], values, -np.inf)
-            peaks = values.reshape(-1, GROUP, n).max(1)
-            norm, off = np.sqrt(_squares(chunk.rows[good]).max(initial=0)), norm * 0
-            if PRECISIONS[level] == "bfloat16":
-                rest = chunk.rows[good] - np.asarray(_rounded(chunk.rows))[good]
-                off = np.sqrt(_squares(rest).max(initial=0))
-        norm, off = float(norm) * (1 + 1e-5), float(off) * (1 + 1e-5)
-        width = self._exact.shape[1]
-        error = self._norms * norm * (width + 2) * 2.0**-23  # of the sum: twice the textbook's
-        if PRECISIONS[level] == "bfloat16":
-            error += (self._norms + self._off) * off + self._off * norm
-        return _Scores(values, peaks, error.astype(np.float32))
-
-    def _finish_float64(self, chunk: _Chunk) -> _Scores:
-        good = _good_rows(chunk)
-        rows = np.where(good[:, None], chunk.rows, 0).astype(np.float64)
-        values = rows @ self._exact.T
-        norm = np.sqrt(np.square(rows).sum(1).max())
-        error = self._norms * norm * (rows.shape[1] + 2) * 2.0**-52
-        # A later row of an equal score is not better: compare what the scores are rounded to.
-        values = (values + error).astype(np.float32)
-        values[~good] = -np.inf
-        peaks = values.reshape(-1, GROUP, len(error)).max(1)
-        return _Scores(values, peaks, np.zeros(len(error), np.float32))
-
-
-def _squares(rows: np.ndarray) -> np.ndarray:
-    return np.square(rows, dtype=np.float64).sum(1)
-
-
-def _good_rows(chunk: _Chunk) -> np.ndarray:
-    """Return bool[C]: of the gallery, and of a length that float32 can hold."""
-    good = _squares(chunk.rows) < np.finfo(np.float32).max / 4
-    good[chunk.valid :] = False
-    return good
-
-
-@jax.jit
-def _rounded(x):
-    # Not astype there and back, which XLA may leave out.
-    return jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=7)
-
-
-@functools.partial(jax.jit, static_argnames="dtype")
-def _score(queries, rows, dtype: str):
-    """Return scores [C, n], peaks [C / GROUP, n], the largest norm of a row and of its rounding."""
-    values = jnp.einsum(
-        "ce,ne->cn",
-        rows.astype(dtype),
-        queries,
-        preferred_element_type=jnp.float32,
-        precision=jax.lax.Precision.HIGHEST if dtype == "float32" else None,
-    )
-    peaks = values.reshape(-1, GROUP, values.shape[1]).max(1)
-    norm = jnp.sqrt(jnp.square(rows).sum(1).max())
-    off = jnp.sqrt(jnp.square(rows - _rounded(rows)).sum(1).max())
-    return values, peaks, norm, off if dtype == "bfloat16" else jnp.zeros_like(off)
+def _candidates(scores: ChunkScores, threshold: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (numbers of queries, rows of the chunk) of the values above each query's threshold."""
+    groups, numbers = np.divmod(np.flatnonzero(scores.peaks > threshold), len(threshold))
+    values = scores.values.reshape(-1, GROUP, len(threshold))[groups, :, numbers]
+    hits, rows = np.nonzero(values > threshold[numbers, None])
+    return numbers[hits], groups[hits] * GROUP + rows

@@ -1,8 +1,8 @@
-"""Candidates of an exact search, found on an accelerator.
+"""Find the candidates of an exact search on an accelerator.
 
-Each chunk of the gallery goes through one program: a matrix product, the largest score of each
-group of rows, the best groups, and of these the best rows. The best rows of a chunk lie in its best
-groups, so nothing is lost, and `top_k` sees few numbers.
+One program processes each chunk of the gallery: a matrix product, the largest score of each group
+of rows, the best groups, and the best rows of these groups. No row is lost, because the k best rows
+of a chunk lie in its k best groups; and `top_k`, which is slow, gets few numbers.
 """
 
 import functools
@@ -12,20 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-ROWS = 131_072  # of a chunk
-GROUP = 128
+ROWS = 131_072  # gallery rows in a chunk
+GROUP = 128  # gallery rows in a group
 
 
 class DeviceGallery:
-    """A gallery cut into chunks; those that fit stay on the accelerator between searches."""
+    """A gallery cut into chunks; as many as fit stay on the accelerator between searches."""
 
     def __init__(self, vectors: np.ndarray, budget: int | None = None):
-        """Hold a gallery.
+        """Set the size of the chunks; they are sent to the accelerator by the first search.
 
         Args:
           vectors: float32[G, E], G from 1 up; must not change.
-          budget: bytes that may stay on the accelerator; None for half of what is free there, 0 for
-            none.
+          budget: bytes that may stay on the accelerator; None for half of its free memory.
         """
         self.vectors = vectors
         self._size = max(min(ROWS, -(-len(vectors) // GROUP) * GROUP), GROUP)
@@ -33,21 +32,21 @@ class DeviceGallery:
         self._kept: dict[int, jax.Array] = {}
 
     def __iter__(self) -> Iterator[tuple[int, jax.Array]]:
-        """Yield (first row, float32[C, E]) of each chunk; the last one is filled with NaN."""
+        """Yield (first row, float32[C, E]) of each chunk; the last chunk is padded with NaN."""
         for start in range(0, len(self.vectors), self._size):
             if start in self._kept:
                 yield start, self._kept[start]
                 continue
             part = np.ascontiguousarray(self.vectors[start : start + self._size])
             if len(part) < self._size:
-                # Rows of NaN are never found.
-                rest = np.full((self._size - len(part), part.shape[1]), np.nan, np.float32)
-                part = np.concatenate([part, rest])
-            placed = jnp.array(part)
-            if placed.nbytes <= self._budget:
-                self._budget -= placed.nbytes
-                self._kept[start] = placed
-            yield start, placed
+                # NaN, because the search ignores such rows.
+                padding = np.full((self._size - len(part), part.shape[1]), np.nan, np.float32)
+                part = np.concatenate([part, padding])
+            on_device = jnp.array(part)
+            if on_device.nbytes <= self._budget:
+                self._budget -= on_device.nbytes
+                self._kept[start] = on_device
+            yield start, on_device
 
 
 def _half_of_free() -> int:
@@ -58,22 +57,22 @@ def _half_of_free() -> int:
 def device_candidates(
     queries: np.ndarray, gallery: DeviceGallery, count: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return more rows than are wanted, by scores that may be a little off.
+    """Find candidates by approximate scores.
 
     Args:
       queries: float32[n, E].
-      gallery: what to search.
+      gallery: the gallery to search.
       count: candidates per query.
 
     Returns:
-      (int64[n, count] rows, -1 where there are no more, float32[n, count] scores, largest first,
-      float32[n] the furthest that a score can be off).
+      (rows int64[n, count], -1 if there are fewer; approximate scores float32[n, count], largest
+      first; a bound on their error, float32[n]).
     """
-    filled = np.zeros((1 << (len(queries) - 1).bit_length(), queries.shape[1]), np.float32)
-    filled[: len(queries)] = queries
-    z_q = jnp.asarray(filled)
-    rows = jnp.full((len(filled), count), -1, jnp.int32)
-    scores = jnp.full((len(filled), count), -jnp.inf, jnp.float32)
+    padded = np.zeros((1 << (len(queries) - 1).bit_length(), queries.shape[1]), np.float32)
+    padded[: len(queries)] = queries
+    z_q = jnp.asarray(padded)
+    rows = jnp.full((len(padded), count), -1, jnp.int32)
+    scores = jnp.full((len(padded), count), -jnp.inf, jnp.float32)
     norm = jnp.zeros((), jnp.float32)
     for start, part in gallery:
         rows, scores, norm = _merge(z_q, part, start, rows, scores, norm)
@@ -85,21 +84,21 @@ def device_candidates(
 
 @functools.partial(jax.jit, donate_argnums=(3, 4))
 def _merge(queries, part, start, rows, scores, norm):
-    """Return the best of what was found before and of one more chunk."""
+    """Merge the best rows of one more chunk into the best rows so far."""
     squares = jnp.square(part).sum(1)
-    good = squares < jnp.finfo(jnp.float32).max / 4
-    part = jnp.where(good[:, None], part, 0)
+    usable = squares < jnp.finfo(jnp.float32).max / 4
+    part = jnp.where(usable[:, None], part, 0)
     values = jnp.einsum("ne,ce->nc", queries, part, precision=jax.lax.Precision.HIGHEST)
-    values = jnp.where(good, values, -jnp.inf)
+    values = jnp.where(usable, values, -jnp.inf)
     n, count = rows.shape
     grouped = values.reshape(n, -1, GROUP)
     _, groups = jax.lax.top_k(grouped.max(-1), min(count, grouped.shape[1]))
     inside = jnp.take_along_axis(grouped, groups[:, :, None], 1).reshape(n, -1)
-    found = start + groups[:, :, None] * GROUP + jnp.arange(GROUP)
+    inside_rows = start + groups[:, :, None] * GROUP + jnp.arange(GROUP)
     scores = jnp.concatenate([scores, inside], 1)
-    rows = jnp.concatenate([rows, found.reshape(n, -1).astype(jnp.int32)], 1)
+    rows = jnp.concatenate([rows, inside_rows.reshape(n, -1).astype(jnp.int32)], 1)
     scores, order = jax.lax.top_k(scores, count)
     rows = jnp.take_along_axis(rows, order, 1)
     rows = jnp.where(scores > -jnp.inf, rows, -1)
-    norm = jnp.maximum(norm, jnp.sqrt(jnp.where(good, squares, 0).max()))
+    norm = jnp.maximum(norm, jnp.sqrt(jnp.where(usable, squares, 0).max()))
     return rows, scores, norm

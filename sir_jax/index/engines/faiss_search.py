@@ -1,17 +1,16 @@
-"""Search of large galleries through FAISS, which may miss a few of the best.
+"""Approximate search of large galleries with FAISS, which may miss a few of the best rows.
 
-Which way a gallery is searched, unless one is asked for by name:
+The way 'auto' searches a gallery
 
-- up to `EXACT_UP_TO` vectors: exactly;
-- above: an inverted file (IVF) over uncompressed vectors. It is built in minutes, takes as much
-  memory as the vectors, and takes more of them at any time. The number of lists it looks into per
-  query is the smallest power of two that finds `RECALL` of what an exact search finds, measured on
-  sample queries.
+- of up to `EXACT_UP_TO` vectors exactly;
+- of more vectors by an inverted file (IVF) over uncompressed vectors. It is built in minutes and
+  takes as much memory as the vectors. The number of lists that it reads per query is the smallest
+  power of two that finds the share `RECALL` of the best rows, measured on sample queries.
 
-HNSW, on request, answers single queries sooner, but takes far longer to build and up to twice the
+The way 'hnsw' answers single queries faster, but takes far longer to build and up to twice the
 memory of the vectors.
 
-What FAISS returns is scored again as an exact search would, so scores do not depend on the way.
+The rows that FAISS returns are scored as in an exact search, so scores do not depend on the way.
 """
 
 import math
@@ -21,27 +20,27 @@ import numpy as np
 
 from sir_jax.errors import UserError
 from sir_jax.index.engines import WAYS
-from sir_jax.index.engines.exact import Found, check_arrays, exact_search, pair_scores
+from sir_jax.index.engines.exact import SearchResult, check_arrays, exact_search, pair_scores
 from sir_jax.runtime.files import whole_file
 
 EXACT_UP_TO = 1_000_000
 RECALL = 0.95
-SAMPLES = 256  # queries that the recall is measured with
-FEWEST_SAMPLES = 64
-SAMPLE_K = 10
-_TRAIN_ROWS = 64  # a list, to place the lists' centres
+SAMPLES = 256  # sample queries that measure the recall
+FEWEST_SAMPLES = 64  # with fewer sample queries than this, rows of the gallery are used
+SAMPLE_K = 10  # the recall is that of the 10 best rows
+_TRAIN_ROWS = 64  # vectors per list that train the lists' centres
 _HNSW_LINKS, _HNSW_BUILD = 32, 200
 
 
 def choose_way(rows: int, way: str = "auto") -> str:
-    """Return 'exact', 'ivf' or 'hnsw'.
+    """Return the way to search a gallery: 'exact', 'ivf' or 'hnsw'.
 
     Args:
-      rows: of the gallery.
-      way: one of `WAYS`.
+      rows: number of vectors in the gallery.
+      way: one of `WAYS`; 'auto' chooses by the number of vectors.
 
     Raises:
-      UserError: an unknown way.
+      UserError: `way` is none of `WAYS`.
     """
     if way not in WAYS:
         raise UserError(f"way of search {way!r} is none of {', '.join(WAYS)}")
@@ -51,10 +50,10 @@ def choose_way(rows: int, way: str = "auto") -> str:
 
 
 def import_faiss():
-    """Return the module.
+    """Import FAISS.
 
     Raises:
-      UserError: it is not installed.
+      UserError: FAISS is not installed.
     """
     try:
         import faiss
@@ -65,31 +64,35 @@ def import_faiss():
     return faiss
 
 
-def recall_of(found: np.ndarray, exact: np.ndarray) -> float:
-    """Return what share of the best rows a search found.
+def recall_of(rows: np.ndarray, exact: np.ndarray) -> float:
+    """Return the share of the best rows that a search returned.
 
     Args:
-      found: int[n, a], rows per query.
-      exact: int[n, b], the best rows per query.
+      rows: int[n, a], the returned rows of each query.
+      exact: int[n, b], the best rows of each query.
 
     Returns:
-      0 to 1, the mean over queries; 1 where there is nothing to find.
+      0 to 1, the mean over queries; 1 if `exact` is empty.
+
+    Example:
+      >>> recall_of(np.array([[7, 3, 9]]), np.array([[3, 4]]))
+      0.5
     """
     if not exact.size:
         return 1.0
-    return float((exact[:, :, None] == found[:, None, :]).any(2).mean())
+    return float((exact[:, :, None] == rows[:, None, :]).any(2).mean())
 
 
 class FaissSearch:
-    """A FAISS index over vectors that stay where they are.
+    """A FAISS index of vectors, which are kept beside it to compute exact scores.
 
     Attributes:
       way: 'ivf' or 'hnsw'.
-      recall: what share of the `SAMPLE_K` best of sample queries it found when it was tuned.
+      recall: share of the `SAMPLE_K` best rows that it returned for sample queries when built.
     """
 
     def __init__(self, vectors: np.ndarray, index, way: str, recall: float):
-        """Hold what `build` or `load` made."""
+        """Use `build` or `load` instead."""
         self.vectors, self.way, self.recall = vectors, way, recall
         self._index = index
 
@@ -105,13 +108,13 @@ class FaissSearch:
         """Build an index and choose how thoroughly it searches.
 
         Args:
-          vectors: float32[G, E], finite, G from 1 up; kept, for scores.
+          vectors: float32[G, E], finite, G from 1 up; kept to compute exact scores.
           way: 'ivf' or 'hnsw'.
-          samples: float32[n, E], queries as they will come; of speech for a gallery of pictures.
-            Where None or fewer than `FEWEST_SAMPLES`, rows of the gallery, which are easier to
-            find than queries.
-          recall: the least share of the best to find; where even the most thorough search finds
-            less (HNSW can), that one is kept and `recall` tells.
+          samples: float32[n, E], typical queries, such as vectors of recordings for a gallery of
+            pictures. If there are fewer than `FEWEST_SAMPLES`, rows of the gallery are used, whose
+            neighbours are easier to find.
+          recall: the share of the best rows to find at least. If even the most thorough search
+            finds less (HNSW may), that search is used; the attribute `recall` holds its share.
 
         Raises:
           UserError: FAISS is not installed.
@@ -123,47 +126,50 @@ class FaissSearch:
         chosen = np.sort(rng.permutation(len(samples))[:SAMPLES])
         queries = np.ascontiguousarray(samples[chosen])
         index = _build_ivf(faiss, vectors) if way == "ivf" else _build_hnsw(faiss, vectors)
-        found = cls(vectors, index, way, 0.0)
-        found._tune(queries, recall)
-        return found
+        search = cls(vectors, index, way, 0.0)
+        search._tune(queries, recall)
+        return search
 
-    def search(self, queries: np.ndarray, k: int) -> Found:
-        """Find rows of a large inner product with each query.
+    def search(self, queries: np.ndarray, k: int) -> SearchResult:
+        """Find rows with a large inner product with each query.
 
         Args:
           queries: float32[n, E], finite.
-          k: results per query, 1 or more.
+          k: most rows per query, at least 1.
 
         Returns:
-          `Found`. Where a query's lists hold fewer than k vectors, all queries are searched exactly
-          instead.
+          `SearchResult`. If the lists of a query hold fewer than k vectors, all queries are
+          searched exactly instead.
 
         Raises:
-          UserError: see `exact_search`.
+          UserError: an array has another dtype or shape, or a query is not finite.
         """
         queries, _ = check_arrays(queries, self.vectors, k)
         k = min(k, len(self.vectors))
         _, rows = self._index.search(np.ascontiguousarray(queries), k)
         if (rows < 0).any():
             return exact_search(queries, self.vectors, k)
-        who = np.repeat(np.arange(len(queries)), k)
-        scores = pair_scores(queries[who], self.vectors[rows.ravel()]).reshape(rows.shape)
+        repeated = np.repeat(queries, k, axis=0)
+        scores = pair_scores(repeated, self.vectors[rows.ravel()]).reshape(rows.shape)
         order = np.lexsort((rows, -scores), axis=1)
-        return Found(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
+        return SearchResult(
+            np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1)
+        )
 
     def save(self, path: Path) -> None:
-        """Write the index, so that an interrupt leaves no half of one."""
+        """Write the index; an interrupt leaves the old file or the new one."""
         with whole_file(path) as part:
             import_faiss().write_index(self._index, str(part))
 
     @classmethod
     def load(cls, path: Path, vectors: np.ndarray, way: str, recall: float) -> "FaissSearch":
-        """Read what `save` wrote.
+        """Read an index that `save` wrote.
 
         Args:
           path: the file.
-          vectors: float32[G, E], those that it was built of.
-          way, recall: its attributes.
+          vectors: float32[G, E], the vectors that the index was built from.
+          way: the attribute `way` of the saved index.
+          recall: the attribute `recall` of the saved index.
 
         Raises:
           UserError: FAISS is not installed, or the file is damaged or of other vectors.
@@ -181,8 +187,8 @@ class FaissSearch:
             )
         return cls(vectors, index, way, recall)
 
-    def _tune(self, queries: np.ndarray, wanted: float) -> None:
-        """Search as thoroughly as it takes to find the wanted share."""
+    def _tune(self, queries: np.ndarray, target: float) -> None:
+        """Double the search effort until the recall reaches the target."""
         k = min(SAMPLE_K, len(self.vectors))
         exact = exact_search(queries, self.vectors, k).rows
         most = self._index.nlist if self.way == "ivf" else 4096
@@ -193,20 +199,21 @@ class FaissSearch:
             else:
                 self._index.hnsw.efSearch = effort
             self.recall = recall_of(self._index.search(queries, k)[1], exact)
-            if self.recall >= wanted or effort >= most:
+            if self.recall >= target or effort >= most:
                 return
             effort *= 2
 
 
 def _build_ivf(faiss, vectors: np.ndarray):
     count, width = vectors.shape
-    # Work per query is what finds the lists plus what is in them: both grow as the root.
+    # A query is compared with the centres of all lists and with the vectors of some lists. The sum
+    # is smallest if the number of lists grows as the square root of the number of vectors.
     lists = 1 << max(0, round(math.log2(4 * math.sqrt(count))))
     lists = max(1, min(lists, count // 8))
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, lists, faiss.METRIC_INNER_PRODUCT)
     rng = np.random.default_rng(0)
     rows = np.sort(rng.permutation(count)[: _TRAIN_ROWS * lists])
-    index.cp.min_points_per_centroid = 1  # or it warns on stderr
+    index.cp.min_points_per_centroid = 1  # otherwise FAISS prints warnings
     index.train(np.ascontiguousarray(vectors[rows]))
     _add(index, vectors)
     return index

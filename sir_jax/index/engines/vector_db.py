@@ -1,16 +1,16 @@
-"""A gallery in Milvus: past one machine a cluster, on one machine a file, by the same client.
+"""A gallery in the vector database Milvus: a server, a cluster, or a local file.
 
-A collection holds one gallery, `NAME_image` or `NAME_speech`:
+A collection holds one gallery and is called `NAME_image` or `NAME_speech`. Its fields:
 
-  key               hash of the id: Milvus writes keys into filter expressions as they are, where a
-                    quote or backslash in an id would end the string
-  id                as the gallery has it: a path, POSIX
-  digest            hash of the vector, by which a second export knows what is there already
-  vector_<hex>      the vector; <hex> is the fingerprint of the model that made it, so that the
-                    database itself has no place for another model's
+  key               hash of the id. Not the id itself, because Milvus copies keys unescaped into
+                    filter expressions, where a quote or backslash would break the expression
+  id                the item's name in the gallery: a POSIX path
+  digest            hash of the vector, so that a second export skips unchanged rows
+  vector_<hex>      the vector. <hex> is the fingerprint of the model that made it, so that the
+                    collection cannot hold vectors of another model
 
-`uri` is `http://host:19530` of a server or cluster, or a local `*.db`, which is read and written by
-one process at a time.
+`uri` is `http://host:19530` for a server or cluster, or a local `*.db` file, which one process at a
+time can open.
 """
 
 import contextlib
@@ -25,21 +25,21 @@ import numpy as np
 
 from sir_jax.errors import UserError
 
-BATCH = 1000  # rows of a request; 1 MB of vectors at width 256
+BATCH = 1000  # rows in a request; 1 MB of vectors at width 256
 MAX_ID = 4096  # bytes
 TIMEOUT = 10  # seconds to reach a server
-# Of a new collection. AUTOINDEX: the server's choice; FLAT: exact; DISKANN: on servers only.
+# Index types of a new collection. AUTOINDEX: the server chooses; FLAT: exact; DISKANN: only on
+# servers.
 INDEXES = ("AUTOINDEX", "FLAT", "IVF_FLAT", "HNSW", "DISKANN")
-# Milvus's own limits on one search.
-MAX_K = 16_384
-_QUERIES = 1000
+MAX_K = 16_384  # Milvus's limit on the results of a query
+_QUERIES = 1000  # queries in a request
 _COLUMN = "vector_"
-# Queries find what this client wrote, without waiting for what others write.
+# Searches see the rows that this client wrote, without waiting for the writes of other clients.
 _CONSISTENCY = "Session"
 
 
 class Upserted(NamedTuple):
-    """What an upsert did: rows written, and rows that lay there already, unchanged."""
+    """The outcome of an upsert: the number of rows written and of rows that were unchanged."""
 
     written: int
     unchanged: int
@@ -56,19 +56,19 @@ def export_index(
     index: str = "AUTOINDEX",
     token: str = "",
 ) -> Upserted:
-    """Write a gallery to a vector database; after an interrupt the same call goes on.
+    """Write a gallery to a vector database; after an interrupt the same call continues.
 
-    Rows of the database that are not among the ids stay; see `RemoteGallery.delete`.
+    Rows of the database whose ids are not given stay; `RemoteGallery.delete` removes rows.
 
     Args:
-      ids: one a row, no two alike.
+      ids: one id per row, without repetition.
       vectors: float32[G, E], finite; a memory map is read piece by piece.
-      fingerprint: of the model that made them.
-      uri: see the module's docstring.
-      name: of the gallery: letters, digits and underscores.
-      of: "image" or "speech": what the vectors were made of.
-      index: of `INDEXES`, for a new collection.
-      token: "user:password" or an API key, where the server asks for one.
+      fingerprint: the fingerprint of the model that made the vectors.
+      uri: `http://host:port` of a Milvus server, or a local `*.db` file.
+      name: the gallery's name: letters, digits and underscores.
+      of: the kind of the items, "image" or "speech".
+      index: the index type of a new collection, one of `INDEXES`.
+      token: "user:password" or an API key, if the server requires one.
 
     Raises:
       UserError: an argument cannot be used, the package or the server is missing, or the
@@ -82,7 +82,7 @@ def export_index(
 
 
 class RemoteGallery:
-    """A gallery of vectors in a database; close it, or use it in a `with` statement."""
+    """A gallery in a vector database; close it, or use it in a `with` statement."""
 
     def __init__(
         self,
@@ -98,16 +98,17 @@ class RemoteGallery:
         """Open a gallery.
 
         Args:
-          fingerprint: of the model whose vectors are searched or written.
-          uri: see the module's docstring.
-          name: of the gallery.
-          of: "image" or "speech".
-          width: E, for a gallery that is made if it is not there; None: it must be there.
-          index: see `export_index`.
-          token: see `export_index`.
+          fingerprint: the fingerprint of the model whose vectors are searched or written.
+          uri: `http://host:port` of a Milvus server, or a local `*.db` file.
+          name: the gallery's name: letters, digits and underscores.
+          of: the kind of the items, "image" or "speech".
+          width: E; a missing gallery is then created. None: the gallery must exist.
+          index: the index type of a new collection, one of `INDEXES`.
+          token: "user:password" or an API key, if the server requires one.
 
         Raises:
-          UserError: see `export_index`; or there is no such gallery.
+          UserError: an argument cannot be used, the package or the server is missing, the
+            collection holds another model's vectors, or there is no such gallery.
         """
         if of not in ("image", "speech"):
             raise UserError(f"of={of!r}: give 'image' or 'speech'")
@@ -133,9 +134,9 @@ class RemoteGallery:
     def __len__(self) -> int:
         """Return the number of rows."""
         with self._errors():
-            # The empty filter counts what is there now; statistics lag behind.
-            found = self._client.query(self.collection, filter="", output_fields=["count(*)"])
-        return int(found[0]["count(*)"])
+            # A query with an empty filter, because the collection's statistics are out of date.
+            answer = self._client.query(self.collection, filter="", output_fields=["count(*)"])
+        return int(answer[0]["count(*)"])
 
     def __enter__(self) -> "RemoteGallery":
         return self
@@ -144,10 +145,10 @@ class RemoteGallery:
         self.close()
 
     def upsert(self, ids: Sequence[str], vectors: np.ndarray) -> Upserted:
-        """Write rows, replacing those of equal ids; rows that are there already cost a look.
+        """Write rows, replacing rows of the same ids; unchanged rows are not sent.
 
         Args:
-          ids: n, no two alike.
+          ids: n ids, without repetition.
           vectors: float32[n, E], finite.
 
         Raises:
@@ -167,10 +168,10 @@ class RemoteGallery:
         return Upserted(written, len(keys) - written)
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove rows; ids that are not there are no matter.
+        """Remove rows; ids that the gallery does not have are ignored.
 
         Raises:
-          UserError: an id is no text, or the server fails.
+          UserError: an id is not text, or the server fails.
         """
         keys = _keys(ids)
         for start in range(0, len(keys), BATCH):
@@ -178,16 +179,16 @@ class RemoteGallery:
                 self._client.delete(self.collection, ids=keys[start : start + BATCH])
 
     def search(self, z: np.ndarray, k: int) -> tuple[list[list[str]], np.ndarray]:
-        """Find the rows of the largest inner product with each query.
+        """Find the rows with the largest inner product with each query.
 
         Args:
           z: float32[n, E], finite.
-          k: results a query, 1 to `MAX_K`.
+          k: most hits per query, 1 to `MAX_K`.
 
         Returns:
-          (n lists of ids, float32[n, m] scores), best first; m is k, or the largest number found
-          if smaller. An approximate index may find fewer for one query than for another: the rest
-          of its row is '' with a score of -inf.
+          (n lists of m ids, float32[n, m] scores), best first; m is the largest number of hits of a
+          query. An approximate index may return fewer hits for some queries: their lists are padded
+          with '' and their scores with -inf.
 
         Raises:
           UserError: an argument cannot be used, or the server fails.
@@ -198,10 +199,10 @@ class RemoteGallery:
             raise UserError(f"query {row} is not finite; leave it out")
         if not 1 <= k <= MAX_K:
             raise UserError(f"k is {k}; give 1 to {MAX_K}")
-        found = []
+        results = []
         for start in range(0, len(z), _QUERIES):
             with self._errors():
-                found += self._client.search(
+                results += self._client.search(
                     self.collection,
                     list(z[start : start + _QUERIES]),
                     anns_field=self._column,
@@ -209,22 +210,22 @@ class RemoteGallery:
                     search_params={"metric_type": "IP"},
                     output_fields=["id"],
                 )
-        longest = max((len(hits) for hits in found), default=0)
-        ids = [[""] * longest for _ in found]
-        scores = np.full((len(found), longest), -np.inf, np.float32)
-        for row, hits in enumerate(found):
-            for place, hit in enumerate(hits):
-                ids[row][place] = hit["entity"]["id"]
-                scores[row, place] = hit["distance"]
+        longest = max((len(hits) for hits in results), default=0)
+        ids = [[""] * longest for _ in results]
+        scores = np.full((len(results), longest), -np.inf, np.float32)
+        for row, hits in enumerate(results):
+            for rank, hit in enumerate(hits):
+                ids[row][rank] = hit["entity"]["id"]
+                scores[row, rank] = hit["distance"]
         return ids, scores
 
     def close(self) -> None:
-        """End the connection; of a local file, let others have it."""
+        """Close the connection and release the lock of a local file."""
         self._client.close()
         if not _is_server(self.uri):
             from milvus_lite.server_manager import server_manager_instance
 
-            # pymilvus keeps the file's server, and with it the lock, to the end of the process.
+            # pymilvus would keep the file's server, and with it the lock, until the process ends.
             server_manager_instance.release_server(self.uri)
 
     def _create(self, width: int, index: str) -> None:
@@ -242,7 +243,7 @@ class RemoteGallery:
         )
 
     def _check_collection(self) -> int:
-        """Return E; refuse a collection of another model or of somebody else's."""
+        """Return E; refuse a collection of another model or one that sir_jax did not create."""
         if not self._client.has_collection(self.collection):
             raise UserError(f"{self.uri} has no collection {self.collection}; export the index")
         fields = self._client.describe_collection(self.collection)["fields"]
@@ -267,12 +268,12 @@ class RemoteGallery:
             raise UserError(f"vector {row} ({ids[row - start]}) is not finite; leave it out")
         digests = [hashlib.blake2b(v.tobytes(), digest_size=16).hexdigest() for v in vectors]
         with self._errors():
-            there = self._client.get(self.collection, ids=keys, output_fields=["key", "digest"])
-            held = {row["key"]: row["digest"] for row in there}
+            present = self._client.get(self.collection, ids=keys, output_fields=["key", "digest"])
+            digest_of = {row["key"]: row["digest"] for row in present}
             rows = [
                 {"key": key, "id": name, "digest": digest, self._column: vector}
                 for key, name, digest, vector in zip(keys, ids, digests, vectors, strict=True)
-                if held.get(key) != digest
+                if digest_of.get(key) != digest
             ]
             if rows:
                 self._client.upsert(self.collection, rows)
@@ -299,19 +300,20 @@ class RemoteGallery:
 def _connect(uri: str, token: str):
     if not _is_server(uri) and not uri.endswith(".db"):
         raise UserError(f"{uri} is neither http://host:port of a Milvus server nor a local *.db")
-    # gRPC writes to stderr of lost connections, which the client opens again.
+    # Otherwise gRPC prints messages about lost connections, which the client reopens.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         if not _is_server(uri):
-            import milvus_lite  # noqa: F401  pymilvus's own message would name another package
+            # Imported here because pymilvus's own error message would name another package.
+            import milvus_lite  # noqa: F401
         from pymilvus import MilvusClient, MilvusException
     except ImportError as error:
         raise UserError(
             f"{error.name} is not installed; a vector database needs it: "
             "pip install 'sir_jax[vectordb]'"
         ) from error
-    # They log whole tracebacks of what is raised as well; a local file's server, of calls that only
-    # a cluster has, which the client does without.
+    # These loggers print tracebacks of errors that are raised anyway, and the server of a local
+    # file prints those of calls that only a cluster supports, which the client recovers from.
     for name in ("pymilvus", "milvus_lite", *([] if _is_server(uri) else ["grpc._server"])):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
@@ -337,7 +339,7 @@ def _keys(ids: Sequence[str]) -> list[str]:
     for name in ids:
         if not isinstance(name, str):
             raise UserError(f"id {name!r} is {type(name).__name__}; give text")
-        # A file name that is no UTF-8 has surrogates, which no database stores.
+        # A file name that is not UTF-8 contains surrogates, which a database cannot store.
         try:
             data = name.encode()
         except UnicodeEncodeError:

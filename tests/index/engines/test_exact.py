@@ -1,4 +1,4 @@
-"""Exact search against scores in float64, whatever finds the candidates."""
+"""Exact search returns the rows of the best float64 scores in every precision and on any device."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def unit(rng, rows, width=24):
     return z / np.linalg.norm(z, axis=1, keepdims=True)
 
 
-def by_sorting(queries, gallery, k):
+def expected_result(queries, gallery, k):
     products = queries[:, None].astype(np.float64) * gallery[None].astype(np.float64)
     scores = products.sum(2).astype(np.float32)
     scores[:, ~np.isfinite(gallery).all(1)] = -np.inf
@@ -29,10 +29,10 @@ def by_sorting(queries, gallery, k):
     return order, np.take_along_axis(scores, order, 1)
 
 
-def assert_found(found, expected):
-    np.testing.assert_array_equal(found.rows, expected[0])
-    np.testing.assert_array_equal(found.scores, expected[1])
-    assert found.rows.dtype == np.int64 and found.scores.dtype == np.float32
+def assert_result(result, expected):
+    np.testing.assert_array_equal(result.rows, expected[0])
+    np.testing.assert_array_equal(result.scores, expected[1])
+    assert result.rows.dtype == np.int64 and result.scores.dtype == np.float32
 
 
 @ways
@@ -40,16 +40,16 @@ def assert_found(found, expected):
 def test_finds_the_best_of_several_chunks(way, count):
     rng = np.random.default_rng(0)
     gallery, queries = unit(rng, 9_001), unit(rng, count)
-    assert_found(exact_search(queries, gallery, 10, **way), by_sorting(queries, gallery, 10))
+    assert_result(exact_search(queries, gallery, 10, **way), expected_result(queries, gallery, 10))
 
 
 @ways
 def test_nearly_equal_vectors(way):
-    # All scores are within 1e-6: no low precision can tell them apart.
+    # All scores lie within 1e-6 of each other, so that no low precision can order them.
     rng = np.random.default_rng(1)
     gallery = (unit(rng, 1)[0] + 1e-7 * rng.standard_normal((5_000, 24))).astype(np.float32)
     queries = unit(rng, 40)
-    assert_found(exact_search(queries, gallery, 7, **way), by_sorting(queries, gallery, 7))
+    assert_result(exact_search(queries, gallery, 7, **way), expected_result(queries, gallery, 7))
 
 
 @ways
@@ -57,23 +57,23 @@ def test_equal_scores_keep_the_order_of_the_gallery(way):
     rng = np.random.default_rng(2)
     gallery = np.tile(unit(rng, 3), (2_000, 1))
     queries = np.concatenate([gallery[:3]] * 14)
-    found = exact_search(queries, gallery, 5, **way)
-    np.testing.assert_array_equal(found.rows[1], 1 + 3 * np.arange(5))
-    np.testing.assert_array_equal(found.rows[5], 2 + 3 * np.arange(5))
-    assert (found.scores == found.scores[:, :1]).all()
+    result = exact_search(queries, gallery, 5, **way)
+    np.testing.assert_array_equal(result.rows[1], 1 + 3 * np.arange(5))
+    np.testing.assert_array_equal(result.rows[5], 2 + 3 * np.arange(5))
+    assert (result.scores == result.scores[:, :1]).all()
 
 
 @ways
-def test_rows_that_are_not_finite_are_never_found(way):
+def test_rows_that_are_not_finite_are_ignored(way):
     rng = np.random.default_rng(3)
     gallery, queries = unit(rng, 4_500), unit(rng, 33)
     gallery[::3] = np.nan
     gallery[1, 4], gallery[4, 0] = np.inf, -np.inf
-    assert_found(exact_search(queries, gallery, 10, **way), by_sorting(queries, gallery, 10))
+    assert_result(exact_search(queries, gallery, 10, **way), expected_result(queries, gallery, 10))
     few = np.full((50, 24), np.nan, np.float32)
     few[[4, 44]] = unit(rng, 2)
-    found = exact_search(queries, few, 10, **way)
-    assert_found(found, by_sorting(queries, few, 2))
+    result = exact_search(queries, few, 10, **way)
+    assert_result(result, expected_result(queries, few, 2))
     assert not exact_search(queries, few[:4], 3, **way).rows.size
 
 
@@ -83,30 +83,30 @@ def test_vectors_of_any_length(way, scale):
     rng = np.random.default_rng(4)
     gallery = unit(rng, 3_000) * rng.exponential(scale, (3_000, 1)).astype(np.float32)
     queries = unit(rng, 40) * np.float32(scale)
-    assert_found(exact_search(queries, gallery, 9, **way), by_sorting(queries, gallery, 9))
+    assert_result(exact_search(queries, gallery, 9, **way), expected_result(queries, gallery, 9))
 
 
 @ways
-def test_all_scores_negative_and_more_wanted_than_there_are(way):
+def test_negative_scores_and_k_above_the_size_of_the_gallery(way):
     rng = np.random.default_rng(5)
     queries = np.abs(unit(rng, 40))
     gallery = -np.abs(unit(rng, 30))
-    found = exact_search(queries, gallery, 100, **way)
-    assert found.rows.shape == (40, 30)
-    assert_found(found, by_sorting(queries, gallery, 30))
-    assert (found.scores < 0).all()
+    result = exact_search(queries, gallery, 100, **way)
+    assert result.rows.shape == (40, 30)
+    assert_result(result, expected_result(queries, gallery, 30))
+    assert (result.scores < 0).all()
 
 
 @ways
-def test_no_gallery_and_no_query(way):
-    none = np.zeros((0, 24), np.float32)
+def test_empty_gallery_and_no_queries(way):
+    empty = np.zeros((0, 24), np.float32)
     queries = unit(np.random.default_rng(6), 3)
-    assert exact_search(queries, none, 5, **way).rows.shape == (3, 0)
-    assert exact_search(none, queries, 5, **way).scores.shape == (0, 0)
+    assert exact_search(queries, empty, 5, **way).rows.shape == (3, 0)
+    assert exact_search(empty, queries, 5, **way).scores.shape == (0, 0)
 
 
 @ways
-def test_a_query_finds_the_same_alone_and_among_others(way, monkeypatch):
+def test_a_query_has_the_same_result_alone_and_among_others(way, monkeypatch):
     rng = np.random.default_rng(7)
     gallery, queries = unit(rng, 6_000), unit(rng, 70)
     together = exact_search(queries, gallery, 20, **way)
@@ -115,19 +115,19 @@ def test_a_query_finds_the_same_alone_and_among_others(way, monkeypatch):
     np.testing.assert_array_equal(alone.scores[0], together.scores[41])
     monkeypatch.setattr(exact, "QUERIES", 32)
     monkeypatch.setattr(exact, "ROWS", 512)
-    assert_found(exact_search(queries, gallery, 20, **way), together)
+    assert_result(exact_search(queries, gallery, 20, **way), together)
 
 
 def test_reads_maps_and_arrays_that_are_not_contiguous(tmp_path):
     rng = np.random.default_rng(8)
     gallery, queries = unit(rng, 5_000), unit(rng, 40)
-    expected = by_sorting(queries, gallery, 4)
+    expected = expected_result(queries, gallery, 4)
     np.save(tmp_path / "gallery.npy", gallery)
     mapped = np.load(tmp_path / "gallery.npy", mmap_mode="r")
-    assert_found(exact_search(queries, mapped, 4), expected)
+    assert_result(exact_search(queries, mapped, 4), expected)
     strided = np.asfortranarray(gallery)
     wide = np.repeat(queries, 2, axis=1)[:, ::2]
-    assert_found(exact_search(wide, strided, 4), expected)
+    assert_result(exact_search(wide, strided, 4), expected)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_reads_maps_and_arrays_that_are_not_contiguous(tmp_path):
         (np.full((1, 4), np.nan, np.float32), np.ones((2, 4), np.float32), 1, "query 0 is not"),
     ],
 )
-def test_refuses_what_it_cannot_search(queries, gallery, k, message):
+def test_refuses_arrays_that_it_cannot_search(queries, gallery, k, message):
     with pytest.raises(UserError, match=message):
         exact_search(queries, gallery, k)
 
@@ -153,6 +153,6 @@ def test_agrees_with_faiss():
     index = faiss.IndexFlatIP(64)
     index.add(gallery)
     scores, rows = index.search(queries, 10)
-    found = exact_search(queries, gallery, 10)
-    np.testing.assert_allclose(found.scores, scores, atol=1e-6)
-    assert (found.rows == rows).mean() > 0.99
+    result = exact_search(queries, gallery, 10)
+    np.testing.assert_allclose(result.scores, scores, atol=1e-6)
+    assert (result.rows == rows).mean() > 0.99

@@ -1,4 +1,4 @@
-"""FAISS behind the interface of the exact search: chosen by size, measured against it."""
+"""FAISS search, compared with exact search."""
 
 import builtins
 
@@ -35,7 +35,7 @@ def test_way_by_size():
         choose_way(5, "flat")
 
 
-def test_recall_by_hand():
+def test_recall():
     exact = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
     assert recall_of(exact[:, ::-1], exact) == 1
     assert recall_of(np.array([[4, 9, 1], [8, 0, 2]]), exact) == 3 / 8
@@ -44,33 +44,33 @@ def test_recall_by_hand():
 
 
 @pytest.mark.parametrize("way", ["ivf", "hnsw"])
-def test_finds_as_much_as_was_asked_for(way, gallery, queries):
+def test_the_target_recall_is_reached(way, gallery, queries):
     search = FaissSearch.build(gallery, way, samples=queries, recall=0.9)
-    found, exact = search.search(queries, 10), exact_search(queries, gallery, 10)
-    assert recall_of(found.rows, exact.rows) == pytest.approx(search.recall)
+    result, exact = search.search(queries, 10), exact_search(queries, gallery, 10)
+    assert recall_of(result.rows, exact.rows) == pytest.approx(search.recall)
     assert 0.9 <= search.recall
-    right = found.rows == exact.rows
+    right = result.rows == exact.rows
     assert right[:, 0].mean() > 0.9
-    np.testing.assert_array_equal(found.scores[right], exact.scores[right])
-    assert (np.diff(found.scores, axis=1) <= 0).all()
+    np.testing.assert_array_equal(result.scores[right], exact.scores[right])
+    assert (np.diff(result.scores, axis=1) <= 0).all()
 
 
-def test_all_lists_find_all(gallery, queries):
+def test_a_recall_of_one_gives_the_exact_result(gallery, queries):
     search = FaissSearch.build(gallery, "ivf", recall=1.0, samples=queries)
-    found, exact = search.search(queries, 10), exact_search(queries, gallery, 10)
-    np.testing.assert_array_equal(found.rows, exact.rows)
-    np.testing.assert_array_equal(found.scores, exact.scores)
+    result, exact = search.search(queries, 10), exact_search(queries, gallery, 10)
+    np.testing.assert_array_equal(result.rows, exact.rows)
+    np.testing.assert_array_equal(result.scores, exact.scores)
 
 
-def test_less_recall_costs_less(gallery, queries):
+def test_a_low_target_recall_searches_fewer_lists(gallery, queries):
     search = FaissSearch.build(gallery, "ivf", samples=queries, recall=0.3)
     assert 0.3 <= search.recall < 0.9
 
 
-def test_more_than_the_lists_hold_is_searched_exactly(gallery, queries):
+def test_a_k_beyond_the_searched_lists_is_searched_exactly(gallery, queries):
     search = FaissSearch.build(gallery, "ivf", samples=queries, recall=0.3)
-    found = search.search(queries, 3_000)
-    np.testing.assert_array_equal(found.rows, exact_search(queries, gallery, 3_000).rows)
+    result = search.search(queries, 3_000)
+    np.testing.assert_array_equal(result.rows, exact_search(queries, gallery, 3_000).rows)
 
 
 def test_tiny_gallery(gallery):

@@ -1,4 +1,4 @@
-"""A gallery searched again and again, also as on an accelerator."""
+"""Repeated search of one gallery, on a CPU and by the code for accelerators."""
 
 import numpy as np
 import pytest
@@ -28,12 +28,12 @@ def queries():
 @pytest.mark.parametrize("budget", [0, 2 * 1024 * 16 * 4, 1 << 30])
 def test_chunks_stay_within_the_budget(gallery, queries, budget, monkeypatch):
     monkeypatch.setattr(exact_device, "ROWS", 1024)
-    placed, expected = DeviceGallery(gallery, budget), exact_search(queries, gallery, 7)
+    on_device, expected = DeviceGallery(gallery, budget), exact_search(queries, gallery, 7)
     for _ in range(2):
-        found = exact_search(queries, gallery, 7, device="accelerator", placed=placed)
-        np.testing.assert_array_equal(found.rows, expected.rows)
-        np.testing.assert_array_equal(found.scores, expected.scores)
-    assert len(placed._kept) == {0: 0, 131_072: 2, 1 << 30: 3}[budget]
+        result = exact_search(queries, gallery, 7, device="accelerator", device_gallery=on_device)
+        np.testing.assert_array_equal(result.rows, expected.rows)
+        np.testing.assert_array_equal(result.scores, expected.scores)
+    assert len(on_device._kept) == {0: 0, 131_072: 2, 1 << 30: 3}[budget]
 
 
 def test_an_accelerator_keeps_the_gallery(gallery, queries, monkeypatch):
@@ -41,9 +41,9 @@ def test_an_accelerator_keeps_the_gallery(gallery, queries, monkeypatch):
     monkeypatch.setattr(searcher.jax, "default_backend", lambda: "gpu")
     search = Searcher(gallery)
     np.testing.assert_array_equal(search.search(queries, 7).rows, expected.rows)
-    placed = search._placed
+    kept = search._device_gallery
     np.testing.assert_array_equal(search.search(queries, 7).scores, expected.scores)
-    assert placed is not None and search._placed is placed
+    assert kept is not None and search._device_gallery is kept
 
 
 def test_ways(gallery, queries):
@@ -52,8 +52,8 @@ def test_ways(gallery, queries):
     expected = exact_search(queries, gallery, 7)
     np.testing.assert_array_equal(search.search(queries, 7).rows, expected.rows)
     assert search.faiss is None
-    found = search.search(queries, 7, "ivf", gallery)
-    assert search.faiss.way == "ivf" and (found.rows == expected.rows).mean() > 0.5
+    result = search.search(queries, 7, "ivf", gallery)
+    assert search.faiss.way == "ivf" and (result.rows == expected.rows).mean() > 0.5
     kept = search.faiss
     search.search(queries, 7, "ivf")
     assert search.faiss is kept
@@ -63,6 +63,6 @@ def test_ways(gallery, queries):
         search.search(queries, 7, "flat")
 
 
-def test_nothing_to_search(queries):
+def test_empty_gallery(queries):
     empty = Searcher(np.zeros((0, 16), np.float32))
     assert empty.search(queries, 3, "ivf").rows.shape == (5, 0)

@@ -1,4 +1,4 @@
-"""A gallery in Milvus: the embedded database, and a server of the same protocol."""
+"""A gallery in Milvus: a local file, and a server that speaks the same protocol."""
 
 import subprocess
 import sys
@@ -32,15 +32,15 @@ def small_batches(monkeypatch):
 
 
 def assert_exact(gallery, ids, vectors, queries, k):
-    found, scores = gallery.search(queries, k)
+    hit_ids, scores = gallery.search(queries, k)
     expected = queries @ vectors.T
     order = np.argsort(-expected, axis=1)[:, :k]
-    assert found == [[ids[i] for i in row] for row in order]
+    assert hit_ids == [[ids[i] for i in row] for row in order]
     np.testing.assert_allclose(scores, np.take_along_axis(expected, order, 1), atol=1e-6)
     assert scores.dtype == np.float32
 
 
-def test_both_galleries_of_an_index_are_found_exactly_and_survive_closing(uri, small_batches):
+def test_both_galleries_of_an_index_are_searched_exactly_after_reopening(uri, small_batches):
     ids = STRANGE + [f"folder/{n}.png" for n in range(54)]
     images, speech = unit_vectors(60), unit_vectors(20, seed=1)
     clips = [f"{n}.wav" for n in range(20)]
@@ -49,14 +49,14 @@ def test_both_galleries_of_an_index_are_found_exactly_and_survive_closing(uri, s
     with RemoteGallery(OURS, uri, "demo", "image") as gallery:
         assert (len(gallery), gallery.width) == (60, 32)
         assert_exact(gallery, ids, images, np.concatenate([images[:6], speech]), 7)
-        found, scores = gallery.search(speech[:2], 1000)  # more than there are
-        assert scores.shape == (2, 60) and len(set(found[1])) == 60
+        hit_ids, scores = gallery.search(speech[:2], 1000)  # k exceeds the size of the gallery
+        assert scores.shape == (2, 60) and len(set(hit_ids[1])) == 60
         assert gallery.search(speech[:0], 5)[1].shape == (0, 0)
     with RemoteGallery(OURS, uri, "demo", "speech") as gallery:
         assert_exact(gallery, clips, speech, images[:5], 3)
 
 
-def test_an_interrupted_export_goes_on_and_a_changed_row_alone_is_written(uri, small_batches):
+def test_an_interrupted_export_continues_and_only_changed_rows_are_written(uri, small_batches):
     ids, vectors = [f"{n}.png" for n in range(50)], unit_vectors(50)
     broken = vectors.copy()
     broken[40, 3] = np.nan
@@ -116,7 +116,7 @@ with RemoteGallery(sys.argv[2], sys.argv[1], "demo", "image") as gallery:
 """
 
 
-def test_a_file_is_one_processs_at_a_time(uri):
+def test_one_process_at_a_time_can_open_a_file(uri):
     export_index(["a"], unit_vectors(1), OURS, uri, "demo", "image")
     second = [sys.executable, "-c", SECOND, uri, OURS]
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -128,7 +128,7 @@ def test_a_file_is_one_processs_at_a_time(uri):
     assert out == "[['a']]\n" and error == ""
 
 
-def test_a_server_is_used_by_the_same_calls(tmp_path):
+def test_the_same_calls_work_with_a_server(tmp_path):
     server, database, port = start_server_in_thread(str(tmp_path / "server"))
     ids, vectors = [f"{n}.png" for n in range(30)], unit_vectors(30)
     try:
@@ -175,7 +175,7 @@ def test_a_bad_query_is_named(uri):
             gallery.search(np.full((2, 32), [[0.0], [np.inf]], np.float32), 1)
 
 
-def test_a_missing_server_and_a_missing_package_are_mistakes_of_one_line(uri, monkeypatch):
+def test_a_missing_server_and_a_missing_package_give_one_line(uri, monkeypatch):
     monkeypatch.setattr(vector_db, "TIMEOUT", 1)
     with pytest.raises(UserError, match="^http://127.0.0.1:1 cannot be opened .*server runs$"):
         RemoteGallery(OURS, "http://127.0.0.1:1", "demo", "image")
