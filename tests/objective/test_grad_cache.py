@@ -15,8 +15,6 @@ from sir_jax.objective.switches import frozen_patterns
 from sir_jax.objective.total import Objective
 from sir_jax.runtime.trees import leaf_paths, split_tree
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 SUBSETS = {
     "sic": ("sic",),
     "queue": ("sic", "queue"),

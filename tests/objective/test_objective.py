@@ -19,8 +19,6 @@ from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.state import init_ema, init_state, update_ema
 from sir_jax.training.step import train_step
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 @pytest.fixture(scope="module")
 def everything():

@@ -15,8 +15,6 @@ from sir_jax.runtime.trees import leaf_paths
 from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.step import train_step
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 def compiled_step(devices: int, mining: str = "global", queue: int = 1009):
     """Compile the train step with every term on; return (cfg, state, batch, program)."""

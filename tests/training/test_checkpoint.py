@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from training_helpers import filled, tiny_config
 
-from sir_jax.config.command_line import to_json
+from sir_jax.config.compare import to_json
 from sir_jax.errors import UserError
 from sir_jax.inference.workdirs import restore_params
 from sir_jax.models import build_model

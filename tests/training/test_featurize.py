@@ -36,8 +36,6 @@ from sir_jax.training.metrics import JSONL, read_records
 from sir_jax.training.setup import Setup
 from sir_jax.training.step import batch_shapes, bucket_length
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 # Every clip of `memory_corpus` fits: a longer one is cut at random from its waveform alone.
 FROZEN = {"optim.freeze": ("speech", "image"), "data.buckets": (7_000,), "train.steps": 3}
 

@@ -9,7 +9,7 @@ import pytest
 from cli_helpers import finish, start
 from training_helpers import tiny_config
 
-from sir_jax.config.command_line import to_json
+from sir_jax.config.compare import to_json
 from sir_jax.inference.workdirs import restore_params
 from sir_jax.training.metrics import JSONL, read_records
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 STEPS, KILLS = 40, 2
 CONFIG = """
 import json
-from sir_jax.config.command_line import from_json
+from sir_jax.config.compare import from_json
 
 def get_config(arg=""):
     return from_json(json.loads('''{}'''))

@@ -19,8 +19,6 @@ from sir_jax.training.checkpoint import Checkpoints
 from sir_jax.training.metrics import JSONL, read_records
 from sir_jax.training.setup import describe, prepare
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 RUN = {"data.buckets": (6_400,), "train.eval_every": 4, "train.checkpoint_every": 3}
 
 

@@ -25,8 +25,6 @@ from sir_jax.training import loop
 from sir_jax.training.checkpoint import Checkpoints
 from sir_jax.training.metrics import JSONL, MetricWriter, read_records
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 RUN = {"data.buckets": (6_400,), "train.checkpoint_every": 2}
 
 

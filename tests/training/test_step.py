@@ -14,8 +14,6 @@ from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.state import count_params, init_state
 from sir_jax.training.step import project_params, train_step
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
-
 
 def made(cfg):
     """Return (model, state, jitted step) of a config."""
