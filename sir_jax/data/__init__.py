@@ -1,1 +1,1 @@
-"""Corpora and the input pipeline: audio, images, builders, batches."""
+"""Corpora and the input pipeline: media, builders, random access, training batches."""

@@ -1,6 +1,7 @@
-"""Open a prepared corpus: random access to images and their spoken captions, no TensorFlow.
+"""Open a prepared corpus: random access to images and their spoken captions, without TensorFlow.
 
-A record is one image with all its captions; audio and image stay encoded until someone needs them.
+A record is one image with all its captions. Audio and image stay encoded until they are decoded for
+a batch.
 """
 
 import dataclasses
@@ -16,47 +17,45 @@ from sir_jax.data.paths import data_dir as resolve_data_dir
 from sir_jax.errors import UserError
 from sir_jax.runtime.files import whole_file
 
-# One entry per caption: the record, the place in it, and what batching needs to know unread.
+# One entry per caption: its record, its number there, and what is needed to plan batches without
+# reading records.
 INDEX_DTYPE = np.dtype(
     [("row", "i4"), ("slot", "i4"), ("samples", "i4"), ("image_id", "i8"), ("caption_id", "i8")]
 )
 
-# TFDS imports its parts when first touched, under a lock of etils' as well as Python's own:
-# two decoding threads that touch it first at once would wait for each other for ever.
+# TFDS imports its parts lazily, under a lock of etils and under Python's import lock. Two decoding
+# threads that trigger this at the same time would deadlock.
 _OPENING = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
-    """One spoken caption: FLAC bytes of int16 16 kHz mono, its length, words and speaker.
+    """One spoken caption."""
 
-    `key` is the id its publisher gave it, '' where the corpus has none.
-    """
-
-    audio: bytes
+    audio: bytes  # FLAC of int16 mono at 16 kHz
     samples: int
     caption_id: int
     text: str
     speaker: str
-    key: str = ""
+    key: str = ""  # the publisher's id; '' if the corpus has none
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageRecord:
-    """One image as encoded bytes, with its captions; `key` as in `Caption`."""
+    """One image with its captions."""
 
-    image: bytes
+    image: bytes  # encoded as the publisher encoded it
     image_id: int
     captions: tuple[Caption, ...]
-    key: str = ""
+    key: str = ""  # the publisher's id; '' if the corpus has none
 
 
 class Split:
-    """Random access to the images of one split; picklable, and cheap to open again in a worker.
+    """Random access to the images of one split. Pickling sends only where to open it again.
 
     Args:
-      directory: of the prepared corpus, with its version.
-      name: e.g. 'train', 'val' or 'test'.
+      directory: folder of the prepared corpus, which ends in its version.
+      name: name of the split, such as 'train', 'val' or 'test'.
     """
 
     def __init__(self, directory: str | os.PathLike, name: str):
@@ -66,12 +65,12 @@ class Split:
         self._index = None
 
     def __getstate__(self):
-        # The reader holds file handles and the index is large: a worker opens its own.
+        # Workers open their own: the reader holds file handles, and the index is large.
         return {"directory": self.directory, "name": self.name, "_source": None, "_index": None}
 
     @property
     def index(self) -> np.ndarray:
-        """Return INDEX_DTYPE entries, one per caption, sorted by caption_id."""
+        """Return one INDEX_DTYPE entry per caption, sorted by caption_id."""
         if self._index is None:
             with np.load(index_path(self.directory, self.name)) as stored:
                 self._index = stored["index"]
@@ -93,7 +92,7 @@ class Split:
         decoders = {"image": keep, "captions": {"audio": keep}}
         source = builder.as_data_source(self.name, decoders=decoders)
         if len(source):
-            source[0]  # imports what reading needs
+            source[0]  # triggers the lazy imports while the lock is held
         return source
 
     def __len__(self) -> int:
@@ -104,7 +103,7 @@ class Split:
             raise IndexError(f"row {row} of split {self.name!r} with {len(self)} images")
         record = self._open()[int(row)]
         columns = record["captions"]
-        # spoken_scenes, which is planned and not published, has no keys.
+        # spoken_scenes has no keys: it is rendered, not published.
         keys = columns.get("key", [b""] * len(columns["audio"]))
         captions = tuple(
             Caption(
@@ -133,10 +132,10 @@ class Corpus:
     splits: dict[str, Split]
 
     def split(self, name: str) -> Split:
-        """Return a split.
+        """Return the split of a name.
 
         Raises:
-          UserError: there is none of this name.
+          UserError: the corpus has no such split.
         """
         if name not in self.splits:
             builder, _, config = self.name.partition("/")
@@ -150,16 +149,16 @@ class Corpus:
 
 
 def index_path(directory: Path, split: str) -> Path:
-    """Return where the index of a split lies."""
+    """Return the path of a split's index."""
     return Path(directory) / f"index-{split}.npz"
 
 
 def write_index(directory: Path, split: str) -> None:
-    """Read every record of a split once and write its index beside the records.
+    """Read all records of a split and write its index beside them.
 
     Args:
-      directory: of the prepared corpus.
-      split: its name.
+      directory: folder of the prepared corpus.
+      split: name of the split.
     """
     records = Split(directory, split)
     entries = [
@@ -173,9 +172,9 @@ def write_index(directory: Path, split: str) -> None:
 
 
 def corpus_directory(name: str, data_dir=None) -> Path | None:
-    """Return the folder of the newest prepared version of a corpus, None without one."""
-    found = sorted((resolve_data_dir(data_dir) / name).glob("*.*.*/dataset_info.json"))
-    return found[-1].parent if found else None
+    """Return the folder of the newest prepared version of a corpus; None if there is none."""
+    infos = sorted((resolve_data_dir(data_dir) / name).glob("*.*.*/dataset_info.json"))
+    return infos[-1].parent if infos else None
 
 
 def split_names(directory: Path) -> list[str]:
@@ -183,17 +182,18 @@ def split_names(directory: Path) -> list[str]:
     info = json.loads((directory / "dataset_info.json").read_text())
     order = ("train", "val", "test")
 
-    def place(name: str) -> tuple[int, str]:
-        return next((i for i, kind in enumerate(order) if name.startswith(kind)), len(order)), name
+    def rank(name: str) -> tuple[int, str]:
+        starts = [name.startswith(prefix) for prefix in order]
+        return starts.index(True) if any(starts) else len(order), name
 
-    return sorted((split["name"] for split in info["splits"]), key=place)
+    return sorted((split["name"] for split in info["splits"]), key=rank)
 
 
 def make_command(name: str, data_dir=None) -> str:
     """Return the command that makes a corpus.
 
     Raises:
-      UserError: no builder has this name.
+      UserError: no builder makes a corpus of this name.
     """
     builder, _, config = name.partition("/")
     if builder == "spoken_scenes":
@@ -218,11 +218,11 @@ def open_corpus(name: str, data_dir=None) -> Corpus:
     """Open a prepared corpus.
 
     Args:
-      name: 'BUILDER/CONFIG', as `sir-jax data` prints it.
-      data_dir: see `sir_jax.data.paths.data_dir`.
+      name: 'BUILDER/CONFIG', for example 'flickr8k_audio/official'; `sir-jax data` lists them.
+      data_dir: folder of the corpora; None for $SIR_JAX_DATA or `data`.
 
     Raises:
-      UserError: the corpus is missing or incomplete; says which command makes it.
+      UserError: the corpus is missing or incomplete. The message has the command that makes it.
     """
     command = make_command(name, data_dir)
     directory = corpus_directory(name, data_dir)

@@ -1,8 +1,9 @@
-"""Frozen encoders' outputs on disk: one bfloat16 record a clip or a picture, by random access.
+"""The feature store: outputs of frozen encoders on disk, with random access.
 
-A store is a folder `MODALITY-KEY` with `manifest.json` and shards, which are ArrayRecord files of
-the same number of rows each. A shard is there under its name only once it is whole. Within a shard
-records lie by rising size, as they were encoded; where each row is follows from the sizes alone.
+There is one bfloat16 record per caption or image. A store is a folder `MODALITY-KEY` with
+`manifest.json` and shards, which are ArrayRecord files with equal numbers of rows. A shard gets its
+name only when it is complete. The records of a shard are sorted by size, the order in which they
+were encoded, so the sizes alone tell the position of each row.
 """
 
 import contextlib
@@ -20,11 +21,11 @@ from sir_jax.runtime.files import whole_file, write_json
 
 MANIFEST = "manifest.json"
 
-# Shards are near this size, and at most so many: a reader holds each of them open.
+# The size that shards should have, and their largest number: a reader keeps all of them open.
 SHARD_BYTES, MAX_SHARDS = 256 << 20, 256
 
-# Group 1: a record is read alone. Uncompressed: zstd saves a fifth of bfloat16 features and reads
-# them at half the speed.
+# With groups of 1 a record is read alone. Compression by zstd would save a fifth of the size and
+# halve the speed of reading.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -32,15 +33,15 @@ BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Which row lies where, and how large it is.
+    """The shapes of a store's records and their positions in shards.
 
     Attributes:
-      folder: of the store.
-      sizes: int32 [n], vectors in each row's record, of each state: frames of a clip, tokens of a
-        picture.
-      states: encoder states in a record.
-      width: of a vector.
-      per_shard: rows of a shard; the last one has the rest.
+      folder: folder of the store.
+      sizes: number of vectors per state in each row's record, int32 [n]: the frames of a caption,
+        or the tokens of an image.
+      states: number of encoder states in a record.
+      width: width of a vector.
+      per_shard: number of rows in each shard but the last, which has the rest.
     """
 
     folder: Path
@@ -51,47 +52,47 @@ class Layout:
 
     @property
     def shards(self) -> int:
-        """Return the number of files."""
+        """Return the number of shards."""
         return -(-len(self.sizes) // self.per_shard)
 
     def shard_path(self, shard: int) -> Path:
-        """Return where a shard lies, or is to lie."""
+        """Return the path of a shard, whether or not it exists."""
         return self.folder / f"features-{shard:05d}-of-{self.shards:05d}.array_record"
 
     def missing(self) -> list[int]:
-        """Return the shards that are not there."""
+        """Return the numbers of the shards that do not exist."""
         return [shard for shard in range(self.shards) if not self.shard_path(shard).exists()]
 
     def shard_rows(self, shard: int) -> np.ndarray:
-        """Return the rows of a shard in the order of its records."""
+        """Return the row of each record of a shard."""
         first = shard * self.per_shard
         sizes = self.sizes[first : first + self.per_shard]
         return first + np.argsort(sizes, kind="stable")
 
     def row_bytes(self, rows: np.ndarray | slice = slice(None)) -> int:
-        """Return the bytes of the records of some rows, of all without an argument."""
+        """Return the total size in bytes of the records of some rows; by default of all."""
         vectors = int(self.sizes[rows].sum(dtype=np.int64))
         return vectors * self.states * self.width * BFLOAT16.itemsize
 
 
 def rows_per_shard(sizes: np.ndarray, states: int, width: int, least: int) -> int:
-    """Choose how many rows a shard of a new store has.
+    """Choose the number of rows per shard of a new store.
 
     Args:
-      sizes: see `Layout`.
-      states: likewise.
-      width: likewise.
-      least: rows that no shard goes below, so that a batch is not cut.
+      sizes: number of vectors per state in each row's record, int32 [n].
+      states: number of encoder states in a record.
+      width: width of a vector.
+      least: lower limit, so that shards hold at least one batch.
     """
     mean = Layout(Path(), sizes, states, width, 1).row_bytes() / max(len(sizes), 1)
     return max(int(SHARD_BYTES / max(mean, 1)), -(-len(sizes) // MAX_SHARDS), least)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return a store's manifest, None where there is none.
+    """Return a store's manifest; None if there is none.
 
     Raises:
-      UserError: it is damaged.
+      UserError: the manifest is damaged.
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -105,16 +106,16 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write a store's manifest, the old one or the new one being there at any time."""
+    """Write a store's manifest atomically."""
     write_json(folder / MANIFEST, manifest)
 
 
 @contextlib.contextmanager
 def shard_writer(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
-    """Write a shard that takes its name at the end, when every byte of it is on the disk.
+    """Write a shard under a temporary name and rename it once all its bytes are on disk.
 
     Args:
-      path: of the shard.
+      path: path of the shard.
 
     Yields:
       A function that appends a record, bfloat16 [states, size, width].
@@ -130,19 +131,19 @@ def shard_writer(path: Path) -> Iterator[Callable[[np.ndarray], None]]:
 
 
 class FeatureReader:
-    """Random access to a store's records by row; picklable, and cheap to open in a worker."""
+    """Random access to a store's records by row; picklable."""
 
     def __init__(self, layout: Layout):
-        """Open every shard.
+        """Open all shards of a store.
 
         Args:
-          layout: of the store, whose shards are all there.
+          layout: layout of a complete store.
 
         Raises:
-          UserError: a shard is damaged, or the rows are not those of the layout.
+          UserError: a shard is damaged, or the number of records is not that of the layout.
         """
         self.layout = layout
-        # Where each row's record is among all records.
+        # The position of each row's record among the records of all shards.
         self._positions = np.empty(len(layout.sizes), np.int32)
         for shard in range(layout.shards):
             rows = layout.shard_rows(shard)
@@ -158,13 +159,13 @@ class FeatureReader:
         """Return a row's record, bfloat16 [states, size, width], read-only.
 
         Raises:
-          UserError: it is damaged.
+          UserError: the record is damaged.
         """
         layout = self.layout
         path = layout.shard_path(row // layout.per_shard)
         try:
             record = self._source[int(self._positions[row])]
-        # What array_record raises where a checksum is wrong or a file went away.
+        # array_record raises these for a wrong checksum and for a file that was removed.
         except (RuntimeError, ValueError) as error:
             raise UserError(f"{path}: row {row} cannot be read ({error}); {_AGAIN}") from None
         shape = (layout.states, int(layout.sizes[row]), layout.width)
@@ -192,12 +193,13 @@ def _open_shards(paths: list[Path]):
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """What a training batch takes from stores in place of waveforms or pixels.
+    """Stored features that training batches hold in place of waveforms or pixels.
 
     Attributes:
-      speech: a row is a caption of the split's index; None where speech is not stored.
-      bucket_frames: samples of a length bucket -> frames of a batch.
-      image: a row is a picture of the split, its last vector the pooled one; None likewise.
+      speech: reader with one row per entry of the split's index; None if speech is not stored.
+      bucket_frames: number of frames in a batch, by the samples of its length bucket.
+      image: reader with one row per image of the split, whose last vector is the pooled one; None
+        if images are not stored.
     """
 
     speech: FeatureReader | None = None
@@ -206,21 +208,22 @@ class Features:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Return which of speech and image are stored."""
+        """Return the modalities that are stored."""
         return tuple(name for name in ("speech", "image") if getattr(self, name) is not None)
 
     def read(self, captions: np.ndarray, pictures: np.ndarray, samples: int) -> dict:
         """Read the rows of a batch.
 
         Args:
-          captions: int [B], rows of the split's index.
-          pictures: int [B], rows of the split.
-          samples: of the batch's length bucket.
+          captions: rows of the split's index, int [B].
+          pictures: rows of the split, int [B].
+          samples: length bucket of the batch.
 
         Returns:
-          Of stored speech, `frames` int32 [B] and either `speech_tokens` bfloat16 [B, T, D] or, of
-          several states, `speech_states` bfloat16 [B, L, T, D], zero past a clip's frames. Of
-          stored images, `image_tokens` bfloat16 [B, P, D] and `image_pooled` bfloat16 [B, D].
+          Arrays by name. For stored speech: `frames`, the number of valid frames, int32 [B]; and
+          `speech_tokens` bfloat16 [B, T, D] or, if a record has more than one state,
+          `speech_states` bfloat16 [B, states, T, D], both zero beyond the valid frames. For stored
+          images: `image_tokens` bfloat16 [B, P, D] and `image_pooled` bfloat16 [B, D].
 
         Raises:
           UserError: a record is damaged.

@@ -1,26 +1,33 @@
-"""Work in threads, in order."""
+"""An ordered map over threads."""
 
 import collections
 import concurrent.futures
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 
-THREADS = 4  # decoders; they release the GIL
-AHEAD = 8  # groups of results that may wait
-GROUP = 8  # where results are small
+THREADS = 4  # for decoders, which release the GIL
+AHEAD = 8  # most groups of results that wait to be consumed
+GROUP = 8  # items per group where results are small
 
 
 def ordered_map(function: Callable, items: Iterable, group: int = 1) -> Iterator:
-    """Apply a function in threads, in order, holding at most `AHEAD` groups of results.
+    """Apply a function in threads and yield the results in order.
+
+    At most `AHEAD` groups of results wait to be consumed.
 
     Args:
       function: called with one item.
-      items: may be endless; read from the caller's thread only.
-      group: items that one thread takes at a time: handing over a small picture costs as much as
-        decoding it. 1 where a result is large (a decoded picture can be 75 MB), `GROUP` where not.
+      items: may be endless; iterated in the caller's thread only.
+      group: number of items that a thread takes at a time. Use `GROUP` for small results: passing
+        a small image between threads costs as much as decoding it. Use 1 for large results: a
+        decoded image can take 75 MB.
 
     Yields:
-      The results in the order of the items; a raised error where its item's result would be.
+      The results in the order of the items. An error is raised when its item's turn comes.
+
+    Example:
+      >>> list(ordered_map(str.upper, ["a", "b"]))
+      ['A', 'B']
     """
 
     def each(part: list) -> tuple[list, Exception | None]:

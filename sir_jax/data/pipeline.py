@@ -1,7 +1,8 @@
 """The training input pipeline: an endless, exactly resumable stream of length-bucketed batches.
 
-Position is one integer, the number of global batches already drawn. What a batch holds is a pure
-function of (corpus, config, seed, position); processes, threads and workers only share the labour.
+The position in the stream is one integer, the number of global batches drawn so far. A batch is a
+pure function of (corpus, config, seed, position). Processes, threads and workers share the work and
+change nothing in it.
 """
 
 import dataclasses
@@ -26,22 +27,23 @@ if TYPE_CHECKING:
 
 Batch = dict[str, np.ndarray]
 
-# Keep the random streams of one seed apart.
+# One seed has three independent random streams.
 _PLAN_STREAM, _ITEM_STREAM, _AUGMENT_STREAM = 0, 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchSpec:
-    """What the pipeline needs of `cfg.data`, checked.
+    """The fields of `config.data` that batches depend on, checked.
 
     Attributes:
-      batch_size: global, over all processes.
+      batch_size: captions in a global batch, over all processes.
       buckets: waveform lengths in samples, ascending.
-      image: what the image encoder reads.
-      crop_scale: least and largest share of a picture's area; (1.0, 1.0) means no augmentation.
-      normalize_wave: zero mean and unit variance per clip.
-      augment: what happens to waveforms.
-      jitter: what happens to colours.
+      image: preprocessing of images.
+      crop_scale: least and largest share of an image's area in a random crop; (1.0, 1.0) turns
+        random crops off.
+      normalize_wave: True to normalise each clip to zero mean and unit variance.
+      augment: augmentation of waveforms.
+      jitter: augmentation of colours.
     """
 
     batch_size: int
@@ -57,7 +59,7 @@ class BatchSpec:
         """Read and check a data config.
 
         Raises:
-          UserError: naming the field, its value and what it may be.
+          UserError: a field is invalid. The message names it, its value and the valid values.
         """
         check_section("data", data_cfg)
         least, largest = map(float, data_cfg.crop_scale)
@@ -80,25 +82,31 @@ def plan_epoch(
     seed: int,
     epoch: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Deal one epoch's captions into batches of one bucket each.
+    """Plan an epoch: divide the captions into batches, each of one length bucket.
 
-    Every caption has the same chance to be among the n % batch_size that sit the epoch out; each
-    other occurs exactly once. A caption goes to the shortest bucket that holds it (the longest,
-    where none does). What does not fill a batch there goes up into the next longer bucket, so
-    there are exactly n // batch_size batches. Captions of one image are spread over a bucket's
-    batches. The order of the batches is shuffled.
+    The epoch leaves out n % batch_size captions, chosen at random, and has each other caption once.
+    A caption goes into the shortest bucket that it fits, or into the longest if it fits none.
+    Captions that do not fill a batch of their bucket move up to the next longer one, so that there
+    are exactly n // batch_size batches. Captions of one image are spread over a bucket's batches.
+    The order of the batches is random.
 
     Args:
-      samples: int [n], length of each caption's clip.
-      image_ids: int [n], image of each caption.
+      samples: length of each caption, int [n].
+      image_ids: image id of each caption, int [n].
       buckets: lengths in samples, ascending.
-      batch_size: captions per batch.
-      seed: of the run.
+      batch_size: captions in a global batch.
+      seed: seed of the run.
       epoch: number of the epoch, from 0.
 
     Returns:
-      items int64 [n // batch_size, batch_size], indices into `samples`; and bucket
-      int64 [n // batch_size], indices into `buckets`.
+      The captions of each batch, indices into `samples`, int64 [n // batch_size, batch_size]; and
+      the bucket of each batch, an index into `buckets`, int64 [n // batch_size].
+
+    Example:
+      >>> lengths, image_ids = np.array([5, 20, 6, 30]), np.arange(4)
+      >>> captions, bucket = plan_epoch(lengths, image_ids, (10, 40), 2, seed=0, epoch=0)
+      >>> sorted(map(sorted, captions.tolist())), sorted(bucket.tolist())
+      ([[0, 2], [1, 3]], [0, 1])
     """
     rng = np.random.default_rng((seed, _PLAN_STREAM, epoch))
     n_batches = len(samples) // batch_size
@@ -127,39 +135,39 @@ def train_batches(
     num_workers: int = 0,
     features: "Features | None" = None,
 ) -> Iterator[Batch]:
-    """Stream training batches for ever, from any position, epoch after epoch.
+    """Return an endless stream of training batches from any position.
 
     Args:
-      split: captions and pictures, by random access.
-      data_cfg: batch_size, buckets, image_size, image_mean, image_std, image_fit,
-        crop_scale, normalize_wave.
-      seed: of order, crops and augmentation.
-      start: number of global batches already drawn.
-      process_index: which rows of the global batch: process p of n gets [p*B/n, (p+1)*B/n).
-      process_count: n above.
-      num_threads: that decode and prefetch batches, per worker; 0 decodes on demand.
-      num_workers: worker processes, for when the threads' share of Python is the limit.
-      features: frozen encoders' outputs, read in place of their waveforms or pixels.
+      split: the captions and images.
+      data_cfg: `config.data`.
+      seed: seed of the order, the crops and the augmentation.
+      start: number of global batches drawn so far.
+      process_index: p: of a global batch this process gets the rows [p*B/n, (p+1)*B/n).
+      process_count: n, the number of processes.
+      num_threads: threads per worker that decode and prefetch batches; 0 decodes on demand.
+      num_workers: number of worker processes. They help where Python's GIL limits the threads; 0
+        decodes in this process.
+      features: stored features that replace the waveforms or pixels of frozen encoders.
 
     Returns:
-      An iterator with `.close()`. A batch holds, N being the length of its bucket:
-      wave float32 [B, N] (normalised over the valid samples, then padded with zeros), lengths
-      int32 [B], pixels float32 [B, h, w, 3], image_ids int32 [B], caption_ids int32 [B]. With
-      `features`, its fields stand for those of the modalities that it has.
+      An iterator with `.close()`. A batch has the fields wave float32 [B, N], normalised over the
+      valid samples and padded with zeros to the length N of its bucket; lengths int32 [B]; pixels
+      float32 [B, h, w, 3]; image_ids int32 [B]; and caption_ids int32 [B]. The fields of
+      `Features.read` replace those of the modalities that `features` has.
 
     Raises:
-      UserError: a config that cannot be dealt, or, while iterating, a caption or picture that
-        cannot be decoded, by its id.
+      UserError: the config does not fit the split. While iterating: a caption or image cannot be
+        decoded; the message has its id.
     """
-    import grain  # of the [train] extra, which people who only search do not have
+    import grain  # part of the [train] extra, which searching does not need
 
     batches = _Batches(
         split, BatchSpec.from_config(data_cfg), int(seed), process_index, process_count, features
     )
     if start < 0:
         raise UserError(f"start={start}: the number of batches already drawn cannot be negative")
-    # Slicing before the iterator is the resume that works with any number of workers; restoring
-    # a grain iterator's own state with another number gives wrong batches without a word.
+    # Resume by slicing the dataset: this works with any number of workers. Restoring the state of a
+    # grain iterator with another number of workers silently gives wrong batches.
     dataset = grain.MapDataset.source(batches)[int(start) :].to_iter_dataset(
         grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=2 * num_threads)
     )
@@ -172,7 +180,7 @@ def train_batches(
 
 
 class _Batches:
-    """Random access to this process's rows of the global batches, by batch number."""
+    """Random access by number to global batches, of which it holds this process's rows."""
 
     def __init__(
         self,
@@ -235,7 +243,8 @@ class _Batches:
             batch |= self._features.read(captions, entries["row"], length)
             missing = tuple(m for m in MODALITIES if m not in self._features.modalities)
         if missing:
-            # One stream per global position, so that the draws do not depend on who decodes it.
+            # The random stream of a row follows from its number among the rows of all batches, so
+            # the draws do not depend on which process, worker or thread decodes it.
             first = int(number) * self._spec.batch_size + self._rows.start
             batch |= self._decode_rows(entries, length, first, missing)
         return batch
@@ -243,7 +252,14 @@ class _Batches:
     def _decode_rows(
         self, entries: np.ndarray, length: int, first: int, modalities: tuple[str, ...]
     ) -> Batch:
-        """Decode the rows of a batch; the first one's global position gives all their draws."""
+        """Decode the rows of a batch.
+
+        Args:
+          entries: the rows' entries of the split's index.
+          length: length bucket of the batch.
+          first: number of the first row among the rows of all global batches.
+          modalities: modalities to decode.
+        """
         size, count, batch = self._spec.image.size, len(entries), {}
         if "speech" in modalities:
             batch["wave"] = np.zeros((count, length), np.float32)
@@ -273,7 +289,7 @@ class _Batches:
         with self._lock:
             if epoch not in self._plans:
                 index, spec = self._split.index, self._spec
-                # Prefetching threads straddle two epochs at most.
+                # Prefetching threads work on at most two epochs at a time.
                 self._plans = {e: p for e, p in self._plans.items() if e == epoch - 1}
                 self._plans[epoch] = plan_epoch(
                     index["samples"],
@@ -293,12 +309,12 @@ class _Batches:
         rng: np.random.Generator,
         position: int,
     ) -> np.ndarray:
-        """Return a caption's clip as the encoder reads it, float32 [n <= length]."""
+        """Return a caption's waveform as the encoder reads it, float32 [at most `length`]."""
         wave = read_clip(self._split, record, entry)
         spare = len(wave) - length
         first = int(rng.integers(0, spare + 1)) if spare > 0 else 0
         if self._spec.augment.active:
-            # A stream of its own, so that the picture's draws are those without augmentation.
+            # Its own random stream: with and without augmentation the image's draws are the same.
             stream = np.random.default_rng((self._seed, _AUGMENT_STREAM, position))
             wave = augment_wave(wave, self._spec.augment, stream)
             first = int(stream.integers(0, max(0, len(wave) - length) + 1))
@@ -307,18 +323,18 @@ class _Batches:
 
 
 def read_clip(split: "Split", record: "ImageRecord", entry: np.void) -> np.ndarray:
-    """Decode a caption's clip.
+    """Decode a caption's audio.
 
     Args:
-      split: that it is of.
-      record: the caption's image's.
-      entry: the caption's, of `split.index`.
+      split: the split of the caption.
+      record: the record of the caption's image.
+      entry: the caption's entry of `split.index`.
 
     Returns:
-      float32 [N], the whole clip.
+      The whole waveform, float32 [N].
 
     Raises:
-      UserError: it cannot be decoded, or has another length than its index says.
+      UserError: the audio cannot be decoded, or its length is not that of the index.
     """
     name = f"caption {entry['caption_id']} of split {split.name!r}"
     wave = load_audio(record.captions[int(entry["slot"])].audio, name)
@@ -330,23 +346,26 @@ def read_clip(split: "Split", record: "ImageRecord", entry: np.void) -> np.ndarr
 
 
 def read_image(split: "Split", record: "ImageRecord") -> Image.Image:
-    """Decode a record's picture.
+    """Decode a record's image.
 
     Args:
-      split: that it is of.
-      record: the picture's.
+      split: the split of the record.
+      record: the record.
 
     Raises:
-      UserError: it cannot be decoded.
+      UserError: the image cannot be decoded.
     """
     return load_image(record.image, f"image {record.image_id} of split {split.name!r}")
 
 
 def _spread(items: np.ndarray, image_ids: np.ndarray) -> np.ndarray:
-    """Order items so that first captions of images come first, then second ones, and so on."""
+    """Order captions so that the first captions of all images come first, then the second ones.
+
+    Consecutive captions, and so batches, then repeat an image as late as possible.
+    """
     ids = image_ids[items]
     by_image = np.argsort(ids, kind="stable")
-    # Where each item's image begins in the sorted order; the distance to it counts repeats.
+    # In sorted order, a caption's distance from its image's first caption counts the repeats.
     begins = np.searchsorted(ids[by_image], ids[by_image], side="left")
     repeats = np.empty(len(items), np.int64)
     repeats[by_image] = np.arange(len(items)) - begins
@@ -354,7 +373,7 @@ def _spread(items: np.ndarray, image_ids: np.ndarray) -> np.ndarray:
 
 
 def _parse_absl_flags() -> None:
-    """Let grain's workers start where no absl app has parsed the flags, as in a notebook."""
+    """Mark absl's flags as parsed: grain's workers need that, and a notebook has no absl app."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

@@ -1,4 +1,4 @@
-"""TFDS features that need no TensorFlow."""
+"""TFDS features that do not import TensorFlow."""
 
 import io
 
@@ -6,16 +6,16 @@ import numpy as np
 import soundfile
 import tensorflow_datasets as tfds
 
-# `tfds.features.Audio` imports TensorFlow even to read; the base class below does not.
+# `tfds.features.Audio` would import TensorFlow even for reading.
 from tensorflow_datasets.core.features import feature as feature_lib
 
 
 class FlacAudio(tfds.features.FeatureConnector):
-    """Store mono int16 audio as FLAC bytes; reading gives int16[N], or bytes undecoded.
+    """Mono int16 audio, stored as FLAC bytes; reads as int16 [N], or as bytes with `KeepEncoded`.
 
     Args:
       sample_rate: in Hz.
-      doc: TFDS documentation of the feature.
+      doc: documentation of the feature, for TFDS.
     """
 
     def __init__(self, *, sample_rate: int = 16_000, doc=None):
@@ -29,7 +29,7 @@ class FlacAudio(tfds.features.FeatureConnector):
         return feature_lib.TensorInfo(shape=(), dtype=np.object_)
 
     def encode_example(self, example_data) -> bytes:
-        """Return FLAC bytes of int16[N], or FLAC bytes as they are."""
+        """Return FLAC bytes for int16 [N]; FLAC bytes are returned unchanged."""
         if isinstance(example_data, (bytes, bytearray)):
             return bytes(example_data)
         stream = io.BytesIO()
@@ -37,7 +37,7 @@ class FlacAudio(tfds.features.FeatureConnector):
         return stream.getvalue()
 
     def decode_example_np(self, example_data: bytes) -> np.ndarray:
-        """Return int16[N]."""
+        """Return int16 [N]."""
         return soundfile.read(io.BytesIO(example_data), dtype="int16")[0]
 
     def decode_example(self, tfexample_data):
@@ -53,7 +53,7 @@ class FlacAudio(tfds.features.FeatureConnector):
 
 
 class KeepEncoded(tfds.decode.SkipDecoding):
-    """Leave a feature as it is stored, also inside a sequence, where TFDS' own decoder fails."""
+    """Return a feature's stored bytes, also within a sequence, where `SkipDecoding` fails."""
 
     def decode_batch_example_np(self, serialized_example):
         """Return the stored values of a sequence."""

@@ -1,1 +1,1 @@
-"""TFDS builder packages, one folder per corpus."""
+"""TFDS builders: one package per corpus, and the modules that they share."""

@@ -1,4 +1,4 @@
-"""From a publisher's archives, here or in a bucket, to the files in them, safely and resumably."""
+"""Extract a publisher's archives, from a local folder or a bucket, safely and resumably."""
 
 import dataclasses
 import gzip
@@ -19,10 +19,10 @@ from sir_jax.data.builders.records import progress
 from sir_jax.errors import UserError
 from sir_jax.runtime.files import write_json
 
-# URL scheme -> the package through which `etils.epath` reads it.
+# The package through which `etils.epath` reads each URL scheme.
 SCHEMES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs", "hf": "huggingface_hub"}
 
-# The link that shows, among what was extracted here, what the user had extracted before.
+# The name of a link, beside the members extracted here, to a folder that the user has extracted.
 GIVEN = "given"
 _STATES = ".archives"
 _BLOCK = 1 << 20
@@ -40,17 +40,21 @@ _DAMAGE = (
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A folder of archives: a local one, or one that `etils.epath` reads by its URL."""
+    """A folder of archives: a local path, or a URL that `etils.epath` reads."""
 
     root: str
 
     @property
     def local(self) -> Path | None:
-        """Return the folder where it is one of this machine, else None."""
+        """Return the path of a local folder; None for a URL."""
         return None if "://" in self.root else Path(self.root).expanduser()
 
     def check(self) -> None:
-        """Raise UserError where there is no such folder or the scheme is unknown."""
+        """Check the folder.
+
+        Raises:
+          UserError: the folder does not exist, or the URL's scheme is unknown.
+        """
         if self.local is not None:
             if not self.local.is_dir():
                 raise UserError(f"--archives {self.root!r}: no such folder")
@@ -59,18 +63,18 @@ class Source:
             raise UserError(f"--archives {self.root!r}: give a folder, or a URL of {known}")
 
     def stat(self, name: str) -> tuple[int, int] | None:
-        """Return the size in bytes and the time of an archive, None where it is not there."""
+        """Return an archive's size in bytes and its modification time; None if it is not there."""
         if self.local is not None:
             path = self.local / name
             if not path.is_file():
                 return None
-            found = path.stat()
-            return found.st_size, found.st_mtime_ns
+            info = path.stat()
+            return info.st_size, info.st_mtime_ns
         path = self._remote(lambda epath: epath.Path(self.root) / name)
         if not self._remote(lambda epath: path.exists()):
             return None
-        found = self._remote(lambda epath: path.stat())
-        return found.length, int(found.mtime)
+        info = self._remote(lambda epath: path.stat())
+        return info.length, int(info.mtime)
 
     def open(self, name: str) -> BinaryIO:
         """Open an archive for reading bytes."""
@@ -88,7 +92,7 @@ class Source:
             raise UserError(
                 f"--archives {self.root!r}: {error}; pip install {SCHEMES[scheme]}"
             ) from None
-        # Every file system brings exceptions of its own.
+        # Each remote file system has its own exceptions.
         except Exception as error:
             raise UserError(
                 f"--archives {self.root!r}: cannot be read ({type(error).__name__}: {error})"
@@ -96,30 +100,30 @@ class Source:
 
 
 def gather(archives: tuple[Archive, ...], source: Source, folder: Path) -> tuple[Path, dict]:
-    """Bring together what a corpus is planned from.
+    """Extract the archives of a corpus, except those that the user has extracted already.
 
-    What the user has extracted already is read where it is; archives are extracted side by side,
-    going on where a killed call stopped.
+    A call that was killed is resumed.
 
     Args:
-      archives: of a layout.
-      source: where the user has them.
-      folder: where they are extracted.
+      archives: the archives of a layout.
+      source: the user's folder of archives, packed or extracted.
+      folder: folder to extract into.
 
     Returns:
-      The folder to plan from, and archive -> {'size': bytes, 'sha256': seen} of those extracted.
+      The folder to plan the corpus from, and for each archive that was extracted here its name ->
+      {'size': in bytes, 'sha256': of the file}.
 
     Raises:
-      UserError: one is missing, damaged, or holds what must not be extracted.
+      UserError: an archive is missing or damaged, or has a member that is unsafe to extract.
     """
     source.check()
     given, present, missing = False, {}, []
     for archive in archives:
-        found = source.stat(archive.name)
+        stamp = source.stat(archive.name)
         if source.local is not None and is_extracted(archive, source.local):
             given = True
-        elif found is not None:
-            present[archive.name] = (archive, found)
+        elif stamp is not None:
+            present[archive.name] = (archive, stamp)
         elif (done := _read_state(folder, archive.name)) and done.get("sha256"):
             present[archive.name] = (archive, (done["size"], done["time"]))
         elif not archive.optional:
@@ -133,7 +137,7 @@ def gather(archives: tuple[Archive, ...], source: Source, folder: Path) -> tuple
         return source.local.resolve(), {}
     folder.mkdir(parents=True, exist_ok=True)
     seen = {
-        name: extract(source, archive, found, folder) for name, (archive, found) in present.items()
+        name: extract(source, archive, stamp, folder) for name, (archive, stamp) in present.items()
     }
     if given:
         link.symlink_to(source.local.resolve(), target_is_directory=True)
@@ -141,7 +145,7 @@ def gather(archives: tuple[Archive, ...], source: Source, folder: Path) -> tuple
 
 
 def is_extracted(archive: Archive, folder: Path) -> bool:
-    """Say whether a folder, or one folder below it, holds what comes out of an archive."""
+    """Tell whether a folder, or a folder in it, holds the contents of an archive."""
     names = (archive.holds, *archive.also_holds)
     if any((folder / name).exists() for name in names):
         return True
@@ -149,30 +153,30 @@ def is_extracted(archive: Archive, folder: Path) -> bool:
     return any(os.path.exists(os.path.join(parent, name)) for parent in below for name in names)
 
 
-def extract(source: Source, archive: Archive, found: tuple[int, int], folder: Path) -> dict:
-    """Extract a tar, tar.gz or zip archive; members that are there already are skipped.
+def extract(source: Source, archive: Archive, stamp: tuple[int, int], folder: Path) -> dict:
+    """Extract a tar, tar.gz or zip archive; members that were extracted before are skipped.
 
-    Only regular files and folders come out; anything else, or a path that leads out of the folder,
-    stops it. What macOS adds (`__MACOSX`, `._*`) is left in.
+    Only regular files and folders are extracted. Other members, and paths that lead out of the
+    folder, are errors. Members that macOS adds (`__MACOSX`, `._*`) are ignored.
 
     Args:
-      source: where the archive is.
-      archive: its name and, where its publisher states one, its checksum.
-      found: its size and time, as `Source.stat` says.
-      folder: where its members go.
+      source: the folder of the archive.
+      archive: the archive, with its checksum if its publisher states one.
+      stamp: the archive's size and modification time, from `Source.stat`.
+      folder: folder to extract into.
 
     Returns:
-      {'size': bytes, 'sha256': seen}.
+      {'size': in bytes, 'sha256': of the file}.
 
     Raises:
-      UserError: damaged, another checksum than published, or unsafe.
+      UserError: the archive is damaged or unsafe, or its checksum is not the published one.
     """
     state = _read_state(folder, archive.name)
-    same = state is not None and (state["size"], state["time"]) == found
+    same = state is not None and (state["size"], state["time"]) == stamp
     if same and state["sha256"]:
-        return {"size": found[0], "sha256": state["sha256"]}
-    # Of another file of this name, the members that lie here prove nothing.
-    _write_state(folder, archive.name, found, "")
+        return {"size": stamp[0], "sha256": state["sha256"]}
+    # Without this record, members of an older file of the same name would pass for this one's.
+    _write_state(folder, archive.name, stamp, "")
     into = _Folder(folder, archive.name, resume=same)
     try:
         with source.open(archive.name) as stream:
@@ -180,12 +184,12 @@ def extract(source: Source, archive: Archive, found: tuple[int, int], folder: Pa
         is_zip = magic[:2] == b"PK"
         digest = ""
         if is_zip or archive.sha256:
-            digest = _hash(source, archive.name, found[0])
+            digest = _hash(source, archive.name, stamp[0])
             _check_digest(archive, digest)
         if is_zip:
             _extract_zip(source, archive.name, into)
         else:
-            digest = _extract_tar(source, archive.name, found[0], magic, into)
+            digest = _extract_tar(source, archive.name, stamp[0], magic, into)
     except _DAMAGE as error:
         raise UserError(
             f"{archive.name}: damaged, truncated or no tar or zip archive "
@@ -194,7 +198,7 @@ def extract(source: Source, archive: Archive, found: tuple[int, int], folder: Pa
         ) from None
     except (UserError, OSError):
         raise
-    # Of the network's, every file system brings exceptions of its own.
+    # Each remote file system has its own exceptions.
     except Exception as error:
         if source.local is not None:
             raise
@@ -202,12 +206,12 @@ def extract(source: Source, archive: Archive, found: tuple[int, int], folder: Pa
             f"{archive.name}: reading it stopped ({type(error).__name__}: {error}); run the same "
             "command again to go on"
         ) from None
-    _write_state(folder, archive.name, found, digest)
-    return {"size": found[0], "sha256": digest}
+    _write_state(folder, archive.name, stamp, digest)
+    return {"size": stamp[0], "sha256": digest}
 
 
 class _Folder:
-    """Where the members of one archive go."""
+    """The folder that the members of one archive are extracted into."""
 
     def __init__(self, folder: Path, archive: str, resume: bool):
         self._folder, self._archive, self._resume = folder, archive, resume
@@ -223,7 +227,7 @@ class _Folder:
         )
 
     def put(self, name: str, size: int | None, stream: Callable[[], IO[bytes]]) -> None:
-        """Write one member unless it is there; a folder where size is None."""
+        """Write one member unless it exists already; `size` None means a folder."""
         target = self._target(name)
         if target is None:
             return
@@ -267,9 +271,9 @@ def _extract_zip(source: Source, name: str, into: _Folder) -> None:
         total = sum(member.compress_size for member in members)
         with progress(total, "B", f"extract {name}", unit_scale=True) as bar:
             for member in members:
-                # The upper half is the Unix mode, 0 where a Windows program wrote it.
-                kind = stat.S_IFMT(member.external_attr >> 16)
-                if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                # The upper 16 bits are the Unix mode; Windows programs write 0.
+                file_type = stat.S_IFMT(member.external_attr >> 16)
+                if file_type not in (0, stat.S_IFREG, stat.S_IFDIR):
                     raise into.refuse(member.filename, "is a link or a device")
                 size = None if member.is_dir() else member.file_size
                 into.put(member.filename, size, lambda member=member: archive.open(member))
@@ -277,13 +281,13 @@ def _extract_zip(source: Source, name: str, into: _Folder) -> None:
 
 
 def _extract_tar(source: Source, name: str, size: int, magic: bytes, into: _Folder) -> str:
-    """Extract in one pass from the first byte to the last; return the checksum of them all."""
+    """Extract in one pass over all bytes; return their checksum."""
     with (
         progress(size, "B", f"extract {name}", unit_scale=True) as bar,
         source.open(name) as stream,
     ):
         raw = _Reader(stream, bar.update)
-        # Not tarfile's own gzip stream, which checks no checksum and takes a cut for the end.
+        # tarfile's own gzip stream checks no checksum and does not notice a truncated file.
         plain = raw
         if magic[:2] == b"\x1f\x8b":
             plain = _Reader(gzip.GzipFile(fileobj=raw), hashed=False)
@@ -302,7 +306,7 @@ def _extract_tar(source: Source, name: str, size: int, magic: bytes, into: _Fold
 
 
 class _Reader:
-    """Read on, hashing and counting what goes by."""
+    """A stream that hashes and counts the bytes that are read from it."""
 
     def __init__(self, stream: BinaryIO, report=lambda size: None, hashed: bool = True):
         self._stream, self._report, self._hashed = stream, report, hashed
@@ -338,10 +342,10 @@ def _check_digest(archive: Archive, digest: str) -> None:
 
 def _has_size(path: Path, size: int) -> bool:
     try:
-        found = path.lstat()
+        info = path.lstat()
     except OSError:
         return False
-    return stat.S_ISREG(found.st_mode) and found.st_size == size
+    return stat.S_ISREG(info.st_mode) and info.st_size == size
 
 
 def _read_state(folder: Path, name: str) -> dict | None:
@@ -351,7 +355,7 @@ def _read_state(folder: Path, name: str) -> dict | None:
         return None
 
 
-def _write_state(folder: Path, name: str, found: tuple[int, int], digest: str) -> None:
+def _write_state(folder: Path, name: str, stamp: tuple[int, int], digest: str) -> None:
     path = folder / _STATES / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"size": found[0], "time": found[1], "sha256": digest}, indent=None)
+    write_json(path, {"size": stamp[0], "time": stamp[1], "sha256": digest}, indent=None)

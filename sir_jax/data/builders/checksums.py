@@ -1,4 +1,4 @@
-"""The checksums of a prepared corpus' files."""
+"""The checksums of the files of a prepared corpus."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ NAME = "checksums.json"
 
 
 def checked_files(directory: Path) -> list[Path]:
-    """Return the files of a prepared corpus that have a checksum, in name order."""
+    """Return the files of a prepared corpus that are checksummed, sorted by name."""
     return sorted(
         path
         for path in directory.iterdir()
@@ -20,7 +20,7 @@ def checked_files(directory: Path) -> list[Path]:
 
 
 def file_sha256(path: Path, report: Callable[[int], None] = lambda size: None) -> str:
-    """Return the sha256 of a file, calling `report` with the bytes of each part read."""
+    """Return the sha256 of a file; `report` is called with the size of each part that was read."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while part := stream.read(1 << 20):
@@ -30,13 +30,13 @@ def file_sha256(path: Path, report: Callable[[int], None] = lambda size: None) -
 
 
 def write_checksums(directory: Path, report: Callable[[int], None] = lambda size: None) -> None:
-    """Write the checksums of all files of a prepared corpus beside them."""
+    """Write the checksums of all files of a prepared corpus into its folder."""
     sums = {path.name: file_sha256(path, report) for path in checked_files(directory)}
     write_json(directory / NAME, sums, indent=1)
 
 
 def read_checksums(directory: Path) -> dict[str, str] | None:
-    """Return file's name -> sha256, None where the corpus has none."""
+    """Return the sha256 of each file by its name; None if the corpus has no checksums."""
     try:
         return json.loads((directory / NAME).read_text())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Read what a publisher ships: find its files however they were unpacked, and gather a plan."""
+"""Tools for layouts: find a publisher's files, read its metadata, collect a plan."""
 
 import dataclasses
 import json
@@ -11,17 +11,17 @@ from sir_jax.errors import UserError
 
 
 def is_junk(name: str) -> bool:
-    """Say whether a file or folder is what macOS or a file browser left behind."""
+    """Tell whether a file or folder is hidden, or added by macOS or by a file browser."""
     return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
 
 
 def subfolders(folder: Path, depth: int) -> Iterator[Path]:
-    """Yield a folder and what lies up to `depth` below it, shallow before deep, in name order."""
+    """Yield a folder and its sub-folders to a depth, shallow ones first, sorted by name."""
     level = [folder]
     for remaining in range(depth, -1, -1):
         yield from level
         if remaining:
-            # Of a folder with 80,000 pictures, scandir knows without a look at each.
+            # A folder can have 80,000 images: scandir knows that they are files without a stat.
             level = [
                 parent / child.name
                 for parent in level
@@ -31,50 +31,50 @@ def subfolders(folder: Path, depth: int) -> Iterator[Path]:
 
 
 def find(
-    folder: Path, names: Iterable[str], what: str, depth: int = 4, holding: Iterable[str] = ()
+    folder: Path, names: Iterable[str], archive: str, depth: int = 4, holding: Iterable[str] = ()
 ) -> Path:
-    """Return the shallowest file or folder of one of these names.
+    """Return the shallowest file or folder that has one of the names.
 
     Args:
-      folder: of the extracted archives.
-      names: the spellings in use, the likeliest first; paths of several parts are fine.
-      what: the archive that holds it, for the error.
-      depth: how many folders deep to look.
-      holding: names of which the folder must hold one, because archives that are unpacked in
-        folders of their own name look alike; any folder does where empty.
+      folder: folder of the extracted archives.
+      names: spellings in use, the most likely first; may be paths such as 'a/b'.
+      archive: name of the archive that contains it, for the error message.
+      depth: number of folder levels to search.
+      holding: names of which the result must hold at least one; empty for any. Needed where an
+        archive may have been unpacked into a folder of the same name.
 
     Raises:
-      UserError: there is none.
+      UserError: nothing has one of the names.
     """
     names, holding = tuple(names), tuple(holding)
     for parent in subfolders(folder, depth):
         for name in names:
-            found = parent / name
-            # Unpacked into a folder of its own name: val2014/val2014.
-            while (found / found.name).is_dir():
-                found = found / found.name
-            if found.exists() and (not holding or any((found / n).exists() for n in holding)):
-                return found
+            path = parent / name
+            # Unpacked into a folder of the same name: val2014/val2014.
+            while (path / path.name).is_dir():
+                path = path / path.name
+            if path.exists() and (not holding or any((path / n).exists() for n in holding)):
+                return path
     content = f" and holds {holding[0]!r} and the like" if holding else ""
     raise UserError(
         f"{str(folder)!r}: nothing below it is called {' or '.join(map(repr, names))}{content}; "
-        f"unpack {what} there"
+        f"unpack {archive} there"
     )
 
 
-def find_root(folder: Path, paths: Iterable[str], what: str, depth: int = 8) -> Path:
-    """Return the shallowest folder below which published paths begin.
+def find_root(folder: Path, paths: Iterable[str], archive: str, depth: int = 8) -> Path:
+    """Return the shallowest folder that published paths are relative to.
 
-    One folder that is there is enough: that files are missing is the builder's to report.
+    It is enough that the folder of one path exists: the builder reports missing files.
 
     Args:
-      folder: of the extracted archives.
+      folder: folder of the extracted archives.
       paths: published paths of files.
-      what: the archive that holds them, for the error.
-      depth: how many folders deep to look.
+      archive: name of the archive that contains them, for the error message.
+      depth: number of folder levels to search.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no such folder.
     """
     parents = sorted({path.rpartition("/")[0] for path in paths})
     for root in subfolders(folder, depth):
@@ -82,13 +82,14 @@ def find_root(folder: Path, paths: Iterable[str], what: str, depth: int = 8) -> 
             return root
     example = parents[0] if parents else "anything"
     raise UserError(
-        f"{str(folder)!r}: no folder below it holds {example!r} and the like; unpack {what} there"
+        f"{str(folder)!r}: no folder below it holds {example!r} and the like; "
+        f"unpack {archive} there"
     )
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the numbers (from 1) and the text of lines that are not blank, stripped."""
-    # Windows writes a byte order mark and \r\n.
+    """Yield (line number from 1, stripped text) for each line that is not blank."""
+    # Files written on Windows may have a byte order mark and \r\n.
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -96,10 +97,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_entries(path: Path, field: str) -> list:
-    """Return the list that a JSON file holds in one field of its object.
+    """Return the list in one field of the object that a JSON file holds.
 
     Raises:
-      UserError: not JSON, or no such list.
+      UserError: the file is no JSON object, or the field is no list.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8-sig"))[field]
@@ -114,8 +115,8 @@ def read_entries(path: Path, field: str) -> list:
 
 
 def published_path(value) -> str:
-    """Return a path that stays below the folder it is joined to, '' where it is none."""
-    # Called a million times: pathlib would take a minute.
+    """Return a published path normalised; '' if it is no path, or leads out of its folder."""
+    # Not pathlib, which takes a minute for a million calls.
     if not isinstance(value, str) or value[:1] == "/" or "\\" in value or "\0" in value:
         return ""
     parts = [part for part in value.split("/") if part not in ("", ".")]
@@ -123,7 +124,7 @@ def published_path(value) -> str:
 
 
 def word(entry: dict, field: str) -> str:
-    """Return a field as stripped text, '' where the entry lacks it."""
+    """Return a field of a JSON entry as stripped text; '' if the entry lacks it."""
     value = entry.get(field)
     return str(value).strip() if isinstance(value, (str, int)) else ""
 
@@ -137,10 +138,10 @@ class _Image:
 
 
 class Collector:
-    """Gather recordings under their pictures; the first of two with the same key stays.
+    """Collects recordings by image, and problems; of recordings with one key it keeps the first.
 
     Args:
-      folder: of the extracted archives; problems and plans name paths below it.
+      folder: folder of the extracted archives; paths in plans and problems are relative to it.
     """
 
     def __init__(self, folder: Path):
@@ -151,20 +152,28 @@ class Collector:
         self._caption_ids: set[int] = set()
 
     def below(self, path: Path) -> str:
-        """Return a path as it reads below the folder."""
+        """Return a path relative to the folder."""
         return path.relative_to(self.folder).as_posix()
 
     def prefix(self, folder: Path) -> str:
-        """Return what to put before a path in a folder so that it reads as `below` says."""
+        """Return the prefix that makes a path in a sub-folder relative to the folder."""
         name = self.below(folder)
         return "" if name == "." else f"{name}/"
 
     def leave_out(self, path: str, reason: str, detail: str, split: str = "", key: str = ""):
-        """Note something that cannot be used; fields as in `Problem`."""
+        """Add a problem; the arguments are the fields of `Problem`."""
         self.problems.append(Problem(path, reason, detail, split, key))
 
     def add(self, image_id: int, key: str, split: str, image: str, caption: PlannedCaption):
-        """Add a recording, or note that it is there already; fields as in `PlannedImage`."""
+        """Add a recording, or a problem if its key or number was added before.
+
+        Args:
+          image_id: id of its image.
+          key: published name of its image.
+          split: split of its image.
+          image: path of its image.
+          caption: the recording.
+        """
         if caption.key in self._keys:
             detail = "another recording has the same key"
             self.leave_out(caption.audio, "duplicate id", detail, split, caption.key)
@@ -178,11 +187,11 @@ class Collector:
         self._images.setdefault(image_id, _Image(key, split, image)).captions.append(caption)
 
     def has(self, image_id: int) -> bool:
-        """Say whether a picture has a recording."""
+        """Tell whether an image has a recording."""
         return image_id in self._images
 
     def plan(self) -> Plan:
-        """Return everything in order of ids, problems as they were met."""
+        """Return the plan, sorted by ids, with problems in the order of their addition."""
         images = tuple(
             PlannedImage(
                 image_id,

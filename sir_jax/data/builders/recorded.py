@@ -1,7 +1,7 @@
-"""Read, check and store what a plan of recorded captions names; list what cannot be used.
+"""Read, check and store the images and recordings of a plan; list those that cannot be used.
 
-A chunk is two files: the bytes of what is good (.npz), and one line for each thing that is not
-(.problems). The second is there first, so that a chunk that is there is complete.
+A chunk is two files: the bytes of usable images and recordings (.npz), and one line per problem
+(.problems). The .problems file is written first, so that a chunk whose .npz exists is complete.
 """
 
 import dataclasses
@@ -24,23 +24,23 @@ from sir_jax.data.media.sources import read_source
 from sir_jax.errors import BadMedia, UserError
 from sir_jax.runtime.files import write_text
 
-# About half a second of work with five recordings each: what an interrupt can lose per worker.
+# About half a second of work at five recordings per image; an interrupt loses that per worker.
 CHUNK_IMAGES = 24
 MAX_CHANNELS = 8
-# A chunk takes a second; a disk far away, a minute.
+# A chunk takes a second, or a minute from a slow network disk.
 DEADLINE_SECONDS = 120.0
-# `BadMedia.fault` -> reason, where the reason says of what.
-_OF_WHAT = ("missing", "undecodable", "truncated")
+# The values of `BadMedia.fault` to which a reason adds 'audio' or 'image'.
+_MEDIUM_FAULTS = ("missing", "undecodable", "truncated")
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """What is accepted.
+    """The limits for recordings.
 
     Attributes:
-      folder: below which the plan's paths are.
-      rate: of every recording, in Hz; None where any is fine.
-      max_seconds: that a recording may last.
+      folder: folder that the plan's paths are relative to.
+      rate: sampling rate in Hz that every recording must have; None for any.
+      max_seconds: longest duration of a recording.
     """
 
     folder: Path
@@ -50,14 +50,14 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True)
 class Lost:
-    """A problem with what it takes out of the corpus.
+    """An image or a recording that a problem excludes from the corpus.
 
     Attributes:
-      problem: for the report.
-      image_id: the picture that is out; -1 where it stays.
-      caption_id: the recording that is out; -1 where none is.
-      stamp: size and time of the file that was read, None where it was not there; a chunk is made
-        again when it differs.
+      problem: the problem, for the report.
+      image_id: the excluded image; -1 if the problem excludes none.
+      caption_id: the excluded recording; -1 if the problem excludes none.
+      stamp: size and modification time of the file that was read; None if it did not exist. If it
+        changes, the chunk is made again.
     """
 
     problem: Problem
@@ -67,7 +67,7 @@ class Lost:
 
 
 def encode_wave(wave: np.ndarray) -> bytes:
-    """Return float32 [N] at 16 kHz as FLAC of 16 bits; bit-exact where it was 16 bits."""
+    """Encode float32 [N] at 16 kHz as 16-bit FLAC; lossless if the samples had 16 bits."""
     scaled = np.clip(np.rint(wave * np.float32(32768)), -32768, 32767).astype(np.int16)
     stream = io.BytesIO()
     soundfile.write(stream, scaled, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
@@ -75,10 +75,10 @@ def encode_wave(wave: np.ndarray) -> bytes:
 
 
 def read_recording(path: Path, rules: Rules, name: str) -> np.ndarray:
-    """Return a recording as float32 [N] at 16 kHz, its header checked before it is decoded.
+    """Return a recording as float32 [N] at 16 kHz; its header is checked before decoding.
 
     Raises:
-      BadMedia: it cannot be used.
+      BadMedia: the recording cannot be used.
     """
     _, data = read_source(_regular(path, name), name, "sound")
     header = read_header(data, name)
@@ -98,10 +98,10 @@ def read_recording(path: Path, rules: Rules, name: str) -> np.ndarray:
 
 
 def read_picture(path: Path, name: str) -> bytes:
-    """Return a picture's bytes as they are, once it has been decoded.
+    """Return the bytes of an image file, after checking that the image decodes.
 
     Raises:
-      BadMedia: it cannot be used.
+      BadMedia: the image cannot be used.
     """
     _, data = read_source(_regular(path, name), name, "picture")
     load_image(data, name)
@@ -109,18 +109,18 @@ def read_picture(path: Path, name: str) -> bytes:
 
 
 def make_chunk(rules: Rules, path: Path, images: Sequence[PlannedImage]) -> None:
-    """Read some pictures and their recordings into the two files of a chunk.
+    """Read images and their recordings into the two files of a chunk.
 
     Args:
-      rules: what is accepted.
-      path: of the chunk; its folder exists.
-      images: of the plan.
+      rules: the limits for recordings.
+      path: path of the chunk, in an existing folder.
+      images: planned images.
     """
     arrays, lost = {}, []
     for image in images:
-        stored, found = _read_image(rules, image)
+        stored, lost_here = _read_image(rules, image)
         arrays.update(stored)
-        lost += found
+        lost += lost_here
     _save(path, arrays, lost)
 
 
@@ -133,19 +133,19 @@ def make_chunks_of(
     deadline: float = DEADLINE_SECONDS,
     make=make_chunk,
 ) -> None:
-    """Make every missing chunk, and those again whose files have changed.
+    """Make the missing chunks, and again those whose problem files have changed.
 
     Args:
-      plan: of `without_duplicates`.
-      rules: what is accepted.
-      folder: where the chunks go; made where missing.
-      workers: processes at a time.
-      report: called with the number of pictures that just became ready.
+      plan: from `without_duplicates`.
+      rules: the limits for recordings.
+      folder: folder of the chunks; created if missing.
+      workers: number of processes at a time.
+      report: called with the number of images that have just become ready.
       deadline: seconds after which a decoder is taken to hang.
-      make: of one chunk, as `make_chunk`.
+      make: function that makes one chunk, like `make_chunk`.
 
     Raises:
-      UserError: the disk is full, or the like.
+      UserError: a file cannot be written, for example because the disk is full.
     """
     for path in _stale(folder, rules):
         path.with_suffix(".npz").unlink(missing_ok=True)
@@ -155,7 +155,7 @@ def make_chunks_of(
 
 
 def fingerprint(plan: Plan, rules: Rules) -> str:
-    """Return a short name of a plan and its rules, for the folder of its chunks."""
+    """Return a short hash of a plan and its rules, for the name of the folder of its chunks."""
     digest = hashlib.blake2b(f"{rules} {CHUNK_IMAGES}".encode(), digest_size=6)
     for image in plan.images:
         digest.update(repr(image).encode(errors="surrogatepass"))
@@ -163,7 +163,7 @@ def fingerprint(plan: Plan, rules: Rules) -> str:
 
 
 def without_duplicates(plan: Plan) -> Plan:
-    """Keep the first of each image id, caption id, key and sound file; report the others."""
+    """Keep the first image or recording with an id, key or sound file; report the others."""
     images, problems = [], list(plan.problems)
     ids, names, captions = set(), set(), set()
 
@@ -171,7 +171,7 @@ def without_duplicates(plan: Plan) -> Plan:
         problems.append(Problem(path, "duplicate id", detail, image.split, key))
 
     for image in plan.images:
-        # Places Audio has pictures in two splits, each with an id of its own.
+        # Places Audio has images in two splits, with one id in each.
         if image.image_id in ids or (image.split, image.key) in names:
             detail = f"another picture has the id {image.key!r}"
             for caption in image.captions:
@@ -197,7 +197,7 @@ def without_duplicates(plan: Plan) -> Plan:
 
 
 def read_losses(plan: Plan, folder: Path) -> list[Lost]:
-    """Return what the chunks of a plan could not use, in the plan's order."""
+    """Return the lost images and recordings of a plan's chunks, in the plan's order."""
     lost = []
     for path, images in chunks_of(plan.images, folder, CHUNK_IMAGES).items():
         for part in [path] if path.exists() else parts_of(path, images):
@@ -206,7 +206,7 @@ def read_losses(plan: Plan, folder: Path) -> list[Lost]:
 
 
 def kept_images(plan: Plan, lost: Sequence[Lost]) -> tuple[PlannedImage, ...]:
-    """Return the pictures and recordings that are left of a plan."""
+    """Return a plan's images and recordings without the lost ones."""
     images = {entry.image_id for entry in lost}
     captions = {entry.caption_id for entry in lost}
     return tuple(
@@ -221,24 +221,24 @@ def kept_images(plan: Plan, lost: Sequence[Lost]) -> tuple[PlannedImage, ...]:
 def read_chunks(
     plan: Plan, kept: Sequence[PlannedImage], folder: Path
 ) -> Iterator[tuple[PlannedImage, bytes, list[bytes], list[int]]]:
-    """Yield pictures with their bytes, from the chunks of a plan.
+    """Yield images with their bytes from the chunks of a plan.
 
     Args:
-      plan: that the chunks were made of.
-      kept: of `kept_images`, or some of them.
-      folder: with the chunks.
+      plan: the plan that the chunks were made of.
+      kept: images to yield, from `kept_images`.
+      folder: folder of the chunks.
 
     Yields:
-      The picture, its bytes, and the FLAC bytes and number of samples of its recordings.
+      The image, its bytes, and the FLAC bytes and number of samples of each of its recordings.
     """
-    left = {image.image_id: image for image in kept}
+    by_id = {image.image_id: image for image in kept}
     for path, images in chunks_of(plan.images, folder, CHUNK_IMAGES).items():
-        if not any(image.image_id in left for image in images):
+        if not any(image.image_id in by_id for image in images):
             continue
         parts = {path: images} if path.exists() else parts_of(path, images)
         for part, inside in parts.items():
             with np.load(part) as arrays:
-                for image in (left.get(planned.image_id) for planned in inside):
+                for image in (by_id.get(planned.image_id) for planned in inside):
                     if image is not None:
                         ids = [caption.caption_id for caption in image.captions]
                         yield (
@@ -250,7 +250,7 @@ def read_chunks(
 
 
 def _read_image(rules: Rules, image: PlannedImage) -> tuple[dict[str, np.ndarray], list[Lost]]:
-    """Return what is good of one picture and its recordings, and what is not."""
+    """Return the arrays to store of one image and its recordings, and the lost ones."""
     stored, lost = {}, []
     for caption in image.captions:
         try:
@@ -291,9 +291,9 @@ def _lost_caption(
     return Lost(problem, caption_id=caption.caption_id, stamp=stamp)
 
 
-def _problem(path: str, error: UserError, kind: str, split: str, key: str) -> Problem:
+def _problem(path: str, error: UserError, medium: str, split: str, key: str) -> Problem:
     fault = getattr(error, "fault", "undecodable")
-    reason = f"{fault} {kind}" if fault in _OF_WHAT else fault
+    reason = f"{fault} {medium}" if fault in _MEDIUM_FAULTS else fault
     detail = " ".join(str(error).removeprefix(f"{path}: ").split())
     return Problem(path, reason, detail, split, key)
 
@@ -304,8 +304,8 @@ def _no_audio(image: PlannedImage) -> Problem:
 
 
 def _give_up(path: Path, image: PlannedImage, why: str) -> None:
-    """Leave out a picture and its recordings, one of which no decoder survives."""
-    # Stamps that no file has: the next call tries again.
+    """Exclude an image and its recordings, because decoding one of them kills the process."""
+    # No file has this stamp, so the next call tries again.
     stamp = (-1, -1)
     detail = f"{why}, reading this picture or one of its {len(image.captions)} recordings"
     picture = Problem(image.image, "decoder died", detail, image.split, image.key)
@@ -318,7 +318,11 @@ def _give_up(path: Path, image: PlannedImage, why: str) -> None:
 
 
 def _regular(path: Path, name: str) -> Path:
-    """Return the path of a regular file; opening a pipe would wait for ever."""
+    """Return the path if it is a regular file: opening a pipe would block.
+
+    Raises:
+      BadMedia: there is no such file, or it is not a regular one.
+    """
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -328,26 +332,26 @@ def _regular(path: Path, name: str) -> Path:
     except ValueError:
         raise BadMedia(f"{name!r}: no path of a file", "missing") from None
     if not stat.S_ISREG(mode):
-        raise BadMedia(f"{name}: no regular file, but a {_kind(mode)}")
+        raise BadMedia(f"{name}: no regular file, but a {_file_type(mode)}")
     return path
 
 
-def _kind(mode: int) -> str:
-    kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe (FIFO)", stat.S_IFSOCK: "socket"}
-    return kinds.get(stat.S_IFMT(mode), "device")
+def _file_type(mode: int) -> str:
+    types = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe (FIFO)", stat.S_IFSOCK: "socket"}
+    return types.get(stat.S_IFMT(mode), "device")
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        info = path.stat()
     except (OSError, ValueError):
         return None
-    return found.st_size, found.st_mtime_ns
+    return info.st_size, info.st_mtime_ns
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray], lost: Sequence[Lost]) -> None:
     problems = path.with_suffix(".problems")
-    # Of a call that was killed between the two files.
+    # Left by a call that was killed before it wrote the second file.
     problems.unlink(missing_ok=True)
     if lost:
         lines = (json.dumps(dataclasses.asdict(entry)) + "\n" for entry in lost)
@@ -371,7 +375,7 @@ def _load(path: Path) -> list[Lost]:
 
 
 def _stale(folder: Path, rules: Rules) -> list[Path]:
-    """Return the problem files that name a file which is no longer as it was."""
+    """Return the .problems files that name a file which has changed since."""
     return [
         path
         for path in sorted(folder.glob("*.problems"))

@@ -1,4 +1,4 @@
-"""The TFDS builder that every corpus of recorded captions shares: one record per image."""
+"""The TFDS builder shared by all corpora of recorded captions: one record per image."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from sir_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Chunks:
-    """What `sir-jax data prepare` has read: the folder, the plan, and what is left of it."""
+    """The chunks that `sir-jax data prepare` made: their folder, the plan, and the kept images."""
 
     folder: Path
     plan: Plan
@@ -23,22 +23,22 @@ class Chunks:
 
 
 def configs_of(name: str) -> list[tfds.core.BuilderConfig]:
-    """Return the configs of a published corpus, the default first."""
+    """Return the TFDS configs of a published corpus, the default first."""
     configs = load_layout(name).configs.items()
     return [tfds.core.BuilderConfig(name=config, description=text) for config, text in configs]
 
 
 class RecordedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Pictures with recorded captions, from chunks that are finished."""
+    """Images with recorded captions, read from finished chunks."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
 
-    # Nothing is downloaded; our checksums.tsv says '-' where publishers state nothing, which TFDS
-    # does not read.
+    # TFDS cannot read our checksums.tsv, which has '-' where a publisher states no checksum. It
+    # does not need to: nothing is downloaded.
     url_infos = {}
 
-    # Set by `sir-jax data prepare`.
+    # `sir-jax data prepare` sets this.
     source: Chunks | None = None
 
     @property
@@ -46,7 +46,7 @@ class RecordedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Return the folder of the chunks.
 
         Raises:
-          UserError: the builder was called by another way than `sir-jax data prepare`.
+          UserError: the builder was not called by `sir-jax data prepare`.
         """
         if self.source is None:
             raise UserError(
@@ -80,7 +80,7 @@ class RecordedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager):
         del dl_manager
-        assert self.chunks  # says how, where another way was taken
+        assert self.chunks  # raises if not called by `sir-jax data prepare`
         splits: dict[str, list[PlannedImage]] = {}
         for image in self.source.kept:
             splits.setdefault(image.split, []).append(image)

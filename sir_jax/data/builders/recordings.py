@@ -1,14 +1,14 @@
-"""What a corpus of recorded captions holds, before anything is decoded.
+"""Plans and layouts of corpora of recorded captions; nothing is decoded here.
 
-A layout reads its publisher's files and gives a `Plan`; the shared builder decodes what the plan
-names, quarantines what does not decode, and writes the rest.
+A layout reads its publisher's metadata and returns a `Plan`. The shared builder decodes the plan's
+images and recordings, quarantines those that do not decode, and writes the others.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-# Why something is left out of a corpus, as reports spell it.
+# Why an image or a recording is left out of a corpus, as reports spell it.
 REASONS = (
     "missing audio",
     "missing image",
@@ -22,21 +22,21 @@ REASONS = (
     "too large",  # more pixels or channels than the limits
     "duplicate id",
     "bad metadata",  # a line or an entry that cannot be read
-    "no image",  # a good recording whose picture is out
-    "no audio",  # a good picture that has no recording left
-    "decoder died",  # it crashed or hung, in a process of its own
+    "no image",  # a usable recording whose image is left out
+    "no audio",  # a usable image without a usable recording
+    "decoder died",  # its decoding crashed or hung
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One thing left out: its path below the publisher's folder (or file and line), and why."""
+    """An image, a recording or a line of metadata that is left out, and why."""
 
-    path: str
+    path: str  # relative to the publisher's folder; of metadata with the line: 'list.txt:7'
     reason: str  # one of REASONS
     detail: str  # one line, for people
     split: str = ""
-    key: str = ""  # published id of the caption or image, where it has one
+    key: str = ""  # published id of the caption or image; '' if it has none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,26 +44,26 @@ class PlannedCaption:
     """One recording as its publisher names it."""
 
     caption_id: int  # unique in the corpus, below 2^31
-    key: str  # published id: the wav's name, an uttid
-    audio: str  # path below the folder
+    key: str  # published id, such as the name of the wav file or an uttid
+    audio: str  # path relative to the publisher's folder
     text: str
-    speaker: str  # '' where unknown
+    speaker: str  # '' if unknown
 
 
 @dataclasses.dataclass(frozen=True)
 class PlannedImage:
-    """One picture with its recordings."""
+    """One image with its recordings."""
 
     image_id: int  # unique in the corpus, below 2^31
     key: str  # published name
     split: str
-    image: str  # path below the folder
+    image: str  # path relative to the publisher's folder
     captions: tuple[PlannedCaption, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A corpus as its publisher's metadata describe it, and what in them cannot be used."""
+    """A corpus as its publisher's metadata describe it, and the problems in these metadata."""
 
     images: tuple[PlannedImage, ...]
     problems: tuple[Problem, ...] = ()
@@ -71,7 +71,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """Published numbers of one split; 0 where none is published, which checks nothing."""
+    """Published counts of one split; 0 means that none is published and none is checked."""
 
     images: int
     captions: int
@@ -79,13 +79,13 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """One file as its publisher ships it."""
+    """One archive as its publisher ships it."""
 
-    name: str  # e.g. 'flickr_audio.tar.gz'
+    name: str  # such as 'flickr_audio.tar.gz'
     url: str
-    holds: str  # a path found below the folder once it is extracted: a file, or a folder
-    sha256: str = ""  # '' where the publisher states none
-    also_holds: tuple[str, ...] = ()  # other spellings of `holds` that are seen in the wild
+    holds: str  # a file or folder that exists once the archive is extracted
+    sha256: str = ""  # '' if the publisher states none
+    also_holds: tuple[str, ...] = ()  # other spellings of `holds` in use
     optional: bool = False
 
 
@@ -94,14 +94,15 @@ class Layout:
     """How one corpus is published.
 
     Attributes:
-      name: of the builder package, e.g. 'flickr8k_audio'.
-      configs: config's name -> one line of help; the first is the default.
-      archives: what the publisher ships.
-      plan: (folder, config) -> Plan. The folder holds the extracted archives, side by side or, as
-        some unpack, in a folder of their own.
-      expected: config -> split -> published counts; a split without a count is not checked.
-      rate: of every recording, in Hz; None where any is fine.
-      refused: config -> split that people expect -> why there is none, and what to take instead.
+      name: name of the builder package, such as 'flickr8k_audio'.
+      configs: one line of help for each config; the first is the default.
+      archives: the archives that the publisher ships.
+      plan: function (folder, config) -> Plan. The folder holds the extracted archives, each one
+        directly or in a sub-folder.
+      expected: published counts by config and split; a split without counts is not checked.
+      rate: sampling rate in Hz that every recording must have; None for any.
+      refused: by config and name, splits that people expect and the corpus does not have: the
+        reason, and which split to use instead.
     """
 
     name: str
@@ -121,10 +122,10 @@ LAYOUTS = {
 
 
 def load_layout(name: str) -> Layout:
-    """Return the layout of a published corpus: `LAYOUT` of its package's module.
+    """Return the layout of a published corpus.
 
     Raises:
-      UserError: no layout has this name.
+      UserError: no published corpus has this name.
     """
     import importlib
 

@@ -1,4 +1,4 @@
-"""From finished chunks to record files: what every builder's last step shares."""
+"""The last step of every builder: from finished chunks to record files."""
 
 import contextlib
 import io
@@ -12,7 +12,7 @@ from sir_jax.errors import UserError
 
 
 def progress(total: int, unit: str, desc: str, **options) -> tqdm:
-    """Return a progress bar: ten times a second on a terminal, else a line a half minute."""
+    """Return a progress bar, which prints ten times a second on a terminal, else every 30 s."""
     interval = 0.1 if sys.stderr.isatty() else 30.0
     return tqdm(total=total, unit=unit, desc=desc, mininterval=interval, **options)
 
@@ -21,27 +21,27 @@ def write_records(builder, **download_config) -> None:
     """Write a builder's records and metadata.
 
     Args:
-      builder: of TFDS; its chunks are all there.
-      **download_config: of `tfds.download.DownloadConfig`.
+      builder: a TFDS builder whose chunks are complete.
+      **download_config: fields of `tfds.download.DownloadConfig`.
 
     Raises:
-      UserError: the disk is full, or the like.
+      UserError: a file cannot be written, for example because the disk is full.
     """
     import tensorflow_datasets as tfds
 
     corpus = Path(builder.data_path).parent
-    # What a killed run left half written.
+    # Left by a run that was killed.
     for leftover in corpus.glob("incomplete.*"):
         shutil.rmtree(leftover, ignore_errors=True)
     tfds.disable_progress_bar()
-    # TFDS talks of a download of unknown size.
+    # TFDS prints a message about a download of unknown size: there is no download.
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(
                 download_dir=str(builder.chunks / "downloads"),
                 download_config=tfds.download.DownloadConfig(**download_config),
             )
-    # How ArrayRecord reports what the operating system refused.
+    # ArrayRecord reports errors of the operating system so.
     except RuntimeError as error:
         raise UserError(
             f"cannot write the records: {' '.join(str(error).split())}; mend that and run the same "

@@ -1,7 +1,7 @@
-"""Make many things in parallel, into chunk files that survive an interrupt.
+"""Make many items in parallel, into chunk files that survive an interrupt.
 
-Every chunk is made by a process of its own and reaches its name only when complete. A second call
-goes on with the missing chunks.
+Each chunk is made by its own process, and gets its name only when complete. After an interrupt, a
+second call makes the missing chunks.
 """
 
 import errno
@@ -20,31 +20,31 @@ from sir_jax.errors import UserError
 from sir_jax.runtime.files import PART, whole_file
 
 _ATTEMPTS = 2
-# Exit statuses from here up carry the errno of what the operating system refused.
+# An exit status from here up is this number plus the errno of an OSError.
 _OS_ERROR = 100
 
-# Make(path, items): leave a file at path when, and only when, all items are in it.
+# Make(path, items) writes all items into the file at path, which must appear only when complete.
 Make = Callable[[Path, Sequence[Any]], None]
 
 
 def default_workers() -> int:
-    """Return the number of CPU cores this process may use."""
+    """Return the number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def chunks_of(items: Sequence[Any], folder: Path, size: int) -> dict[Path, Sequence[Any]]:
-    """Return the chunk files of a plan and the items in each, `size` but for the last."""
+    """Return the items of each chunk file: `size` items, fewer in the last one."""
     return {folder / f"{i:06d}.npz": items[i : i + size] for i in range(0, len(items), size)}
 
 
 def parts_of(path: Path, items: Sequence[Any]) -> dict[Path, Sequence[Any]]:
-    """Return the files that stand for a chunk whose items are made one by one."""
+    """Return the files that replace a chunk whose items are made one by one."""
     return {path.with_name(f"{path.stem}+{i:04d}.npz"): [item] for i, item in enumerate(items)}
 
 
 def save_chunk(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write arrays into a file that appears only when complete."""
-    # A worker of a call that was killed may still be at the same chunk.
+    # The partial file is this process's own: a worker of a killed call may still write the chunk.
     with whole_file(path, own=True) as part, part.open("wb") as stream:
         np.savez(stream, **arrays)
 
@@ -57,20 +57,21 @@ def make_chunks(
     deadline: float | None = None,
     give_up: Callable[[Path, Any, str], None] | None = None,
 ) -> None:
-    """Make every missing chunk.
+    """Make the missing chunks.
 
     Args:
-      chunks: of `chunks_of`; all in one folder, which is made where missing.
-      make: of one chunk; a function of a module, or a partial of one: it runs in other processes.
-      workers: processes at a time.
-      report: called with the number of items that just became ready, also those found ready.
-      deadline: seconds after which a process is taken to hang, and killed; None never does.
-      give_up: where given, a chunk that twice kills its process, or hangs, is made item by item
-        (see `parts_of`), and `give_up(path, item, why)` is called for an item that still does; it
-        must leave a file at path. Where None, such a chunk stops everything.
+      chunks: from `chunks_of`. Their folder is created if missing.
+      make: makes one chunk. It runs in other processes: a module's function, or a partial of one.
+      workers: number of processes at a time.
+      report: called with the number of items that have just become ready; the first call counts
+        those that were ready before.
+      deadline: seconds after which a process is taken to hang and is killed; None for no limit.
+      give_up: called as `give_up(path, item, why)` for an item that kills its process or hangs; it
+        must write the file at path. To find that item, a chunk that failed twice is made item by
+        item (see `parts_of`). With None, a chunk that fails twice is an error.
 
     Raises:
-      UserError: a chunk failed twice (a worker was killed, the disk is full, ...).
+      UserError: a chunk failed twice, for example because the disk is full.
     """
     for folder in {path.parent for path in chunks}:
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +92,7 @@ class _Run:
         self._context = _context(make)
 
     def all(self, chunks: dict[Path, Sequence[Any]]) -> None:
-        """Make what is missing of all chunks, `workers` at a time."""
+        """Make the missing chunks, `workers` at a time."""
         ready = 0
         for path, items in chunks.items():
             if path.exists():
@@ -126,7 +127,7 @@ class _Run:
                 process.join()
 
     def _failed(self, path: Path, items: Sequence[Any], status: int) -> None:
-        """Try again, split the chunk, give up on its only item, or stop."""
+        """Retry a failed chunk, split it into items, give up on its only item, or raise."""
         failures = self._failures[path] = self._failures.get(path, 0) + 1
         hangs = status == -signal.SIGALRM
         if failures < _ATTEMPTS and not hangs:
@@ -148,7 +149,7 @@ class _Run:
             self._split(path, items)
 
     def _split(self, path: Path, items: Sequence[Any]) -> int:
-        """Let a chunk's items be made one by one; return how many of them are ready."""
+        """Queue a chunk's items one by one; return how many of them are ready."""
         parts = parts_of(path, items)
         self._parts.update(parts)
         missing = [part for part in parts if not part.exists()]
@@ -165,10 +166,10 @@ def _why(status: int, deadline: float | None) -> str:
 
 
 def _work(make: Make, path: Path, items: Sequence[Any], deadline: float | None) -> None:
-    # Ctrl-C reaches every process of the terminal; the parent decides what happens.
+    # Ctrl-C reaches every process of the terminal, but only the parent shall act on it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if deadline is not None:
-        # The kernel ends this process, also inside a decoder and when the parent is gone.
+        # The kernel then ends this process, even within a decoder and without a parent.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, deadline)
     try:
@@ -178,7 +179,8 @@ def _work(make: Make, path: Path, items: Sequence[Any], deadline: float | None) 
 
 
 def _context(make: Make):
-    # Not fork: the caller may hold threads. The server imports once and forks clean children.
+    # Not fork, because the caller may have threads. A fork server imports once and then forks
+    # children that have none.
     context = multiprocessing.get_context("forkserver")
     module = getattr(make, "func", make).__module__
     context.set_forkserver_preload(["__main__", __name__, module])

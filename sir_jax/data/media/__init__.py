@@ -1,1 +1,1 @@
-"""Sounds and pictures: read, checked, augmented, synthesised."""
+"""Audio and images: loading, checks, augmentation, synthesis."""

@@ -1,4 +1,4 @@
-"""Sound files and arrays to 16 kHz mono float32, and the waveform normalisation of HuBERT."""
+"""Load sound files and arrays as 16 kHz mono float32; normalise waveforms for HuBERT."""
 
 import contextlib
 import dataclasses
@@ -19,40 +19,41 @@ from sir_jax.errors import BadMedia, UserError
 
 SAMPLE_RATE = 16_000
 
-# Decoded values of one file, samples x channels: 1 GiB as float32, 4.6 hours of 16 kHz mono.
+# The most values (samples x channels) of one file: 1 GiB as float32, 4.6 hours of 16 kHz mono.
 MAX_VALUES = 1 << 28
 MIN_RATE, MAX_RATE = 1_000, 768_000
 
-# libsndfile knows more; what is not listed is refused before its parser sees a byte.
+# libsndfile reads more formats. The others are refused before its parsers see a byte.
 FORMATS = ("WAV", "WAVEX", "RF64", "FLAC", "OGG", "MP3")
-# PCM, float, A-law, mu-law. The ADPCM decoders of libsndfile 1.2.2 overflow on crafted
-# files (CVE-2026-37555), so they must not even be opened.
+# PCM, float, A-law, mu-law. Files with ADPCM must not even be opened: the decoders of libsndfile
+# 1.2.2 overflow on crafted files (CVE-2026-37555).
 _WAV_CODECS = (1, 3, 6, 7)
 _WAV_EXTENSIBLE = 0xFFFE
-# A program that writes to a pipe cannot know the size: ffmpeg puts 0xFFFFFFFF, sox 0x7FFFF000.
+# Sizes from here up mean an unknown size: a program that writes to a pipe cannot know it. ffmpeg
+# writes 0xFFFFFFFF, sox 0x7FFFF000.
 _STREAMED_SIZE = 0x7FFF_0000
-# libsndfile's word for "the header does not say".
+# libsndfile's number of frames for a header that does not state one.
 _UNKNOWN_FRAMES = (1 << 63) - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioHeader:
-    """What a sound file announces: samples per channel, channels, and rate in Hz."""
+    """The contents of a sound file as its header states them."""
 
-    samples: int
+    samples: int  # per channel
     channels: int
-    rate: int
+    rate: int  # in Hz
 
 
 def read_header(source: str | os.PathLike | bytes | BinaryIO, name: str | None = None):
-    """Return the `AudioHeader` of a sound file, decoding none of its samples.
+    """Return the `AudioHeader` of a sound file without decoding it.
 
     Args:
       source: path, bytes or open file.
-      name: what error messages call it; where None, its path.
+      name: name of the sound in error messages; None for its path.
 
     Raises:
-      UserError: as `load_audio`, for what a header shows.
+      UserError: the file or its header is invalid. The message names the file and the remedy.
     """
     label, data = read_source(source, name, "sound")
     with _opened(data, label) as sound:
@@ -68,23 +69,27 @@ def load_audio(
 ) -> np.ndarray:
     """Load a sound as 16 kHz mono.
 
-    Channels are averaged, then resampled by soxr HQ: bit for bit what
-    `librosa.load(source, sr=16000)` gives. A file that holds less than its header announces
-    is refused, because libsndfile would silently return the part that is there (an Ogg file
-    cut exactly between two pages cannot be told from a whole one).
+    Channels are averaged and the result is resampled by soxr HQ. This equals
+    `librosa.load(source, sr=16000)` bit for bit. A truncated file is an error, because libsndfile
+    would silently return the part that is left. Only an Ogg file that was cut exactly between two
+    pages cannot be recognised as truncated.
 
     Args:
-      source: path, bytes or open file (wav, flac, ogg, mp3); or an array [N] or [N, channels]
-        with its rate in Hz, of float in [-1, 1], int16, int32 or uint8.
-      name: what error messages call it; where None, its path.
-      max_seconds: a longer sound is refused by its header, before any sample is decoded.
-      max_channels: one with more channels, likewise.
+      source: path, bytes or open file (wav, flac, ogg, mp3); or a pair (array, rate in Hz) with an
+        array [N] or [N, channels] of float in [-1, 1], int16, int32 or uint8.
+      name: name of the sound in error messages; None for its path.
+      max_seconds: longest duration; None for no limit. It is checked before decoding.
+      max_channels: largest number of channels; None for no limit. It is checked before decoding.
 
     Returns:
-      float32 [N], in [-1, 1) for integer sources; N is 0 for a clip without samples.
+      float32 [N], in [-1, 1) for integer sources. A sound without samples gives N = 0.
 
     Raises:
-      UserError: names the file, what is wrong with it and the remedy.
+      UserError: the sound is invalid or beyond a limit. The message names it and the remedy.
+
+    Example:
+      >>> load_audio((np.array([0, 16384], np.int16), 16_000))
+      array([0. , 0.5], dtype=float32)
     """
     if isinstance(source, tuple):
         label = name or "sound array"
@@ -104,9 +109,9 @@ def load_audio(
 
 
 def longest_window(data_cfg) -> int:
-    """Return the most samples that the speech encoder reads at once.
+    """Return the largest number of samples that the speech encoder reads at once.
 
-    Training cuts a longer clip to a part of that length, and search into windows of it.
+    Of a longer clip training uses a random part of that length; search splits it into windows.
 
     Args:
       data_cfg: `config.data`, of which `buckets` is read.
@@ -115,29 +120,34 @@ def longest_window(data_cfg) -> int:
 
 
 def normalize_waveform(wave: np.ndarray) -> np.ndarray:
-    """Bring a waveform to zero mean and unit variance.
+    """Normalise a waveform to zero mean and unit variance.
 
-    The formula of transformers' `Wav2Vec2FeatureExtractor`, which HuBERT was trained with:
+    HuBERT was trained with `Wav2Vec2FeatureExtractor` of `transformers`, whose formula this is:
     (x - mean) / sqrt(var + 1e-7).
 
     Args:
-      wave: [N], valid samples only (padding would enter the mean).
+      wave: valid samples without padding, [N].
 
     Returns:
-      float32 [N]; zeros for a constant wave, empty for an empty one.
+      float32 [N]; zeros for a constant waveform.
+
+    Example:
+      >>> normalize_waveform(np.array([1.0, 3.0])).round(3)
+      array([-1.,  1.], dtype=float32)
     """
     wave = np.asarray(wave, np.float32)
     if not wave.size:
         return wave
     out = wave - wave.mean()
-    out /= np.sqrt(np.square(out).mean() + 1e-7)  # the variance, as `var` would go on
+    # The mean of squares is the variance: `np.var` would subtract the mean once more.
+    out /= np.sqrt(np.square(out).mean() + 1e-7)
     return out
 
 
 def _decode(
     data: bytes, label: str, max_seconds: float | None, max_channels: int | None
 ) -> tuple[np.ndarray, int]:
-    """Decode a whole file to float32 [N, channels] and its rate in Hz."""
+    """Decode a whole file; return float32 [N, channels] and its rate in Hz."""
     with _opened(data, label) as sound:
         frames, rate = sound.frames, sound.samplerate
         header = AudioHeader(frames, sound.channels, rate)
@@ -149,9 +159,9 @@ def _decode(
 
 
 class _OneWay(soundfile.SoundFile):
-    """A sound that is read once, from its start.
+    """A sound that is read once from its start.
 
-    Where it can, soundfile seeks to where it is after each read, for which FLAC decodes a block.
+    soundfile seeks after each read if the file is seekable, and FLAC decodes a block for that.
     """
 
     def seekable(self) -> bool:
@@ -160,7 +170,11 @@ class _OneWay(soundfile.SoundFile):
 
 @contextlib.contextmanager
 def _opened(data: bytes, label: str) -> Iterator[soundfile.SoundFile]:
-    """Open a sound whose first bytes and header are within the bounds."""
+    """Open a sound after checking its first bytes and its header.
+
+    Raises:
+      BadMedia: the sound is invalid.
+    """
     _check_container(data, label)
     try:
         with _OneWay(io.BytesIO(data)) as sound:
@@ -174,7 +188,7 @@ def _opened(data: bytes, label: str) -> Iterator[soundfile.SoundFile]:
 
 
 def _check_container(data: bytes, label: str) -> None:
-    """Refuse unknown and truncated containers by their first bytes."""
+    """Check the container format by its first bytes, and that the file is not truncated."""
     magic = data[:4]
     if magic in (b"RIFF", b"RIFX", b"RF64") and data[8:12] == b"WAVE":
         _check_wav(data, label)
@@ -192,7 +206,7 @@ def _is_mp3_sync(magic: bytes) -> bool:
 
 
 def _check_wav(data: bytes, label: str) -> None:
-    """Walk the RIFF chunks up to the samples; check the codec and the announced size."""
+    """Check the codec of a wav file, and that it holds as many bytes as its header states."""
     order = ">" if data[:4] == b"RIFX" else "<"
     codec, long_size, offset = None, None, 12
     while offset + 8 <= len(data):
@@ -222,11 +236,11 @@ def _check_wav(data: bytes, label: str) -> None:
 
 
 def _check_ogg(data: bytes, label: str) -> None:
-    """Walk the Ogg pages; a last page that is cut short means a truncated file."""
+    """Check that the last page of an Ogg file is complete."""
     offset = 0
     while offset < len(data):
         if data[offset : offset + 4] != b"OggS"[: len(data) - offset]:
-            return  # bytes between pages: the decoder finds the next page by itself
+            return  # other bytes between pages are legal: the decoder finds the next page
         table = data[offset + 27 : offset + 27 + (data[offset + 26 : offset + 27] or b"\0")[0]]
         page = 27 + len(table) + sum(table)
         if offset + page > len(data):
@@ -236,7 +250,7 @@ def _check_ogg(data: bytes, label: str) -> None:
 
 
 def _check_header(sound: soundfile.SoundFile, label: str) -> None:
-    """Refuse what is announced beyond the bounds."""
+    """Check the format, length and rate of an open file against the bounds of this module."""
     if sound.format not in FORMATS:
         raise BadMedia(f"{label}: {sound.format} is not wav, flac, ogg or mp3; convert it")
     if sound.frames == _UNKNOWN_FRAMES:
@@ -253,7 +267,7 @@ def _check_header(sound: soundfile.SoundFile, label: str) -> None:
 def _check_limits(
     header: AudioHeader, label: str, max_seconds: float | None, max_channels: int | None
 ) -> None:
-    """Refuse what is longer or has more channels than the caller wants."""
+    """Check a header against the caller's limits."""
     seconds = header.samples / header.rate
     if max_seconds is not None and seconds > max_seconds:
         raise BadMedia(
@@ -275,7 +289,7 @@ def _check_rate(rate: int, label: str) -> None:
 
 
 def _check_array(source: tuple[np.ndarray, int], label: str) -> tuple[np.ndarray, int]:
-    """Bring an (array, rate) pair to float32 [N, channels] and its rate in Hz."""
+    """Check an (array, rate) pair; return float32 [N, channels] and the rate in Hz."""
     if len(source) != 2 or not isinstance(source[1], Real) or np.ndim(source[0]) == 0:
         raise UserError(f"{label}: give a pair (array, rate in Hz)")
     array, rate = np.asarray(source[0]), source[1]
@@ -301,7 +315,7 @@ def _resample(mono: np.ndarray, rate: int) -> np.ndarray:
     if rate == SAMPLE_RATE or not mono.size:
         return mono
     out = soxr.resample(mono, rate, SAMPLE_RATE, quality="HQ")
-    # soxr may be one sample off; librosa fixes the length like this.
+    # soxr's result may be one sample off; librosa corrects the length in the same way.
     length = math.ceil(len(mono) * (SAMPLE_RATE / rate))
     return np.pad(out[:length], (0, max(0, length - len(out))))
 

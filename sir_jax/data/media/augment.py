@@ -1,8 +1,8 @@
 """Augmentation of waveforms: speed, reverberation, noise, telephone and gain.
 
 Each effect is a pure function of a waveform and its parameters. `augment_wave` draws the parameters
-from one generator, with a stream for each effect, so that switching one on or off leaves the draws
-of the others as they are.
+of each effect from its own random stream, so that switching an effect on or off changes no draw of
+the others.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from sir_jax.config.check import check_section
 from sir_jax.data.media.audio import SAMPLE_RATE
 from sir_jax.data.media.sound_folder import SoundFolder
 
-# A telephone's band in Hz, and the width of the filter's slopes outside it.
+# The band of a telephone, and the width of the filter's slopes outside it, in Hz.
 PHONE_BAND = (300.0, 3400.0)
 PHONE_SLOPE = 100.0
 _STOP_DB = 60.0
@@ -29,15 +29,23 @@ Range = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class AugmentSpec:
-    """What happens to training waveforms; the default is nothing.
+    """Augmentation of training waveforms; by default there is none.
 
     Attributes:
-      speed: probability; `factor` above 1 is faster and higher.
-      reverb: probability; responses from `reverb_folder`, or made with a `t60` in seconds and a
-        `direct_ratio`, the direct path's energy over the rest's, in dB.
-      noise: probability; from `noise_folder`, or made of one of `noise_kinds`, at `snr` dB.
-      telephone: probability; with `mu_law`, also coded in 8 bits.
-      gain: probability; by `gain_db`.
+      speed: probability of a change of speed.
+      factor: range of the speed's factor; above 1 is faster and higher in pitch.
+      reverb: probability of reverberation.
+      t60: range of a made room response's reverberation time, in seconds.
+      direct_ratio: range of a made response's energy in the direct path over the rest, in dB.
+      reverb_folder: recorded room responses, used instead of made ones; None for made ones.
+      noise: probability of noise.
+      snr: range of the signal-to-noise ratio in dB.
+      noise_kinds: names in NOISES to choose from.
+      noise_folder: recorded noise, used instead of made noise; None for made noise.
+      telephone: probability of telephone sound.
+      mu_law: True to code telephone sound in 8 bits, too.
+      gain: probability of a change of loudness.
+      gain_db: range of the gain in dB.
     """
 
     speed: float = 0.0
@@ -57,7 +65,7 @@ class AugmentSpec:
 
     @property
     def active(self) -> bool:
-        """Tell whether anything can happen at all."""
+        """Tell whether any effect has a probability above 0."""
         return any((self.speed, self.reverb, self.noise, self.telephone, self.gain))
 
     @classmethod
@@ -65,7 +73,7 @@ class AugmentSpec:
         """Read and check `data.augment`.
 
         Raises:
-          UserError: naming the field, its value and what it may be.
+          UserError: a field is invalid. The message names it, its value and the valid values.
         """
         c, names = augment_cfg, ("speed", "reverb", "noise", "telephone", "gain")
         check_section("data.augment", c)
@@ -88,14 +96,14 @@ def augment_wave(wave: np.ndarray, spec: AugmentSpec, rng: np.random.Generator) 
 
     Args:
       wave: float32 [N] at 16 kHz.
-      spec: which, how often and how much.
-      rng: where the draws come from; its own state is not advanced.
+      spec: probabilities and ranges of the effects.
+      rng: random generator; it spawns others, and its own state does not advance.
 
     Returns:
-      float32, of another length where the speed changed; `wave` itself where nothing did.
+      float32; the length differs from N if the speed changed. `wave` itself if no effect applied.
 
     Raises:
-      UserError: a file of a folder cannot be decoded.
+      UserError: a file of `reverb_folder` or `noise_folder` cannot be decoded.
     """
     if not spec.active or not wave.size:
         return wave
@@ -126,14 +134,14 @@ def augment_wave(wave: np.ndarray, spec: AugmentSpec, rng: np.random.Generator) 
 
 
 def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:
-    """Play faster or slower, pitch and tempo together.
+    """Change the speed by resampling, which changes tempo and pitch together.
 
     Args:
       wave: float32 [N].
-      factor: above 1 is faster; a tone of f Hz comes out at f * factor.
+      factor: above 1 is faster; a tone of f Hz becomes one of f * factor Hz.
 
     Returns:
-      float32 [N / factor], rounded, at least 1 where N is.
+      float32 [N / factor], with the length rounded and at least 1 unless N is 0.
     """
     if not wave.size or factor == 1:
         return wave
@@ -143,15 +151,15 @@ def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:
 
 
 def add_reverb(wave: np.ndarray, response: np.ndarray, direct: int) -> np.ndarray:
-    """Convolve with a room's impulse response; the speech is not delayed, its energy is kept.
+    """Convolve with a room's impulse response, without delay and at constant energy.
 
     Args:
       wave: float32 [N].
-      response: float [M], at the same rate.
-      direct: index of the direct path in it, which is laid on time 0.
+      response: float [M] at the same rate.
+      direct: index of the direct path in `response`; the result starts there.
 
     Returns:
-      float32 [N]; `wave` itself where the result would be silence.
+      float32 [N]; `wave` itself if the result would be silent.
     """
     n = len(wave)
     out = _convolve(wave, response)[direct : direct + n]
@@ -162,15 +170,15 @@ def add_reverb(wave: np.ndarray, response: np.ndarray, direct: int) -> np.ndarra
 
 
 def make_response(t60: float, direct_ratio: float, rng: np.random.Generator) -> np.ndarray:
-    """Make an impulse response: the direct path, then noise that decays exponentially.
+    """Make an impulse response: the direct path, followed by exponentially decaying noise.
 
     Args:
-      t60: seconds in which the noise decays by 60 dB, where it is cut.
+      t60: time in seconds in which the noise decays by 60 dB; the response ends there.
       direct_ratio: energy of the direct path over that of the noise, in dB.
-      rng: where the noise comes from.
+      rng: random generator of the noise.
 
     Returns:
-      float64 [t60 * 16000], rounded up; the direct path is 1 at index 0.
+      float64 [t60 * 16000], rounded up. The direct path is the 1 at index 0.
     """
     n = max(2, math.ceil(t60 * SAMPLE_RATE))
     out = rng.standard_normal(n) * np.exp(-math.log(1e3) / (t60 * SAMPLE_RATE) * np.arange(n))
@@ -181,15 +189,15 @@ def make_response(t60: float, direct_ratio: float, rng: np.random.Generator) -> 
 
 
 def add_noise(wave: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
-    """Add noise at a signal-to-noise ratio, both powers being means over the whole clip.
+    """Add noise at a signal-to-noise ratio of mean powers over the whole clip.
 
     Args:
       wave: float32 [N].
-      noise: float [N], of any loudness.
-      snr: in dB.
+      noise: float [N] of any loudness.
+      snr: signal-to-noise ratio in dB.
 
     Returns:
-      float32 [N]; `wave` itself where either is silent, for which no ratio exists.
+      float32 [N]; `wave` itself if wave or noise are silent and the ratio is undefined.
     """
     signal, power = _energy(wave), _energy(noise)
     if not (signal and power):
@@ -199,12 +207,12 @@ def add_noise(wave: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
 
 
 def fit_length(sound: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
-    """Cut a stretch out of a sound at random, or repeat it, from a random sample on.
+    """Take a random part of a sound, or repeat a short one from a random sample on.
 
     Args:
-      sound: [M], M at least 1.
-      length: N in samples.
-      rng: where the first sample comes from.
+      sound: [M] with M at least 1.
+      length: N, the length of the result in samples.
+      rng: random generator of the first sample.
 
     Returns:
       [N].
@@ -216,23 +224,24 @@ def fit_length(sound: np.ndarray, length: int, rng: np.random.Generator) -> np.n
 
 
 def white_noise(length: int, rng: np.random.Generator) -> np.ndarray:
-    """Make noise of the same power at every frequency: float32 [length]."""
-    # Half the time of float64, and as random.
+    """Make noise of equal power at all frequencies, float32 [length]."""
+    # float32 takes half the time of float64.
     return rng.standard_normal(length, np.float32)
 
 
 def pink_noise(length: int, rng: np.random.Generator) -> np.ndarray:
-    """Make noise whose power falls by 3 dB an octave: float64 [length]."""
+    """Make noise whose power falls by 3 dB per octave, float64 [length]."""
     return _shape_noise(white_noise(length, rng), lambda hz: 1 / np.sqrt(hz))
 
 
 def babble_noise(length: int, rng: np.random.Generator) -> np.ndarray:
-    """Make the murmur of a crowd: float64 [length].
+    """Make the murmur of a crowd, float64 [length].
 
-    Four talkers without words: each is noise that swells at the rate of syllables. Together they
-    have the long-term spectrum of speech: flat up to 500 Hz, then falling by 9 dB an octave.
+    It has four talkers without words: each is noise whose loudness varies at the rate of syllables.
+    The spectrum is that of speech over a long time: flat up to 500 Hz, then falling by 9 dB per
+    octave.
     """
-    # Loudness changes in steps of 10 ms: nobody hears a step of noise, and sines are slow to make.
+    # Loudness is constant for 10 ms at a time: this is inaudible, and sines are slow to compute.
     step = SAMPLE_RATE // 100
     seconds = np.arange(-(-length // step)) / 100
     crowd = np.zeros(length)
@@ -251,21 +260,25 @@ NOISES: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {
 
 
 def narrow_band(wave: np.ndarray, mu_law: bool) -> np.ndarray:
-    """Pass a waveform through a telephone: 300 to 3400 Hz, 60 dB down 100 Hz further out.
+    """Filter a waveform as a telephone does: it passes 300 to 3400 Hz.
+
+    At 100 Hz outside of that band the attenuation is 60 dB.
 
     Args:
       wave: float32 [N].
-      mu_law: also sample at 8 kHz and code in 8 bits by the mu-law, beyond [-1, 1] clipped.
+      mu_law: True to sample at 8 kHz and code in 8 bits by the mu-law, too; samples beyond [-1, 1]
+        are clipped.
 
     Returns:
-      float32 [N], not delayed.
+      float32 [N] without delay.
     """
     if not wave.size:
         return wave
     band = _phone_filter()
     delay, n = len(band) // 2, len(wave)
     out = _convolve(wave, band)[delay : delay + n]
-    # What has nothing above 4 kHz loses nothing at 8 kHz, so that only coding needs the samples.
+    # After the filter there is nothing above 4 kHz, so sampling at 8 kHz alone would change
+    # nothing: it is only needed for the coding.
     if mu_law:
         coded = np.zeros(n)
         coded[::2] = 2 * code_mu_law(out[::2])
@@ -277,7 +290,7 @@ def code_mu_law(samples: np.ndarray) -> np.ndarray:
     """Round samples to the 255 levels of the mu-law (mu 255, 8 bits with sign); 0 stays 0.
 
     Args:
-      samples: float [N]; beyond [-1, 1] clipped.
+      samples: float [N]; values beyond [-1, 1] are clipped.
 
     Returns:
       float64 [N] in [-1, 1].
@@ -288,18 +301,18 @@ def code_mu_law(samples: np.ndarray) -> np.ndarray:
 
 
 def change_gain(wave: np.ndarray, db: float) -> np.ndarray:
-    """Make a waveform louder by `db` decibels; nothing is clipped."""
+    """Make a waveform louder by `db` decibels, without clipping."""
     return wave * np.float32(10 ** (db / 20))
 
 
 def _energy(x: np.ndarray) -> float:
-    # Not `x @ x`: BLAS would set all its threads on it, and sum in an order that depends on them.
+    # Not `x @ x`: BLAS would use all its threads, and their number would change the sum's rounding.
     return float(np.square(x, dtype=np.float64).sum())
 
 
 @functools.cache
 def _phone_filter() -> np.ndarray:
-    """Return the band-pass: a Kaiser-windowed sinc of odd length, symmetric."""
+    """Return the band-pass filter: a symmetric Kaiser-windowed sinc of odd length."""
     slope = 2 * math.pi * PHONE_SLOPE / SAMPLE_RATE
     # Kaiser's formulas for the length and the window's parameter at 60 dB.
     half = math.ceil((_STOP_DB - 7.95) / (2.285 * slope) / 2)
@@ -313,7 +326,7 @@ def _phone_filter() -> np.ndarray:
 
 
 def _shape_noise(noise: np.ndarray, amplitude: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Give noise a spectrum; nothing below 20 Hz, where 1/f would be all."""
+    """Give noise a spectrum. It is zero below 20 Hz, where a 1/f spectrum has most of its power."""
     n = len(noise)
     size = _fft_size(n)
     hz = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
@@ -325,10 +338,10 @@ def _shape_noise(noise: np.ndarray, amplitude: Callable[[np.ndarray], np.ndarray
 
 def _convolve(wave: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """Return the full convolution, float64 [N + M - 1]."""
-    # NumPy keeps float32 in float32, which costs two digits and saves little time.
+    # NumPy would transform float32 in float32: less exact by two digits, and hardly faster.
     wave, kernel = wave.astype(np.float64), kernel.astype(np.float64)
     m, n = len(kernel), len(wave) + len(kernel) - 1
-    # Of a short kernel: block by block, each adding its tail to the next one's head.
+    # With a short kernel the wave is convolved in blocks (overlap-add); with a long one at once.
     size = 1 << (4 * m - 1).bit_length()
     step = size - m + 1
     count = -(-len(wave) // step)
@@ -347,7 +360,7 @@ def _convolve(wave: np.ndarray, kernel: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4096)
 def _fft_size(least: int) -> int:
-    """Return the smallest size from `least` on that has no prime factor above 5."""
+    """Return the smallest number that is at least `least` and has no prime factor above 5."""
     best, fives = 1 << (least - 1).bit_length(), 1
     while fives < best:
         odd = fives

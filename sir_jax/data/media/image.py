@@ -1,4 +1,4 @@
-"""Pictures to the float arrays that an image encoder reads."""
+"""Load images, and turn them into the float arrays that an image encoder reads."""
 
 import dataclasses
 import io
@@ -14,23 +14,27 @@ from sir_jax.data.media.sources import read_source
 from sir_jax.errors import BadMedia, UserError
 
 MAX_PIXELS = 25_000_000
-# Pillow's other parsers have a history of holes, and nobody keeps a photo collection in them.
+# Pillow reads more formats, but those parsers have had many vulnerabilities.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-# Beyond this ratio of sides, the whole resized picture would not fit in memory.
+# With a larger ratio of sides the whole resized image could exceed the memory.
 _MAX_ASPECT = 16
 # torchvision's RandomResizedCrop: bounds of the crop's aspect ratio, and draws before giving up.
 _CROP_ASPECT = (3 / 4, 4 / 3)
 _CROP_DRAWS = 10
-# Rec. 601: what each of red, green and blue adds to grey.
+# Rec. 601: the weights of red, green and blue in grey.
 _LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageSpec:
-    """What an image encoder wants: a square of `size` pixels, less `mean`, over `std` (RGB).
+    """The preprocessing that an image encoder needs.
 
-    `fit` says how a picture becomes square: "crop" resizes the short side and cuts out the centre,
-    as CLIP does; "squash" resizes both sides, as BLIP-2 does.
+    Attributes:
+      size: side of the square in pixels.
+      mean: subtracted from red, green and blue, which are from 0 to 1.
+      std: divisor of red, green and blue after that.
+      fit: how an image becomes square: "crop" resizes its short side and keeps the centre, as CLIP
+        does; "squash" resizes both sides, as BLIP-2 does.
     """
 
     size: int
@@ -40,10 +44,10 @@ class ImageSpec:
 
     @classmethod
     def from_config(cls, data_cfg: Any) -> "ImageSpec":
-        """Read `image_size`, `image_mean`, `image_std` and `image_fit` of a data config.
+        """Read `image_size`, `image_mean`, `image_std` and `image_fit` of `config.data`.
 
         Raises:
-          UserError: naming the field, its value and what it may be.
+          UserError: a field is invalid. The message names it, its value and the valid values.
         """
         check_section("data", data_cfg)
         return cls(
@@ -56,13 +60,13 @@ class ImageSpec:
 
 @dataclasses.dataclass(frozen=True)
 class ColorJitter:
-    """How much colours may change in training; the default is nothing.
+    """Random changes of colour in training; by default there are none.
 
     Attributes:
-      brightness: a factor for every value, uniform in 1 -+ this.
-      contrast: a factor for the distance to the picture's mean grey, likewise.
-      saturation: a factor for the distance to each pixel's own grey, likewise.
-      grey: probability of a picture without colour.
+      brightness: x: values are multiplied by a random factor from 1 - x to 1 + x.
+      contrast: x: the same for the differences to the image's mean grey.
+      saturation: x: the same for the differences to each pixel's grey.
+      grey: probability that the image becomes grey.
     """
 
     brightness: float = 0.0
@@ -72,7 +76,7 @@ class ColorJitter:
 
     @property
     def active(self) -> bool:
-        """Tell whether anything can happen at all."""
+        """Tell whether any change has a strength or probability above 0."""
         return any(dataclasses.astuple(self))
 
     @classmethod
@@ -80,7 +84,7 @@ class ColorJitter:
         """Read `data.augment.image`.
 
         Raises:
-          UserError: naming the field, its value and what it may be.
+          UserError: a field is invalid. The message names it, its value and the valid values.
         """
         check_section("data.augment", augment_cfg)
         names = [field.name for field in dataclasses.fields(cls)]
@@ -93,20 +97,24 @@ def load_image(
     *,
     max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
-    """Load a picture as upright 8-bit RGB.
+    """Load an image as upright 8-bit RGB.
 
-    EXIF rotation is applied, transparency laid on white, 16 bits brought to 8, and grey,
-    palette and CMYK converted. Of a moving picture, the first frame. A PIL image that is all this
-    already comes back as it is.
+    EXIF rotation is applied, transparency is laid on white, 16 bits are reduced to 8, and grey,
+    palette and CMYK images are converted. An animation gives its first frame. A PIL image that
+    needs none of this is returned itself.
 
     Args:
       source: path, bytes or open file (JPEG, PNG, WebP, GIF, BMP), a PIL image, or an array
         [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] of uint8 or uint16.
-      name: what error messages call it; where None, its path.
-      max_pixels: width x height beyond which it is refused by its header, before it is decoded.
+      name: name of the image in error messages; None for its path.
+      max_pixels: largest width x height; it is checked before decoding.
 
     Raises:
-      UserError: names the file and what is wrong.
+      UserError: the image is invalid or too large. The message names it and the remedy.
+
+    Example:
+      >>> load_image(np.zeros((2, 3), np.uint8)).getpixel((0, 0))
+      (0, 0, 0)
     """
     label, data = name or "picture", None
     if not isinstance(source, (Image.Image, np.ndarray)):
@@ -128,23 +136,23 @@ def load_image(
         raise BadMedia(
             f"{label}: not a picture (JPEG, PNG, WebP, GIF or BMP); replace or remove it"
         ) from None
-    # Pillow's parsers let anything escape on damaged data: SyntaxError, struct.error, ...
+    # On damaged data Pillow's parsers raise any exception: SyntaxError, struct.error, ...
     except Exception as error:
         fault = "truncated" if data is not None and _is_cut(data) else "undecodable"
         raise BadMedia(f"{label}: damaged picture ({error}); replace or remove it", fault) from None
 
 
 def preprocess_image(image: Image.Image, spec: ImageSpec) -> np.ndarray:
-    """Make a picture square as `spec.fit` says, and normalise.
+    """Make an image square and normalise it.
 
-    Equals transformers' `CLIPImageProcessor` ("crop") or `BlipImageProcessor` ("squash"), with
-    their PIL backend, bit for bit: bicubic, long side rounded down, value / 255, less mean, over
-    deviation. Cropped sides of a ratio above 16 agree to one grey level: only the part that the
-    crop keeps is resized.
+    The result equals that of `CLIPImageProcessor` (fit "crop") or `BlipImageProcessor` ("squash")
+    of `transformers` with their PIL backend, bit for bit. Only a cropped image with a ratio of
+    sides above 16 may differ by one grey level: of it, just the part that the crop keeps is
+    resized.
 
     Args:
       image: RGB.
-      spec: size in pixels, mean and deviation per channel.
+      spec: the preprocessing.
 
     Returns:
       float32 [h, w, 3] with h = w = spec.size.
@@ -174,18 +182,21 @@ def augment_image(
     jitter: ColorJitter = ColorJitter(),
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Take a random crop, resize it, change its colours; never flip: captions say left and right.
+    """Crop an image at random, resize it, change its colours at random, and normalise it.
 
-    The distribution of crops is torchvision's RandomResizedCrop: share of the area uniform in
-    `scale`, log aspect ratio uniform in 3/4 to 4/3, the centre where no draw fits.
+    Images are never flipped, because captions say left and right. Crops are distributed as in
+    torchvision's RandomResizedCrop: the share of the area is uniform in `scale`, and the logarithm
+    of the aspect ratio is uniform for ratios from 3/4 to 4/3. If no draw fits into the image, the
+    centre is cropped.
 
     Args:
       image: RGB.
-      spec: size in pixels, mean and deviation per channel.
-      rng: where the draws come from.
-      scale: least and largest share of the area; (1.0, 1.0) means no crop.
-      jitter: how much the colours change; its draws leave those of the crop as they are.
-      out: contiguous float32 [h, w, 3] for the result, e.g. its row of a batch; None for a new one.
+      spec: the preprocessing.
+      rng: random generator.
+      scale: least and largest share of the area; (1.0, 1.0) turns random crops off.
+      jitter: the random changes of colour; they do not change the draws of the crop.
+      out: contiguous float32 [h, w, 3] to write the result into, such as a row of a batch; None for
+        a new array.
 
     Returns:
       float32 [h, w, 3] with h = w = spec.size.
@@ -217,14 +228,14 @@ def _crop_at_random(
 
 
 def _jitter_colors(pixels: np.ndarray, jitter: ColorJitter, rng: np.random.Generator) -> np.ndarray:
-    """Change brightness, contrast, saturation, in this order, then perhaps drop the colour.
+    """Change brightness, then contrast, then saturation, and make some images grey.
 
-    The formulas are torchvision's, on values from 0 to 1; the result of each is clipped to that.
+    The formulas are those of torchvision for values from 0 to 1. Each step clips to that range.
 
     Args:
       pixels: float64 [h, w, 3].
-      jitter: how much.
-      rng: where the draws come from: as many, whatever is switched on.
+      jitter: the strengths.
+      rng: random generator; the number of draws does not depend on `jitter`.
 
     Returns:
       float64 [h, w, 3].
@@ -244,13 +255,13 @@ def _jitter_colors(pixels: np.ndarray, jitter: ColorJitter, rng: np.random.Gener
 
 
 def _grey(pixels: np.ndarray) -> np.ndarray:
-    # Not a matrix product: BLAS would set all its threads on it.
+    # Not a matrix product: BLAS would use all its threads.
     return sum(pixels[..., c : c + 1] * share for c, share in enumerate(_LUMA))
 
 
 def _normalize(image: Image.Image, spec: ImageSpec, out: np.ndarray | None = None) -> np.ndarray:
-    # transformers multiplies by 1 / 255 in float64 and rounds to float32. Dividing in float32 gives
-    # the same for each of the 256 values.
+    # `transformers` multiplies by 1 / 255 in float64 and rounds to float32. Division in float32
+    # gives the same for each of the 256 values.
     pixels = np.empty((spec.size, spec.size, 3), np.float32) if out is None else out
     np.divide(np.asarray(image), np.float32(255), out=pixels, dtype=np.float32)
     return _standardize(pixels, spec)
@@ -258,7 +269,7 @@ def _normalize(image: Image.Image, spec: ImageSpec, out: np.ndarray | None = Non
 
 def _standardize(pixels: np.ndarray, spec: ImageSpec) -> np.ndarray:
     """Subtract the means and divide by the deviations, in place."""
-    # Whole rows: NumPy's loop over 3 channels takes four times as long.
+    # In whole rows: broadcasting over 3 channels takes four times as long in NumPy.
     rows = pixels.reshape(spec.size, 3 * spec.size)
     rows -= np.tile(np.asarray(spec.mean, np.float32), spec.size)
     rows /= np.tile(np.asarray(spec.std, np.float32), spec.size)
@@ -266,14 +277,14 @@ def _standardize(pixels: np.ndarray, spec: ImageSpec) -> np.ndarray:
 
 
 def _resize_centre(image: Image.Image, size: int) -> Image.Image:
-    """Resize and centre-crop a very long picture without making the whole resized one."""
+    """Resize and centre-crop a very long image without resizing the whole of it."""
     axis = int(image.height > image.width)
     long, short = image.size[axis], image.size[1 - axis]
     new_long = int(size * long / short)
     step = long / new_long  # source pixels per resized pixel
     start = (new_long - size) // 2 * step
-    # The bicubic filter reaches 2 pixels (of the coarser grid) to either side. Cutting first
-    # keeps the coordinates small: Pillow holds a box in float32.
+    # The bicubic filter reaches 2 pixels of the coarser grid to either side. The image is cut first
+    # to keep coordinates small, because Pillow stores a box in float32.
     margin = math.ceil(2 * max(step, 1)) + 1
     low = max(0, math.floor(start) - margin)
     high = min(long, math.ceil(start + size * step) + margin)
@@ -304,13 +315,13 @@ def _to_rgb(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    # `convert` would copy what is RGB already.
+    # `convert` would copy an RGB image.
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _is_cut(data: bytes) -> bool:
-    """Say whether a picture that does not decode lacks the end its format prescribes."""
-    # A little behind the end is common and harmless.
+    """Tell whether an image file lacks the end that its format prescribes."""
+    # A few bytes after the end are common and harmless.
     tail = data[-64:]
     if data[:2] == b"\xff\xd8":
         return b"\xff\xd9" not in tail
@@ -326,7 +337,7 @@ def _is_cut(data: bytes) -> bool:
 def _is_rotated(image: Image.Image) -> bool:
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-    # Broken EXIF is common and no reason to refuse a sound picture; Pillow raises what it likes.
+    # Broken EXIF is common and no reason to refuse an image. Pillow raises many exceptions for it.
     except Exception:
         return False
 

@@ -1,4 +1,4 @@
-"""A user's folder of sound files: scanned once, read when needed, kept within a memory bound."""
+"""A user's folder of sound files, with a bounded cache of decoded sounds."""
 
 import hashlib
 import threading
@@ -12,23 +12,23 @@ from sir_jax.data.media.audio import load_audio
 from sir_jax.errors import UserError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-# Decoded sounds that a process keeps: 256 MiB, 70 minutes.
+# Size of the cache of a process: 256 MiB hold 70 minutes of sound.
 CACHE_BYTES = 1 << 28
 
 
 class SoundFolder:
-    """The sounds under a folder, in the order of their paths; safe to share between threads.
+    """The sounds in a folder and its sub-folders, sorted by path; safe to share between threads.
 
-    Pickles as its path and a digest of the names: a worker scans the folder itself, and refuses
-    one that has other files by then, because the number of a sound must mean the same to all.
+    It pickles as its path and a digest of the file names. A worker scans the folder itself, and
+    raises if the files have changed, because all workers must agree on the number of each sound.
 
     Args:
-      path: of the folder; its sub-folders count.
-      field: the config field that named it, for error messages.
-      cache_bytes: bound on the decoded sounds that are kept.
+      path: path of the folder.
+      field: config field with the path, for error messages.
+      cache_bytes: size of the cache of decoded sounds.
 
     Raises:
-      UserError: no such folder, or no sound file in it.
+      UserError: the folder does not exist, or has no sound file.
     """
 
     def __init__(self, path: str, field: str, cache_bytes: int = CACHE_BYTES):
@@ -63,12 +63,12 @@ class SoundFolder:
             if name in self._cache:
                 self._cache.move_to_end(name)
                 return self._cache[name]
-        # Not under the lock: two threads may decode one file, but none waits for another's.
+        # Decoded without the lock: two threads may decode the same file, but none waits.
         wave = load_audio(self._path / name)
         if not wave.size:
             raise UserError(f"{self._path / name}: holds no samples; remove it from {self._field}")
         wave.flags.writeable = False
-        # A sound beyond the bound would only drive out the others.
+        # A sound larger than the cache would only evict the others.
         if wave.nbytes > self._cache_bytes:
             return wave
         with self._lock:
@@ -96,7 +96,7 @@ class SoundFolder:
 
 
 def _list_sounds(folder: Path, field: str) -> list[str]:
-    """Return the sound files under a folder by relative path, sorted."""
+    """Return the sorted relative paths of the sound files in a folder and its sub-folders."""
     if not folder.is_dir():
         raise UserError(f"{field}={str(folder)!r}: no such folder; give one of sound files")
     names = sorted(

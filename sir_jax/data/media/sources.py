@@ -1,4 +1,4 @@
-"""Where the bytes of a sound or a picture come from: a path, bytes or an open file."""
+"""Read the bytes of a sound or an image from a path, bytes or an open file."""
 
 import os
 import stat
@@ -7,37 +7,37 @@ from typing import BinaryIO
 
 from sir_jax.errors import BadMedia, UserError
 
-# A bound on what one file may make this process read.
+# The largest file that is read.
 MAX_FILE_BYTES = 1 << 30
 
 
 def read_source(
-    source: str | os.PathLike | bytes | BinaryIO, name: str | None, kind: str
+    source: str | os.PathLike | bytes | BinaryIO, name: str | None, medium: str
 ) -> tuple[str, bytes]:
     """Read a whole source into memory.
 
     Args:
-      source: path, bytes, or a file opened for reading bytes (read from where it stands).
-      name: what error messages call it; where None, its path.
-      kind: what it should hold, e.g. "sound"; names a source that has no path.
+      source: path, bytes, or a binary file, which is read from its current position.
+      name: name of the source in error messages; None for its path.
+      medium: "sound" or "picture", the name of a source without a path in error messages.
 
     Returns:
-      The name and the bytes.
+      The source's name in error messages, and its bytes.
 
     Raises:
-      UserError: missing, unreadable, a folder, empty, or larger than `MAX_FILE_BYTES`; a
-        `BadMedia` where it is the file's own fault.
+      UserError: `source` is neither a path, bytes nor a binary file.
+      BadMedia: the file is missing, unreadable, a folder, empty, or larger than `MAX_FILE_BYTES`.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        label, data = name or f"{kind} of {len(source)} bytes", bytes(source)
+        label, data = name or f"{medium} of {len(source)} bytes", bytes(source)
     elif isinstance(source, (str, os.PathLike)):
         label, data = name or str(source), _read_path(Path(source), name or str(source))
     elif hasattr(source, "read"):
-        label = name or str(getattr(source, "name", f"{kind} from an open file"))
+        label = name or str(getattr(source, "name", f"{medium} from an open file"))
         data = source.read(MAX_FILE_BYTES + 1)
     else:
         raise UserError(
-            f"{name or kind}: a {type(source).__name__} is not a {kind}; "
+            f"{name or medium}: a {type(source).__name__} is not a {medium}; "
             "give a path, bytes or an open file"
         )
     if not isinstance(data, bytes):
@@ -51,11 +51,11 @@ def read_source(
 
 def _read_path(path: Path, label: str) -> bytes:
     try:
-        found = path.stat()
-        if found.st_size > MAX_FILE_BYTES:
+        info = path.stat()
+        if info.st_size > MAX_FILE_BYTES:
             raise BadMedia(_too_large(label), "too large")
-        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
-            # A pipe without a writer would be waited for, forever.
+        if not stat.S_ISREG(info.st_mode) and not stat.S_ISDIR(info.st_mode):
+            # Reading a pipe without a writer would block.
             raise BadMedia(f"{label}: is no regular file; give a file, or its bytes")
         return path.read_bytes()
     except FileNotFoundError:

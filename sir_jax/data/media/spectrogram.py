@@ -1,4 +1,4 @@
-"""Log-mel spectrograms for people to look at, and the colours they are drawn in."""
+"""Log-mel spectrograms for display, and their colours."""
 
 import functools
 
@@ -7,10 +7,11 @@ from PIL import Image
 
 from sir_jax.data.media.audio import SAMPLE_RATE
 
-WINDOW, HOP, BANDS = 400, 160, 64  # samples, samples, mel bands: 25 ms every 10 ms
-RANGE_DB = 70.0  # what lies further below a clip's peak is drawn as silence
+WINDOW, HOP = 400, 160  # in samples: windows of 25 ms every 10 ms
+BANDS = 64  # mel bands
+RANGE_DB = 70.0  # levels further below a clip's peak are drawn as silence
 
-# Dark to bright, with lightness rising evenly, so that it reads in grey as well.
+# Dark to bright; the lightness rises evenly, so that the image is readable in grey, too.
 _COLOURS = (
     (8, 6, 20),
     (59, 15, 92),
@@ -22,24 +23,24 @@ _COLOURS = (
 
 
 def hertz_to_mel(hertz):
-    """Return mels of the HTK formula, 2595 log10(1 + f / 700)."""
+    """Convert hertz to mels by the HTK formula, 2595 log10(1 + f / 700)."""
     return 2595.0 * np.log10(1.0 + np.asarray(hertz, np.float64) / 700.0)
 
 
 def mel_to_hertz(mel):
-    """Return the inverse of `hertz_to_mel`."""
+    """Convert mels to hertz, the inverse of `hertz_to_mel`."""
     return 700.0 * (10.0 ** (np.asarray(mel, np.float64) / 2595.0) - 1.0)
 
 
 @functools.cache
 def mel_filters(bands: int = BANDS) -> np.ndarray:
-    """Return triangles of height 1 with centres evenly spaced in mels from 0 Hz to 8 kHz.
+    """Return triangular filters of height 1, evenly spaced in mels from 0 Hz to 8 kHz.
 
     Args:
-      bands: M.
+      bands: number of filters.
 
     Returns:
-      float64 [M, WINDOW // 2 + 1].
+      float64 [bands, WINDOW // 2 + 1].
     """
     nyquist = SAMPLE_RATE / 2
     edges = mel_to_hertz(np.linspace(0.0, hertz_to_mel(nyquist), bands + 2))
@@ -50,18 +51,19 @@ def mel_filters(bands: int = BANDS) -> np.ndarray:
 
 
 def log_mel(wave: np.ndarray, bands: int = BANDS) -> np.ndarray:
-    """Return the power in mel bands in dB below the clip's loudest.
+    """Return the power in mel bands, in dB relative to the clip's loudest band.
 
     Args:
       wave: [N] at 16 kHz.
-      bands: M.
+      bands: number of mel bands.
 
     Returns:
-      float32 [T, M] in [-RANGE_DB, 0], a frame per HOP begun; all -RANGE_DB for silence.
+      float32 [T, bands] in [-RANGE_DB, 0], with T = ceil(N / HOP) frames but at least one. All
+      values are -RANGE_DB for silence.
     """
     frames = max(1, -(-len(wave) // HOP))
     padded = np.zeros((frames - 1) * HOP + WINDOW)
-    # Frames are centred: the first looks at the clip's first samples, not past them.
+    # Windows are centred: the first one is centred on the clip's first sample.
     keep = min(len(wave), len(padded) - WINDOW // 2)
     padded[WINDOW // 2 : WINDOW // 2 + keep] = wave[:keep]
     views = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP]
@@ -75,13 +77,13 @@ def log_mel(wave: np.ndarray, bands: int = BANDS) -> np.ndarray:
 
 
 def colour(levels: np.ndarray) -> Image.Image:
-    """Draw a log-mel spectrogram, time to the right and pitch upwards.
+    """Draw a log-mel spectrogram with time to the right and frequency upwards.
 
     Args:
-      levels: [T, M] in dB, as `log_mel` returns.
+      levels: [T, bands] in dB, from `log_mel`.
 
     Returns:
-      RGB of T x M pixels.
+      An RGB image of width T and height `bands`.
     """
     share = 1.0 + levels.T[::-1] / RANGE_DB
     stops = np.linspace(0.0, 1.0, len(_COLOURS))

@@ -1,7 +1,7 @@
-"""Speech by eSpeak NG, through the library that the espeakng-loader wheel carries.
+"""Speech synthesis by eSpeak NG, with the library in the espeakng-loader wheel.
 
-eSpeak NG keeps state from one utterance to the next, so its sound is not a function of the text
-alone: the corpus stores what was spoken, and nothing compares audio bytes.
+eSpeak NG keeps state between utterances: the same text does not always give the same samples. So
+corpora store the audio, and no test compares its bytes.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ from sir_jax.errors import UserError
 
 SAMPLE_RATE = 16_000
 
-# Values of speak_lib.h.
+# Constants of speak_lib.h.
 _SYNCHRONOUS = 2
 _RATE, _VOLUME, _PITCH = 1, 2, 3
 _UTF8 = 1
@@ -23,7 +23,7 @@ _BUFFER_MS = 1000
 
 _PEAK = 0.89
 _RMS = 0.1
-# Samples below this share of the peak, at either end, are silence; this much of it is kept.
+# Samples below this share of the peak are silence. At either end, so many seconds of it are kept.
 _SILENCE = 0.01
 _MARGIN_SECONDS = 0.06
 
@@ -49,7 +49,7 @@ def require_synthesiser():
 
 
 class Synthesiser:
-    """One eSpeak NG engine; a process can have one.
+    """The eSpeak NG engine. A process can have only one.
 
     Raises:
       UserError: espeakng-loader is not installed.
@@ -63,7 +63,7 @@ class Synthesiser:
         if self._rate <= 0:
             raise UserError(f"eSpeak NG cannot read its data at {data.decode()}; reinstall it")
         self._parts: list[np.ndarray] = []
-        # The library keeps only a pointer: the callback must live as long as the engine.
+        # The library keeps a bare pointer to the callback, so this object must keep it alive.
         self._callback = _CALLBACK(self._receive)
         self._library.espeak_SetSynthCallback(self._callback)
 
@@ -76,22 +76,22 @@ class Synthesiser:
         """Speak a text.
 
         Args:
-          text: English.
+          text: English text.
           speaker: an eSpeak NG voice, 'accent+variant'.
           rate: words per minute.
-          pitch: 0 to 99, 50 being the variant's own.
+          pitch: 0 to 99; 50 is the variant's default.
 
         Returns:
-          int16[N] at 16 kHz, with a little silence at either end.
+          int16 [N] at 16 kHz, with 0.06 s of silence at either end.
 
         Raises:
-          RuntimeError: eSpeak NG does not know the voice or gave no sound.
+          RuntimeError: eSpeak NG does not know the voice, or returned no sound.
         """
         if self._library.espeak_SetVoiceByName(speaker.encode()) != 0:
             raise RuntimeError(f"eSpeak NG has no voice {speaker!r}")
         self._library.espeak_SetParameter(_RATE, rate, 0)
         self._library.espeak_SetParameter(_PITCH, pitch, 0)
-        # Some variants clip inside the engine at the usual volume of 100.
+        # At the default volume of 100 some variants clip inside the engine.
         self._library.espeak_SetParameter(_VOLUME, 50, 0)
         encoded = text.encode() + b"\0"
         self._parts.clear()
@@ -106,27 +106,27 @@ class Synthesiser:
 
 
 def _finish(sound: np.ndarray, rate: int) -> np.ndarray:
-    """Trim, resample to 16 kHz and level one utterance.
+    """Trim one utterance, resample it to 16 kHz and level it.
 
     Args:
-      sound: int16[N] at `rate` Hz, not all zero.
+      sound: int16 [M] at `rate` Hz, not all zero.
       rate: in Hz.
 
     Returns:
-      int16[N]: RMS of 0.1 unless that would push the peak above 0.89 of full scale.
+      int16 [N] with an RMS of 0.1 of full scale, or less if the peak would exceed 0.89.
     """
     loudness = np.abs(sound.astype(np.int32))
     heard = np.flatnonzero(loudness > _SILENCE * loudness.max())
     margin = int(_MARGIN_SECONDS * rate)
     sound = sound[max(0, heard[0] - margin) : heard[-1] + 1 + margin]
     wave = soxr.resample(sound.astype(np.float32), rate, SAMPLE_RATE, quality="HQ")
-    # After resampling, which can overshoot the old peak.
+    # Levelled after resampling, which can raise the peak.
     gain = min(_PEAK / np.abs(wave).max(), _RMS / np.sqrt(np.mean(np.square(wave))))
     return np.round(wave * (gain * 32767)).astype(np.int16)
 
 
 def encode_flac(wave: np.ndarray) -> bytes:
-    """Return int16[N] at 16 kHz as FLAC bytes."""
+    """Encode int16 [N] at 16 kHz as FLAC."""
     stream = io.BytesIO()
     soundfile.write(stream, wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return stream.getvalue()

@@ -1,25 +1,25 @@
-"""Flickr 8k Audio Caption Corpus, as its publishers ship it."""
+"""The layout of the Flickr 8k Audio Caption Corpus."""
 
 from pathlib import Path
 
 from sir_jax.data.builders.publisher import Collector, find, is_junk, published_path, read_lines
 from sir_jax.data.builders.recordings import Archive, Counts, Layout, Plan, PlannedCaption
 
-CAPTIONS = 5  # a picture; numbered from 0
+CAPTIONS = 5  # per image; numbered from 0
 
-# Split -> the file that lists its pictures.
+# The file that lists the images of each split.
 LISTS = {
     "train": "Flickr_8k.trainImages.txt",
     "val": "Flickr_8k.devImages.txt",
     "test": "Flickr_8k.testImages.txt",
 }
-# The zip itself spells the folder with an e.
+# The published zip has the first spelling.
 IMAGE_FOLDERS = ("Flicker8k_Dataset", "Flickr8k_Dataset", "Images", "images")
 _DATASETS = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k"
 
 
 def _read_order(out: Collector) -> dict[str, tuple[int, str]]:
-    """Return a picture's id, its place in the three lists one after the other, and its split."""
+    """Return each image's id and split; ids number the images of the three lists in turn."""
     order = {}
     for split, name in LISTS.items():
         path = find(out.folder, (name,), "Flickr8k_text.zip")
@@ -36,7 +36,7 @@ def _read_order(out: Collector) -> dict[str, tuple[int, str]]:
 
 
 def _read_pairs(path: Path, separator: str | None) -> dict[str, str]:
-    """Return the first field of each line -> the rest of it."""
+    """Return the rest of each line by its first field."""
     fields = (line.split(separator, 1) for _, line in read_lines(path))
     return {pair[0].strip(): pair[1].strip() for pair in fields if len(pair) == 2}
 
@@ -44,7 +44,7 @@ def _read_pairs(path: Path, separator: str | None) -> dict[str, str]:
 def _read_captions(
     out: Collector, order: dict[str, tuple[int, str]], wavs: Path, images: Path
 ) -> set[str]:
-    """Add what wav2capt.txt pairs up, and return every name that stands in it."""
+    """Add the recordings that wav2capt.txt assigns to images; return all wav names in the file."""
     path = find(out.folder, ("wav2capt.txt",), "flickr_audio.tar.gz")
     texts = _read_pairs(find(out.folder, ("Flickr8k.token.txt",), "Flickr8k_text.zip"), "\t")
     speakers = _read_pairs(find(out.folder, ("wav2spk.txt",), "flickr_audio.tar.gz"), None)
@@ -80,15 +80,15 @@ def plan(folder: Path, config: str) -> Plan:
     """Plan the corpus from its text files.
 
     Args:
-      folder: of the extracted archives.
-      config: 'official'; there is one split.
+      folder: folder of the extracted archives.
+      config: 'official', the only one.
 
     Returns:
-      Pictures with their recordings. `image_id` is the place in the lists of train, dev and
-      test one after the other; `caption_id` is 5 image_id + the published number.
+      The plan. `image_id` numbers the images of the train, dev and test lists in turn;
+      `caption_id` is 5 * image_id + the published number.
 
     Raises:
-      UserError: a file or folder that the plan needs is not there.
+      UserError: a file or folder that the plan needs does not exist.
     """
     del config
     out = Collector(folder)

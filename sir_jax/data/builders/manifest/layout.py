@@ -1,4 +1,4 @@
-"""Plan a corpus from a list of one's own: JSON lines or CSV."""
+"""The layout of a user's own corpus, which a manifest lists as JSON lines or CSV."""
 
 import csv
 import difflib
@@ -17,10 +17,10 @@ _SPLIT = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 def check_name(name: str) -> str:
-    """Return the name of a manifest corpus.
+    """Return the name of a manifest corpus if it is valid.
 
     Raises:
-      UserError: it cannot be a folder's name.
+      UserError: the name cannot be that of a folder.
     """
     if not _NAME.fullmatch(name):
         raise UserError(f"--name {name!r}: use letters, digits, '-' and '_', a letter first")
@@ -31,12 +31,12 @@ def manifest_layout(manifest: Path, name: str, root: Path) -> Layout:
     """Return the layout of a corpus that a manifest lists.
 
     Args:
-      manifest: a .jsonl or .csv file with the columns COLUMNS; only image and audio are needed.
-      name: of the corpus.
-      root: what its paths are relative to.
+      manifest: a .jsonl or .csv file with the columns COLUMNS; only image and audio are required.
+      name: name of the corpus.
+      root: folder that the manifest's paths are relative to.
 
     Raises:
-      UserError: a wrong name, or no such file.
+      UserError: the name is invalid, or the file or folder does not exist.
     """
     if manifest.suffix not in SUFFIXES:
         raise UserError(f"--manifest {str(manifest)!r}: give a file in {' or '.join(SUFFIXES)}")
@@ -61,11 +61,11 @@ def plan_manifest(manifest: Path) -> Plan:
       manifest: a .jsonl or .csv file.
 
     Returns:
-      Pictures in the order in which they first occur, which numbers them; recordings are numbered
-      by their line.
+      The plan. `image_id` numbers the images in the order of their first lines; `caption_id` is
+      the recording's line number.
 
     Raises:
-      UserError: a column that is none of COLUMNS.
+      UserError: the manifest has a column that is none of COLUMNS.
     """
     images: dict[str, _Image] = {}
     sounds: dict[str, str] = {}
@@ -103,7 +103,7 @@ def plan_manifest(manifest: Path) -> Plan:
 
 
 class _Image:
-    """One picture while lines are read."""
+    """One image while the lines are read."""
 
     def __init__(self, split: str, path: str):
         self.split, self.path = split, path
@@ -117,12 +117,12 @@ class _Image:
         )
 
     def planned(self, image_id: int, key: str) -> PlannedImage:
-        """Return the picture with its recordings."""
+        """Return the image with its recordings."""
         return PlannedImage(image_id, key, self.split, self.path, tuple(self._captions))
 
 
 def _fault(row: dict[str, str], split: str) -> str:
-    """Say what is wrong with a line, '' where nothing is."""
+    """Return what is wrong with a line; '' if nothing is."""
     for column in ("image", "audio"):
         if not row.get(column):
             return f"no {column}"
@@ -149,7 +149,7 @@ def _check_columns(columns, where: str) -> None:
 
 
 def _read_json(manifest: Path) -> Iterator[tuple[int, dict[str, str] | str]]:
-    """Yield the number of each line and its row, or what is wrong with it."""
+    """Yield the number of each line, and its row or what is wrong with it."""
     with manifest.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
@@ -173,7 +173,7 @@ def _read_json(manifest: Path) -> Iterator[tuple[int, dict[str, str] | str]]:
 
 
 def _read_csv(manifest: Path) -> Iterator[tuple[int, dict[str, str] | str]]:
-    """Yield the number of each row's last line and the row, or what is wrong with it."""
+    """Yield the number of each row's last line, and the row or what is wrong with it."""
     with manifest.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
         reader = csv.reader(stream)
         header = next(reader, None)

@@ -1,4 +1,4 @@
-"""Places Audio, 2020 splits, as its publishers ship it."""
+"""The layout of Places Audio with its splits of 2020."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from sir_jax.data.builders.publisher import (
 )
 from sir_jax.data.builders.recordings import Archive, Layout, Plan, PlannedCaption
 
-# Split -> its file, in the order that numbers pictures and recordings.
+# The file of each split. Their order fixes the numbers of images and recordings.
 FILES = {
     "train": "train_2020.json",
     "val_seen": "dev_seen_2020.json",
@@ -27,20 +27,20 @@ _IMAGES = "imagesPlaces205_resize.tar.gz"
 def plan(folder: Path, config: str) -> Plan:
     """Plan the corpus from its five JSON files.
 
-    The files' own `audio_base_path` and `image_base_path` are folders of the machine they were
-    written on; where recordings and pictures lie is found out from the paths of the entries.
+    The folders of recordings and images are searched for by the paths of the entries: the files'
+    `audio_base_path` and `image_base_path` are folders of the publishers' machine.
 
     Args:
-      folder: of the extracted archives.
-      config: '2020'; there is one split.
+      folder: folder of the extracted archives.
+      config: '2020', the only one.
 
     Returns:
-      Pictures with their recordings. `caption_id` counts the entries of the five files one after
-      the other; `image_id` counts the pictures of each split as they first occur. A picture that
-      two splits name has an id in each.
+      The plan. `caption_id` numbers the entries of the five files in turn; `image_id` numbers the
+      images of each split in the order of their first entries. An image in two splits has one id in
+      each.
 
     Raises:
-      UserError: a file or folder that the plan needs is not there.
+      UserError: a file or folder that the plan needs does not exist.
     """
     del config
     out = Collector(folder)
@@ -98,6 +98,6 @@ LAYOUT = Layout(
         ),
     ),
     plan=plan,
-    # No count is published that we could confirm.
+    # The publishers state no counts that we could confirm.
     expected={"2020": {}},
 )

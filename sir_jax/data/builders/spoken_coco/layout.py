@@ -1,4 +1,4 @@
-"""SpokenCOCO, as its publishers ship it, with Karpathy's split or their own."""
+"""The layout of SpokenCOCO, with Karpathy's split or the publishers' own."""
 
 import re
 from collections.abc import Mapping
@@ -7,10 +7,10 @@ from pathlib import Path
 from sir_jax.data.builders.publisher import Collector, find, published_path, read_entries, word
 from sir_jax.data.builders.recordings import Archive, Counts, Layout, Plan, PlannedCaption
 
-# The publishers' halves in the order that numbers recordings.
+# The publishers' two files. Their order fixes the numbers of recordings.
 HALVES = {"SpokenCOCO_train.json": "train", "SpokenCOCO_val.json": "original_val"}
 
-# Karpathy trains on what he left over of val2014 ('restval') as well.
+# Karpathy's 'restval', the rest of val2014, is training data, too.
 KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 KARPATHY_FILES = ("dataset_coco.json", "coco/dataset.json")
 
@@ -30,7 +30,7 @@ def _coco_id(path: str) -> int | None:
 
 
 class _Pictures:
-    """Where COCO's two folders of pictures lie."""
+    """Paths of the images in COCO's two folders."""
 
     def __init__(self, out: Collector):
         self._prefixes = {
@@ -39,14 +39,14 @@ class _Pictures:
         }
 
     def locate(self, published) -> str:
-        """Return where 'val2014/COCO_val2014_....jpg' lies, '' where it names no picture."""
+        """Return the path of a published name 'val2014/COCO_val2014_....jpg'; '' if invalid."""
         half, _, name = published_path(published).partition("/")
         known = half in self._prefixes and _COCO_NAME.fullmatch(name)
         return self._prefixes[half] + name if known else ""
 
 
 def _read_karpathy(out: Collector) -> tuple[dict[int, str], dict[int, str]]:
-    """Return each listed picture's split and its published path, by COCO id."""
+    """Return the split and the published path of each listed image, both by COCO id."""
     path = find(out.folder, KARPATHY_FILES, "caption_datasets.zip (dataset_coco.json)")
     splits, paths = {}, {}
     for index, entry in enumerate(read_entries(path, "images")):
@@ -63,7 +63,16 @@ def _read_karpathy(out: Collector) -> tuple[dict[int, str], dict[int, str]]:
 
 
 def _add_image(out: Collector, image_id: int, split: str, image: str, wavs: str, captions: list):
-    """Add the recordings of one picture: (number, where it stands, entry) each."""
+    """Add the recordings of one image.
+
+    Args:
+      out: collects recordings and problems.
+      image_id: COCO's id.
+      split: split of the image.
+      image: path of the image.
+      wavs: prefix of the recordings' paths.
+      captions: (number, path for problems, JSON entry) of each recording.
+    """
     name = image.rpartition("/")[2]
     for number, where, caption in captions:
         caption = caption if isinstance(caption, dict) else {}
@@ -83,19 +92,18 @@ def _add_image(out: Collector, image_id: int, split: str, image: str, wavs: str,
 
 
 def plan(folder: Path, config: str) -> Plan:
-    """Plan the corpus from SpokenCOCO's two JSON files and, for 'karpathy', from his.
+    """Plan the corpus from SpokenCOCO's two JSON files and, for 'karpathy', from Karpathy's.
 
     Args:
-      folder: of the extracted archives.
+      folder: folder of the extracted archives.
       config: 'karpathy' or 'original'.
 
     Returns:
-      Pictures with their recordings, any number of them. `image_id` is COCO's, `caption_id` counts
-      the captions of SpokenCOCO_train.json and SpokenCOCO_val.json one after the other, so both
-      are the same in both configs.
+      The plan. `image_id` is COCO's; `caption_id` numbers the captions of SpokenCOCO_train.json
+      and SpokenCOCO_val.json in turn. Both are the same in both configs.
 
     Raises:
-      UserError: a file or folder that the plan needs is not there.
+      UserError: a file or folder that the plan needs does not exist.
     """
     out = Collector(folder)
     pictures = _Pictures(out)
@@ -107,7 +115,7 @@ def plan(folder: Path, config: str) -> Plan:
         for index, entry in enumerate(read_entries(path, "data")):
             entry = entry if isinstance(entry, dict) else {}
             captions = entry.get("captions") if isinstance(entry.get("captions"), list) else []
-            # Every caption takes a number, used or not: ids do not hang on what is left out.
+            # Captions that are left out are numbered, too: ids must not depend on problems.
             where = f"{file}#{index}"
             numbered = [(count + i, f"{where}.{i}", caption) for i, caption in enumerate(captions)]
             count += len(captions)
@@ -132,7 +140,7 @@ def plan(folder: Path, config: str) -> Plan:
 def _report_silent(
     out: Collector, pictures: _Pictures, splits: Mapping[int, str], listed: Mapping[int, str]
 ):
-    """Note the pictures of a split that nobody has described aloud."""
+    """Add a problem for each listed image that has no recording."""
     for image_id, published in listed.items():
         if not out.has(image_id):
             where = pictures.locate(published) or published
@@ -157,7 +165,8 @@ LAYOUT = Layout(
             "train2014.zip", "http://images.cocodataset.org/zips/train2014.zip", holds="train2014"
         ),
         Archive("val2014.zip", "http://images.cocodataset.org/zips/val2014.zip", holds="val2014"),
-        # Config 'original' does without it; the plan of 'karpathy' asks for it by name.
+        # Optional here because config 'original' does not need it; `plan` requires it for
+        # 'karpathy'.
         Archive(
             "caption_datasets.zip",
             "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip",

@@ -1,4 +1,4 @@
-"""spoken_scenes: rendered scenes, each described aloud by several synthetic voices."""
+"""spoken_scenes: rendered scenes with spoken captions by synthetic voices."""
 
 from sir_jax.data.builders.spoken_scenes.captions import attributes, vocabulary, words_of
 from sir_jax.data.builders.spoken_scenes.config import LEVELS, SPLITS, SceneConfig

@@ -1,8 +1,8 @@
-"""What is said of a scene: phrases, templates and the words they can contain.
+"""Captions of scenes: phrases, templates, and the words that they can contain.
 
-Level `one` names every attribute that tells scenes apart, `among` those of its first object. Level
-`compositional` chooses template and phrases by the pair, so the n-th captions of both members
-consist of exactly the same words.
+Captions of level `one` name every attribute in which scenes differ; those of `among`, every
+attribute of the first object. In level `compositional` both members of a pair get the same template
+and phrases, so that their n-th captions consist of exactly the same words.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ PLACE_PHRASES = (
     ("at the bottom",),
     ("at the bottom right", "in the lower right"),
 )
-# Per relation: the phrase from the first object to the second, and the reverse.
+# For each relation: phrases for the first object relative to the second, and the reverse.
 RELATION_PHRASES = (
     (("to the left of", "left of"), ("to the right of", "right of")),
     (("above", "over"), ("below", "under")),
@@ -81,9 +81,9 @@ def _caption_pair(scene: Scene, rng: np.random.Generator) -> str:
     relation = _pick(rng, RELATION_PHRASES[scene.relation][reverse])
     with_size = bool(rng.random() < 0.7)
     if scene.level == "compositional":
-        # The size is said where it tells the members apart, and else by neither or by both.
+        # Captions name the size if the members differ in it; else both do, or neither.
         with_size = with_size or SWAPS[scene.swap] == "size"
-    # One synonym per size, not per object: a draw per object would undo the equal words of a pair.
+    # One synonym per size. With one per object, both members of a pair could get different words.
     synonyms = [_pick(rng, words) if with_size else "" for words in SIZE_WORDS]
     nouns = [_noun(thing, synonyms[thing.size]) for thing in scene.objects]
     return template.format(
@@ -116,23 +116,28 @@ _BY_LEVEL = {
 
 
 def caption_text(scene: Scene, rng: np.random.Generator) -> str:
-    """Say a scene in words.
+    """Return a caption of a scene.
 
     Args:
-      scene: of any level.
-      rng: chooses template, word order and synonyms; the same draws on both members of a minimal
-        pair give captions of equal words.
+      scene: a scene of any level.
+      rng: draws template, word order and synonyms. With equal draws both members of a minimal pair
+        get captions of the same words.
     """
     return _BY_LEVEL[scene.level](scene, rng)
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of a caption, without punctuation."""
+    """Return the words of a caption, without punctuation.
+
+    Example:
+      >>> words_of("red star, plain background")
+      ['red', 'star', 'plain', 'background']
+    """
     return re.findall(r"[A-Za-z]+", text)
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Return the sorted words that a caption of any level can contain."""
+    """Return all words that captions of any level can contain, sorted."""
     texts = [*SHAPES, *COLOURS, *BACKGROUNDS, "a an and"]
     for table in (*SIZE_WORDS, *PLACE_PHRASES, *(p for both in RELATION_PHRASES for p in both)):
         texts.extend(table)
@@ -142,10 +147,11 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def attributes(scene: Scene) -> dict[str, tuple[int, ...]]:
-    """Return a scene's labels, per attribute one index for each object.
+    """Return a scene's labels by attribute, as indices into SHAPES, COLOURS and so on.
 
     Returns:
-      'shape', 'colour', 'size', 'place': one entry per object; 'background', 'relation': one entry.
+      'shape', 'colour', 'size' and 'place' have one index per object; 'background' and 'relation'
+      have one index.
     """
     columns = {
         field.name: tuple(getattr(thing, field.name) for thing in scene.objects)

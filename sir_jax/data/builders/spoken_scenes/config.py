@@ -1,4 +1,4 @@
-"""The parameters of a spoken_scenes corpus and the name that carries all of them."""
+"""The parameters of a spoken_scenes corpus, and the name that encodes them."""
 
 import dataclasses
 import re
@@ -17,15 +17,18 @@ _NAME = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class SceneConfig:
-    """Parameters of one corpus; the content is a pure function of them.
+    """Parameters of one corpus; its content is a pure function of them.
 
     Attributes:
       level: one of LEVELS, from one object to minimal pairs.
-      train_images, val_images, test_images: distinct scenes per split.
-      captions: spoken captions per image.
-      voices: voices taken from the head of the voice table, all splits together.
-      image_size: side of the square pictures, in pixels.
-      seed: chooses scenes, captions and voices; never which split a scene or a voice belongs to.
+      train_images: number of distinct scenes in the split 'train'.
+      val_images: number of distinct scenes in the split 'val'.
+      test_images: number of distinct scenes in the split 'test'.
+      captions: number of spoken captions per image.
+      voices: number of voices over all splits: the first ones of the voice table.
+      image_size: side of the square images, in pixels.
+      seed: of the choice of scenes, captions and voices. It does not change the split that a scene
+        or a voice belongs to.
     """
 
     level: str = "one"
@@ -66,7 +69,7 @@ class SceneConfig:
 
     @property
     def name(self) -> str:
-        """Return the name that carries every parameter."""
+        """Return the name that encodes all parameters."""
         return (
             f"{self.level}-i{self.train_images}-d{self.val_images}-t{self.test_images}"
             f"-c{self.captions}-v{self.voices}-p{self.image_size}-s{self.seed}"
@@ -74,10 +77,10 @@ class SceneConfig:
 
     @classmethod
     def from_name(cls, name: str) -> "SceneConfig":
-        """Return the parameters a name carries.
+        """Return the parameters that a name encodes.
 
         Raises:
-          UserError: the name is not one that `name` makes.
+          UserError: no corpus has such a name.
         """
         match = _NAME.fullmatch(name)
         if not match:

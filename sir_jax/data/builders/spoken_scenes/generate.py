@@ -1,7 +1,6 @@
-"""Draw and speak a plan in parallel, into chunk files that survive an interrupt.
+"""Render images and synthesise speech of a plan, in parallel and into resumable chunk files.
 
-Every chunk is made by a process of its own, because eSpeak NG carries state from one utterance to
-the next.
+Each chunk is made by its own process, because eSpeak NG keeps state between utterances.
 """
 
 import functools
@@ -16,12 +15,12 @@ from sir_jax.data.builders.spoken_scenes.render import encode_png, render
 from sir_jax.data.builders.work_chunks import chunks_of, make_chunks, save_chunk
 from sir_jax.data.media.synthesis import Synthesiser, encode_flac
 
-# About half a second of work: what an interrupt can lose per worker.
+# About half a second of work; an interrupt loses that per worker.
 CHUNK_IMAGES = 24
 
 
 def fingerprint(plan: Sequence[PlannedImage], image_size: int) -> str:
-    """Return a short name of a plan, so that chunks of another plan are never taken for its own."""
+    """Return a short hash of a plan, for the name of the folder of its chunks."""
     digest = hashlib.blake2b(f"{image_size} {CHUNK_IMAGES}".encode(), digest_size=6)
     for image in plan:
         digest.update(repr(image).encode())
@@ -29,12 +28,12 @@ def fingerprint(plan: Sequence[PlannedImage], image_size: int) -> str:
 
 
 def make_chunk(image_size: int, path: Path, images: Sequence[PlannedImage]) -> None:
-    """Draw and speak some images into a file that appears only when complete.
+    """Render images and synthesise their captions into a file that appears only when complete.
 
     Args:
       image_size: side in pixels.
-      path: of the chunk; its folder exists.
-      images: of the plan.
+      path: path of the chunk, in an existing folder.
+      images: planned images.
     """
     synthesiser = Synthesiser()
     arrays = {}
@@ -55,28 +54,29 @@ def generate_chunks(
     workers: int,
     report: Callable[[int], None] = lambda images: None,
 ) -> None:
-    """Make every missing chunk of a plan.
+    """Make the missing chunks of a plan.
 
     Args:
-      plan: all images.
+      plan: all images of the corpus.
       image_size: side in pixels.
-      folder: where the chunks go; made where missing.
-      workers: processes at a time.
-      report: called with the number of images that just became ready, also those found ready.
+      folder: folder of the chunks; created if missing.
+      workers: number of processes at a time.
+      report: called with the number of images that have just become ready; the first call counts
+        those that were ready before.
 
     Raises:
-      UserError: a chunk failed twice (a worker was killed, the disk is full, ...).
+      UserError: a chunk failed twice, for example because the disk is full.
     """
     make = functools.partial(make_chunk, image_size)
     make_chunks(chunks_of(plan, folder, CHUNK_IMAGES), make, workers, report)
 
 
 def read_chunks(plan: Sequence[PlannedImage], folder: Path) -> Iterator[tuple[PlannedImage, dict]]:
-    """Yield every image of a plan with its bytes.
+    """Yield images with their bytes from the chunks of a plan.
 
     Args:
-      plan: all images, or those of some split.
-      folder: with the chunks of the whole plan.
+      plan: images to yield: all of the corpus, or those of one split.
+      folder: folder of the chunks of the whole corpus.
 
     Yields:
       The planned image and {'image': bytes, 'audio': [bytes per caption], 'samples': [int]}.

@@ -1,4 +1,4 @@
-"""Plan a corpus: which scene, which words, which voice; no picture and no sound yet."""
+"""Plan a corpus: its scenes, words and voices. Nothing is rendered or synthesised here."""
 
 import dataclasses
 
@@ -12,28 +12,28 @@ from sir_jax.data.builders.spoken_scenes.voices import voices_of
 
 @dataclasses.dataclass(frozen=True)
 class PlannedCaption:
-    """One utterance: its words, its speaker, words per minute and pitch (0 to 99)."""
+    """One caption to be spoken."""
 
     caption_id: int
     text: str
     speaker: str
-    rate: int
-    pitch: int
+    rate: int  # words per minute
+    pitch: int  # 0 to 99
 
 
 @dataclasses.dataclass(frozen=True)
 class PlannedImage:
-    """One picture: the scene, the seed of its incidental looks, and its captions."""
+    """One image to be rendered, with its captions."""
 
     split: str
     image_id: int
     scene: Scene
-    looks: tuple[int, ...]
+    looks: tuple[int, ...]  # seed of the details that captions do not mention
     captions: tuple[PlannedCaption, ...]
 
 
 def _plan_captions(config, scene, image_id, voices, rng) -> tuple[PlannedCaption, ...]:
-    # Speakers repeat within an image only when there are fewer of them than captions.
+    # A speaker repeats within an image only if there are fewer speakers than captions.
     rounds = -(-config.captions // len(voices))
     order = np.concatenate([rng.permutation(len(voices)) for _ in range(rounds)])
     captions = []
@@ -52,24 +52,24 @@ def _plan_captions(config, scene, image_id, voices, rng) -> tuple[PlannedCaption
 
 
 def plan_corpus(config: SceneConfig) -> list[PlannedImage]:
-    """Plan every image and caption of a corpus, a pure function of its config.
+    """Plan all images and captions of a corpus.
 
     Args:
-      config: of the corpus.
+      config: parameters of the corpus.
 
     Returns:
-      The images of train, val and test; image_id counts through, caption_id is
-      image_id * captions + slot.
+      The images of train, val and test. `image_id` numbers them over all splits; `caption_id` is
+      image_id * captions + the caption's number.
 
     Raises:
-      UserError: a split has fewer distinct scenes than asked.
+      UserError: a split has fewer distinct scenes than `config` asks for.
     """
     planned = []
     for part, split in enumerate(SPLITS):
         voices = voices_of(split, config.voices)
         scenes = draw_scenes(config.level, split, config.images(split), config.seed)
         for row, scene in enumerate(scenes):
-            # The members of a minimal pair share looks, words and voices: only the swap differs.
+            # Both members of a minimal pair have the same looks, words and voices.
             looks = (config.seed, part, row // 2 if config.level == "compositional" else row)
             image_id = len(planned)
             rng = np.random.default_rng([1, *looks])

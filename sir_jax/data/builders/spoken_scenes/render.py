@@ -1,7 +1,7 @@
-"""Draw a scene as an anti-aliased picture.
+"""Render a scene as an anti-aliased image.
 
-Geometry is in units of the picture's side, x to the right, y down. Incidental looks (exact place,
-tilt, shade, phase of the background) come from a seed and are never spoken of.
+Geometry is in units of the image's side, x to the right, y down. Details that captions do not
+mention (exact position, tilt, shade, phase of the background) come from a seed, the scene's looks.
 """
 
 import io
@@ -20,7 +20,7 @@ from sir_jax.data.builders.spoken_scenes.scenes import (
     SceneObject,
 )
 
-# Drawn this many times larger, then averaged down.
+# Scenes are drawn this many times larger and then averaged.
 SUPERSAMPLE = 4
 
 _RGB = {
@@ -36,9 +36,9 @@ _RGB = {
     "turquoise": (44, 200, 200),
 }
 _RADIUS = (0.085, 0.13, 0.19)  # small, medium, large
-_CROWDED = 0.72  # scale where neighbouring cells can both be taken
+_CROWDED = 0.72  # scale of objects if neighbouring cells may both hold one
 _MARGIN = 0.014
-_CENTRES = (0.215, 0.5, 0.785)  # of the 3 x 3 grid's columns and rows
+_CENTRES = (0.215, 0.5, 0.785)  # of the columns and rows of the 3 x 3 grid
 
 
 def _arc(cx, cy, rx, ry, start=0.0, end=360.0, points=48) -> np.ndarray:
@@ -54,7 +54,7 @@ def _heart() -> np.ndarray:
 
 
 def _moon() -> np.ndarray:
-    # The outer unit circle meets the inner one, centred at (offset, 0), at angles of +-edge.
+    # The outer unit circle meets the inner circle, centred at (offset, 0), at angles of +-edge.
     edge, offset = 56.0, 0.55
     x, y = math.cos(math.radians(edge)), math.sin(math.radians(edge))
     turn = math.degrees(math.atan2(y, x - offset))
@@ -100,7 +100,7 @@ def _cross() -> np.ndarray:
     )
 
 
-# Outlines within about the unit circle.
+# Outlines, each roughly within the unit circle.
 _OUTLINES = {
     "circle": _arc(0, 0, 0.95, 0.95, points=72),
     "square": np.array([(-0.82, -0.82), (0.82, -0.82), (0.82, 0.82), (-0.82, 0.82)]),
@@ -127,7 +127,7 @@ _OUTLINES = {
         ]
     ),
 }
-# Details drawn over the outline: polygon and shade (below 1 darker, above 1 lighter).
+# Polygons drawn over the outline, each with a shade (below 1 darker, above 1 lighter).
 _DETAILS = {
     "flower": [(_arc(0, 0, 0.3, 0.3), 1.75)],
     "fish": [(_arc(0.6, -0.14, 0.12, 0.12), 0.25)],
@@ -138,30 +138,30 @@ _DETAILS = {
 
 
 def _shade(rgb, factor: float) -> tuple[int, int, int]:
-    """Darken towards black below 1, lighten towards white above 1."""
+    """Darken a colour with a factor below 1, lighten it with a factor above 1."""
     if factor <= 1:
         return tuple(round(c * factor) for c in rgb)
     return tuple(round(c + (255 - c) * min(1.0, factor - 1)) for c in rgb)
 
 
-def _draw_background(draw: ImageDraw.ImageDraw, kind: str, side: int, rng) -> None:
+def _draw_background(draw: ImageDraw.ImageDraw, background: str, side: int, rng) -> None:
     paper = tuple(int(c) for c in rng.integers(224, 240, size=3))
     ink = _shade(paper, 0.83)
     draw.rectangle((0, 0, side, side), fill=paper)
     step = side / 10
     x0, y0 = rng.uniform(0, step, size=2)
-    if kind == "striped":
+    if background == "striped":
         for i in range(-11, 11):
             x = 2 * i * step + x0
             draw.polygon([(x, side), (x + step, side), (x + step + side, 0), (x + side, 0)], ink)
-    elif kind == "dotted":
+    elif background == "dotted":
         for row in range(-1, 9):
             for column in range(-1, 9):
                 x = (column + row % 2 / 2) * 1.4 * step + x0
                 y = row * 1.4 * step + y0
                 r = 0.34 * step
                 draw.ellipse((x - r, y - r, x + r, y + r), fill=ink)
-    elif kind == "checkered":
+    elif background == "checkered":
         for row in range(-1, 11):
             for column in range(-1 + row % 2, 11, 2):
                 x, y = column * step + x0, row * step + y0
@@ -180,43 +180,45 @@ def _draw_object(
     rgb = tuple(int(np.clip(c + rng.integers(-8, 9), 0, 255)) for c in _RGB[COLOURS[thing.colour]])
 
     turned = radius * (_OUTLINES[name] @ turn)
-    # Pushed back where a large thing's jitter would let the picture's edge cut it.
+    # Moved so that the image's edge cuts no part of a large object.
     centre = np.clip(centre, _MARGIN - turned.min(axis=0), 1 - _MARGIN - turned.max(axis=0))
 
-    def place(outline):
+    def to_pixels(outline):
         return [tuple(p) for p in side * (centre + radius * (outline @ turn))]
 
-    points = place(_OUTLINES[name])
+    points = to_pixels(_OUTLINES[name])
     draw.polygon(points, fill=rgb)
     edge = max(2, round(side * 0.012))
     draw.line([*points, points[0], points[1]], fill=_shade(rgb, 0.6), width=edge, joint="curve")
     for outline, factor in _DETAILS.get(name, ()):
-        draw.polygon(place(outline), fill=_shade(rgb, factor))
+        draw.polygon(to_pixels(outline), fill=_shade(rgb, factor))
 
 
 def render(scene: Scene, size: int, looks: tuple[int, ...]) -> Image.Image:
-    """Draw a scene.
+    """Render a scene.
 
     Args:
-      scene: what the picture shows.
-      size: side in pixels.
-      looks: seed of everything that is not spoken of.
+      scene: the scene.
+      size: side of the image in pixels.
+      looks: seed of the details that captions do not mention.
 
     Returns:
-      An RGB picture, size x size.
+      An RGB image of size x size pixels.
     """
     *_, picture = _stages(scene, size, looks)
     return picture.reduce(SUPERSAMPLE)
 
 
 def object_masks(scene: Scene, size: int, looks: tuple[int, ...]) -> np.ndarray:
-    """Tell which pixels of `render`'s picture show each object.
+    """Return for each object which pixels of the rendered image show it.
 
     Args:
-      scene, size, looks: as `render` is given them.
+      scene: the scene, as given to `render`.
+      size: side of the image in pixels, as given to `render`.
+      looks: seed of the details, as given to `render`.
 
     Returns:
-      bool[objects, size, size], in the order of `scene.objects`.
+      bool [objects, size, size], in the order of `scene.objects`.
     """
     stages = [np.asarray(stage.reduce(SUPERSAMPLE)) for stage in _stages(scene, size, looks)]
     changed = [(a != b).any(axis=-1) for a, b in itertools.pairwise(stages)]
@@ -224,7 +226,7 @@ def object_masks(scene: Scene, size: int, looks: tuple[int, ...]) -> np.ndarray:
 
 
 def _stages(scene: Scene, size: int, looks: tuple[int, ...]) -> Iterator[Image.Image]:
-    """Yield the background, and the picture after each object, supersampled."""
+    """Yield the supersampled image with the background alone, then after each object."""
     side = size * SUPERSAMPLE
     rng = np.random.default_rng([2, *looks])
     picture = Image.new("RGB", (side, side))
@@ -238,7 +240,7 @@ def _stages(scene: Scene, size: int, looks: tuple[int, ...]) -> Iterator[Image.I
 
 
 def encode_png(picture: Image.Image) -> bytes:
-    """Return a picture as PNG bytes."""
+    """Encode an image as PNG."""
     stream = io.BytesIO()
     picture.save(stream, format="PNG", compress_level=6)
     return stream.getvalue()

@@ -1,9 +1,9 @@
-"""Scenes: what is in a picture, which split it belongs to, and how scenes are drawn.
+"""Scenes: the content of images, their splits, and random draws of distinct scenes.
 
-A scene's split is a fixed hash of its canonical signature, so a test scene of one corpus is never
-a training scene of another, whatever their seeds. Scenes of two objects that differ only in which
-attribute belongs to which object share a signature, in the levels `two` and `compositional` alike.
-Of level `among`, the signature is that of the named object alone, as in level `one`.
+A hash of a scene's signature fixes its split. A test scene of one corpus is therefore never a
+training scene of another corpus, whatever the seeds. Two-object scenes that differ only in which
+object has which attribute have the same signature, in level `two` and in level `compositional`. In
+level `among` the signature is that of the named object, as in level `one`.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import numpy as np
 
 from sir_jax.errors import UserError
 
-# The words of an attribute were chosen to sound unlike each other (no grey/green, white/right).
+# The words of an attribute must not sound alike: hence no grey (green) and no white (right).
 SHAPES = (
     "circle",
     "square",
@@ -58,19 +58,19 @@ PLACES = (
 )
 BACKGROUNDS = ("plain", "striped", "dotted", "checkered")
 RELATIONS = ("left of", "above")
-# Which attribute tells the two members of a minimal pair apart; "relation" swaps the objects.
+# The attribute in which the members of a minimal pair differ; "relation" swaps the objects.
 SWAPS = ("colour", "size", "relation")
 
-# Cumulative shares of all scenes; never change them: shipped encoders have met the train scenes.
+# Cumulative shares of all scenes. Never change them: shipped encoders were trained on train scenes.
 _SPLIT_ENDS = {"train": 0.65, "val": 0.75, "test": 1.0}
 _SPLIT_SEED = {"train": 0, "val": 1, "test": 2}
-# Beyond this share of a split, drawing distinct scenes by rejection is refused as too slow.
+# The largest share of a split that can be drawn: beyond it, rejection sampling becomes too slow.
 _DRAWABLE = 0.5
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class SceneObject:
-    """One thing in a picture; every field is an index into the tuple of its name."""
+    """One object of a scene; its fields are indices into SHAPES, COLOURS, SIZES and PLACES."""
 
     shape: int
     colour: int
@@ -80,13 +80,13 @@ class SceneObject:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """All that a picture shows.
+    """The content of an image.
 
     Attributes:
-      level: the level it was drawn for.
-      objects: one to four things; of two in a relation, the first is the left or the upper one;
-        of level `among`, the first is the one that captions name.
-      relation: index into RELATIONS of the first object to the second, -1 without a relation.
+      level: the level that the scene was drawn for.
+      objects: one to four objects. Of two related objects the first is the left or the upper one;
+        in level `among` the first is the one that captions name.
+      relation: index into RELATIONS, of the first object to the second; -1 without a relation.
       background: index into BACKGROUNDS.
       swap: index into SWAPS for a member of a minimal pair, else -1.
     """
@@ -99,7 +99,7 @@ class Scene:
 
 
 def signature(scene: Scene) -> tuple:
-    """Return the canonical signature that decides a scene's split."""
+    """Return the signature that fixes a scene's split."""
     if scene.relation < 0:
         named = scene.objects[:1] if scene.level == "among" else scene.objects
         things = tuple(sorted(dataclasses.astuple(o) for o in named))
@@ -115,7 +115,7 @@ def signature(scene: Scene) -> tuple:
 
 
 def split_of(scene: Scene) -> str:
-    """Return the split a scene belongs to, in every corpus."""
+    """Return the split that a scene belongs to in every corpus."""
     digest = hashlib.blake2b(repr(signature(scene)).encode(), digest_size=8).digest()
     share = int.from_bytes(digest, "big") / 2**64
     return next(name for name, end in _SPLIT_ENDS.items() if share < end)
@@ -124,16 +124,16 @@ def split_of(scene: Scene) -> str:
 def swapped(scene: Scene) -> Scene:
     """Return the other member of a minimal pair."""
     first, second = scene.objects
-    kind = SWAPS[scene.swap]
-    if kind == "relation":
+    attribute = SWAPS[scene.swap]
+    if attribute == "relation":
         pair = (
             dataclasses.replace(second, place=first.place),
             dataclasses.replace(first, place=second.place),
         )
     else:
         pair = (
-            dataclasses.replace(first, **{kind: getattr(second, kind)}),
-            dataclasses.replace(second, **{kind: getattr(first, kind)}),
+            dataclasses.replace(first, **{attribute: getattr(second, attribute)}),
+            dataclasses.replace(second, **{attribute: getattr(first, attribute)}),
         )
     return dataclasses.replace(scene, objects=pair)
 
@@ -144,7 +144,7 @@ def _all_one() -> Iterator[Scene]:
         yield Scene("one", (SceneObject(*thing),), -1, background)
 
 
-# Cells of the picture's 3 x 3 grid that two related objects stand in, by relation.
+# For each relation, the cells of the 3 x 3 grid that hold the two objects.
 PAIR_PLACES = ((3, 5), (1, 7))
 
 
@@ -157,7 +157,7 @@ def _draw_two(rng: np.random.Generator, level: str) -> Scene:
     if level == "compositional":
         swap = int(rng.integers(len(SWAPS)))
         if SWAPS[swap] == "size":
-            # Small against large: the pair must be told apart at 64 pixels.
+            # Small and large, so that the two members differ visibly even at 64 pixels.
             sizes = rng.permutation((0, 2))
     objects = tuple(
         SceneObject(int(s), int(c), int(z), place)
@@ -182,7 +182,7 @@ def _draw_several(rng: np.random.Generator) -> Scene:
 def _draw_among(rng: np.random.Generator) -> Scene:
     count = int(rng.integers(1, 4))
     places = rng.choice(len(PLACES), count, replace=False)
-    # Two things alike in shape and colour would leave open which one is meant.
+    # Objects must differ in shape or colour, or a caption could mean either.
     looks = rng.choice(len(SHAPES) * len(COLOURS), count, replace=False)
     sizes = rng.integers(len(SIZES), size=count)
     named, *others = (
@@ -194,7 +194,7 @@ def _draw_among(rng: np.random.Generator) -> Scene:
 
 
 def count_scenes(level: str) -> int:
-    """Return the number of distinct scenes of a level, all splits together."""
+    """Return the number of distinct scenes of a level over all splits."""
     if level == "one":
         return math.prod(map(len, (SHAPES, COLOURS, SIZES, PLACES, BACKGROUNDS)))
     if level == "among":
@@ -213,7 +213,7 @@ def count_scenes(level: str) -> int:
 
 
 def capacity(level: str, split: str) -> int:
-    """Return how many distinct scenes can be drawn from a split of a level."""
+    """Return the number of distinct scenes that can be drawn from a split of a level."""
     if level == "one":
         return len(_members(split))
     start = {"train": 0.0, "val": _SPLIT_ENDS["train"], "test": _SPLIT_ENDS["val"]}[split]
@@ -226,16 +226,16 @@ def _members(split: str) -> tuple[Scene, ...]:
 
 
 def draw_scenes(level: str, split: str, count: int, seed: int) -> list[Scene]:
-    """Draw distinct scenes of one split; a shorter list is a prefix of a longer one.
+    """Draw distinct scenes of one split; with a larger count, the first scenes stay the same.
 
     Args:
-      level: one of the levels; the scenes of `compositional` come as pairs, one after the other.
+      level: one of LEVELS. In `compositional` both members of a pair follow each other.
       split: 'train', 'val' or 'test'.
       count: number of scenes.
-      seed: of the draw.
+      seed: random seed.
 
     Raises:
-      UserError: the split of this level has fewer scenes.
+      UserError: the split has fewer scenes of this level.
     """
     limit = capacity(level, split)
     if count > limit:
@@ -253,7 +253,7 @@ def draw_scenes(level: str, split: str, count: int, seed: int) -> list[Scene]:
     while len(drawn) < count:
         scene = draw(rng)
         group = (scene, swapped(scene)) if level == "compositional" else (scene,)
-        # Two pairs may not share a member either, however they were swapped.
+        # Nor may two pairs share a member.
         keys = [(member.objects, member.relation, member.background) for member in group]
         if split_of(scene) == split and not any(key in drawn for key in keys):
             drawn.update(zip(keys, group, strict=True))

@@ -16,7 +16,7 @@ from sir_jax.data.tfds_features import FlacAudio
 
 @dataclasses.dataclass(kw_only=True)
 class BuilderConfig(tfds.core.BuilderConfig):
-    """A corpus' parameters; TFDS knows it by the name that carries them all."""
+    """The parameters of a corpus, for TFDS; the name encodes all of them."""
 
     name: str = ""
     scenes: SceneConfig = dataclasses.field(default_factory=SceneConfig)
@@ -26,7 +26,7 @@ class BuilderConfig(tfds.core.BuilderConfig):
 
 
 class Builder(tfds.core.GeneratorBasedBuilder):
-    """Rendered scenes, each described aloud by several synthetic voices."""
+    """Rendered scenes with spoken captions by synthetic voices."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}
@@ -39,12 +39,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     @functools.cached_property
     def chunks(self) -> Path:
-        """Return the folder that keeps finished work until the records are written."""
+        """Return the folder of the chunks, which are kept until the records are written."""
         name = fingerprint(self.plan, self.builder_config.scenes.image_size)
         return Path(self.data_path).parent / f"chunks-{name}"
 
     def generate(self, workers: int, report=lambda images: None) -> None:
-        """Draw and speak what is missing; see `generate_chunks`."""
+        """Make the missing chunks; see `generate_chunks`."""
         generate_chunks(
             self.plan, self.builder_config.scenes.image_size, self.chunks, workers, report
         )

@@ -1,10 +1,12 @@
-"""The voice table: eSpeak NG variants, the accent each speaks with, and the split each belongs to.
+"""The voices: eSpeak NG variants, the accent of each, and its split.
 
-Kept are variants whose level-one captions an independent recogniser (pocketsphinx, American model,
-with a grammar of the captions, eight sentences each) understood to at least 90 % of the attributes
-with an American accent, and to at least 50 % with the accent they speak here; whispering, creaking,
-robotic and near-duplicate ones are left out. A variant belongs to one split for good, so a test
-voice of one corpus never speaks in the training part of another.
+The variants were chosen by an independent speech recogniser (pocketsphinx with its American model
+and a grammar of the captions). In eight captions of level `one` per variant it understood at least
+90 % of the attributes with an American accent, and at least 50 % with the accent used here.
+Variants that whisper, creak, sound robotic or nearly equal another one were left out.
+
+A variant belongs to one split for good: a test voice of one corpus never speaks in the training
+split of another.
 """
 
 import dataclasses
@@ -20,7 +22,7 @@ ACCENTS = {
     "en-gb-x-gbclan": "Lancastrian",
     "en-gb-x-gbcwmd": "West Midlands",
 }
-# Never move a variant to another split: shipped encoders have heard the train voices.
+# Never move a variant to another split: shipped encoders were trained on train voices.
 VARIANTS = {
     "train": (
         "m1",
@@ -83,7 +85,7 @@ VARIANTS = {
         "adam",
     ),
 }
-# Where the accent whose turn it is makes a variant hard to understand: the one it takes instead.
+# Accent and variant that are hard to understand together -> the accent to use instead.
 _CLEARER = {
     "en-us-nyc+linda": "en-gb-x-rp",
     "en-gb-x-gbclan+Mario": "en-us",
@@ -92,9 +94,9 @@ _CLEARER = {
     "en-gb-x-gbcwmd+rob": "en-us",
 }
 
-# The table deals voices to the splits in this order, over and over.
+# The splits of successive voices of the table; the pattern repeats.
 _DEAL = ("train", "test", "train", "train", "val", "train", "train", "test", "train")
-# Fewer would leave some accent out of training.
+# With fewer voices some accent would be missing in training.
 MIN_VOICES = 12
 MAX_VOICES = 144
 
@@ -104,11 +106,11 @@ class Voice:
     """A speaker.
 
     Attributes:
-      name: unique, accent and variant; also eSpeak NG's name of the voice.
+      name: 'accent+variant', unique; also eSpeak NG's name of the voice.
       accent: key of ACCENTS.
-      split: where it speaks.
-      rate: usual speed in words per minute.
-      pitch: usual pitch, 0 to 99, 50 being the variant's own.
+      split: the split that the voice speaks in.
+      rate: average speed in words per minute.
+      pitch: average pitch, 0 to 99; 50 is the variant's default.
     """
 
     name: str
@@ -125,7 +127,7 @@ def _table() -> tuple[Voice, ...]:
         split = _DEAL[index % len(_DEAL)]
         lap, position = divmod(dealt[split], len(VARIANTS[split]))
         dealt[split] += 1
-        # On a later lap a variant comes back with another accent, rate and pitch.
+        # When all variants of a split are used, they repeat with another accent, rate and pitch.
         accent = tuple(ACCENTS)[(position + 3 * lap) % len(ACCENTS)]
         accent = _CLEARER.get(f"{accent}+{VARIANTS[split][position]}", accent)
         voices.append(
