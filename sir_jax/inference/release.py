@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +20,12 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from ml_collections import ConfigDict
 
-from sir_jax.config.command_line import from_json, to_json
-from sir_jax.errors import UserError
+from sir_jax.config.compare import from_json, read_stored, to_json
+from sir_jax.errors import UserError, first_few
 from sir_jax.inference.workdirs import restore_params
 from sir_jax.models import build_model, init_params
 from sir_jax.pretrained.files import DTYPES, SINGLE, open_tensors, read_json, write_tensors
+from sir_jax.runtime.files import whole_folder, write_json, write_text
 from sir_jax.runtime.trees import leaf_paths
 from sir_jax.runtime.workdir import CHECKPOINTS, as_path
 
@@ -85,13 +85,29 @@ def fingerprint(cfg, params: dict) -> str:
     return digest.hexdigest()
 
 
+def verify(model) -> None:
+    """Hash a model's weights again.
+
+    Args:
+      model: a `Retriever`.
+
+    Raises:
+      UserError: they are not those that its fingerprint was made of.
+    """
+    found = fingerprint(model.cfg, model.params)
+    if found != model.fingerprint:
+        raise UserError(
+            f"model {model.name}: its weights hash to {found}, not to its fingerprint "
+            f"{model.fingerprint}; get it again"
+        )
+
+
 def rerank_of(cfg) -> int:
     """Return how many results a run's config has re-ranked; 0 where its model cannot match."""
-    # A run from before there were other losses than SIC has no `loss` in its config, and a release
-    # has none either: its `eval` says all.
-    if "loss" in cfg and not cfg.loss.get("sim", {}).get("weight", 0):
+    # A release has no `loss`: its `eval` says all.
+    if "loss" in cfg and not cfg.loss.sim.weight:
         return 0
-    return cfg.get("eval", {}).get("rerank", 0)
+    return cfg.eval.rerank
 
 
 def shipped() -> list[str]:
@@ -198,30 +214,25 @@ def write_release(
         "eval": {"rerank": rerank_of(cfg)},
     }
     kept = from_json(fields)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        shapes = {key: leaf.shape for key, leaf in leaves.items()}
-        write_tensors(part / SINGLE, shapes, leaves.__getitem__, _DTYPES[dtype])
-        stored = _nested(part)
-        mark = fingerprint(kept, stored)
-        plain = {
-            "format": FORMAT,
-            "version": VERSION,
-            "name": name,
-            "fingerprint": mark,
-            "weights": dtype,
-            **fields,
-            **about,
-        }
-        (part / CONFIG).write_text(json.dumps(plain, indent=1) + "\n")
-        (part / CARD).write_text(card.replace("{fingerprint}", mark))
-        part.chmod(0o755)
-        os.rename(part, out)
+        with whole_folder(out) as part:
+            shapes = {key: leaf.shape for key, leaf in leaves.items()}
+            write_tensors(part / SINGLE, shapes, leaves.__getitem__, _DTYPES[dtype])
+            # What is read back counts: a dtype may have rounded it.
+            mark = fingerprint(kept, _nested(part))
+            plain = {
+                "format": FORMAT,
+                "version": VERSION,
+                "name": name,
+                "fingerprint": mark,
+                "weights": dtype,
+                **fields,
+                **about,
+            }
+            write_json(part / CONFIG, plain, indent=1)
+            write_text(part / CARD, card.replace("{fingerprint}", mark))
     except OSError as error:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return mark
 
 
@@ -255,22 +266,36 @@ def read_release(folder: Path) -> Found:
       UserError: naming what is damaged, missing, unknown or of another shape.
     """
     plain = read_about(folder)
-    cfg = from_json({field: plain[field] for field in ("model", "data", "eval")})
+    stored = {field: plain[field] for field in ("model", "data", "eval")}
+    cfg = read_stored(stored, str(folder / CONFIG))
     cfg.data.data_dir = ""
     if not (folder / SINGLE).is_file():
         raise UserError(f"{folder} lacks {SINGLE}; get it again")
     shapes = open_tensors(folder).shapes
+    misfit = f"{folder / SINGLE} does not fit its config.json"
+    _compare(misfit, *_layers(cfg.model, shapes))
     try:
         model = build_model(cfg.model, ("match",) if "match_head/kernel" in shapes else ())
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise UserError(f"{folder / CONFIG}: its model cannot be built: {error}") from error
     wanted = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
-    _compare(
-        f"{folder / SINGLE} does not fit its config.json",
-        {k: v.shape for k, v in leaf_paths(wanted).items()},
-        shapes,
-    )
+    _compare(misfit, {k: v.shape for k, v in leaf_paths(wanted).items()}, shapes)
     return Found(cfg, _nested(folder), plain["name"], plain["fingerprint"])
+
+
+def _layers(model_cfg, shapes: dict[str, tuple]) -> tuple[dict[str, tuple], dict[str, tuple]]:
+    """Return the layers of a config and those in a file, to be compared before a model is traced.
+
+    Tracing takes longer with each layer, and a damaged config may name any number.
+    """
+    parts = {"speech": model_cfg.speech, "image": model_cfg.image, "speech_head": model_cfg.head}
+    if model_cfg.image_head == "qformer":
+        parts["image_head"] = model_cfg.qformer
+    if "match_head/kernel" in shapes:
+        parts["fusion"] = model_cfg.fusion
+    wanted = [f"{name}/layers_{n:02d}" for name, part in parts.items() for n in range(part.layers)]
+    found = ["/".join(name.split("/")[:2]) for name in shapes if "/layers_" in name]
+    return dict.fromkeys(wanted, ()), dict.fromkeys(found, ())
 
 
 def _compare(what: str, wanted: dict[str, tuple], found: dict[str, tuple]) -> None:
@@ -282,8 +307,7 @@ def _compare(what: str, wanted: dict[str, tuple], found: dict[str, tuple]) -> No
         if tuple(wanted[name]) != tuple(found[name])
     ]
     if lines:
-        more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
-        raise UserError(f"{what}: {'; '.join(lines[:3])}{more}")
+        raise UserError(f"{what}: {first_few(lines)}")
 
 
 def _nested(folder: Path) -> dict:
