@@ -11,7 +11,7 @@ import numpy as np
 from sir_jax.cli.options import add_batch_size, add_model, make_parser, require_least
 from sir_jax.data.media.audio import SAMPLE_RATE, load_audio
 from sir_jax.data.media.image import load_image
-from sir_jax.errors import UserError
+from sir_jax.errors import UserError, first_few
 from sir_jax.index.folder import IMAGE_SUFFIXES, kind_of, scan_folder
 from sir_jax.index.grid import Cell, Row, draw_grid, save_picture, thumbnail, writable_suffixes
 from sir_jax.index.query import Hit
@@ -81,8 +81,8 @@ def open_index(args: argparse.Namespace, model):
     index = Index.build(model, paths, progress=len(paths) > QUIET)
     failures = list(index.failed.values())
     if not len(index):
-        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-        raise UserError(f"no picture could be read: {failures[0].reason}{more}")
+        reasons = [failure.reason for failure in failures]
+        raise UserError(f"no picture could be read: {first_few(reasons)}")
     for failure in failures:
         print(f"skipped: {failure.reason}", file=sys.stderr)
     if failures:

@@ -215,6 +215,7 @@ class _Folder:
 
     def __init__(self, folder: Path, archive: str, resume: bool):
         self._folder, self._archive, self._resume = folder, archive, resume
+        # One for all members, apart: beside them it might have the name of one.
         self._scratch = folder / _STATES / "member.partial"
         self._safe: set[Path] = {folder}
         self.count = 0
