@@ -40,7 +40,9 @@ print(f"{table.name}: {len(rows)} rows, split {split}, seeds {seeds}")
 
 # %% [markdown]
 # Recalls in percent, mean and standard deviation over seeds. *coarse* ranks by embedding,
-# *re-ranked* by the matching head over the coarse top k, *summed* by both.
+# *re-ranked* by the matching head over the coarse top k, *summed* by log-odds plus cosine, *fused*
+# as search ranks, by log-odds plus cosine over temperature. A table made before a ranking existed
+# does not hold it.
 
 # %%
 print(format_summary(rows, split))
@@ -55,17 +57,25 @@ summary.loc[(slice(None), "mean_r1"), :].round(4)
 # Every dot is one seed; the bar is their mean.
 
 # %%
-COLOURS = ("#4477aa", "#ee6677", "#ccbb44")
+COLOURS = ("#4477aa", "#ee6677", "#ccbb44", "#228833")
+present = [scoring for scoring in SCORINGS if f"{scoring[0]}mean_r1" in set(frame["metric"])]
 figure, axis = plt.subplots(figsize=(9, 1.2 + 0.62 * len(order)))
 for place, ablation in enumerate(order):
-    for number, ((prefix, title), colour) in enumerate(zip(SCORINGS, COLOURS, strict=True)):
+    for number, ((prefix, title), colour) in enumerate(zip(present, COLOURS, strict=False)):
         found = frame[(frame["ablation"] == ablation) & (frame["metric"] == f"{prefix}mean_r1")]
         if found.empty:
             continue
-        y = place + 0.26 * (number - 1)
+        y = place + 0.78 / len(present) * (number - (len(present) - 1) / 2)
         mean = 100 * found["value"].mean()
         first = title not in axis.get_legend_handles_labels()[1]
-        axis.barh(y, mean, height=0.22, color=colour, alpha=0.55, label=title if first else None)
+        axis.barh(
+            y,
+            mean,
+            height=0.66 / len(present),
+            color=colour,
+            alpha=0.55,
+            label=title if first else None,
+        )
         axis.plot(100 * found["value"], [y] * len(found), "o", ms=4, color=colour)
         axis.text(100 * found["value"].max() + 0.8, y, f"{mean:.1f}", va="center", fontsize=8)
 axis.set_yticks(range(len(order)), order)
@@ -98,7 +108,7 @@ denoised = [
     if (ablation, f"denoise_{modality}_cosine") in summary.index
 ]
 figure, axis = plt.subplots(figsize=(7, 3.2))
-for number, ((kind, title), colour) in enumerate(zip(KINDS, COLOURS, strict=True)):
+for number, ((kind, title), colour) in enumerate(zip(KINDS, COLOURS, strict=False)):
     for place, (ablation, modality) in enumerate(denoised):
         found = frame[
             (frame["ablation"] == ablation) & (frame["metric"] == f"denoise_{modality}_{kind}")

@@ -1,29 +1,62 @@
-"""Every notebook is the pair of its script, holds no output, and runs."""
+"""Every notebook is the pair of its script, holds small outputs of all its cells, and runs."""
 
 import csv
 from pathlib import Path
 
 import jupytext
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
-from nbclient import NotebookClient
 from PIL import Image
 
 from sir_jax.evaluation.ablate import COLUMNS, format_summary, read_results
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
+MOST_BYTES = 300_000
+
+
+def read(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def printed(cells) -> str:
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    return "".join(output.get("text", "") for output in outputs)
+
+
+def run(name: str, monkeypatch) -> dict:
+    """Run a notebook's cells here, which is sooner than in a kernel; return its variables."""
+    monkeypatch.setattr(plt, "show", lambda: None)
+    variables = {"__name__": "__main__"}
+    for number, cell in enumerate(jupytext.read(ROOT / "notebooks" / f"{name}.py").cells):
+        if cell.cell_type == "code":
+            exec(compile(cell.source, f"{name}, cell {number}", "exec"), variables)
+    return variables
+
+
+@pytest.fixture(autouse=True)
+def drawn_without_a_screen():
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_is_its_scripts_pair_without_outputs(path):
+def test_notebook_is_its_scripts_pair_with_small_outputs(path):
     notebook = nbformat.read(path, as_version=4)
     script = jupytext.read(path.with_suffix(".py"))
     cells = [[(c.cell_type, c.source) for c in n.cells] for n in (notebook, script)]
+    # Where they differ: python notebooks/store_outputs.py
     assert cells[0] == cells[1]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert code and all(not c.outputs and c.execution_count is None for c in code)
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    kinds = [output.output_type for cell in code for output in cell.outputs]
+    assert "display_data" in kinds and "error" not in kinds
+    assert path.stat().st_size <= MOST_BYTES
+    # No path of the machine that ran it.
+    assert str(Path.home()) not in path.read_text() and str(ROOT) not in path.read_text()
 
 
 @pytest.fixture
@@ -48,29 +81,15 @@ def table(tmp_path):
     return path
 
 
-def execute(monkeypatch, table, figures):
+def test_ablation_notebook_reads_a_table_into_numbers_and_figures(
+    monkeypatch, table, tmp_path, capsys
+):
     monkeypatch.setenv("SIR_JAX_ABLATIONS", str(table))
-    monkeypatch.setenv("SIR_JAX_FIGURES", str(figures))
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
-    notebook = nbformat.read(ROOT / "notebooks" / "ablations.ipynb", as_version=4)
-    NotebookClient(
-        notebook,
-        timeout=300,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(ROOT / "notebooks")}},
-    ).execute()
-    return "".join(
-        output.get("text", "")
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-    )
-
-
-def test_ablation_notebook_reads_a_table_into_numbers_and_figures(monkeypatch, table, tmp_path):
-    printed = execute(monkeypatch, table, tmp_path)
-    assert "results.csv: 69 rows, split test, seeds [0, 1, 2]" in printed
-    lines = [line.split() for line in printed.splitlines()]
+    monkeypatch.setenv("SIR_JAX_FIGURES", str(tmp_path))
+    run("ablations", monkeypatch)
+    out = capsys.readouterr().out
+    assert "results.csv: 69 rows, split test, seeds [0, 1, 2]" in out
+    lines = [line.split() for line in out.splitlines()]
     assert ["contrastive", "coarse", "3", *["51.0", "+-", "1.0"] * 5] in lines
     assert ["+", "all", "summed", "3", *["51.0", "+-", "1.0"] * 5] in lines
     for name in ("ablations.png", "denoising.png"):
@@ -78,11 +97,34 @@ def test_ablation_notebook_reads_a_table_into_numbers_and_figures(monkeypatch, t
         assert min(pixels.shape[:2]) > 200 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
 
 
-def test_readme_and_notebook_show_the_table_as_it_was_measured(monkeypatch, tmp_path):
-    table = ROOT / "docs" / "ablations.csv"
-    rows = read_results(table)
+def test_page_and_notebook_show_the_table_as_it_was_measured():
+    rows = read_results(ROOT / "docs" / "ablations.csv")
     lines = format_summary(rows, "test").splitlines()
     assert len(lines) == 11 and {row["seed"] for row in rows} == {"0", "1", "2"}
-    assert "\n".join(lines) in (ROOT / "README.md").read_text()
-    printed = execute(monkeypatch, table, tmp_path)
-    assert "\n".join(lines) in printed and f"{len(rows)} rows" in printed
+    assert "\n".join(lines) in (ROOT / "docs" / "evaluation.md").read_text()
+    stored = printed(read("ablations").cells)
+    assert "\n".join(lines) in stored and f"{len(rows)} rows" in stored
+
+
+def test_quickstart_notebook_runs_with_another_model(
+    compiled_once, monkeypatch, matching_workdir, capsys
+):
+    monkeypatch.setenv("SIR_JAX_MODEL", str(matching_workdir))
+    monkeypatch.setenv("SIR_JAX_PICTURES", "8")
+    variables = run("quickstart", monkeypatch)
+    assert "speech (8, 32), pictures (8, 32), float32" in capsys.readouterr().out
+    assert variables["odds"].shape == (8, 8) and np.isfinite(variables["odds"]).all()
+    assert len(plt.get_fignums()) == 3
+    lines = printed(read("quickstart").cells).splitlines()
+    # The model that ships finds all eight.
+    assert sum(line.startswith("1 of 200: ") for line in lines) == 8
+
+
+def test_corpus_notebook_makes_a_corpus_and_draws_it(monkeypatch, capsys):
+    monkeypatch.setenv("SIR_JAX_IMAGES", "6")
+    monkeypatch.delenv("SIR_JAX_CORPUS", raising=False)
+    variables = run("corpus", monkeypatch)
+    out = capsys.readouterr().out
+    assert "one-i6-d2-t2-c4" in out and "speakers in train and test: 0" in out
+    assert len(variables["index"]) == 24 and len(plt.get_fignums()) == 3
+    assert Image.open(variables["jpeg"]).width == 900
