@@ -106,9 +106,7 @@ def test_page_and_notebook_show_the_table_as_it_was_measured():
     assert "\n".join(lines) in stored and f"{len(rows)} rows" in stored
 
 
-def test_quickstart_notebook_runs_with_another_model(
-    compiled_once, monkeypatch, matching_workdir, capsys
-):
+def test_quickstart_notebook_runs_with_another_model(monkeypatch, matching_workdir, capsys):
     monkeypatch.setenv("SIR_JAX_MODEL", str(matching_workdir))
     monkeypatch.setenv("SIR_JAX_PICTURES", "8")
     variables = run("quickstart", monkeypatch)
