@@ -1,0 +1,28 @@
+"""The score that re-ranked results are ordered by."""
+
+from jax.typing import ArrayLike
+
+
+def fused_score(
+    similarity: ArrayLike, temperature: float, log_odds: ArrayLike, weight: float = 1.0
+) -> ArrayLike:
+    """Return how well speech and picture belong together, by embedding and matching head at once.
+
+    Both terms are log-odds up to a constant: similarity / temperature as the contrastive softmax
+    was trained to weigh similarities; the other as the matching head was trained. A weak head so
+    cannot undo what the embedding knows.
+
+    Args:
+      similarity: of unit vectors, any shape; of NumPy or JAX.
+      temperature: that training divided similarities by.
+      log_odds: that the pair matches, of the same shape.
+      weight: of `log_odds`.
+
+    Returns:
+      Scores to compare within one query, the higher the better, in that shape.
+
+    Example:
+      >>> fused_score(0.3, 0.1, 2.0)
+      5.0
+    """
+    return similarity / temperature + weight * log_odds
