@@ -33,13 +33,13 @@ def read_inputs(inputs: str) -> tuple[list, Path | None]:
       UserError: it is neither, it names nothing, or a suffix is neither a picture's nor a
         recording's.
     """
-    from sir_jax.index.embed_lists import by_path, in_folder
+    from sir_jax.index.embed_lists import item_of_path, items_in_folder
     from sir_jax.index.folder import scan_folder
 
     path = Path(inputs)
     if path.is_dir():
         stamps, root = scan_folder(path), path.absolute()
-        items = in_folder(root, stamps, stamps)
+        items = items_in_folder(root, stamps, stamps)
     else:
         root = None
         try:
@@ -47,7 +47,7 @@ def read_inputs(inputs: str) -> tuple[list, Path | None]:
             lines = os.fsdecode(path.read_bytes()).splitlines()
         except OSError as error:
             raise UserError(f"--inputs {inputs} cannot be read ({error.strerror})") from error
-        items = [by_path(line) for line in lines if line.strip()]
+        items = [item_of_path(line) for line in lines if line.strip()]
     if not items:
         raise UserError(f"--inputs {inputs} holds no picture and no recording")
     return items, root
@@ -101,26 +101,26 @@ def main(argv: list[str]) -> int:
     """
     args = parse(argv)
     items, root = read_inputs(args.inputs)
-    from sir_jax.index.embed_lists import SIZE, Work, embed_list
+    from sir_jax.index.embed_lists import SIZE, ChunkPlan, embed_list
     from sir_jax.index.merge import merge_chunks
     from sir_jax.inference.retriever import Retriever
     from sir_jax.runtime.console import Progress
 
-    work, out = Work.cut(items, args.chunk or SIZE), Path(args.out)
+    plan, out = ChunkPlan.of_items(items, args.chunk or SIZE), Path(args.out)
     model = Retriever.load(args.model, batch_size=args.batch_size)
-    counts, status = {"chunks": len(work.chunks)}, 0
+    counts, status = {"chunks": len(plan.chunks)}, 0
     if not args.merge:
         shard = args.shard or (0, 1)
-        files = sum(len(work.chunk(number)) for number in work.of_shard(shard))
+        files = sum(len(plan.chunk(number)) for number in plan.of_shard(shard))
         try:
             with Progress(files, "files embedded", True) as bar:
-                counts |= embed_list(model, work, out, shard=shard, done=bar.update)
+                counts |= embed_list(model, plan, out, shard=shard, done=bar.update)
         except KeyboardInterrupt:
             print("\ninterrupted; the same command goes on from there", file=sys.stderr)
             return INTERRUPTED
         status = SOME_FAILED if counts["failed"] else 0
     if not args.shard:
-        made, failures = merge_chunks(model, work, out, root)
+        made, failures = merge_chunks(model, plan, out, root)
         counts |= made | {"failed": len(failures)}
         status = report_failures(failures)
     if args.json:
