@@ -1,4 +1,4 @@
-"""A prepared corpus: what was planned comes back, undecoded, by random access."""
+"""A prepared corpus holds the planned records, undecoded and with random access."""
 
 import io
 import pickle
@@ -34,9 +34,9 @@ def corpus(root):
     return open_corpus(NAME, root)
 
 
-def test_threads_that_read_first_open_it_once_and_one_at_a_time(root, corpus, monkeypatch):
-    """TFDS imports itself lazily under two locks; two threads once waited for each other."""
-    wanted = [split[0] for split in corpus.splits.values()]
+def test_threads_open_each_split_once_and_one_at_a_time(root, corpus, monkeypatch):
+    """TFDS imports itself lazily under two locks; two threads once deadlocked."""
+    expected = [split[0] for split in corpus.splits.values()]
     opened, inside, together = [], [], []
     from_directory = tfds.builder_from_directory
 
@@ -51,8 +51,8 @@ def test_threads_that_read_first_open_it_once_and_one_at_a_time(root, corpus, mo
     monkeypatch.setattr(tfds, "builder_from_directory", slow)
     splits = list(open_corpus(NAME, root).splits.values())
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda n: splits[n % len(splits)][0], range(16)))
-    assert found[: len(splits)] == wanted
+        records = list(pool.map(lambda n: splits[n % len(splits)][0], range(16)))
+    assert records[: len(splits)] == expected
     assert len(opened) == len(splits) and set(together) == {1}
 
 
@@ -87,7 +87,7 @@ def test_index_points_at_every_caption(corpus):
             assert split[entry["row"]].image_id == entry["image_id"]
 
 
-def test_split_pickles_small_and_reads_on(corpus):
+def test_split_pickles_small_and_can_be_read_again(corpus):
     split = corpus.splits["train"]
     first = split[0]
     stored = pickle.dumps(split)

@@ -1,4 +1,4 @@
-"""Stores of made-up features, written and read by the production code."""
+"""Feature stores with random contents, written and read by the production code."""
 
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ WIDTH, TOKENS = 3, 5
 
 
 def vectors(row: int, states: int, size: int) -> np.ndarray:
-    """Return the record that a row has: values that tell row, state, vector and channel."""
+    """Return the record of a row; its values differ in every row, state, vector and channel."""
     x = np.random.default_rng((row, states, size)).standard_normal((states, size, WIDTH))
     return x.astype(BFLOAT16)
 
@@ -41,7 +41,7 @@ def make_store(folder: Path, sizes, states: int, per_shard: int) -> Layout:
 
 
 def clip_sizes(split) -> np.ndarray:
-    """Return frames as an encoder of 100 samples a frame would give; a clip has at least one."""
+    """Return the frames of an encoder with 100 samples per frame; a clip has at least one."""
     return np.maximum(np.minimum(split.index["samples"], BUCKETS[-1]) // 100, 1)
 
 
@@ -58,11 +58,11 @@ def plain_config():
     return data_config(crop_scale=(1.0, 1.0))
 
 
-def test_every_row_is_read_back_whatever_the_order(tmp_path):
+def test_every_row_is_read_back_in_any_order(tmp_path):
     sizes = np.random.default_rng(0).integers(1, 30, 23)
     layout = make_store(tmp_path, sizes, states=3, per_shard=5)
     assert layout.shards == 5 and layout.missing() == []
-    # By size within a shard, so that a batch of the encoder has little padding.
+    # Records are sorted by size within a shard, so that the encoder's batches have little padding.
     first = layout.shard_rows(0)
     assert sorted(first) == [0, 1, 2, 3, 4] and (np.diff(sizes[first]) >= 0).all()
     reader = FeatureReader(layout)
@@ -73,10 +73,10 @@ def test_every_row_is_read_back_whatever_the_order(tmp_path):
 
 def test_shards_are_near_their_size_and_never_too_many():
     sizes = np.full(10_000, 1_000, np.int32)
-    # A record has 2,048,000 bytes: 131 of them in 256 MiB.
+    # A record has 2,048,000 bytes, so that 131 of them fill 256 MiB.
     assert rows_per_shard(sizes, 1, 1_024, least=1) == 131
     assert rows_per_shard(sizes, 1, 1_024, least=200) == 200
-    # 40 times that a record: three of them would fill a shard, and 3,334 files be needed.
+    # Records 40 times as large: three would fill a shard, which would need 3,334 files.
     assert rows_per_shard(sizes, 40, 1_024, least=1) == 40
 
 
@@ -110,7 +110,7 @@ def test_one_state_comes_without_its_axis(tmp_path):
     np.testing.assert_array_equal(batch["speech_tokens"][0, :size], vectors(4, 1, size)[0])
 
 
-def test_batches_are_dealt_as_the_live_ones(tmp_path):
+def test_batches_have_the_captions_of_the_live_ones(tmp_path):
     split = small_split()
     live = draw(12, split, config=plain_config())
     stored = draw(12, split, config=plain_config(), features=make_features(tmp_path, split))
@@ -121,7 +121,7 @@ def test_batches_are_dealt_as_the_live_ones(tmp_path):
         assert b["speech_states"].shape[2] == FRAMES[a["wave"].shape[1]]
 
 
-def test_what_is_not_stored_stays_as_it_is(tmp_path):
+def test_a_modality_that_is_not_stored_is_decoded_as_before(tmp_path):
     split = small_split()
     live = draw(6, split, config=plain_config())
     speech = make_features(tmp_path / "a", split, image=False)
@@ -146,7 +146,7 @@ def test_threads_and_workers_change_nothing(tmp_path, options):
 
 
 @pytest.mark.parametrize("start", [1, 5, 11])
-def test_a_resume_goes_on_with_the_next_batch(tmp_path, start):
+def test_a_resume_continues_with_the_next_batch(tmp_path, start):
     split = small_split()
     features = make_features(tmp_path, split)
     base = draw(14, split, config=plain_config(), features=features)
@@ -170,7 +170,7 @@ def test_processes_share_the_rows_of_the_global_batch(tmp_path):
     assert_same(whole, joined)
 
 
-def test_augmentation_of_what_is_stored_is_refused(tmp_path):
+def test_augmentation_of_a_stored_modality_is_refused(tmp_path):
     split = small_split()
     features = make_features(tmp_path, split)
     config = plain_config()
@@ -246,7 +246,7 @@ def test_manifest_comes_back_and_a_damaged_one_is_named(tmp_path):
 
 
 def test_the_stream_has_no_end(tmp_path):
-    """27 captions in batches of 4: the second epoch begins with the seventh batch."""
+    """With 27 captions in batches of 4, the second epoch begins with the seventh batch."""
     split = small_split()
     features = make_features(tmp_path, split)
     batches = train_batches(

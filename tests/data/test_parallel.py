@@ -1,3 +1,5 @@
+"""The ordered map over threads."""
+
 import pytest
 
 from sir_jax.data.parallel import AHEAD, ordered_map
@@ -17,7 +19,7 @@ def test_ordered_map_is_lazy_and_ordered():
     out.close()
 
 
-def test_groups_change_neither_order_nor_where_an_error_is_raised():
+def test_groups_change_neither_the_order_nor_when_an_error_is_raised():
     assert list(ordered_map(lambda n: -n, range(21), group=4)) == [-n for n in range(21)]
     out = ordered_map(lambda n: 60 // (n - 10), range(21), group=4)
     assert [next(out) for _ in range(10)] == [60 // (n - 10) for n in range(10)]

@@ -1,4 +1,4 @@
-"""The input pipeline: what an epoch deals, what a batch holds, and who may share the labour."""
+"""The input pipeline: plans of epochs, contents of batches, processes, threads and workers."""
 
 import dataclasses
 from collections import Counter
@@ -26,7 +26,7 @@ from sir_jax.errors import UserError
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_plan_deals_each_caption_once_into_buckets_that_hold_it(seed):
+def test_plan_has_each_caption_once_in_a_bucket_that_it_fits(seed):
     rng = np.random.default_rng(seed)
     n, batch_size = int(rng.integers(5, 300)), int(rng.integers(1, 6))
     buckets = tuple(np.cumsum(rng.integers(1, 500, int(rng.integers(1, 6)))).tolist())
@@ -40,7 +40,7 @@ def test_plan_deals_each_caption_once_into_buckets_that_hold_it(seed):
     longest = samples[items].max(axis=1, initial=0)
     ends = np.array(buckets)[bucket]
     assert ((longest <= ends) | (bucket == len(buckets) - 1)).all()
-    # Only what could not fill a batch moves up: fewer than batch_size cross each border.
+    # Only captions that could not fill a batch move up: fewer than batch_size to each bucket.
     home = np.minimum(np.searchsorted(buckets, samples), len(buckets) - 1)
     for border in range(1, len(buckets)):
         crossing = (home[items] < border) & (bucket >= border)[:, None]
@@ -58,26 +58,26 @@ def test_plan_differs_by_epoch_and_seed():
 
 
 def test_plan_leaves_out_every_caption_equally_often():
-    # Two of ten sit out each epoch; the long ones must not be the ones who always do.
+    # Each epoch leaves out two of ten captions; it must not always be the long ones.
     samples, ids = np.array([300] * 5 + [1_500] * 5), np.arange(10)
     left_out = Counter()
     for epoch in range(1_000):
         left_out.update(
             set(range(10)) - set(plan_epoch(samples, ids, BUCKETS, 4, 0, epoch)[0].flat)
         )
-    # Binomial(1000, 0.2) has deviation 12.6.
+    # Binomial(1000, 0.2) has a standard deviation of 12.6.
     assert all(abs(left_out[item] - 200) < 60 for item in range(10))
 
 
 def test_plan_keeps_captions_of_one_image_apart():
-    # 8 images with 4 captions, batches of 4: a batch need never hold an image twice.
+    # 8 images with 4 captions each, in batches of 4: no batch needs to hold an image twice.
     ids = np.repeat(np.arange(8), 4)
     for epoch in range(20):
         items, _ = plan_epoch(np.full(32, 300), ids, BUCKETS, 4, 0, epoch)
         assert all(len(set(ids[row])) == 4 for row in items)
 
 
-def test_batch_holds_what_the_records_hold():
+def test_batch_holds_the_contents_of_its_records():
     split, config = small_split(), data_config(crop_scale=(1.0, 1.0))
     spec = ImageSpec.from_config(config)
     entries = {int(e["caption_id"]): e for e in split.index}
@@ -105,7 +105,7 @@ def test_batch_holds_what_the_records_hold():
     assert seen > 20
 
 
-def test_clip_beyond_the_last_bucket_is_cropped_somewhere_else_each_time():
+def test_clip_longer_than_the_last_bucket_is_cropped_at_random():
     split = MemorySplit([[2_000], [2_000]])
     config = data_config(batch_size=2, normalize_wave=False)
     firsts = set()
@@ -141,7 +141,7 @@ def test_resume_from_any_position_is_exact():
     assert_same(draw(14, start=6, threads=3), whole[6:])
 
 
-def test_a_distant_position_costs_nothing():
+def test_a_distant_position_is_reached_at_once():
     far = 10**12
     assert_same(draw(2, start=far, threads=2), draw(3, start=far - 1)[1:])
 
@@ -185,7 +185,7 @@ def test_damaged_records_are_named_by_id(workers):
         draw(7, split, threads=2, num_workers=workers)
 
 
-def test_damaged_pictures_and_lying_indices_are_named_by_id():
+def test_damaged_images_and_wrong_indices_are_named_by_id():
     split = small_split()
     split.damage(2, image=b"no picture")
     with pytest.raises(UserError, match="image 702 of split 'train': not a picture"):
@@ -254,7 +254,7 @@ def test_close_is_final_and_may_be_repeated():
         next(batches)
 
 
-def test_a_real_corpus_feeds_threads_and_workers_alike(tmp_path):
+def test_a_real_corpus_gives_threads_and_workers_the_same_batches(tmp_path):
     options = {"level": "one", "train_images": 6, "val_images": 1, "test_images": 1, "captions": 2}
     arguments = [f"--{name}={value}" for name, value in options.items()]
     make_corpus(["spoken_scenes", *arguments, "--image_size=32", f"--data_dir={tmp_path}"])

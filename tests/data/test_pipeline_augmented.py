@@ -1,4 +1,4 @@
-"""The input pipeline with augmentation: still the same batches, whoever shares the labour."""
+"""The input pipeline with augmentation: processes, threads and workers change no batch."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from sir_jax.data.media.augment import change_speed
 
 @pytest.fixture(scope="module")
 def hundred(tmp_path_factory) -> tuple[ConfigDict, list[dict]]:
-    """The first hundred batches with all augmentation on, of eight epochs."""
+    """Return the config and the first hundred batches, over eight epochs, with all effects on."""
     config = augmented(tmp_path_factory.mktemp("noise"), batch_size=2)
     return config, draw(100, config=config)
 
@@ -40,7 +40,7 @@ def test_augmented_batches_resume_at_any_of_a_hundred(hundred):
     assert_same(draw(37, start=63, config=config, num_workers=1), expected[63:])
 
 
-def test_augmentation_of_waves_leaves_order_and_pictures_alone():
+def test_augmentation_of_waveforms_changes_neither_order_nor_images():
     plain, off = draw(9), augmented()
     for effect in ("speed", "reverb", "noise", "telephone", "gain"):
         off.augment[effect].probability = 0.0

@@ -1,4 +1,4 @@
-"""Archives: what is published comes out, whatever else is in them does not."""
+"""Archives: published files are extracted, unsafe and damaged members are refused."""
 
 import gzip
 import hashlib
@@ -55,7 +55,7 @@ def content(folder):
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w"])
-def test_tar_comes_out_with_its_checksum(tmp_path, mode):
+def test_tar_is_extracted_with_its_checksum(tmp_path, mode):
     junk = {"__MACOSX/wavs/._a.wav": b"junk", "wavs/._b.wav": b"junk", "./c.txt": b"c"}
     make_tar(tmp_path / TAR.name, FILES | junk, mode=mode)
     seen = run(tmp_path)
@@ -64,7 +64,7 @@ def test_tar_comes_out_with_its_checksum(tmp_path, mode):
     assert content(tmp_path / "out") == {**FILES, "c.txt": b"c"}
 
 
-def test_zip_comes_out_with_its_checksum(tmp_path):
+def test_zip_is_extracted_with_its_checksum(tmp_path):
     make_zip(tmp_path / ZIP.name, FILES | {"__MACOSX/._list.txt": b"junk", "empty/": b""})
     seen = run(tmp_path, ZIP)
     packed = (tmp_path / ZIP.name).read_bytes()
@@ -74,9 +74,9 @@ def test_zip_comes_out_with_its_checksum(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../evil", "wavs/../../evil", "/tmp/evil"])
-@pytest.mark.parametrize("kind", ["tar", "zip"])
-def test_member_that_leads_out_is_refused(tmp_path, name, kind):
-    archive, make = (TAR, make_tar) if kind == "tar" else (ZIP, make_zip)
+@pytest.mark.parametrize("packing", ["tar", "zip"])
+def test_member_that_leads_out_is_refused(tmp_path, name, packing):
+    archive, make = (TAR, make_tar) if packing == "tar" else (ZIP, make_zip)
     (tmp_path / "in").mkdir()
     make(tmp_path / "in" / archive.name, FILES | {name: b"evil"})
     with pytest.raises(UserError, match="'.*evil' leads out of the folder"):
@@ -85,11 +85,12 @@ def test_member_that_leads_out_is_refused(tmp_path, name, kind):
 
 
 @pytest.mark.parametrize(
-    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE]
+    "member_type",
+    [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE],
 )
-def test_link_and_device_are_refused(tmp_path, kind):
+def test_link_and_device_are_refused(tmp_path, member_type):
     member = tarfile.TarInfo("wavs/odd")
-    member.type, member.linkname = kind, "/etc/passwd"
+    member.type, member.linkname = member_type, "/etc/passwd"
     make_tar(tmp_path / TAR.name, extra=[member])
     with pytest.raises(UserError, match="audio.tar.gz: its member 'wavs/odd' is a link or a dev"):
         run(tmp_path)
@@ -123,15 +124,15 @@ def test_reserved_name_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7, 0.9])
-@pytest.mark.parametrize("kind", ["tar.gz", "tar", "zip"])
-def test_truncated_archive_is_one_line(tmp_path, share, kind):
-    archive = ZIP if kind == "zip" else TAR
+@pytest.mark.parametrize("packing", ["tar.gz", "tar", "zip"])
+def test_truncated_archive_is_one_line(tmp_path, share, packing):
+    archive = ZIP if packing == "zip" else TAR
     path = tmp_path / archive.name
     files = {f"wavs/{i}.wav": os.urandom(3000) for i in range(40)}
-    if kind == "zip":
+    if packing == "zip":
         make_zip(path, files)
     else:
-        make_tar(path, files, mode="w:gz" if kind == "tar.gz" else "w")
+        make_tar(path, files, mode="w:gz" if packing == "tar.gz" else "w")
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(UserError, match=f"^{archive.name}: damaged, truncated") as caught:
         run(tmp_path, archive)
@@ -152,7 +153,7 @@ def test_flipped_bit_in_a_gzip_is_found(tmp_path):
         member = tarfile.TarInfo("a")
         member.size = 1000
         archive.addfile(member, io.BytesIO(b"x" * 1000))
-    # Stored, not compressed: the flip changes a value and nothing else.
+    # Without compression the flip changes one byte of the contents and nothing else.
     packed = bytearray(gzip.compress(plain.getvalue(), compresslevel=0))
     packed[1200] ^= 1
     (tmp_path / TAR.name).write_bytes(packed)
@@ -160,44 +161,44 @@ def test_flipped_bit_in_a_gzip_is_found(tmp_path):
         run(tmp_path)
 
 
-def test_what_is_no_archive_is_one_line(tmp_path):
+def test_a_file_that_is_no_archive_gives_a_one_line_error(tmp_path):
     (tmp_path / TAR.name).write_bytes(b"<html>404 Not Found</html>" * 40)
     with pytest.raises(UserError, match="no tar or zip archive"):
         run(tmp_path)
 
 
-def test_interrupted_extraction_goes_on(tmp_path):
-    """A cut file leaves what a kill leaves; the rest of it then grows back in place."""
+def test_interrupted_extraction_is_resumed(tmp_path):
+    """A truncated archive leaves the same files as a killed extraction."""
     path = tmp_path / TAR.name
     make_tar(path, {f"wavs/{i}.wav": os.urandom(3000) for i in range(40)})
-    whole, stamp = path.read_bytes(), path.stat().st_mtime_ns
-    source, found = Source(str(tmp_path)), (len(whole), stamp)
+    whole, source = path.read_bytes(), Source(str(tmp_path))
+    stamp = len(whole), path.stat().st_mtime_ns
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError):
-        extract(source, TAR, found, tmp_path / "out")
+        extract(source, TAR, stamp, tmp_path / "out")
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "out/wavs").iterdir()}
     assert 0 < len(kept) < 40
     path.write_bytes(whole)
-    extract(source, TAR, found, tmp_path / "out")
+    extract(source, TAR, stamp, tmp_path / "out")
     assert len(content(tmp_path / "out")) == 40
     assert {p: p.stat().st_mtime_ns for p in kept} == kept
-    # Complete: not even opened again.
+    # A complete extraction does not open the archive again.
     path.unlink()
-    assert extract(source, TAR, found, tmp_path / "out")["size"] == len(whole)
+    assert extract(source, TAR, stamp, tmp_path / "out")["size"] == len(whole)
 
 
 def test_member_of_another_size_is_written_again(tmp_path):
     make_tar(tmp_path / TAR.name)
     source = Source(str(tmp_path))
-    found = source.stat(TAR.name)
+    stamp = source.stat(TAR.name)
     cut = tmp_path / "cut"
     cut.mkdir()
     (cut / TAR.name).write_bytes((tmp_path / TAR.name).read_bytes()[:60])
     with pytest.raises(UserError):
-        extract(Source(str(cut)), TAR, found, tmp_path / "out")
+        extract(Source(str(cut)), TAR, stamp, tmp_path / "out")
     (tmp_path / "out/wavs").mkdir(exist_ok=True)
     (tmp_path / "out/wavs/b.wav").write_bytes(b"b")
-    extract(source, TAR, found, tmp_path / "out")
+    extract(source, TAR, stamp, tmp_path / "out")
     assert content(tmp_path / "out") == FILES
 
 
@@ -211,7 +212,7 @@ def test_another_file_of_the_same_name_replaces_everything(tmp_path):
     assert content(tmp_path / "out") == changed
 
 
-def test_published_checksum_is_checked_before_anything_comes_out(tmp_path):
+def test_published_checksum_is_checked_before_extraction(tmp_path):
     make_tar(tmp_path / TAR.name)
     right = hashlib.sha256((tmp_path / TAR.name).read_bytes()).hexdigest()
     wrong = Archive(TAR.name, TAR.url, TAR.holds, sha256="0" * 64)
@@ -228,7 +229,7 @@ def test_unpacked_files_are_read_where_they_are(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_packed_and_unpacked_are_brought_together(tmp_path):
+def test_packed_and_unpacked_archives_are_read_together(tmp_path):
     user = tmp_path / "user"
     (user / "pictures").mkdir(parents=True)
     (user / "pictures/x.png").write_bytes(b"png")
@@ -238,7 +239,7 @@ def test_packed_and_unpacked_are_brought_together(tmp_path):
     assert folder == tmp_path / "out" and list(seen) == [TAR.name]
     assert (folder / "wavs/a.wav").read_bytes() == FILES["wavs/a.wav"]
     assert (folder / GIVEN / "pictures/x.png").read_bytes() == b"png"
-    # What is ours is removed later; the link must not lead that to the user's files.
+    # The folder is removed later, and the link must not take the user's files with it.
     shutil.rmtree(folder)
     assert (user / "pictures/x.png").exists()
 
@@ -248,12 +249,12 @@ def test_missing_archives_are_named_with_their_source(tmp_path):
     with pytest.raises(UserError) as caught:
         gather((TAR, ZIP, other), Source(str(tmp_path)), tmp_path / "out")
     assert str(caught.value) == (
-        f"--archives {str(tmp_path)!r}: put there, packed or unpacked: audio.tar.gz from "
+        f"archives {str(tmp_path)!r}: put there, packed or unpacked: audio.tar.gz from "
         "https://example.org/audio.tar.gz; images.zip from https://example.org/images.zip"
     )
 
 
-def test_wrong_place_is_one_line(tmp_path):
+def test_a_wrong_folder_gives_a_one_line_error(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         gather((TAR,), Source(str(tmp_path / "none")), tmp_path / "out")
     with pytest.raises(UserError, match="give a folder, or a URL of gs://, s3://"):
@@ -266,7 +267,7 @@ class _RangeFile(AbstractBufferedFile):
 
 
 class Bucket(AbstractFileSystem):
-    """A bucket in memory, read by ranges as a real one is."""
+    """A bucket in memory that is read by ranges, like a real one."""
 
     protocol = ("gs", "gcs")
     cachable = False
@@ -290,7 +291,7 @@ class Bucket(AbstractFileSystem):
 def bucket(monkeypatch):
     monkeypatch.setattr(Bucket, "bucket", {})
     cache = type(backend.fsspec_backend)._get_filesystem
-    # As fsspec.register_implementation does, and undone afterwards.
+    # What fsspec.register_implementation does, but undone after the test.
     monkeypatch.setitem(sys.modules["fsspec.registry"]._registry, "gcs", Bucket)
     cache.cache_clear()
     yield Bucket.bucket
@@ -315,7 +316,7 @@ def test_network_that_fails_midway_says_go_on(tmp_path, bucket, monkeypatch):
     fetch = _RangeFile._fetch_range
 
     class Refused(Exception):
-        """As gcsfs' HttpError: no OSError."""
+        """Like HttpError of gcsfs, this is no OSError."""
 
     def flaky(self, start, end):
         if start > 60_000:

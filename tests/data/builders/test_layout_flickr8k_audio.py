@@ -1,4 +1,4 @@
-"""The layout of the Flickr 8k Audio Caption Corpus: what the plan holds, by hand."""
+"""The layout of the Flickr 8k Audio Caption Corpus: the expected plan of a small corpus."""
 
 import layouts
 import pytest
@@ -19,12 +19,12 @@ def plan(tree):
 
 
 def test_ids_splits_and_counts(plan):
-    # Places in the lists of train (4), dev (2, of which the first has no recording) and test (2).
-    found = [
+    # The lists have 4 images for train, 2 for dev, of which the first has no recording, and 2 for
+    # test.
+    assert [
         (image.image_id, image.split, image.key, [c.caption_id for c in image.captions])
         for image in plan.images
-    ]
-    assert found == [
+    ] == [
         (0, "train", "1003163366_44323f5815.jpg", [0, 1, 2, 3, 4]),
         (1, "train", "1000268201_693b08cb0e.jpg", [5, 6, 7, 8, 9]),
         (2, "train", "1001773457_577c3a7d70.jpg", [10, 11, 12, 13, 14]),
@@ -46,15 +46,14 @@ def test_a_caption_has_its_words_speaker_and_paths(plan):
         text="Caption 3 of picture 1000268201_693b08cb0e .",
         speaker="9",
     )
-    # No line of wav2spk.txt names the recording before.
+    # wav2spk.txt does not name the third recording.
     assert [caption.speaker for caption in image.captions] == ["9", "7", "", "9", "7"]
 
 
-def test_what_is_left_out_is_named(plan, tree):
+def test_problems_name_everything_that_is_left_out(plan, tree):
     lines = (tree / "flickr_audio" / "wav2capt.txt").read_text().splitlines()
     number = 1 + lines.index("1002674143_1b742ab4b8_4.txt 1002674143_1b742ab4b8.jpg #4")
-    found = [(p.path, p.reason, p.split, p.key) for p in plan.problems]
-    assert found == [
+    assert [(p.path, p.reason, p.split, p.key) for p in plan.problems] == [
         (f"flickr_audio/wav2capt.txt:{number}", "bad metadata", "", layouts.FLICKR_NOT_WAV),
         (
             "Flicker8k_Dataset/1007320043_627395c3d8.jpg",
@@ -71,7 +70,7 @@ def test_what_is_left_out_is_named(plan, tree):
     ]
 
 
-def test_a_caption_index_counts_from_zero_whatever_the_name_says(tmp_path):
+def test_a_captions_number_comes_from_the_list_not_from_its_file_name(tmp_path):
     tree = layouts.write("flickr8k_audio", tmp_path, "tree")
     path = tree / "flickr_audio" / "wav2capt.txt"
     swapped = {"44323f5815_0.wav": "44323f5815_1.wav", "44323f5815_1.wav": "44323f5815_0.wav"}
@@ -97,7 +96,7 @@ def test_the_picture_folder_has_three_names(tmp_path, name):
 
 
 def test_folders_may_lie_deeper(tmp_path, plan):
-    # Kaggle's copy: flickr_audio/flickr_audio/wavs.
+    # As in Kaggle's copy: flickr_audio/flickr_audio/wavs.
     nested = LAYOUT.plan(layouts.write("flickr8k_audio", tmp_path, "nested"), "official")
     assert nested.images[0].image == "Flickr8k_Dataset/" + plan.images[0].image
     assert nested.images[0].captions[0].audio == "flickr_audio/" + plan.images[0].captions[0].audio

@@ -1,4 +1,4 @@
-"""A user's own list of pairs, as CSV and as JSON lines, with every kind of bad line."""
+"""A user's manifest, as CSV and as JSON lines, with all sorts of bad lines."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The layout of Places Audio's 2020 splits: what the plan holds, by hand."""
+"""The layout of Places Audio with its splits of 2020: the expected plan of a small corpus."""
 
 import json
 
@@ -27,7 +27,7 @@ def ids(plan):
     ]
 
 
-# Entry 4 names no picture, entry 8 has the uttid of entry 7; the abbey is in two splits.
+# Entry 4 names no image, entry 8 has the uttid of entry 7, and the abbey is in two splits.
 PLACES = [
     (0, "train", "abbey", [0, 1]),
     (1, "train", "laundromat", [2]),
@@ -68,7 +68,7 @@ def test_fields_that_an_entry_lacks_are_empty(plan):
     assert (anonymous.text, anonymous.speaker) == ("a tall tower", "")
 
 
-def test_what_is_left_out_is_named(plan):
+def test_problems_name_everything_that_is_left_out(plan):
     assert [(p.path, p.reason, p.split, p.key) for p in plan.problems] == [
         (
             "placesaudio_2020_splits/train_2020.json#4",
@@ -99,7 +99,7 @@ def test_the_older_tree_and_bare_pictures_are_found(tmp_path):
     assert plan.images[3].captions[0].audio == "PlacesAudio_400k_distro/wavs/0/utterance_6.wav"
 
 
-def test_the_publishers_own_folders_are_never_asked_for(tmp_path, plan):
+def test_folders_of_the_publishers_machine_are_ignored(tmp_path, plan):
     tree = layouts.write("places_audio", tmp_path, "tree")
     for path in tree.glob("placesaudio_2020_splits/*.json"):
         content = json.loads(path.read_text())

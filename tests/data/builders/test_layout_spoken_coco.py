@@ -1,4 +1,4 @@
-"""The layout of SpokenCOCO in both splits: what the plan holds, by hand."""
+"""The layout of SpokenCOCO with both splits: the expected plan of a small corpus."""
 
 import json
 
@@ -27,7 +27,7 @@ def ids(plan):
     }
 
 
-# 51 captions, numbered through both files in their order; 15 is a second reading of 11's uttid.
+# 51 captions, numbered over both files in turn; number 15 repeats the uttid of number 11.
 KARPATHY = {
     9: ("train", [6, 7, 8, 9, 10]),
     25: ("train", [0, 1, 2, 3, 4, 5]),
@@ -53,13 +53,13 @@ def test_original_has_no_split_that_reads_like_a_test_set(tree):
         image: ("train" if image < 100 else "original_val", numbers)
         for image, (_, numbers) in KARPATHY.items()
     }
-    # Karpathy does not list this one.
+    # Karpathy does not list this image.
     expected[581929] = ("original_val", [46, 47, 48, 49, 50])
     assert ids(halves) == expected
     assert set(LAYOUT.expected["original"]) == {"train", "original_val"}
     for split in ("val", "test"):
         assert LAYOUT.refused["original"][split] == ORIGINAL_LEAKS
-    assert "--split=original_val" in ORIGINAL_LEAKS and "\n" not in ORIGINAL_LEAKS
+    assert "split 'original_val'" in ORIGINAL_LEAKS and "\n" not in ORIGINAL_LEAKS
 
 
 def test_a_caption_has_its_words_speaker_and_paths(plan):
@@ -76,11 +76,10 @@ def test_a_caption_has_its_words_speaker_and_paths(plan):
     )
 
 
-def test_what_is_left_out_is_named(plan):
+def test_problems_name_everything_that_is_left_out(plan):
     twice = layouts.coco_uttid(30, 0)
-    found = [(p.path, p.reason, p.split, p.key) for p in plan.problems]
     val, train = "COCO_val2014_000000{}.jpg", "COCO_train2014_000000{}.jpg"
-    assert found == [
+    assert [(p.path, p.reason, p.split, p.key) for p in plan.problems] == [
         (f"SpokenCOCO/wavs/train/0/{twice}.wav", "duplicate id", "train", twice),
         (f"val2014/{val.format(581929)}", "bad metadata", "", val.format(581929)),
         (f"train2014/{train.format(581857)}", "no audio", "train", train.format(581857)),
@@ -89,7 +88,7 @@ def test_what_is_left_out_is_named(plan):
     assert plan.problems[1].detail == "Karpathy does not list it; 5 recordings"
 
 
-def test_folders_may_lie_deeper_and_his_other_archive_serves(tmp_path, plan):
+def test_folders_may_lie_deeper_and_karpathys_other_archive_will_do(tmp_path, plan):
     tree = layouts.write("spoken_coco", tmp_path, "nested")
     (tree / "coco").mkdir()
     (tree / "caption_datasets" / "dataset_coco.json").rename(tree / "coco" / "dataset.json")
@@ -118,7 +117,7 @@ def test_odd_entries_are_left_out_one_by_one(tmp_path):
 
     edit(tree, "SpokenCOCO_val.json", spoil)
     plan = LAYOUT.plan(tree, "karpathy")
-    # What is left out keeps its number; of the string, nobody knows that it had five.
+    # Captions that are left out are numbered, too; but an entry that is a string has none.
     assert ids(plan)[391895] == ("test", [23, 24, 25, 26])
     assert ids(plan)[184613] == ("val", [27, 28, 29, 30, 31])
     assert 325114 not in ids(plan) and 522418 not in ids(plan)

@@ -1,4 +1,4 @@
-"""Captions: they say what the picture shows, all of it at level one."""
+"""Captions describe their scene, completely at level one."""
 
 import collections
 
@@ -30,16 +30,17 @@ from sir_jax.data.builders.spoken_scenes.scenes import (
 
 
 def understand(text):
-    """Return (shape, colour, size, place, background) from words alone."""
+    """Read (shape, colour, size, place, background) from a caption."""
     words = words_of(text)
     flat = " ".join(words)
-    # The longest place phrase wins: "at the top" begins "at the top left".
-    place = max(((len(p), i) for i, group in enumerate(PLACE_PHRASES) for p in group if p in flat))[
-        1
-    ]
+    # The longest place phrase counts: "at the top" is a part of "at the top left".
+    places = [(len(p), i) for i, group in enumerate(PLACE_PHRASES) for p in group if p in flat]
     size = next(i for i, group in enumerate(SIZE_WORDS) if set(group) & set(words))
-    found = [next(i for i, w in enumerate(t) if w in words) for t in (SHAPES, COLOURS)]
-    return (*found, size, place, next(i for i, w in enumerate(BACKGROUNDS) if w in words))
+    shape, colour, background = (
+        next(i for i, w in enumerate(table) if w in words)
+        for table in (SHAPES, COLOURS, BACKGROUNDS)
+    )
+    return shape, colour, size, max(places)[1], background
 
 
 def test_tables_have_one_row_per_value():
@@ -48,7 +49,7 @@ def test_tables_have_one_row_per_value():
     assert len(RELATION_PHRASES) == len(RELATIONS)
 
 
-@pytest.mark.parametrize("level", ["one", "among"])  # others beside it are not spoken of
+@pytest.mark.parametrize("level", ["one", "among"])
 def test_caption_tells_all_of_one_object_in_few_words(level):
     rng = np.random.default_rng(0)
     for scene in draw_scenes(level, "train", 2000, seed=0):
@@ -119,7 +120,7 @@ def test_crowded_scene_names_every_object_with_its_place():
             assert any(s in text for s in spoken), (text, spoken)
 
 
-def test_vocabulary_is_exactly_what_can_be_said():
+def test_vocabulary_is_exactly_the_words_of_all_captions():
     rng = np.random.default_rng(0)
     said = set()
     for level in LEVELS:
@@ -130,7 +131,7 @@ def test_vocabulary_is_exactly_what_can_be_said():
 
 
 def test_no_word_belongs_to_two_attributes():
-    # "left" and "top" are places; no colour, shape, size or background may sound in another.
+    # Words of places such as "left" and "top" repeat among places, but in no other attribute.
     tables = [SHAPES, COLOURS, BACKGROUNDS, sum(SIZE_WORDS, ())]
     places = {w for group in PLACE_PHRASES for phrase in group for w in phrase.split()}
     words = [w for table in tables for w in table]

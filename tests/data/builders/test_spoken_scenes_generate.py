@@ -1,4 +1,4 @@
-"""Chunks: complete or absent, kept over an interrupt, made again when a worker dies."""
+"""Chunks are complete or absent, survive an interrupt, and are made again if a worker dies."""
 
 import dataclasses
 import io
@@ -27,7 +27,7 @@ PLAN = plan_corpus(CONFIG)
 
 
 def children():
-    """Return the process ids of the workers: grandchildren, by way of the fork server."""
+    """Return the process ids of the workers, which are children of the fork server."""
     parents = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():

@@ -1,4 +1,4 @@
-"""Config names and plans: reversible, pure, and complete."""
+"""Config names are reversible; plans are complete, and pure functions of the config."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Pictures: they show what the scene says, and nothing is cut off."""
+"""Rendered images show their scene, and no object is cut off."""
 
 import dataclasses
 import io
@@ -37,7 +37,7 @@ def pixels(scene, size=64, looks=(0, 0, 0)):
 
 
 def difference(scene, size=128, looks=(0, 0, 0)):
-    """Return where the object changes the picture: bool[h,w]."""
+    """Return which pixels the object changes, bool [h, w]."""
     empty = pixels(dataclasses.replace(scene, objects=()), size, looks)
     return np.abs(pixels(scene, size, looks) - empty).max(axis=2) > 8
 
@@ -72,7 +72,7 @@ def test_object_is_in_its_place_and_whole(place):
         rows, columns = np.nonzero(mask)
         cell = int(rows.mean() / 128 * 3) * 3 + int(columns.mean() / 128 * 3)
         assert cell == place
-        # A pixel row along the edge would mean that the picture cuts the object.
+        # An object in the outermost pixels would be cut by the image's edge.
         assert rows.min() > 0 and columns.min() > 0 and max(rows.max(), columns.max()) < 127
 
 
@@ -94,7 +94,7 @@ def test_backgrounds_are_told_apart():
     empty = [
         pixels(dataclasses.replace(one(background=b), objects=())) for b in range(len(BACKGROUNDS))
     ]
-    # The three patterned ones have contrast, the plain one has none.
+    # The three patterns have contrast, the plain background has none.
     contrast = [picture.std(axis=(0, 1)).max() for picture in empty]
     assert contrast[0] == 0 and min(contrast[1:]) > 8
     for a, b in itertools.combinations(empty, 2):
@@ -135,10 +135,10 @@ def test_masks_tell_which_pixels_show_which_object():
     for mask, thing, corner in zip(masks, (red, blue), (0, 64), strict=True):
         rows, columns = np.nonzero(mask)
         assert abs(rows.mean() - corner) < 24 and abs(columns.mean() - corner) < 24
-        # Most of an object is its fill; the rest is its edge.
+        # Most pixels of an object have its colour; the others are its edge.
         far = np.abs(picture[mask] - _RGB[COLOURS[thing.colour]]).max(axis=1)
         assert np.median(far) < 12
-    # Large against small: as their radii.
+    # The areas of a large and a small object are as the squares of their radii, about 5 to 1.
     ratio = masks[0].sum() / masks[1].sum()
     assert 3 < ratio < 7
     assert object_masks(dataclasses.replace(scene, objects=()), 64, (0, 1, 2)).shape == (0, 64, 64)

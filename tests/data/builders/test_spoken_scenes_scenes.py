@@ -25,17 +25,18 @@ def key(scene):
     return scene.objects, scene.relation, scene.background
 
 
-def test_counts_by_hand():
+def test_counts_have_the_expected_values():
     assert count_scenes("one") == 12 * 10 * 3 * 9 * 4 == 12_960
     assert count_scenes("two") == count_scenes("compositional") == 132 * 90 * 9 * 2 * 4
     three, four = 1320 * 84 * 30**3, 11_880 * 126 * 30**4
     assert count_scenes("several") == 4 * (three + four)
-    # Beside each thing of 120 looks: 8 places x 119 other looks x 3 sizes, or 28 pairs of places.
+    # Beside the named object there is nothing, or another object (8 places x 119 other looks x 3
+    # sizes), or two others (28 pairs of places).
     assert count_scenes("among") == 12_960 * (1 + 8 * 119 * 3 + 28 * 119 * 118 * 9)
 
 
 def test_split_table_is_frozen():
-    # Shipped encoders have met the train scenes: these numbers must never change.
+    # These numbers must never change: shipped encoders were trained on the train scenes.
     assert [capacity("one", split) for split in SPLITS] == [8429, 1250, 3281]
     scene = Scene("one", (SceneObject(shape=3, colour=0, size=2, place=4),), -1, 1)
     assert signature(scene) == (1, ((3, 0, 2, 4),), 1)
@@ -95,9 +96,9 @@ def test_pairs_differ_in_one_binding_and_share_split_and_parts():
         if SWAPS[first.swap] == "relation":
             assert dataclasses.replace(a, place=b.place) == d
         else:
-            kind = SWAPS[first.swap]
-            assert getattr(a, kind) == getattr(d, kind) != getattr(c, kind)
-            assert dataclasses.replace(a, **{kind: getattr(c, kind)}) == c
+            attribute = SWAPS[first.swap]
+            assert getattr(a, attribute) == getattr(d, attribute) != getattr(c, attribute)
+            assert dataclasses.replace(a, **{attribute: getattr(c, attribute)}) == c
 
 
 def test_two_object_scene_is_in_one_split_whatever_its_level():

@@ -1,4 +1,4 @@
-"""The voice table, and what the synthesiser makes of it."""
+"""The voice table, and the synthesised speech of its voices."""
 
 import io
 
@@ -27,7 +27,7 @@ def synthesiser():
 
 def fundamental(wave):
     """Return the median pitch in Hz of the loud frames, by autocorrelation."""
-    found = []
+    pitches = []
     for start in range(0, len(wave) - 800, 400):
         frame = wave[start : start + 800].astype(np.float64)
         if np.sqrt(np.mean(frame**2)) < 2000:
@@ -36,8 +36,8 @@ def fundamental(wave):
         auto = np.correlate(frame, frame, "full")[799:]
         lag = 40 + auto[40:320].argmax()
         if auto[lag] > 0.5 * auto[0]:
-            found.append(SAMPLE_RATE / lag)
-    return float(np.median(found))
+            pitches.append(SAMPLE_RATE / lag)
+    return float(np.median(pitches))
 
 
 def test_voices_are_many_distinct_and_kept_apart():
@@ -50,7 +50,7 @@ def test_voices_are_many_distinct_and_kept_apart():
         assert 150 <= voice.rate <= 200 and 40 <= voice.pitch <= 60
 
 
-def test_combinations_found_unclear_are_not_spoken():
+def test_unclear_combinations_are_not_in_the_table():
     unclear = {"en-us-nyc+linda", "en-gb-x-gbclan+Mario", "en-gb-x-gbcwmd+RicishayMax"}
     assert not unclear & {voice.name for voice in VOICES}
 
@@ -101,7 +101,7 @@ def test_silence_is_trimmed_and_the_tone_kept():
     wave = _finish(np.concatenate([silence, tone, silence]), rate)
     assert len(wave) == pytest.approx(1.12 * SAMPLE_RATE, abs=20)
     middle = wave[3000:-3000] / 32767
-    # A sine of RMS 0.1 over the tone and its margins has this peak.
+    # The peak of a sine whose RMS over the tone and its margins is 0.1.
     assert np.abs(middle).max() == pytest.approx(0.1 * np.sqrt(2 * 1.12), rel=0.01)
     spectrum = np.abs(np.fft.rfft(middle))
     assert spectrum.argmax() * SAMPLE_RATE / len(middle) == pytest.approx(440, abs=2)

@@ -1,4 +1,4 @@
-"""Chunks: what kills or hangs its process is found alone, and the rest goes on."""
+"""Chunks: an item that kills or hangs its process is isolated, and the others are made."""
 
 import functools
 import os
@@ -15,7 +15,7 @@ from sir_jax.errors import UserError
 
 
 def make(tries, path, items):
-    """Note the attempt, then do what each item says."""
+    """Record the attempt, then act as each item tells."""
     with (tries / path.stem).open("a") as stream:
         stream.write("x")
     for item in items:
@@ -82,7 +82,7 @@ def test_names_and_sizes_of_chunks():
     }
 
 
-def test_crash_is_found_alone(tries, tmp_path):
+def test_item_that_crashes_is_isolated(tries, tmp_path):
     items = ["a", "b", "c", "d", "crash", "e", "f"]
     reported, dead = run(tries, items, tmp_path / "chunks")
     assert dead == [("000003+0001", "crash", "killed its process (SIGSEGV)")]
@@ -98,15 +98,15 @@ def test_crash_is_found_alone(tries, tmp_path):
     }
 
 
-def test_hang_is_ended_and_found_alone(tries, tmp_path):
+def test_item_that_hangs_is_killed_and_isolated(tries, tmp_path):
     _, dead = run(tries, ["a", "hang", "b"], tmp_path / "chunks", deadline=1.5)
     assert dead == [("000000+0001", "hang", "not done after 1.5 s")]
     assert stored(["a", "hang", "b"], tmp_path / "chunks") == ["a", "b"]
-    # Time spent on it: the chunk's deadline and its own, no more.
+    # It took two deadlines: that of the chunk and that of the item.
     assert attempts(tries)["000000"] == attempts(tries)["000000+0001"] == 1
 
 
-def test_unknown_error_is_found_alone(tries, tmp_path):
+def test_item_with_an_unknown_error_is_isolated(tries, tmp_path):
     _, dead = run(tries, ["raise", "a"], tmp_path / "chunks")
     assert dead == [("000000+0000", "raise", "stopped its process (exit status 1)")]
 

@@ -1,4 +1,4 @@
-"""Loading of sound: parity with librosa and transformers, and every way a file can be bad."""
+"""Loading of sound: parity with librosa and transformers, and all ways for a file to be bad."""
 
 import io
 import struct
@@ -16,20 +16,22 @@ from sir_jax.errors import BadMedia, UserError
 
 
 def voice(samples: int, channels: int = 1, seed: int = 0) -> np.ndarray:
-    """Make a hum with noise: float32 [samples, channels] within (-1, 1)."""
+    """Return a hum with noise, float32 [samples, channels] within (-1, 1)."""
     rng = np.random.default_rng(seed)
     hum = np.sin(np.arange(samples)[:, None] * 0.05) * 0.3
     return (hum + 0.05 * rng.standard_normal((samples, channels))).astype(np.float32)
 
 
-def encode(sound: np.ndarray, rate: int, kind: str = "WAV", subtype: str | None = None) -> bytes:
+def encode(
+    sound: np.ndarray, rate: int, container: str = "WAV", subtype: str | None = None
+) -> bytes:
     buffer = io.BytesIO()
-    soundfile.write(buffer, sound, rate, format=kind, subtype=subtype)
+    soundfile.write(buffer, sound, rate, format=container, subtype=subtype)
     return buffer.getvalue()
 
 
 def refusal(source, **kwargs) -> str:
-    """Return the one line with which a source is refused."""
+    """Return the error message for a source; it must have one line."""
     with pytest.raises(UserError) as caught:
         load_audio(source, **kwargs)
     message = str(caught.value)
@@ -38,7 +40,7 @@ def refusal(source, **kwargs) -> str:
 
 
 @pytest.mark.parametrize(
-    ("kind", "subtype", "rate", "channels"),
+    ("container", "subtype", "rate", "channels"),
     [
         ("WAV", "PCM_16", 44_100, 2),
         ("WAV", "PCM_24", 48_000, 1),
@@ -53,13 +55,13 @@ def refusal(source, **kwargs) -> str:
         ("MP3", "MPEG_LAYER_III", 44_100, 2),
     ],
 )
-def test_equals_librosa_bit_for_bit(tmp_path, kind, subtype, rate, channels):
-    path = tmp_path / f"clip.{kind.lower()}"
-    path.write_bytes(encode(voice(int(0.73 * rate), channels), rate, kind, subtype))
+def test_equals_librosa_bit_for_bit(tmp_path, container, subtype, rate, channels):
+    path = tmp_path / f"clip.{container.lower()}"
+    path.write_bytes(encode(voice(int(0.73 * rate), channels), rate, container, subtype))
     expected, _ = librosa.load(path, sr=SAMPLE_RATE)
-    got = load_audio(path)
-    assert got.dtype == np.float32 and got.flags.c_contiguous
-    np.testing.assert_array_equal(got, expected)
+    actual = load_audio(path)
+    assert actual.dtype == np.float32 and actual.flags.c_contiguous
+    np.testing.assert_array_equal(actual, expected)
     np.testing.assert_array_equal(load_audio(path.read_bytes()), expected)
     with path.open("rb") as file:
         np.testing.assert_array_equal(load_audio(file), expected)
@@ -69,10 +71,10 @@ def test_equals_librosa_bit_for_bit(tmp_path, kind, subtype, rate, channels):
 @pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 44_100, 48_000])
 def test_length_is_that_of_librosa(samples, rate):
     sound = (voice(samples, 2) * 32_767).astype(np.int16)
-    got = load_audio((sound, rate))
-    assert got.shape == (int(np.ceil(samples * SAMPLE_RATE / rate)),)
+    actual = load_audio((sound, rate))
+    assert actual.shape == (int(np.ceil(samples * SAMPLE_RATE / rate)),)
     expected, _ = librosa.load(io.BytesIO(encode(sound, rate)), sr=SAMPLE_RATE)
-    np.testing.assert_array_equal(got, expected)
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_arrays_of_every_type_agree():
@@ -105,11 +107,11 @@ def test_clip_without_samples_is_empty():
 
 
 @pytest.mark.parametrize(
-    ("kind", "subtype"),
+    ("container", "subtype"),
     [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAVEX", "PCM_24"), ("RF64", "ULAW")],
 )
-def test_truncated_wav_is_refused(tmp_path, kind, subtype):
-    whole = encode(voice(8_000), 16_000, kind, subtype)
+def test_truncated_wav_is_refused(tmp_path, container, subtype):
+    whole = encode(voice(8_000), 16_000, container, subtype)
     width = {"PCM_16": 2, "FLOAT": 4, "PCM_24": 3, "ULAW": 1}[subtype]
     header = whole.index(b"data") + 8
     for keep in (len(whole) - 1, len(whole) - width, len(whole) // 2, header, header - 5, 20):
@@ -122,15 +124,15 @@ def test_truncated_wav_is_refused(tmp_path, kind, subtype):
     assert len(load_audio(whole)) == 8_000
 
 
-@pytest.mark.parametrize("kind", ["FLAC", "OGG", "MP3"])
-def test_truncated_compressed_file_is_refused(kind):
-    whole = encode(voice(40_000), 16_000, kind)
+@pytest.mark.parametrize("container", ["FLAC", "OGG", "MP3"])
+def test_truncated_compressed_file_is_refused(container):
+    whole = encode(voice(40_000), 16_000, container)
     for share in (0.3, 0.6, 0.95):
         message = refusal(whole[: int(len(whole) * share)], name="cut")
         assert message.startswith("cut: ") and "truncated" in message
 
 
-def test_sound_from_a_pipe_has_no_size_and_is_read():
+def test_wav_from_a_pipe_states_no_size_and_is_read():
     whole = encode(voice(8_000), 16_000)
     at = whole.index(b"data") + 4
     for size in (0xFFFFFFFF, 0x7FFFF000):
@@ -138,19 +140,19 @@ def test_sound_from_a_pipe_has_no_size_and_is_read():
         np.testing.assert_array_equal(load_audio(streamed), load_audio(whole))
 
 
-def test_chunks_around_the_samples_do_no_harm():
+def test_chunks_before_and_after_the_samples_are_ignored():
     buffer = io.BytesIO()
     with wave_module.open(buffer, "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
         file.writeframes((voice(801)[:, 0] * 32_767).astype("<i2").tobytes())
     plain = buffer.getvalue()
     at = plain.index(b"data")
-    note = b"LIST" + struct.pack("<I", 5) + b"abcde\0"  # odd sizes are padded by one byte
+    note = b"LIST" + struct.pack("<I", 5) + b"abcde\0"  # a chunk of odd size is padded
     dressed = plain[:at] + note + plain[at:] + note
     np.testing.assert_array_equal(load_audio(dressed), load_audio(plain))
 
 
-def test_what_is_not_sound_is_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     text = tmp_path / "notes.wav"
     text.write_text("dear diary\n" * 50)
     assert refusal(text).startswith(f"{text}: not a wav, flac, ogg or mp3")
@@ -166,7 +168,7 @@ def test_what_is_not_sound_is_refused(tmp_path):
         assert refusal(start + bytes(40), name="junk").startswith("junk: ")
 
 
-def test_codecs_with_known_holes_never_reach_the_decoder():
+def test_codecs_with_vulnerable_decoders_are_refused():
     for subtype in ("IMA_ADPCM", "MS_ADPCM"):
         assert "codec" in refusal(encode(voice(4_000), 16_000, subtype=subtype))
     assert "convert" in refusal(encode(voice(4_000), 16_000, "AIFF"))
@@ -174,7 +176,7 @@ def test_codecs_with_known_holes_never_reach_the_decoder():
 
 def test_header_cannot_ask_for_unbounded_memory():
     flac = bytearray(encode(voice(4_000), 16_000, "FLAC"))
-    # STREAMINFO: 20 bits of rate, 8 of layout, 36 of length, from byte 18 on.
+    # STREAMINFO has from byte 18 on 20 bits of rate, 8 of layout and 36 of length.
     word = int.from_bytes(flac[18:26], "big") & ~((1 << 36) - 1)
     flac[18:26] = (word | (1 << 36) - 1).to_bytes(8, "big")
     assert "over the bound" in refusal(bytes(flac))
@@ -188,9 +190,9 @@ def test_normalisation_equals_transformers_bit_for_bit(samples):
     for scale, shift in ((1.0, 0.0), (1e-5, 0.3), (0.0, 0.5)):
         wave = voice(samples)[:, 0] * np.float32(scale) + np.float32(shift)
         expected = extractor(wave, sampling_rate=16_000, return_tensors="np").input_values[0]
-        got = normalize_waveform(wave)
-        assert got.dtype == np.float32
-        np.testing.assert_array_equal(got, expected)
+        actual = normalize_waveform(wave)
+        assert actual.dtype == np.float32
+        np.testing.assert_array_equal(actual, expected)
 
 
 def test_normalisation_against_float64():
@@ -203,11 +205,11 @@ def test_normalisation_against_float64():
 
 
 @pytest.mark.parametrize(
-    ("kind", "rate", "channels"),
+    ("container", "rate", "channels"),
     [("WAV", 16_000, 2), ("FLAC", 44_100, 2), ("OGG", 16_000, 2), ("MP3", 44_100, 2)],
 )
-def test_limits_are_held_before_any_sample_is_decoded(kind, rate, channels):
-    whole = encode(voice(2 * rate, channels), rate, kind)
+def test_limits_are_held_before_any_sample_is_decoded(container, rate, channels):
+    whole = encode(voice(2 * rate, channels), rate, container)
     np.testing.assert_array_equal(
         load_audio(whole, max_seconds=2.1, max_channels=2), load_audio(whole)
     )
@@ -215,13 +217,13 @@ def test_limits_are_held_before_any_sample_is_decoded(kind, rate, channels):
     with pytest.raises(BadMedia, match=r"clip: 2.\d\d s is over the limit of 1.5 s; cut") as caught:
         load_audio(whole, "clip", max_seconds=1.5)
     assert caught.value.fault == "too long"
-    # What would be a fault of the samples is not even looked at.
-    if kind == "FLAC":
+    # Damage in the samples is not noticed.
+    if container == "FLAC":
         spoilt = whole[:8_000] + b"\0" * (len(whole) - 8_000)
         assert "damaged" in refusal(spoilt)
         assert "over the limit of 1.5 s" in refusal(spoilt, max_seconds=1.5)
-    if kind == "WAV":
-        undefined = encode(np.full((2 * rate, channels), np.nan), rate, kind, "FLOAT")
+    if container == "WAV":
+        undefined = encode(np.full((2 * rate, channels), np.nan), rate, container, "FLOAT")
         assert "undefined" in refusal(undefined)
         assert "over the limit of 1.5 s" in refusal(undefined, max_seconds=1.5)
 

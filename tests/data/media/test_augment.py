@@ -1,4 +1,4 @@
-"""Waveform augmentation: each effect against its formula, and draws that do not disturb others."""
+"""Waveform augmentation: each effect against its formula, and independent random draws."""
 
 import dataclasses
 import io
@@ -43,13 +43,13 @@ def tone(hz: float, samples: int = RATE) -> np.ndarray:
 
 
 def decibels(a: np.ndarray, b: np.ndarray) -> float:
-    """Power of a over that of b."""
+    """Return the power of a over that of b in dB."""
     powers = [np.square(x.astype(np.float64)).sum() for x in (a, b)]
     return 10 * math.log10(powers[0] / powers[1])
 
 
 def augment_config(**fields):
-    """Return `data.augment`, with fields given as effect__name."""
+    """Return `data.augment`; fields are given as effect__name=value."""
     c = base_config("tiny", "tiny").data.augment
     c.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
     return c
@@ -57,7 +57,7 @@ def augment_config(**fields):
 
 @pytest.mark.parametrize("snr", [-20.0, 0.0, 12.5, 60.0])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 500.0])
-def test_what_is_added_has_the_asked_ratio(snr, scale):
+def test_added_noise_has_the_requested_ratio(snr, scale):
     wave, noise = clip(), scale * np.random.default_rng(1).standard_normal(8_000)
     noisy = add_noise(wave, noise, snr)
     assert noisy.dtype == np.float32
@@ -66,25 +66,25 @@ def test_what_is_added_has_the_asked_ratio(snr, scale):
     assert np.corrcoef(added, noise)[0, 1] > 0.999999
 
 
-def test_silence_has_no_ratio_and_stays():
+def test_silence_has_no_ratio_and_is_returned_unchanged():
     wave, silence = clip(), np.zeros(8_000, np.float32)
     assert add_noise(silence, wave, 10.0) is silence
     assert add_noise(wave, silence, 10.0) is wave
 
 
-def test_noise_is_cut_where_longer_and_repeated_where_shorter():
+def test_long_noise_is_cut_and_short_noise_is_repeated():
     rng = np.random.default_rng(0)
     sound = np.arange(50)
     firsts = {int(fit_length(sound, 20, rng)[0]) for _ in range(300)}
     assert firsts == set(range(31))
     for length in (20, 50, 51, 120):
-        got = fit_length(sound, length, rng)
-        assert got.shape == (length,)
-        np.testing.assert_array_equal(got, (got[0] + np.arange(length)) % 50)
+        actual = fit_length(sound, length, rng)
+        assert actual.shape == (length,)
+        np.testing.assert_array_equal(actual, (actual[0] + np.arange(length)) % 50)
 
 
 def octave_slope(noise: np.ndarray, low: float, high: float) -> float:
-    """Fall of power density from one band to another, in dB an octave."""
+    """Return the slope of the power density between two frequencies, in dB per octave."""
     spectrum, hz = np.abs(np.fft.rfft(noise)) ** 2, np.fft.rfftfreq(len(noise), 1 / RATE)
     means = [spectrum[(hz > f / 1.1) & (hz < f * 1.1)].mean() for f in (low, high)]
     return 10 * math.log10(means[1] / means[0]) / math.log2(high / low)
@@ -99,7 +99,7 @@ def test_spectra_of_made_noise():
     assert octave_slope(pink, 100, 6_400) == pytest.approx(-10 * math.log10(2), abs=0.1)
     assert octave_slope(babble, 100, 400) == pytest.approx(0.0, abs=0.2)
     assert octave_slope(babble, 800, 6_400) == pytest.approx(-30 * math.log10(2), abs=0.2)
-    # A crowd swells: its loudness of a tenth of a second varies, that of steady noise does not.
+    # The loudness of a crowd varies over tenths of a second, that of white noise does not.
     loudness = [
         np.sqrt(np.square(x[: n // 1_600 * 1_600]).reshape(-1, 1_600).mean(1))
         for x in (white, babble)
@@ -126,10 +126,10 @@ def test_reverberation_equals_direct_convolution(samples, taps, direct):
         ]
     )
     exact *= math.sqrt(np.square(wave.astype(np.float64)).sum() / np.square(exact).sum())
-    got = add_reverb(wave, response, direct)
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(got, exact, atol=1e-5)
-    assert decibels(got, wave) == pytest.approx(0.0, abs=1e-5)
+    actual = add_reverb(wave, response, direct)
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, exact, atol=1e-5)
+    assert decibels(actual, wave) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_direct_path_alone_does_not_delay():
@@ -140,12 +140,13 @@ def test_direct_path_alone_does_not_delay():
 
 
 @pytest.mark.parametrize(("t60", "ratio"), [(0.05, 0.0), (0.3, 6.0), (0.8, -10.0)])
-def test_made_response_decays_as_asked(t60, ratio):
+def test_made_response_decays_as_requested(t60, ratio):
     response = make_response(t60, ratio, np.random.default_rng(0))
     assert len(response) == math.ceil(t60 * RATE) and response[0] == 1.0
     tail = response[1:]
     assert decibels(response[:1], tail) == pytest.approx(ratio, abs=1e-9)
-    # Schroeder's backward integral falls by 60 dB in t60; the slope of its middle is not cut off.
+    # Schroeder's backward integral falls by 60 dB in t60. Its end is cut off, so the slope is
+    # measured before.
     energy = 10 * np.log10(np.cumsum(np.square(tail)[::-1])[::-1])
     first, last = len(tail) // 20, len(tail) // 2
     slope = (energy[last] - energy[first]) / ((last - first) / RATE)
@@ -172,28 +173,28 @@ def test_speed_of_tiny_clips():
 
 
 @pytest.mark.parametrize("hz", [50, 100, 150, 200, 3_500, 3_600, 4_000, 6_000, 7_900])
-def test_telephone_stops_what_is_outside_its_band(hz):
+def test_telephone_stops_tones_outside_its_band(hz):
     out = narrow_band(tone(hz), mu_law=False)
-    # Away from the ends, where a tone that begins at once has every frequency.
+    # Without the ends, where the sudden onset of the tone has all frequencies.
     inner = slice(1_000, -1_000)
     assert decibels(out[inner], tone(hz)[inner]) < -60
 
 
 @pytest.mark.parametrize("hz", [300, 500, 1_000, 2_000, 3_000, 3_400])
 @pytest.mark.parametrize("mu_law", [False, True])
-def test_telephone_passes_what_is_inside_without_delay(hz, mu_law):
+def test_telephone_passes_tones_inside_its_band_without_delay(hz, mu_law):
     out, inner = narrow_band(tone(hz), mu_law), slice(1_000, -1_000)
     error = out[inner].astype(np.float64) - tone(hz)[inner]
     assert decibels(tone(hz)[inner], error) > (30 if mu_law else 55)
     assert len(out) == RATE and out.dtype == np.float32
 
 
-def test_mu_law_by_hand():
-    # Level 64 of 127: 256 ** (64 / 127) - 1, over 255.
+def test_mu_law_has_the_expected_levels():
+    # Level 64 of 127.
     level = (256 ** (64 / 127) - 1) / 255
     samples = np.array([0.0, 1.0, -1.0, 3.0, level, -level, level * 1.01, 1e-6])
-    wanted = [0.0, 1.0, -1.0, 1.0, level, -level, level, 0.0]
-    np.testing.assert_allclose(code_mu_law(samples), wanted, atol=1e-12)
+    expected = [0.0, 1.0, -1.0, 1.0, level, -level, level, 0.0]
+    np.testing.assert_allclose(code_mu_law(samples), expected, atol=1e-12)
     assert len(np.unique(code_mu_law(np.linspace(-1, 1, 100_001)))) == 255
 
 
@@ -206,14 +207,14 @@ def test_coding_adds_noise_only_inside_the_band():
     assert 0 < spectrum[(hz < 195) | (hz > 3_505)].sum() < 1e-5 * inside
 
 
-def test_gain_by_hand():
+def test_gain_is_in_decibels():
     wave = clip()
     np.testing.assert_allclose(change_gain(wave, 20.0), 10 * wave, rtol=1e-6)
     assert decibels(change_gain(wave, -7.0), wave) == pytest.approx(-7.0, abs=1e-5)
     assert change_gain(wave, 3.0).dtype == np.float32
 
 
-def test_the_default_is_nothing():
+def test_by_default_nothing_is_changed():
     wave, rng = clip(), np.random.default_rng(0)
     assert not AugmentSpec().active
     assert augment_wave(wave, AugmentSpec(), rng) is wave
@@ -221,25 +222,25 @@ def test_the_default_is_nothing():
     assert AugmentSpec.from_config(augment_config()) == AugmentSpec()
 
 
-def test_effects_come_in_order_with_the_draws_of_their_own_streams():
+def test_effects_apply_in_order_with_draws_of_their_own_streams():
     wave = clip()
-    got = augment_wave(wave, ON, np.random.default_rng(4))
+    actual = augment_wave(wave, ON, np.random.default_rng(4))
     speed, reverb, noise, telephone, gain = np.random.default_rng(4).spawn(5)
     for stream in (speed, reverb, noise, telephone, gain):
         stream.random()
-    wanted = change_speed(wave, speed.uniform(0.9, 1.1))
+    expected = change_speed(wave, speed.uniform(0.9, 1.1))
     t60, ratio = reverb.uniform(0.2, 0.8), reverb.uniform(0.0, 12.0)
-    wanted = add_reverb(wanted, make_response(t60, ratio, reverb), 0)
+    expected = add_reverb(expected, make_response(t60, ratio, reverb), 0)
     snr = noise.uniform(5.0, 25.0)
     kind = ON.noise_kinds[int(noise.integers(3))]
-    wanted = add_noise(wanted, NOISES[kind](len(wanted), noise), snr)
-    wanted = change_gain(narrow_band(wanted, True), gain.uniform(-6.0, 6.0))
-    np.testing.assert_array_equal(got, wanted)
+    expected = add_noise(expected, NOISES[kind](len(expected), noise), snr)
+    expected = change_gain(narrow_band(expected, True), gain.uniform(-6.0, 6.0))
+    np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("other", ["speed", "reverb", "noise", "telephone"])
-def test_switching_an_effect_on_leaves_the_draws_of_others_and_of_the_caller(other):
-    # Gain comes last and undoes nothing, so its draw can be read off the result.
+def test_an_effect_changes_no_draw_of_another_effect_or_of_the_caller(other):
+    # Gain is the last effect, so its draw can be measured in the result.
     wave = clip()
     alone, both = AugmentSpec(gain=1.0), dataclasses.replace(AugmentSpec(gain=1.0), **{other: 1.0})
     without = dataclasses.replace(both, gain=0.0)
@@ -254,12 +255,12 @@ def test_switching_an_effect_on_leaves_the_draws_of_others_and_of_the_caller(oth
 
 
 @pytest.mark.parametrize("effect", ["speed", "reverb", "noise", "telephone", "gain"])
-def test_each_effect_happens_as_often_as_asked(effect):
+def test_each_effect_occurs_with_its_probability(effect):
     spec, wave = AugmentSpec(**{effect: 0.3}, t60=(0.05, 0.05)), clip(400)
     changed = sum(
         augment_wave(wave, spec, np.random.default_rng((9, i))) is not wave for i in range(1_000)
     )
-    # Binomial(1000, 0.3) has deviation 14.5.
+    # Binomial(1000, 0.3) has a standard deviation of 14.5.
     assert abs(changed - 300) < 65
 
 
@@ -290,16 +291,16 @@ def test_noise_and_rooms_from_folders(tmp_path):
     spec = AugmentSpec.from_config(
         augment_config(reverb__probability=1.0, reverb__folder=str(tmp_path / "rooms"))
     )
-    wanted = add_reverb(wave, response, 40)
-    np.testing.assert_array_equal(augment_wave(wave, spec, np.random.default_rng(0)), wanted)
+    expected = add_reverb(wave, response, 40)
+    np.testing.assert_array_equal(augment_wave(wave, spec, np.random.default_rng(0)), expected)
     echo = np.zeros(8_000)
     echo[260:] = -0.5 * wave[:-260]
     np.testing.assert_allclose(
-        wanted / np.abs(wanted).max(), (wave + echo) / np.abs(wave + echo).max(), atol=1e-5
+        expected / np.abs(expected).max(), (wave + echo) / np.abs(wave + echo).max(), atol=1e-5
     )
     twin = pickle.loads(pickle.dumps(spec))
     assert len(pickle.dumps(spec)) < 2_000
-    np.testing.assert_array_equal(augment_wave(wave, twin, np.random.default_rng(0)), wanted)
+    np.testing.assert_array_equal(augment_wave(wave, twin, np.random.default_rng(0)), expected)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Pictures: parity with transformers' CLIP processor, odd formats, and bad files."""
+"""Images: parity with the processors of transformers, odd formats, and bad files."""
 
 import io
 import math
@@ -31,7 +31,7 @@ def spec(size: int) -> ImageSpec:
 
 
 def scene(width: int, height: int, channels: int = 3) -> np.ndarray:
-    """Make a smooth picture with an edge and noise: uint8 [height, width, channels]."""
+    """Return a smooth image with an edge and noise, uint8 [height, width, channels]."""
     rng = np.random.default_rng(width * 10_007 + height)
     y, x = np.mgrid[0:height, 0:width]
     waves = np.stack([np.sin(x / (5 + c)) + np.cos(y / (7 - c)) for c in range(channels)], -1)
@@ -40,14 +40,14 @@ def scene(width: int, height: int, channels: int = 3) -> np.ndarray:
     return picture.clip(0, 255).astype(np.uint8)
 
 
-def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+def encode(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    image.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
 def reference(image: Image.Image, size: int) -> np.ndarray:
-    """transformers' answer, float32 [size, size, 3]."""
+    """Return the result of `transformers`, float32 [size, size, 3]."""
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": size},
         crop_size={"height": size, "width": size},
@@ -58,12 +58,12 @@ def reference(image: Image.Image, size: int) -> np.ndarray:
 
 
 def grey_levels(a: np.ndarray, b: np.ndarray) -> float:
-    """Largest difference of two normalised pictures, in grey levels."""
+    """Return the largest difference of two normalised images, in grey levels."""
     return float(np.abs((a - b) * np.array(CLIP_STD) * 255).max())
 
 
 def refusal(source, **kwargs) -> str:
-    """Return the one line with which a source is refused."""
+    """Return the error message for a source; it must have one line."""
     with pytest.raises(UserError) as caught:
         load_image(source, **kwargs)
     message = str(caught.value)
@@ -78,9 +78,9 @@ def refusal(source, **kwargs) -> str:
 )
 def test_equals_clip_processor_bit_for_bit(width, height, size):
     image = Image.fromarray(scene(width, height))
-    got = preprocess_image(load_image(encode(image)), spec(size))
-    assert got.dtype == np.float32 and got.shape == (size, size, 3)
-    np.testing.assert_array_equal(got, reference(image, size))
+    actual = preprocess_image(load_image(encode(image)), spec(size))
+    assert actual.dtype == np.float32 and actual.shape == (size, size, 3)
+    np.testing.assert_array_equal(actual, reference(image, size))
 
 
 @pytest.mark.parametrize(
@@ -88,10 +88,12 @@ def test_equals_clip_processor_bit_for_bit(width, height, size):
 )
 def test_squash_equals_blip_processor_bit_for_bit(width, height):
     image = Image.fromarray(scene(width, height))
-    got = preprocess_image(load_image(encode(image)), ImageSpec(48, CLIP_MEAN, CLIP_STD, "squash"))
+    actual = preprocess_image(
+        load_image(encode(image)), ImageSpec(48, CLIP_MEAN, CLIP_STD, "squash")
+    )
     processor = BlipImageProcessorPil(size={"height": 48, "width": 48})
-    wanted = np.moveaxis(processor(image, return_tensors="np").pixel_values[0], 0, -1)
-    np.testing.assert_array_equal(got, wanted)
+    expected = np.moveaxis(processor(image, return_tensors="np").pixel_values[0], 0, -1)
+    np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize(
@@ -99,15 +101,15 @@ def test_squash_equals_blip_processor_bit_for_bit(width, height):
 )
 def test_very_long_pictures_agree_to_one_grey_level(width, height):
     image = Image.fromarray(scene(width, height))
-    got = preprocess_image(image, spec(32))
-    assert grey_levels(got, reference(image, 32)) <= 1.001
+    actual = preprocess_image(image, spec(32))
+    assert grey_levels(actual, reference(image, 32)) <= 1.001
 
 
 def test_longest_possible_picture_needs_no_huge_memory():
     ramp = np.repeat(np.linspace(0, 255, 24_000_000).astype(np.uint8)[None, :, None], 3, axis=2)
-    got = preprocess_image(load_image(ramp), spec(64))
+    actual = preprocess_image(load_image(ramp), spec(64))
     centre = (127.5 / 255 - np.array(CLIP_MEAN)) / CLIP_STD
-    assert grey_levels(got, np.broadcast_to(centre, got.shape)) <= 1.5
+    assert grey_levels(actual, np.broadcast_to(centre, actual.shape)) <= 1.5
 
 
 def test_huge_picture_equals_clip_processor():
@@ -122,14 +124,14 @@ def test_every_mode_equals_clip_processor(mode):
         Image.fromarray(scene(90, 70, 4), "RGBA") if "A" in mode else Image.fromarray(scene(90, 70))
     )
     image = base.convert(mode)
-    kind = "JPEG" if mode == "CMYK" else "PNG"
-    data = encode(image, kind)
+    file_format = "JPEG" if mode == "CMYK" else "PNG"
+    data = encode(image, file_format)
     opened = Image.open(io.BytesIO(data))
     assert opened.mode == mode
-    got = load_image(data)
-    assert got.mode == "RGB"
-    np.testing.assert_array_equal(preprocess_image(got, spec(32)), reference(opened, 32))
-    np.testing.assert_array_equal(np.asarray(load_image(opened)), np.asarray(got))
+    actual = load_image(data)
+    assert actual.mode == "RGB"
+    np.testing.assert_array_equal(preprocess_image(actual, spec(32)), reference(opened, 32))
+    np.testing.assert_array_equal(np.asarray(load_image(opened)), np.asarray(actual))
 
 
 def test_transparency_is_laid_on_white():
@@ -155,20 +157,20 @@ def test_sixteen_bits_become_eight():
     np.testing.assert_array_equal(load_image(colour.astype(np.uint16) * 257), colour)
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_exif_rotation_is_applied(kind):
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+def test_exif_rotation_is_applied(file_format):
     upright = Image.fromarray(scene(90, 60))
-    # Orientation 6: the camera was turned, show the stored picture a quarter turn clockwise.
+    # Orientation 6: the stored image must be turned clockwise by a quarter turn.
     stored = upright.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
     exif[0x0112] = 6
-    options = {} if kind == "PNG" else {"quality": 100}
-    data = encode(stored, kind, exif=exif, **options)
-    got = load_image(data)
-    assert got.size == (90, 60)
-    plain = Image.open(io.BytesIO(encode(stored, kind, **options))).convert("RGB")
+    options = {} if file_format == "PNG" else {"quality": 100}
+    data = encode(stored, file_format, exif=exif, **options)
+    actual = load_image(data)
+    assert actual.size == (90, 60)
+    plain = Image.open(io.BytesIO(encode(stored, file_format, **options))).convert("RGB")
     expected = reference(plain.transpose(Image.Transpose.ROTATE_270), 32)
-    np.testing.assert_array_equal(preprocess_image(got, spec(32)), expected)
+    np.testing.assert_array_equal(preprocess_image(actual, spec(32)), expected)
 
 
 def test_broken_exif_is_no_reason_to_refuse():
@@ -186,9 +188,9 @@ def test_text_named_jpg_is_refused(tmp_path):
     assert "empty" in refusal(b"", name="void.png")
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_truncated_picture_is_refused(kind):
-    data = encode(Image.fromarray(scene(200, 150)), kind)
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_truncated_picture_is_refused(file_format):
+    data = encode(Image.fromarray(scene(200, 150)), file_format)
     assert load_image(data).size == (200, 150)
     assert refusal(data[: len(data) // 2], name="half").startswith("half: damaged")
 
@@ -202,12 +204,10 @@ def test_bad_arrays_are_refused():
 
 @pytest.mark.parametrize("side", [5_001, 12_000, 60_000])
 def test_bomb_is_refused_by_its_header(side):
-    """A few hundred bytes that claim up to 3.6 thousand million pixels."""
+    """A few hundred bytes can claim to hold 3.6 thousand million pixels."""
 
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
+    def chunk(tag: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + tag + body + struct.pack(">I", zlib.crc32(tag + body))
 
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99)))
@@ -215,7 +215,7 @@ def test_bomb_is_refused_by_its_header(side):
 
 
 def test_augmentation_is_a_function_of_its_generator_and_never_flips():
-    # Brightness rises from left to right, so every crop must rise too.
+    # Brightness rises from left to right, so it must rise in every crop.
     ramp = np.repeat(np.tile(np.arange(128, dtype=np.uint8), (128, 1))[..., None], 3, axis=2)
     image = Image.fromarray(ramp)
     crops = [
@@ -228,47 +228,48 @@ def test_augmentation_is_a_function_of_its_generator_and_never_flips():
     np.testing.assert_array_equal(again, crops[0])
     assert len({crop.tobytes() for crop in crops}) > 40
     widths = [float(c[0, -1, 0] - c[0, 0, 0]) * CLIP_STD[0] * 255 / 15 * 16 for c in crops]
-    # A crop of share s and aspect a is sqrt(s * a) wide; 1 grey level is 1 pixel of 128.
+    # A crop with share s of the area and aspect ratio a is sqrt(s * a) wide. Each of the 128 pixels
+    # is one grey level brighter than the pixel to its left.
     low, high = 128 * math.sqrt(0.5 * 3 / 4), 128
     assert low - 2 < min(widths) < 100 and 110 < max(widths) < high + 2
 
 
 def test_augmentation_off_is_the_plain_preprocessing():
     image = Image.fromarray(scene(90, 60))
-    got = augment_image(image, spec(32), np.random.default_rng(0), (1.0, 1.0))
-    np.testing.assert_array_equal(got, preprocess_image(image, spec(32)))
+    actual = augment_image(image, spec(32), np.random.default_rng(0), (1.0, 1.0))
+    np.testing.assert_array_equal(actual, preprocess_image(image, spec(32)))
 
 
-def test_every_grey_level_is_what_transformers_makes_of_it():
+def test_every_grey_level_equals_that_of_transformers():
     levels = Image.fromarray(np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, 2))
     plain = ImageSpec(16, (0.0,) * 3, (1.0,) * 3)
-    wanted = (np.arange(256).astype(np.float64) * (1 / 255)).astype(np.float32)
-    np.testing.assert_array_equal(preprocess_image(levels, plain)[..., 0].ravel(), wanted)
+    expected = (np.arange(256).astype(np.float64) * (1 / 255)).astype(np.float32)
+    np.testing.assert_array_equal(preprocess_image(levels, plain)[..., 0].ravel(), expected)
 
 
 @pytest.mark.parametrize("jitter", [ColorJitter(), ColorJitter(0.3, 0.3, 0.3, 0.5)])
 def test_augmentation_fills_the_row_it_is_given(jitter):
     image, batch = Image.fromarray(scene(90, 60)), np.full((3, 32, 32, 3), np.nan, np.float32)
     rngs = [np.random.default_rng(5) for _ in range(2)]
-    wanted = augment_image(image, spec(32), rngs[0], (0.5, 1.0), jitter)
+    expected = augment_image(image, spec(32), rngs[0], (0.5, 1.0), jitter)
     augment_image(image, spec(32), rngs[1], (0.5, 1.0), jitter, out=batch[1])
-    np.testing.assert_array_equal(batch[1], wanted)
+    np.testing.assert_array_equal(batch[1], expected)
     assert np.isnan(batch[[0, 2]]).all()
 
 
 def test_augmentation_of_a_very_long_picture_falls_back_to_the_centre():
     image = Image.fromarray(scene(900, 10))
-    got = augment_image(image, spec(32), np.random.default_rng(0), (0.9, 1.0))
-    np.testing.assert_array_equal(got, preprocess_image(image, spec(32)))
+    actual = augment_image(image, spec(32), np.random.default_rng(0), (0.9, 1.0))
+    np.testing.assert_array_equal(actual, preprocess_image(image, spec(32)))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
-def test_a_limit_of_pixels_is_held_before_decoding(kind):
-    data = encode(Image.fromarray(scene(200, 150)), kind)
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+def test_a_limit_of_pixels_is_held_before_decoding(file_format):
+    data = encode(Image.fromarray(scene(200, 150)), file_format)
     assert load_image(data, max_pixels=30_000).size == (200, 150)
-    # Half a file has a whole header, except to the parser of WebP.
-    unread = data if kind == "WEBP" else data[: len(data) // 2]
-    assert kind == "WEBP" or "damaged" in refusal(unread)
+    # Half a file has a complete header; only the parser of WebP refuses it at once.
+    unread = data if file_format == "WEBP" else data[: len(data) // 2]
+    assert file_format == "WEBP" or "damaged" in refusal(unread)
     assert refusal(unread, name="big", max_pixels=29_999) == (
         "big: 200 x 150 is more than 29999 pixels; shrink it first"
     )
@@ -278,16 +279,16 @@ PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "grey": 0.0}
 
 
 def jittered(seed: int = 0, scale=(1.0, 1.0), **amounts: float) -> np.ndarray:
-    """Return the augmented picture as values from 0 to 1, float64 [32, 32, 3]."""
+    """Return an augmented image as values from 0 to 1, float64 [32, 32, 3]."""
     image = Image.fromarray(scene(90, 60))
     rng = np.random.default_rng(seed)
-    got = augment_image(image, spec(32), rng, scale, ColorJitter(**amounts))
-    assert got.dtype == np.float32
-    return got.astype(np.float64) * CLIP_STD + CLIP_MEAN
+    actual = augment_image(image, spec(32), rng, scale, ColorJitter(**amounts))
+    assert actual.dtype == np.float32
+    return actual.astype(np.float64) * CLIP_STD + CLIP_MEAN
 
 
 def draws(seed: int = 0) -> tuple[np.ndarray, float]:
-    """Return the three draws from -1 to 1 and the one from 0 to 1."""
+    """Return the jitter's random draws: three from -1 to 1, and one from 0 to 1."""
     stream = np.random.default_rng(seed).spawn(1)[0]
     return stream.uniform(-1, 1, 3), stream.random()
 
@@ -314,29 +315,29 @@ def test_colour_changes_equal_their_formulas(seed):
 
 def test_all_colour_changes_in_their_order():
     b, c, s = 1 + np.array([0.4, 0.5, 0.6]) * draws(3)[0]
-    wanted = (jittered() * b).clip(0, 1)
-    wanted = (c * wanted + (1 - c) * grey_of(wanted).mean()).clip(0, 1)
-    wanted = (s * wanted + (1 - s) * grey_of(wanted)[..., None]).clip(0, 1)
-    got = jittered(3, brightness=0.4, contrast=0.5, saturation=0.6)
-    np.testing.assert_allclose(got, wanted, atol=3e-7)
+    expected = (jittered() * b).clip(0, 1)
+    expected = (c * expected + (1 - c) * grey_of(expected).mean()).clip(0, 1)
+    expected = (s * expected + (1 - s) * grey_of(expected)[..., None]).clip(0, 1)
+    actual = jittered(3, brightness=0.4, contrast=0.5, saturation=0.6)
+    np.testing.assert_allclose(actual, expected, atol=3e-7)
 
 
-def test_grey_comes_as_often_as_asked():
+def test_images_become_grey_with_the_given_probability():
     greys = 0
     for seed in range(400):
         picture = jittered(seed, grey=0.25)
         is_grey = np.ptp(picture, axis=2).max() < 1e-6
         assert is_grey == (draws(seed)[1] < 0.25)
         greys += is_grey
-    assert abs(greys - 100) < 40  # Binomial(400, 0.25) has deviation 8.7
+    assert abs(greys - 100) < 40  # Binomial(400, 0.25) has a standard deviation of 8.7
 
 
-def test_colours_leave_the_crop_and_each_other_alone():
+def test_changes_of_colour_change_neither_the_crop_nor_each_other():
     for seed in range(4):
         crop = jittered(seed, (0.3, 1.0))
         b = 1 + 0.2 * draws(seed)[0][0]
-        got = jittered(seed, (0.3, 1.0), brightness=0.2)
-        np.testing.assert_allclose(got, (crop * b).clip(0, 1), atol=2e-7)
+        actual = jittered(seed, (0.3, 1.0), brightness=0.2)
+        np.testing.assert_allclose(actual, (crop * b).clip(0, 1), atol=2e-7)
         rng, plain = np.random.default_rng(seed), np.random.default_rng(seed)
         image = Image.fromarray(scene(90, 60))
         augment_image(image, spec(32), rng, (0.3, 1.0), ColorJitter(brightness=0.2))

@@ -1,4 +1,4 @@
-"""A user's folder of sounds: what counts, in which order, and how much of it stays in memory."""
+"""A user's folder of sounds: its files, their order, and the cache."""
 
 import io
 import pickle
@@ -15,11 +15,11 @@ from sir_jax.errors import UserError
 FIELD = "data.augment.noise.folder"
 
 
-def write(path, samples: int, kind: str = "WAV", rate: int = 16_000) -> None:
+def write(path, samples: int, container: str = "WAV", rate: int = 16_000) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     sound = 0.1 * np.random.default_rng(samples).standard_normal(samples)
     buffer = io.BytesIO()
-    soundfile.write(buffer, sound, rate, format=kind)
+    soundfile.write(buffer, sound, rate, format=container)
     path.write_bytes(buffer.getvalue())
 
 
@@ -35,9 +35,9 @@ def folder(tmp_path):
 
 def test_sounds_come_sorted_at_16_khz(folder):
     sounds = SoundFolder(str(folder), FIELD)
-    wanted = [folder / "a" / "c.ogg", folder / "a" / "z.FLAC", folder / "b.wav"]
+    expected = [folder / "a" / "c.ogg", folder / "a" / "z.FLAC", folder / "b.wav"]
     assert len(sounds) == 3
-    for number, path in enumerate(wanted):
+    for number, path in enumerate(expected):
         np.testing.assert_array_equal(sounds[number], load_audio(path))
     assert [len(sounds[i]) for i in range(3)] == [8_000, 200, 300]
 
@@ -51,8 +51,8 @@ def test_a_file_is_read_once_and_cannot_be_changed_in_memory(folder):
         first[0] = 1.0
 
 
-def test_memory_is_bounded_and_the_oldest_use_goes_first(folder):
-    # 200 and 300 float32 fit, 8000 more do not.
+def test_memory_is_bounded_and_the_least_recently_used_sound_is_evicted(folder):
+    # 200 and 300 float32 fit into the cache, 8000 more do not.
     sounds = SoundFolder(str(folder), FIELD, cache_bytes=2_000)
     short, longer = sounds[1], sounds[2]
     assert sounds[1] is short and sounds[2] is longer
@@ -68,12 +68,12 @@ def test_memory_is_bounded_and_the_oldest_use_goes_first(folder):
 def test_threads_share_a_folder(folder):
     sounds = SoundFolder(str(folder), FIELD, cache_bytes=2_000)
     with ThreadPoolExecutor(4) as pool:
-        got = list(pool.map(lambda i: sounds[i % 3], range(60)))
-    for i, sound in enumerate(got):
-        np.testing.assert_array_equal(sound, got[i % 3])
+        actual = list(pool.map(lambda i: sounds[i % 3], range(60)))
+    for i, sound in enumerate(actual):
+        np.testing.assert_array_equal(sound, actual[i % 3])
 
 
-def test_workers_scan_for_themselves_and_refuse_another_content(folder):
+def test_workers_scan_the_folder_again_and_refuse_other_files(folder):
     for i in range(200):
         write(folder / "more" / f"a-long-name-for-a-sound-{i}.wav", 10)
     sounds = SoundFolder(str(folder), FIELD)

@@ -1,4 +1,4 @@
-"""Spectrograms to look at: the numbers are librosa's, the picture shows the numbers."""
+"""Spectrograms: parity with librosa, and the image of the levels."""
 
 import librosa
 import numpy as np
@@ -49,8 +49,8 @@ def test_levels_are_librosas(samples):
 
 
 def test_a_tone_peaks_in_its_band():
-    # 8 kHz are 2840.0 mel, so that centres are 2840 / 65 = 43.69 mel apart, the first at 43.69:
-    # 1 kHz, 1000 mel, lies nearest to the 23rd; 4 kHz, 2146 mel, to the 49th.
+    # 8 kHz are 2840.0 mel, so the 64 centres are 2840 / 65 = 43.69 mel apart. The nearest to 1 kHz
+    # (1000 mel) is the 23rd; the nearest to 4 kHz (2146 mel) is the 49th.
     assert (log_mel(tone(1_000))[5:-5].argmax(1) == 22).all()
     assert (log_mel(tone(4_000))[5:-5].argmax(1) == 48).all()
 
