@@ -257,7 +257,7 @@ def test_close_is_final_and_may_be_repeated():
 def test_a_real_corpus_gives_threads_and_workers_the_same_batches(tmp_path):
     options = {"level": "one", "train_images": 6, "val_images": 1, "test_images": 1, "captions": 2}
     arguments = [f"--{name}={value}" for name, value in options.items()]
-    make_corpus(["spoken_scenes", *arguments, "--image_size=32", f"--data_dir={tmp_path}"])
+    make_corpus([*arguments, "--image_size=32", f"--data_dir={tmp_path}"])
     (folder,) = (tmp_path / "spoken_scenes").iterdir()
     split = open_corpus(f"spoken_scenes/{folder.name}", tmp_path).splits["train"]
     config = data_config(buckets=(24_000, 48_000, 96_000))
