@@ -88,7 +88,7 @@ def compare_workdir(cfg: ConfigDict, workdir: Path) -> list[str]:
     try:
         old = upgrade(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); choose another --workdir") from error
+        raise UserError(f"{path} cannot be read ({error}); choose another workdir") from error
     phrases = config_differences(old, to_json(cfg))
     free = {name for name, field in FIELDS.items() if field.free}
     # Where stored features lie may change; whether they are used may not, as they are rounded.
@@ -98,7 +98,7 @@ def compare_workdir(cfg: ConfigDict, workdir: Path) -> list[str]:
     if fixed:
         raise UserError(
             f"workdir {workdir} holds a run with another config: {'; '.join(fixed)}; "
-            "choose another --workdir, or give the old values"
+            "choose another workdir, or give the old values"
         )
     return list(phrases.values())
 
@@ -114,4 +114,4 @@ def check_folder(workdir: Path) -> None:
         if path.is_dir():
             return
         if path.exists():
-            raise UserError(f"--workdir={workdir}: {path} is a file; choose another folder")
+            raise UserError(f"workdir {workdir}: {path} is a file; choose another folder")
