@@ -1,1 +1,1 @@
-"""The local page of `sir-jax demo`: a server, its decoders, and what the browser gets."""
+"""The local page of `sir-jax demo`: the server, its decoder processes, and the browser's files."""

@@ -1,11 +1,11 @@
-"""A process that decodes what a stranger sent, with little memory and little time.
+"""A process that decodes untrusted uploads with bounded memory and time.
 
     python -m sir_jax.page.decoder MEMORY_BYTES CPU_SECONDS
 
-Both directions of its pipe carry frames: the sizes of header and body as two big-endian uint32,
-the header as JSON, the body. A frame of its own says that it is ready; then one reply follows each
-request. What does not fit its memory is answered with an error; what takes too long ends it, and
-the server starts another (`sir_jax.page.workers`).
+Both directions of its pipe carry frames: the sizes of header and body as two big-endian uint32, the
+header as JSON, the body. The process first sends a frame that says it is ready, then one reply per
+request. A file that needs too much memory is answered with an error. A file that takes too long
+ends the process, and the server starts another one (`sir_jax.page.workers`).
 """
 
 import contextlib
@@ -25,15 +25,14 @@ from sir_jax.data.media.image import load_image
 from sir_jax.errors import BadMedia, UserError
 
 SIZES = struct.Struct(">II")
-# Nobody's recording has more; each costs memory while it is decoded.
-MAX_CHANNELS = 8
+MAX_CHANNELS = 8  # each channel takes memory while it is decoded
 
 
 def pack(header: dict, body: bytes = b"") -> bytes:
     """Return a frame.
 
     Args:
-      header: anything that JSON can hold.
+      header: plain data.
       body: raw bytes.
     """
     text = json.dumps(header).encode()
@@ -44,8 +43,9 @@ def decode(header: dict, body: bytes) -> np.ndarray:
     """Decode one upload.
 
     Args:
-      header: `kind` ("speech", "picture" or "thumbnail"), `name` for messages, and the kind's
-        limits: `max_seconds`; `max_pixels`; `max_pixels` and the thumbnail's longer `side`.
+      header: `kind` ("speech", "picture" or "thumbnail"), `name` for messages, and the limits:
+        `max_seconds` for speech, `max_pixels` for a picture or thumbnail, and `side`, the most
+        pixels of a thumbnail's longer side.
       body: the file's contents.
 
     Returns:
@@ -53,7 +53,7 @@ def decode(header: dict, body: bytes) -> np.ndarray:
       JPEG file.
 
     Raises:
-      UserError: it cannot be decoded within the limits.
+      UserError: the file cannot be decoded within the limits.
     """
     kind, name = header["kind"], header["name"]
     if kind == "speech":
@@ -71,12 +71,12 @@ def decode(header: dict, body: bytes) -> np.ndarray:
 
 
 def answer(header: dict, body: bytes) -> bytes:
-    """Return the frame that answers a request: the array, or the error and its fault."""
+    """Return the frame that answers a request: the array, or an error message and its fault."""
     try:
         array = decode(header, body)
         return pack({"shape": array.shape}, array.tobytes())
     except UserError as error:
-        # `load_image` reports whatever a decoder raised; a lack of memory is no damage.
+        # `load_image` reports any error of a decoder as damage; a lack of memory is none.
         if not isinstance(error.__context__, MemoryError):
             return pack({"error": str(error), "fault": getattr(error, "fault", "undecodable")})
     except MemoryError:
@@ -86,23 +86,23 @@ def answer(header: dict, body: bytes) -> bytes:
 
 
 def limit_process(memory: int) -> None:
-    """Bound this process's memory; let it write no file and leave no core.
+    """Limit this process's memory; forbid it to write files and core dumps.
 
     Args:
       memory: bytes of address space.
     """
-    for what, bound in (
+    for limit, bound in (
         (resource.RLIMIT_AS, memory),
         (resource.RLIMIT_FSIZE, 0),
         (resource.RLIMIT_CORE, 0),
     ):
-        # macOS knows RLIMIT_AS by name only; the limits of size and time hold there.
+        # macOS refuses to set RLIMIT_AS; the limits of file size and time hold there.
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(what, (bound, bound))
+            resource.setrlimit(limit, (bound, bound))
 
 
 def limit_time(seconds: int) -> None:
-    """Let the kernel end this process when it has computed for so long from now on."""
+    """Let the kernel end this process after so many more seconds of computing."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     bound = math.ceil(usage.ru_utime + usage.ru_stime) + seconds
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
@@ -111,12 +111,12 @@ def limit_time(seconds: int) -> None:
 
 
 def serve(requests: BinaryIO, replies: BinaryIO, cpu_seconds: int) -> None:
-    """Answer requests until there are no more.
+    """Answer requests until the stream ends.
 
     Args:
-      requests: frames.
-      replies: where the frames of the answers go.
-      cpu_seconds: what one request may compute.
+      requests: stream of request frames.
+      replies: stream that the reply frames are written to.
+      cpu_seconds: most computing time of one request.
     """
     replies.write(pack({"ready": True}))
     replies.flush()
@@ -129,8 +129,8 @@ def serve(requests: BinaryIO, replies: BinaryIO, cpu_seconds: int) -> None:
 
 
 if __name__ == "__main__":
-    Image.init()  # the formats' modules, before memory is short
+    Image.init()  # imports Pillow's format modules before the memory is limited
     limit_process(int(sys.argv[1]))
-    # Ctrl-C reaches every process of the terminal; the server ends this one by closing its pipe.
+    # Ctrl-C reaches all processes of the terminal; the server ends this one by closing its pipe.
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
         serve(sys.stdin.buffer, sys.stdout.buffer, int(sys.argv[2]))

@@ -1,4 +1,4 @@
-"""What the page asks of the model and the index: one thing at a time, in plain data."""
+"""Search and explanation for the page, with results as plain data."""
 
 import base64
 import contextlib
@@ -15,24 +15,23 @@ from sir_jax.errors import UserError
 from sir_jax.index.query import OTHER, Hit, rerank_hits
 from sir_jax.page.files import Files, Missing
 
-# Columns of a drawn waveform, and frames of a drawn map: more than a screen shows.
+# Most columns of a drawn waveform, and most frames of a drawn map: more than a screen can show.
 PEAKS, FRAMES = 800, 400
-# The best by cosine that re-ranking scores again; fewer where fewer are asked for and held.
-RERANK = 32
-USUAL = 12  # results, as the page asks at first
-# What the index calls a query.
-KIND = {"speech": "speech", "picture": "image"}
+RERANK = 32  # hits that are re-ranked, or more if more results are asked for
+DEFAULT_RESULTS = 12
+# The page's name for the kind of a query -> the index's name.
+INDEX_KIND = {"speech": "speech", "picture": "image"}
 
 
 class Engine:
-    """Search and explain with one model and one index; not to be used by two threads at once."""
+    """Search and explain with one model and one index. Not thread-safe."""
 
     def __init__(self, model, index):
-        """Take what answers.
+        """Hold a model and an index.
 
         Args:
           model: a `Retriever`.
-          index: an `Index` of its vectors.
+          index: an `Index` of the model's vectors.
         """
         self.model, self.index = model, index
         self.pictures, self.recordings = (
@@ -41,48 +40,50 @@ class Engine:
         )
 
     def warmup(self) -> None:
-        """Compile what a plain search needs."""
-        nowhere = np.zeros(self.model.width, np.float32)
+        """Compile the programs of a search without re-ranking."""
+        zero_vector = np.zeros(self.model.width, np.float32)
         for target in OTHER:
-            for k in (USUAL, RERANK):
-                self.index.search(nowhere, k, of=target)
+            for k in (DEFAULT_RESULTS, RERANK):
+                self.index.search(zero_vector, k, of=target)
         self.model.warmup()
 
-    def later(self) -> Iterator[Callable[[], Any]]:
-        """Yield what compiles re-ranking and explanations, piece by piece."""
+    def warmup_steps(self) -> Iterator[Callable[[], Any]]:
+        """Yield functions that compile the programs of re-ranking and explanation, one by one."""
         model = self.model
         if not model.can_match:
             return
         blank = np.zeros((64, 64, 3), np.uint8)
-        deep = [min(RERANK, len(side.known)) for side in (self.pictures, self.recordings)]
+        pictures, recordings = (
+            min(RERANK, len(files.known)) for files in (self.pictures, self.recordings)
+        )
         for samples in model.cfg.data.buckets:
             silence = np.zeros(samples, np.float32), SAMPLE_RATE
-            if deep[0]:
-                yield functools.partial(model.match, [silence], [blank] * deep[0])
-            if deep[1]:
-                yield functools.partial(model.match, [silence] * deep[1], [blank])
+            if pictures:
+                yield functools.partial(model.match, [silence], [blank] * pictures)
+            if recordings:
+                yield functools.partial(model.match, [silence] * recordings, [blank])
             yield functools.partial(self._attention, silence, blank)
 
     def _attention(self, speech, picture) -> None:
-        # A model whose image tokens have no place says so when it is asked.
+        # A model whose image tokens are not patches raises; requests get its message later.
         with contextlib.suppress(UserError):
             self.model.attention(speech, picture)
 
     def search(self, kind: str, query: np.ndarray, k: int, rerank: bool) -> dict[str, Any]:
-        """Rank the other gallery.
+        """Search pictures for a recording, or recordings for a picture.
 
         Args:
-          kind: 'speech' or 'picture', what the query is.
+          kind: the query's kind, 'speech' or 'picture'.
           query: float32[N] at 16 kHz, or uint8[h, w, 3].
-          k: results, from 1 up.
-          rerank: whether the best are scored again by matching.
+          k: most results, at least 1.
+          rerank: whether to re-rank the best hits.
 
         Returns:
-          `results`, each of `id`, `score` and `match` (None where not re-ranked), best first;
-          `total`, the size of the gallery; `timing`, milliseconds of each stage.
+          A dictionary of `results`, best first, each with `id`, `score` and `match` (None if not
+          re-ranked); `total`, the size of the gallery; `timing`, the milliseconds of each stage.
 
         Raises:
-          UserError: re-ranking was asked of a model that cannot match.
+          UserError: `rerank` is set and the model cannot match.
         """
         files = self.pictures if kind == "speech" else self.recordings
         item = (query, SAMPLE_RATE) if kind == "speech" else query
@@ -92,15 +93,15 @@ class Engine:
         if files.known:
             with _Timed(timing, "encode"):
                 vector = encode([item])[0]
-            deep = max(k, RERANK) if rerank else k
+            depth = max(k, RERANK) if rerank else k
             with _Timed(timing, "search"):
-                hits = self.index.search(vector, deep, of=OTHER[KIND[kind]])
+                hits = self.index.search(vector, depth, of=OTHER[INDEX_KIND[kind]])
             if rerank:
                 with _Timed(timing, "rerank"):
                     hits = self._rerank(item, kind, hits, files)[:k]
         return {
             "results": [
-                {"id": hit.id, "score": _number(hit.score), "match": _number(hit.match)}
+                {"id": hit.id, "score": _finite(hit.score), "match": _finite(hit.match)}
                 for hit in hits
             ],
             "total": len(files.known),
@@ -108,44 +109,44 @@ class Engine:
         }
 
     def _rerank(self, query, kind: str, hits: list[Hit], files: Files) -> list[Hit]:
-        """Order by matching; what has lost its file since comes last, as it was."""
-        here, gone = [], []
+        """Re-rank hits; those whose file is missing come last, in their old order."""
+        present, missing = [], []
         for hit in hits:
             try:
                 files.path(hit.id)
-                here.append(hit)
+                present.append(hit)
             except Missing:
-                gone.append(hit)
-        return rerank_hits(self.model, query, KIND[kind], here, files.path) + gone
+                missing.append(hit)
+        return rerank_hits(self.model, query, INDEX_KIND[kind], present, files.path) + missing
 
     def explain(self, wave: np.ndarray, picture: np.ndarray) -> dict[str, Any]:
-        """Say which patches of a picture answer which stretch of a recording.
+        """Compute the attention of a recording and a picture.
 
         Args:
           wave: float32[N] at 16 kHz.
           picture: uint8[h, w, 3].
 
         Returns:
-          The fields of `Attention`, its arrays as base64 of little-endian float32; frames are
-          averaged in groups where there are more than `FRAMES`. And the `peaks` of the wave, the
+          A dictionary of the fields of `Attention`, its arrays as base64 of little-endian float32.
+          More than `FRAMES` frames are averaged in groups. Also the `peaks` of the wave and the
           picture's `width` and `height`.
 
         Raises:
           UserError: the model cannot match.
         """
         start = time.monotonic()
-        found = self.model.attention((wave, SAMPLE_RATE), picture)
-        weights, by_frame, size = _grouped(found.weights, found.by_frame)
+        attention = self.model.attention((wave, SAMPLE_RATE), picture)
+        weights, by_frame, size = _group_frames(attention.weights, attention.by_frame)
         return {
-            "weights": _packed(weights),
-            "by_frame": _packed(by_frame),
-            "by_patch": _packed(found.by_patch),
+            "weights": _base64(weights),
+            "by_frame": _base64(by_frame),
+            "by_patch": _base64(attention.by_patch),
             "rows": weights.shape[1],
             "cols": weights.shape[2],
-            "frame_seconds": found.frame_seconds * size,
-            "seconds": found.seconds,
-            "score": _number(found.score),
-            "box": [float(side) for side in found.box],
+            "frame_seconds": attention.frame_seconds * size,
+            "seconds": attention.seconds,
+            "score": _finite(attention.score),
+            "box": [float(side) for side in attention.box],
             "width": picture.shape[1],
             "height": picture.shape[0],
             "peaks": peaks(wave),
@@ -154,7 +155,7 @@ class Engine:
 
 
 class _Timed:
-    """Note how many milliseconds a block takes."""
+    """Store the milliseconds that a `with` block takes."""
 
     def __init__(self, timing: dict[str, float], name: str):
         self.timing, self.name = timing, name
@@ -167,17 +168,17 @@ class _Timed:
 
 
 def peaks(wave: np.ndarray) -> list[float]:
-    """Return the largest absolute value of each of at most `PEAKS` equal stretches of a wave."""
+    """Return the largest absolute value in each of at most `PEAKS` equal parts of a wave."""
     if not wave.size:
         return []
     starts = np.linspace(0, len(wave), min(PEAKS, len(wave)), endpoint=False).astype(int)
     return [round(float(value), 4) for value in np.maximum.reduceat(np.abs(wave), starts)]
 
 
-def _grouped(weights: np.ndarray, by_frame: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return shares and dependence of groups of frames, and how many frames make a group.
+def _group_frames(weights: np.ndarray, by_frame: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return `weights` and `by_frame` of groups of frames, and the number of frames in a group.
 
-    A frame counts in its group by how much the match depends on it, as in `Attention.during`.
+    In the average of a group each frame is weighted by `by_frame`, as in `Attention.during`.
     """
     size = math.ceil(len(by_frame) / FRAMES)
     if size == 1:
@@ -189,9 +190,9 @@ def _grouped(weights: np.ndarray, by_frame: np.ndarray) -> tuple[np.ndarray, np.
     return grouped, np.add.reduceat(by_frame, starts), size
 
 
-def _packed(array: np.ndarray) -> str:
+def _base64(array: np.ndarray) -> str:
     return base64.b64encode(np.ascontiguousarray(array, "<f4").tobytes()).decode()
 
 
-def _number(value: float | None) -> float | None:
+def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None

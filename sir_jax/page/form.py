@@ -1,4 +1,4 @@
-"""The form of a search, read as it comes; Starlette's reader would put it on disk."""
+"""Read the form of a search into memory; Starlette's own reader would write it to disk."""
 
 import dataclasses
 from collections.abc import AsyncIterator
@@ -9,8 +9,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from sir_jax.errors import UserError
 
 MAX_PARTS = 3
-MAX_HEADERS = 4096  # bytes, of one part
-MAX_FIELD = 64  # bytes, of a part that is no file
+MAX_HEADERS = 4096  # bytes of the headers of one part
+MAX_FIELD = 64  # bytes of a part that is not a file
 
 
 @dataclasses.dataclass
@@ -18,8 +18,8 @@ class Part:
     """One part of a form.
 
     Attributes:
-      name: of the field.
-      filename: as the browser calls the file; None where the part is no file.
+      name: name of the field.
+      filename: the browser's name of the file; None if the part is not a file.
       data: the contents.
     """
 
@@ -29,23 +29,23 @@ class Part:
 
 
 async def read_form(content_type: str, stream: AsyncIterator[bytes]) -> dict[str, Part]:
-    """Read a multipart form whose size is bounded already.
+    """Read a multipart form; `Guard` bounds its size.
 
     Args:
-      content_type: the request's.
-      stream: its body, in pieces.
+      content_type: the content type of the request.
+      stream: the body of the request, in pieces.
 
     Returns:
       The parts by name.
 
     Raises:
-      UserError: it is no such form, broken, or has more than a search needs.
+      UserError: the request is not a multipart form, is broken, or has too many or too long parts.
     """
-    kind, options = parse_options_header(content_type)
+    media_type, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"")
-    if kind != b"multipart/form-data" or not boundary:
+    if media_type != b"multipart/form-data" or not boundary:
         raise UserError("send a form (multipart/form-data) with one file in it")
-    reader = _Reader()
+    reader = _FormReader()
     try:
         parser = MultipartParser(boundary, reader.callbacks())
         async for piece in stream:
@@ -58,8 +58,8 @@ async def read_form(content_type: str, stream: AsyncIterator[bytes]) -> dict[str
     return reader.parts
 
 
-class _Reader:
-    """Gather parts from the parser's calls."""
+class _FormReader:
+    """Collect the parts of a form from the calls of the parser."""
 
     def __init__(self):
         self.parts: dict[str, Part] = {}
@@ -69,7 +69,7 @@ class _Reader:
         self._part: Part | None = None
 
     def callbacks(self) -> dict:
-        """Return what the parser calls, by its names for it."""
+        """Return the callbacks under the parser's names for them."""
         return {
             "on_part_begin": self._begin,
             "on_header_field": lambda data, start, end: self._grow(self._header, data[start:end]),

@@ -1,9 +1,9 @@
-"""What every request passes before the page's own code sees it, and what every answer carries.
+"""Checks of every request before the page's own code sees it, and headers of every answer.
 
-A page of another site, open in the same browser, can send requests to this machine, and by
-rebinding a name even read the answers. So the names by which this server may be called are fixed,
-as is where a request may come from. A body is counted while it arrives, and work that waits is
-bounded.
+Another site's page in the same browser can send requests to this machine, and by DNS rebinding it
+can even read the answers. So the server accepts requests only under fixed host names and only from
+its own page. It also limits the size of a body while it arrives, and the number of requests that
+wait.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import json
 from collections.abc import Awaitable, Callable
 
 JSON_BYTES = 1 << 16
-OVERRUN = "sir_jax.overrun"  # in a request's scope: more of its body comes than is taken
+OVERRUN = "sir_jax.overrun"  # set in the scope of a request whose body is too long
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -25,13 +25,13 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
-    # Another index may be behind the same address tomorrow, with the same ids.
+    # A later server at the same address may serve another index with the same ids.
     "cache-control": "no-store",
 }
 
 
 def is_loopback(host: str) -> bool:
-    """Say whether a name or address means this machine to itself, whatever a resolver says."""
+    """Tell whether a host name or address is this machine's loopback; asks no resolver."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -39,7 +39,7 @@ def is_loopback(host: str) -> bool:
 
 
 class Refused(Exception):
-    """A request that ends here, with a status and one line."""
+    """Raised to end a request with a status and a message of one line."""
 
     def __init__(self, status: int, message: str):
         super().__init__(message)
@@ -47,7 +47,7 @@ class Refused(Exception):
 
 
 class Guard:
-    """An ASGI application around another."""
+    """An ASGI application that wraps another one with the checks of this module."""
 
     def __init__(
         self,
@@ -60,18 +60,18 @@ class Guard:
         """Wrap an application.
 
         Args:
-          app: the page's own.
-          allowed: whether this server may be called by a name or address.
-          upload_bytes: the longest body of a search.
-          posts: searches and explanations at once, waiting ones included; more are refused.
-          seconds: what one of them may take.
+          app: the ASGI application of the page.
+          allowed: tells whether the server may be addressed by a host name or address.
+          upload_bytes: most bytes in the body of a search.
+          posts: most searches and explanations at once, waiting ones included.
+          seconds: most seconds that a search or explanation may take.
         """
         self.app, self.allowed, self.upload_bytes = app, allowed, upload_bytes
         self.posts, self.seconds = posts, seconds
         self._running = 0
 
     async def __call__(self, scope, receive, send) -> None:
-        """Serve one request, or the application's start and end."""
+        """Serve one request, or pass on another event of the server."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -84,16 +84,16 @@ class Guard:
                 message["headers"] = [
                     *message["headers"],
                     *((name.encode(), value.encode()) for name, value in HEADERS.items()),
-                    # Else the rest of the body would be read, to no end.
+                    # Without it, the server would go on reading a body that never ends.
                     *([(b"connection", b"close")] if OVERRUN in scope else []),
                 ]
             await send(message)
 
         try:
             self._check(scope)
-            receive = self._counted(scope, receive)
+            receive = self._limit_body(scope, receive)
             if scope["method"] == "POST":
-                await self._in_turn(self.app(scope, receive, send_with_headers))
+                await self._limit_posts(self.app(scope, receive, send_with_headers))
             else:
                 await self.app(scope, receive, send_with_headers)
         except Refused as refused:
@@ -101,12 +101,12 @@ class Guard:
                 raise
             await _answer(send_with_headers, refused)
         except asyncio.CancelledError:
-            # Ctrl-C does not wait for a search; without this its traceback would be the last word.
+            # Ctrl-C cancels a running search; without an answer uvicorn would print a traceback.
             if not started:
                 await _answer(send_with_headers, Refused(503, "the server ends"))
 
     def _check(self, scope) -> None:
-        """Refuse what does not come from this page or a program of this machine."""
+        """Refuse a request that comes neither from this page nor from a local program."""
         headers = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1")
         name = host[1:].split("]")[0] if host.startswith("[") else host.split(":")[0]
@@ -119,8 +119,8 @@ class Guard:
         if scope["method"] == "POST" and origin not in (None, f"http://{host}".encode()):
             raise Refused(403, "the request comes from another site's page")
 
-    def _counted(self, scope, receive) -> Callable[[], Awaitable[dict]]:
-        """Return `receive` that refuses a body which is too long or too slow."""
+    def _limit_body(self, scope, receive) -> Callable[[], Awaitable[dict]]:
+        """Wrap `receive` so that it refuses a body that is too long."""
         limit = self.upload_bytes if scope["path"] == "/api/search" else JSON_BYTES
         count = 0
 
@@ -128,7 +128,8 @@ class Guard:
             nonlocal count
             message = await receive()
             count += len(message.get("body", b""))
-            # A browser shows the answer only if what it sends is taken; so a little is, and lost.
+            # A browser shows the answer only after it has sent the body. So a body of up to twice
+            # the limit is received and dropped.
             while limit < count <= 2 * limit and message.get("more_body"):
                 message = await receive()
                 count += len(message.get("body", b""))
@@ -140,7 +141,7 @@ class Guard:
 
         return counted
 
-    async def _in_turn(self, work: Awaitable) -> None:
+    async def _limit_posts(self, work: Awaitable) -> None:
         if self._running >= self.posts:
             work.close()
             raise Refused(503, "too many requests wait already; try again in a moment")

@@ -155,7 +155,7 @@ def draw_docs(
     if find_chromium() is None:
         raise UserError("no chromium is installed; on Debian: apt-get install chromium")
     engine = prepare(index, model)
-    for piece in engine.later():  # so that the times shown are those of a page in use
+    for piece in engine.warmup_steps():  # so that the times shown are those of a page in use
         piece()
     if picture is None:
         picture = engine.pictures.path(engine.index.search(query, 1)[0].id)

@@ -1,4 +1,4 @@
-"""The page's server: uploads in, ranked files and maps out. Nothing here decodes or computes."""
+"""The page's server. It only handles requests: decoders and the engine's thread do the work."""
 
 import asyncio
 import collections
@@ -21,7 +21,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from sir_jax.errors import BadMedia, UserError
-from sir_jax.page.engine import RERANK, USUAL, Engine, peaks
+from sir_jax.page.engine import DEFAULT_RESULTS, RERANK, Engine, peaks
 from sir_jax.page.files import TYPES, Missing
 from sir_jax.page.form import Part, read_form
 from sir_jax.page.guard import Guard, Refused, is_loopback
@@ -34,25 +34,24 @@ STATIC_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-THUMBNAIL = 480  # longer side, pixels: a card of the page on a screen of double density
-# A wave below this is a microphone that is off: 50 dB under full scale.
-QUIET = 0.003
+THUMBNAIL = 480  # pixels of the longer side: twice the size of a card, for dense screens
+QUIET = 0.003  # a recording below this peak (-50 dB) counts as silent
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What the page takes from a browser.
+    """Limits on requests, and on what the server keeps.
 
     Attributes:
-      upload_bytes: of one request.
-      seconds: of a recording.
-      pixels: of a picture.
-      results: that one search may ask for.
-      posts: searches and explanations at once, waiting ones included.
-      answer_seconds: what one of them may take.
-      held_bytes: decoded queries that are kept to be explained, the latest ones.
-      file_bytes: of a file of the index that is explained or drawn small.
-      thumbnails: drawn small and kept, the latest ones.
+      upload_bytes: most bytes of a request.
+      seconds: most seconds of a recording.
+      pixels: most pixels of a picture.
+      results: most results of a search.
+      posts: most searches and explanations at once, waiting ones included.
+      answer_seconds: most seconds that one of them may take.
+      held_bytes: most bytes of decoded queries that are kept for explanations.
+      file_bytes: most bytes of a file of the index that is explained or shown as a thumbnail.
+      thumbnails: most thumbnails that are kept.
     """
 
     upload_bytes: int = 32_000_000
@@ -67,23 +66,26 @@ class Limits:
 
 
 class Server:
-    """The routes, and what they share."""
+    """The routes of the page and their common state."""
 
     def __init__(self, engine: Engine, limits: Limits, decoders: Decoders, warm: bool):
-        """Hold what answers requests.
+        """Hold the parts that answer requests.
 
         Args:
           engine: the model and the index; called from one thread.
-          limits: what is taken from a browser.
-          decoders: of uploads.
-          warm: compile re-ranking and explanations meanwhile; a request waits for one piece of that
-            at most.
+          limits: limits on requests.
+          decoders: the processes that decode uploads.
+          warm: whether to compile the programs of re-ranking and explanation in the background; a
+            request waits for at most one of them.
         """
         self.warm = warm
         self.engine, self.limits, self.decoders = engine, limits, decoders
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "model")
-        self._held: collections.OrderedDict[str, tuple[str, np.ndarray]] = collections.OrderedDict()
-        self._small: collections.OrderedDict[str, bytes] = collections.OrderedDict()
+        # token -> (kind, query), oldest first
+        self._queries: collections.OrderedDict[str, tuple[str, np.ndarray]] = (
+            collections.OrderedDict()
+        )
+        self._thumbnails: collections.OrderedDict[str, bytes] = collections.OrderedDict()
         self._static = {path.name: path.read_bytes() for path in STATIC.iterdir()}
 
     @contextlib.asynccontextmanager
@@ -100,11 +102,11 @@ class Server:
             self._thread.shutdown(cancel_futures=True)
 
     async def _warm(self) -> None:
-        for piece in self.engine.later():
-            await self._in_thread(piece)
+        for step in self.engine.warmup_steps():
+            await self._in_thread(step)
 
     def routes(self) -> list[Route]:
-        """Return what can be asked for."""
+        """Return the routes of the page."""
         return [
             Route("/", self.static),
             Route("/static/{name}", self.static),
@@ -116,14 +118,14 @@ class Server:
         ]
 
     async def static(self, request: Request) -> Response:
-        """Give a file of the page itself."""
+        """Serve a file of the page itself."""
         name = request.path_params.get("name", "index.html")
         if name not in self._static:
             raise HTTPException(404, f"the page has no file {name[:80]!r}")
         return Response(self._static[name], media_type=STATIC_TYPES[Path(name).suffix])
 
     async def info(self, _: Request) -> Response:
-        """Say what is behind the page."""
+        """Describe the model, the index and the limits."""
         model, engine = self.engine.model, self.engine
         return _json(
             {
@@ -142,28 +144,28 @@ class Server:
         )
 
     async def search(self, request: Request) -> Response:
-        """Rank pictures for the part `speech` of a form, or recordings for its part `picture`."""
+        """Search with the uploaded file, which is the part `speech` or `picture` of a form."""
         kind, name, data, k, rerank = await self._form(request)
         start = time.perf_counter()
         query = await self._decode(kind, name, data)
         milliseconds = (time.perf_counter() - start) * 1e3
-        found = await self._in_thread(self.engine.search, kind, query, k, rerank)
-        found["timing"] = {"decode": milliseconds, **found["timing"]}
-        found.update(token=self._hold(kind, query), kind=kind, name=name)
+        answer = await self._in_thread(self.engine.search, kind, query, k, rerank)
+        answer["timing"] = {"decode": milliseconds, **answer["timing"]}
+        answer.update(token=self._keep_query(kind, query), kind=kind, name=name)
         if kind == "speech":
-            found.update(
+            answer.update(
                 seconds=len(query) / 16_000,
                 peaks=peaks(query),
                 quiet=bool(np.abs(query).max() < QUIET),
             )
-        return _json(found)
+        return _json(answer)
 
     async def explain(self, request: Request) -> Response:
-        """Explain one pair: the query of a `token` and the item `id` that it found."""
+        """Explain one pair: the query that `token` names, and the item `id`."""
         body = await _json_body(request)
-        if body["token"] not in self._held:
+        if body["token"] not in self._queries:
             raise HTTPException(404, "this query is no longer held; search again")
-        kind, query = self._held[body["token"]]
+        kind, query = self._queries[body["token"]]
         if kind == "speech":
             data = await asyncio.to_thread(
                 self.engine.pictures.read, body["id"], self.limits.file_bytes
@@ -177,36 +179,36 @@ class Server:
         return _json(await self._in_thread(self.engine.explain, *pair))
 
     async def picture(self, request: Request) -> Response:
-        """Give a picture of the index, as it is or, with `size=thumbnail`, small."""
+        """Serve a picture of the index: the file or, with `size=thumbnail`, a thumbnail."""
         item = request.path_params["item"]
         size = request.query_params.get("size", "")
         if size not in ("", "thumbnail"):
             raise HTTPException(400, f"size={size[:80]!r}: leave it out, or ask for 'thumbnail'")
         if not size:
             return _file(await asyncio.to_thread(self.engine.pictures.path, item))
-        if item not in self._small:
+        if item not in self._thumbnails:
             data = await asyncio.to_thread(self.engine.pictures.read, item, self.limits.file_bytes)
-            small = await self.decoders.thumbnail(
+            thumbnail = await self.decoders.thumbnail(
                 one_line(item), data, self.limits.pixels, THUMBNAIL
             )
-            self._small[item] = small
-            if len(self._small) > self.limits.thumbnails:
-                self._small.popitem(last=False)
-        return Response(self._small[item], media_type="image/jpeg")
+            self._thumbnails[item] = thumbnail
+            if len(self._thumbnails) > self.limits.thumbnails:
+                self._thumbnails.popitem(last=False)
+        return Response(self._thumbnails[item], media_type="image/jpeg")
 
     async def recording(self, request: Request) -> Response:
-        """Give a recording of the index, or the range of it that a player asks for."""
+        """Serve a recording of the index, or the range of it that the request names."""
         item = request.path_params["item"]
         return _file(await asyncio.to_thread(self.engine.recordings.path, item))
 
     async def _form(self, request: Request) -> tuple[str, str, bytes, int, bool]:
-        """Return (kind, name, contents, k, rerank) of the form of a search."""
+        """Read the form of a search; return (kind, name, contents, k, rerank)."""
         parts = await read_form(request.headers.get("content-type", ""), request.stream())
         files = [part for part in parts.values() if part.filename is not None]
         if [part.name for part in files] not in (["speech"], ["picture"]):
             raise UserError("send one file, as part 'speech' or 'picture'")
-        k = _whole(parts, "k", USUAL, 1, self.limits.results)
-        rerank = _whole(parts, "rerank", 0, 0, 1)
+        k = _whole_number(parts, "k", DEFAULT_RESULTS, 1, self.limits.results)
+        rerank = _whole_number(parts, "rerank", 0, 0, 1)
         (file,) = files
         return file.name, one_line(file.filename), bytes(file.data), k, bool(rerank)
 
@@ -218,12 +220,12 @@ class Server:
     async def _in_thread(self, function: Callable, *args) -> dict[str, Any]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
-    def _hold(self, kind: str, query: np.ndarray) -> str:
-        """Keep a query to be explained; return the word that it is asked for by."""
+    def _keep_query(self, kind: str, query: np.ndarray) -> str:
+        """Keep a query for explanations and return its token; forget the oldest queries."""
         token = secrets.token_urlsafe(16)
-        self._held[token] = kind, query
-        while sum(array.nbytes for _, array in self._held.values()) > self.limits.held_bytes:
-            self._held.popitem(last=False)
+        self._queries[token] = kind, query
+        while sum(array.nbytes for _, array in self._queries.values()) > self.limits.held_bytes:
+            self._queries.popitem(last=False)
         return token
 
 
@@ -232,9 +234,9 @@ def make_app(engine: Engine, limits: Limits, decoders: Decoders, warm: bool = Fa
 
     Args:
       engine: the model and the index.
-      limits: what is taken from a browser.
-      decoders: of uploads; started and ended with the application.
-      warm: see `Server`.
+      limits: limits on requests.
+      decoders: the processes that decode uploads; started and ended with the application.
+      warm: whether to compile re-ranking and explanation in the background.
     """
     server = Server(engine, limits, decoders, warm)
     app = Starlette(
@@ -243,7 +245,7 @@ def make_app(engine: Engine, limits: Limits, decoders: Decoders, warm: bool = Fa
         exception_handlers={
             HTTPException: lambda _, error: _error(error.status_code, error.detail),
             Refused: lambda _, error: _error(error.status, str(error)),
-            # Nobody reads this answer.
+            # The client is gone; nobody reads this answer.
             ClientDisconnect: lambda *_: _error(400, "the upload was broken off"),
             Missing: lambda _, error: _error(404, str(error)),
             BadMedia: lambda _, error: _error(_status(error), str(error)),
@@ -264,13 +266,13 @@ def make_server(
 
     Args:
       engine: the model and the index.
-      limits: what is taken from a browser.
-      decoders: of uploads; None for the usual ones.
-      warm: see `Server`.
+      limits: limits on requests.
+      decoders: the processes that decode uploads; None for a pool of the default size.
+      warm: whether to compile re-ranking and explanation in the background.
     """
     config = uvicorn.Config(
         make_app(engine, limits, decoders or Decoders(), warm),
-        # uvloop starts processes by a fork that JAX's threads do not survive.
+        # Not uvloop: it starts processes by `fork`, which is not safe beside JAX's threads.
         loop="asyncio",
         http="h11",
         ws="none",
@@ -285,7 +287,7 @@ def make_server(
 
 
 def one_line(name: str) -> str:
-    """Return a name as messages can show it: its last part, printable, not long."""
+    """Return a file name for messages: without folders, printable, at most 80 characters."""
     name = "".join(each if each.isprintable() else " " for each in name)
     return name.replace("\\", "/").rsplit("/", 1)[-1].strip()[-80:] or "the file"
 
@@ -294,9 +296,9 @@ def _status(error: BadMedia) -> int:
     return 413 if error.fault in ("too long", "too large") else 415
 
 
-def _whole(parts: dict[str, Part], name: str, usual: int, low: int, high: int) -> int:
+def _whole_number(parts: dict[str, Part], name: str, default: int, low: int, high: int) -> int:
     if name not in parts:
-        return usual
+        return default
     text = bytes(parts[name].data)
     if not text.isdigit() or not low <= int(text) <= high:
         shown = text.decode("ascii", "replace")
@@ -318,7 +320,8 @@ def _file(path: Path) -> Response:
 
 
 def _json(value: Any) -> Response:
-    # ASCII: a file's name may hold what UTF-8 cannot. NaN is no JSON, and is not to happen.
+    # ASCII, because file names may contain surrogates, which UTF-8 cannot encode. NaN would not be
+    # valid JSON, so it is an error.
     return Response(json.dumps(value, allow_nan=False), media_type="application/json")
 
 

@@ -1,4 +1,4 @@
-"""The server's side of the decoders: a pool of processes, each replaced when it fails."""
+"""A pool of decoder processes (`sir_jax.page.decoder`); a process that fails is replaced."""
 
 import asyncio
 import contextlib
@@ -12,13 +12,12 @@ import numpy as np
 from sir_jax.errors import BadMedia
 from sir_jax.page.decoder import SIZES, pack
 
-# A busy machine takes seconds to import NumPy.
-START_SECONDS = 60
+START_SECONDS = 60  # importing NumPy takes long on a busy machine
 MAX_HEADER = 1 << 16
 
 
 class _Decoder:
-    """One process."""
+    """One decoder process."""
 
     def __init__(self, process: asyncio.subprocess.Process):
         self.process = process
@@ -26,7 +25,7 @@ class _Decoder:
     @classmethod
     async def start(cls, memory: int, cpu_seconds: int) -> "_Decoder":
         process = await asyncio.create_subprocess_exec(
-            # -P: modules that lie in the folder where a person stands are not ours.
+            # -P: do not import modules from the working directory.
             sys.executable,
             "-P",
             "-m",
@@ -35,8 +34,8 @@ class _Decoder:
             str(cpu_seconds),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,  # decoders of damaged files chatter
-            # Each thread of BLAS reserves address space, of which there is little.
+            stderr=asyncio.subprocess.DEVNULL,  # libraries print warnings about damaged files
+            # Each BLAS thread reserves address space, which is limited.
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         )
         decoder = cls(process)
@@ -63,21 +62,21 @@ class _Decoder:
     async def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
-        # Else the transport would be collected open, with a warning.
+        # An open transport would cause a warning when it is garbage-collected.
         self.process.stdin.close()
         await self.process.wait()
 
 
 class Decoders:
-    """Decode untrusted files in processes that may fail without harm to this one."""
+    """Decode untrusted files in separate processes, so that a crash does not harm the server."""
 
     def __init__(self, count: int = 2, memory: int = 1 << 30, seconds: int = 15):
-        """Prepare the pool; processes start at `start`, or when they are needed.
+        """Prepare the pool; `start` or the first files start the processes.
 
         Args:
-          count: processes, and so files that are decoded at once.
-          memory: bytes of address space of each.
-          seconds: what one file may take, by the clock and by the processor.
+          count: number of processes, so of files that are decoded at once.
+          memory: bytes of address space of each process.
+          seconds: most seconds per file, both elapsed and of computing.
         """
         self.memory, self.seconds = memory, seconds
         self._idle: asyncio.Queue[_Decoder | None] = asyncio.Queue()
@@ -86,14 +85,14 @@ class Decoders:
         self._count = count
 
     async def start(self) -> None:
-        """Start the processes, so that the first file does not wait for them."""
+        """Start all processes, so that the first file need not wait for one."""
         for _ in range(self._count):
             self._idle.put_nowait(
                 await self._idle.get() or await _Decoder.start(self.memory, self.seconds)
             )
 
     async def close(self) -> None:
-        """End the processes, as soon as each is idle."""
+        """End each process as soon as it is idle."""
         for _ in range(self._count):
             if decoder := await self._idle.get():
                 await decoder.kill()
@@ -102,44 +101,44 @@ class Decoders:
         """Decode a recording.
 
         Args:
-          name: what messages call it.
+          name: the file's name in messages.
           data: the file's contents.
-          max_seconds: longer ones are refused by their header.
+          max_seconds: longer recordings are refused without decoding them.
 
         Returns:
           float32[N], N from 1 up, mono, 16 kHz.
 
         Raises:
-          BadMedia: it cannot be decoded within the limits.
+          BadMedia: the file cannot be decoded within the limits.
         """
         request = {"kind": "speech", "name": name, "max_seconds": max_seconds}
-        # 4 bytes for each of 16,000 samples a second, and one more for rounding up.
+        # 16,000 samples of 4 bytes per second, and one sample more for rounding up.
         return await self._run(request, data, np.float32, 64_000 * math.ceil(max_seconds) + 4)
 
     async def picture(self, name: str, data: bytes, max_pixels: int) -> np.ndarray:
         """Decode a picture.
 
         Args:
-          name: what messages call it.
+          name: the file's name in messages.
           data: the file's contents.
-          max_pixels: larger ones are refused by their header.
+          max_pixels: larger pictures are refused without decoding them.
 
         Returns:
           uint8[h, w, 3].
 
         Raises:
-          BadMedia: it cannot be decoded within the limits.
+          BadMedia: the file cannot be decoded within the limits.
         """
         request = {"kind": "picture", "name": name, "max_pixels": max_pixels}
         return await self._run(request, data, np.uint8, 3 * max_pixels)
 
     async def thumbnail(self, name: str, data: bytes, max_pixels: int, side: int) -> bytes:
-        """Return a picture's JPEG whose longer side is `side` pixels at most; as `picture`."""
+        """Return a picture as a JPEG file whose longer side has at most `side` pixels."""
         request = {"kind": "thumbnail", "name": name, "max_pixels": max_pixels, "side": side}
         return (await self._run(request, data, np.uint8, 6 * side * side + 4096)).tobytes()
 
     async def _run(self, request: dict, data: bytes, dtype, most: int) -> np.ndarray:
-        """Let a process answer; kill it where it is late, dead or answers nonsense."""
+        """Let a process answer a request; kill it if it is late, dead or its answer is invalid."""
         name, decoder = request["name"], await self._idle.get()
         done = False
         try:
@@ -157,7 +156,7 @@ class Decoders:
         except (ConnectionError, asyncio.IncompleteReadError, ValueError, KeyError):
             raise BadMedia(f"{name}: stopped the decoder; convert or export it again") from None
         finally:
-            # First of all: whoever waits here may be cancelled.
+            # Before any `await`, where this task may be cancelled and the process be lost.
             self._idle.put_nowait(decoder if done else None)
             if decoder is not None and not done:
                 await decoder.kill()

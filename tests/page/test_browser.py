@@ -1,4 +1,4 @@
-"""The page in a real browser: record, search, re-rank, explain, reverse, and what goes wrong."""
+"""The page in a real browser: recording, search, re-ranking, explanation and errors."""
 
 import concurrent.futures
 import os
@@ -17,7 +17,7 @@ from sir_jax.page.screenshots import find_chromium
 
 CHROMIUM = find_chromium()
 expect.set_options(timeout=300_000)
-# launch/test.sh installs one; where CI has none, that is a failure.
+# launch/test.sh installs Chromium; in CI a missing browser is a failure.
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None and "CI" not in os.environ, reason="no chromium is installed"
 )
@@ -26,7 +26,7 @@ PIXELS = "id => document.getElementById(id).toDataURL()"
 
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory, make_tone):
-    """Return a recording of three seconds that is loud in its middle."""
+    """Return a recording of three seconds whose middle second is loud."""
     wave = make_tone(48_000)
     wave[:16_000] *= 0.05
     wave[32_000:] *= 0.05
@@ -58,28 +58,28 @@ def browser(spoken):
 
 
 class Watched:
-    """A page of which every request, console message and error is noted."""
+    """A page that records its requests, console messages and errors."""
 
     def __init__(self, browser, url, **options):
         self.page = browser.new_page(**{"viewport": {"width": 1400, "height": 900}} | options)
         self.page.set_default_timeout(300_000)
-        self.noise, self.asked = [], []
-        self.page.on("console", self._hear)
-        self.page.on("pageerror", lambda error: self.noise.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.messages, self.requests = [], []
+        self.page.on("console", self._on_console)
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(url)
         self.page.wait_for_selector("body[data-ready]")
 
-    def _hear(self, message):
-        # The browser notes that the link which leads out of the folder is not served.
+    def _on_console(self, message):
+        # The console reports that the link out of the folder is not served, as it should not be.
         if "link.png" not in message.location["url"]:
-            self.noise.append(message.text)
+            self.messages.append(message.text)
 
     def search(self, kind, path):
         self.page.set_input_files(f"#file-{kind}", path)
-        self.done()
+        self.wait_for_results()
 
-    def done(self):
+    def wait_for_results(self):
         self.page.wait_for_selector("body:not(.busy) .rank")
 
 
@@ -88,13 +88,13 @@ def watched(browser, url):
     watched = Watched(browser, url)
     yield watched
     watched.page.wait_for_load_state("networkidle")
-    assert watched.noise == []
-    assert all(address.startswith((url, "blob:")) for address in watched.asked)
+    assert watched.messages == []
+    assert all(address.startswith((url, "blob:")) for address in watched.requests)
     watched.page.close()
 
 
 def until(page, expression):
-    """Wait for an expression; the page's own rules forbid playwright's way of doing it."""
+    """Wait until an expression is true; the page's security policy forbids `wait_for_function`."""
     for _ in range(3000):
         if page.evaluate(expression):
             return
@@ -106,7 +106,7 @@ def ids(page):
     return page.locator("#pictures .card").evaluate_all("all => all.map(each => each.title)")
 
 
-def test_what_is_behind_the_page_is_said(watched, page_engine):
+def test_the_page_names_its_model_and_index(watched, page_engine):
     page = watched.page
     assert page.inner_text("#fact-model") == page_engine.model.name
     assert page.inner_text("#fact-pictures") == "9" and page.inner_text("#fact-recordings") == "5"
@@ -133,7 +133,7 @@ def test_upload_search_and_rerank(watched, page_engine, spoken):
     score = {hit.id: hit.score for hit in hits}
     keys = [score[name] / 0.07 + odds for name, odds in zip(ids(page)[:8], match, strict=True)]
     assert keys == sorted(keys, reverse=True)
-    assert page.locator("#pictures .second").count() == 8  # not of the link that leads out
+    assert page.locator("#pictures .second").count() == 8  # the link out of the folder has none
     page.fill("#k", "4")
     page.dispatch_event("#k", "change")
     expect(page.locator("#pictures li")).to_have_count(4)
@@ -149,14 +149,14 @@ def test_record_by_microphone(watched, page_engine):
     expect(page.locator("#clock")).to_have_text(re.compile(r"^[23]\.\d / 4 s$"))
     expect(page.locator("#level")).to_have_attribute("aria-valuenow", re.compile(r"^\d+$"))
     page.keyboard.press("Enter")
-    watched.done()
+    watched.wait_for_results()
     with page.expect_response("**/api/search") as answer:
         page.check("#rerank", force=True)
-    found = answer.value.json()
-    # What the fake microphone plays is loud: it came through as sound.
-    assert 1.5 <= found["seconds"] <= 4 and max(found["peaks"]) > 0.2 and not found["quiet"]
-    assert len(found["results"]) == 9
-    assert page.inner_text("#query-name") == f"recording.wav, {found['seconds']:.1f} s"
+    plain = answer.value.json()
+    # The fake microphone plays a loud sound, which is in the recording.
+    assert 1.5 <= plain["seconds"] <= 4 and max(plain["peaks"]) > 0.2 and not plain["quiet"]
+    assert len(plain["results"]) == 9
+    assert page.inner_text("#query-name") == f"recording.wav, {plain['seconds']:.1f} s"
     page.click("#play-query")
     expect(page.locator("#play-query")).to_contain_text("Stop")
 
@@ -164,12 +164,12 @@ def test_record_by_microphone(watched, page_engine):
 def test_a_recording_ends_at_the_limit(watched):
     page = watched.page
     page.click("#record")
-    watched.done()
+    watched.wait_for_results()
     assert page.inner_text("#query-name") == "recording.wav, 4.0 s"
     expect(page.locator("#record-label")).to_have_text("Record")
 
 
-def test_who_stops_before_it_started_leaves_no_microphone_open(watched):
+def test_stopping_before_the_recording_started_closes_the_microphone(watched):
     page = watched.page
     page.evaluate(
         """() => {
@@ -198,7 +198,6 @@ def test_explain_a_stretch_and_a_patch(watched, spoken):
     assert page.inner_text("#why-name") == "2.png"
     assert "over the whole clip" in page.inner_text("#map-note")
     whole = page.evaluate(PIXELS, "map")
-    # What the model does not see of a wide picture is dark: left and right of the square.
     line = page.locator("#line").bounding_box()
     page.mouse.move(line["x"] + line["width"] / 3, line["y"] + 60)
     page.mouse.down()
@@ -237,18 +236,18 @@ def test_explain_a_stretch_and_a_patch(watched, spoken):
     assert not page.is_visible("#why")
 
 
-def test_reverse(watched, page_engine, page_root):
+def test_search_by_picture(watched, page_engine, page_root):
     page = watched.page
     page.focus("#tab-speech")
     page.keyboard.press("ArrowRight")
     picture = page_root / "pictures" / "4.png"
     watched.search("picture", picture)
-    wanted = [hit.id for hit in page_engine.index.search(picture, 5)]
+    expected = [hit.id for hit in page_engine.index.search(picture, 5)]
     names = page.locator("#recordings .name")
-    assert names.all_inner_texts() == wanted
+    assert names.all_inner_texts() == expected
     until(page, "document.querySelector('#recordings audio').readyState > 0")
     seconds = page.locator("#recordings audio").evaluate_all("all => all[0].duration")
-    first = soundfile.info(page_root / wanted[0])
+    first = soundfile.info(page_root / expected[0])
     assert seconds == pytest.approx(first.duration, abs=0.01)
     page.evaluate("document.querySelector('#recordings audio').play()")
     until(page, "document.querySelector('#recordings audio').currentTime > 0")
@@ -258,7 +257,7 @@ def test_reverse(watched, page_engine, page_root):
     assert page.inner_text("#to-value") == f"{first.duration:.2f} s"
     assert page.evaluate("document.getElementById('map-picture').naturalWidth") == 600
     page.click("#why-close")
-    # The other side is as it was.
+    # The other tab still shows its own list.
     page.click("#tab-speech")
     assert page.is_visible("#pictures") and not page.is_visible("#recordings")
 
@@ -274,13 +273,13 @@ def test_a_picture_is_dropped(watched, page_root):
         }""",
         list(picture.read_bytes()),
     )
-    watched.done()
+    watched.wait_for_results()
     assert page.get_attribute("#tab-picture", "aria-selected") == "true"
     assert page.inner_text("#picture-name") == "5.png"
 
 
 def test_errors_are_one_line_and_go_away(browser, url, tmp_path, spoken):
-    # The browser's console notes every refusal, so this one is not `watched`.
+    # Without the fixture `watched`, because the browser's console reports every refused request.
     page = (watched := Watched(browser, url)).page
     bad = tmp_path / "words.wav"
     bad.write_text("these are words")
@@ -296,14 +295,14 @@ def test_errors_are_one_line_and_go_away(browser, url, tmp_path, spoken):
     page.set_input_files("#file-speech", bad)
     page.click("#error-close")
     expect(page.locator("#error")).to_be_hidden()
-    # Larger than the server takes: said without sending it.
+    # A file above the server's limit is refused without sending it.
     large = tmp_path / "large.wav"
     with large.open("wb") as file:
         file.truncate(33_000_000)
-    before = len(watched.asked)
+    before = len(watched.requests)
     page.set_input_files("#file-speech", large)
     expect(page.locator("#error-text")).to_contain_text("33.0 MB is over the limit of 32 MB")
-    assert len(watched.asked) == before
+    assert len(watched.requests) == before
     page.close()
 
 
@@ -339,12 +338,12 @@ def test_nothing_is_cut_off(browser, url, spoken, width, scheme):
     page.click("#tab-picture")
     assert page.evaluate(overflow) == 0
     light = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(246, 246, 244)"
-    assert light == (scheme == "light") and watched.noise == []
+    assert light == (scheme == "light") and watched.messages == []
     page.close()
 
 
 def test_everything_has_a_name(watched, spoken):
-    """Ask the browser what a screen reader would hear."""
+    """Every control has a label for screen readers."""
     page = watched.page
     watched.search("speech", spoken)
     page.locator("#pictures .card").first.click()
@@ -368,7 +367,7 @@ def test_an_index_without_recordings(browser, workdir, folder, serve_page):
         assert "holds no recordings" in page.inner_text("#empty-picture")
         page.set_input_files("#file-picture", folder / "b.png")
         expect(page.locator("#status")).to_contain_text("holds no recordings: nothing can be found")
-        assert watched.noise == []
+        assert watched.messages == []
         page.close()
 
 
@@ -377,7 +376,7 @@ def test_the_pictures_of_the_docs(page_engine, matching_workdir, spoken, tmp_pat
     page_engine.index.save(index)
     out.mkdir()
     options = [f"--index={index}", f"--model={matching_workdir}", f"--query={spoken}"]
-    # Playwright's loop of this thread is busy with the other tests' browser.
+    # In another thread, because this thread's event loop belongs to the browser of the other tests.
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         work = pool.submit(screenshots.main, [*options, f"--out={out}", "--stretch", "1", "2"])
         assert work.result() == 0

@@ -1,4 +1,4 @@
-"""The decoders' processes: what they decode, and that their limits hold."""
+"""The decoder processes decode as the library does, and their limits hold."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ def png(width, height, mode="RGB"):
 
 
 def run(work, **options):
-    """Return what `work(decoders)` gives with a pool of one process."""
+    """Run the coroutine function `work` with a pool of one process; return its result."""
 
     async def inside():
         decoders = Decoders(1, **options)
@@ -51,10 +51,10 @@ def run(work, **options):
 
 
 async def pid_of(decoders):
-    """Return the process id of the pool's only process; None where it is gone."""
-    held = await decoders._idle.get()
-    decoders._idle.put_nowait(held)
-    return held and held.process.pid
+    """Return the process id of the pool's only process; None if the process has ended."""
+    process = await decoders._idle.get()
+    decoders._idle.put_nowait(process)
+    return process and process.process.pid
 
 
 async def error_of(work):
@@ -73,7 +73,7 @@ def test_the_process_imports_no_jax():
     assert out.stdout.strip() == "[]"
 
 
-def test_the_same_as_without_a_process():
+def test_results_equal_decoding_in_this_process():
     stereo = wav(44_100, 44_100, 2)
     picture = io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (30, 50, 4), dtype=np.uint8)
@@ -93,7 +93,7 @@ def test_the_same_as_without_a_process():
         assert (opened.format, opened.size) == ("JPEG", (20, 12))
 
 
-def test_what_the_file_announces_is_refused_and_the_process_stays():
+def test_bad_files_are_refused_and_the_process_stays():
     async def work(decoders):
         before = await pid_of(decoders)
         errors = [
@@ -109,17 +109,17 @@ def test_what_the_file_announces_is_refused_and_the_process_stays():
 
     faults = ["too long", "no samples", "too large", "undecodable", "too large", "undecodable"]
     names = ["long.wav", "empty.wav", "many.wav", "text.wav", "wide.png", "text.png"]
-    for (message, fault), wanted, name in zip(run(work), faults, names, strict=True):
-        assert fault == wanted and message.startswith(name)
+    for (message, fault), expected, name in zip(run(work), faults, names, strict=True):
+        assert fault == expected and message.startswith(name)
 
 
 def test_memory_is_bounded():
-    # 36 megapixels need over 144 MB, of which the process has less.
+    # 36 megapixels need over 144 MB, more than the process has left.
     bomb, sound = png(6000, 6000), wav(16_000)
 
     async def work(decoders):
         error = await error_of(decoders.picture("bomb.png", bomb, 50_000_000))
-        # 768 kHz and 8 channels: 737 MB of samples behind a header of one minute.
+        # 768 kHz and 8 channels: 30 seconds decode to 737 MB.
         loud = io.BytesIO()
         with soundfile.SoundFile(loud, "w", 768_000, 8, "PCM_U8", format="WAV") as file:
             for _ in range(30):
@@ -134,8 +134,8 @@ def test_memory_is_bounded():
     assert good == 16_000
 
 
-def test_the_limits_are_the_kernels():
-    """Read what the kernel says of the process."""
+def test_the_kernel_enforces_the_limits():
+    """Read the limits of the process from /proc."""
 
     async def work(decoders):
         await decoders.speech("a.wav", wav(100), 10)
@@ -191,22 +191,22 @@ def test_a_process_that_crashes_is_replaced(moment):
     assert fault == "undecodable" and shape == (7, 9, 3)
 
 
-def test_an_answer_larger_than_can_be_is_not_believed(monkeypatch):
-    # The process could be in the hands of the file that it decodes.
+def test_a_reply_that_is_too_large_is_refused():
+    # A malicious file could have taken over the process.
     async def work(decoders):
-        held = await decoders._idle.get()
-        decoders._idle.put_nowait(held)
+        process = await decoders._idle.get()
+        decoders._idle.put_nowait(process)
         request = {"kind": "picture", "name": "a.png", "max_pixels": 10_000}
         with pytest.raises(ValueError, match="a reply of"):
-            await held.exchange(request, png(50, 50), 100)
-        # What is left in the pipe is nonsense for the next one.
+            await process.exchange(request, png(50, 50), 100)
+        # The rest of the reply is still in the pipe and breaks the next request.
         await error_of(decoders.picture("b.png", png(20, 20), 10_000))
         return (await decoders.picture("b.png", png(20, 20), 10_000)).shape
 
     assert run(work) == (20, 20, 3)
 
 
-def test_a_caller_who_leaves_frees_its_process():
+def test_a_cancelled_request_frees_its_process():
     async def work(decoders):
         os.kill(await pid_of(decoders), signal.SIGSTOP)
         task = asyncio.create_task(decoders.picture("a.png", png(20, 20), MEGA))

@@ -1,4 +1,4 @@
-"""The files behind an index's ids: whatever happens to them, nothing else is served."""
+"""Only the files of an index's items are served, even when files are replaced."""
 
 import pytest
 
@@ -7,11 +7,11 @@ from sir_jax.index.folder import IMAGE_SUFFIXES
 from sir_jax.page.files import TYPES, Files, Missing
 
 
-def test_everything_an_index_takes_can_be_served():
+def test_every_file_type_of_an_index_can_be_served():
     assert TYPES.keys() >= {*IMAGE_SUFFIXES, *SPEECH_SUFFIXES}
 
 
-def test_a_file_that_is_gone_or_changed_into_a_link(tmp_path):
+def test_missing_files_links_out_of_the_folder_and_large_files_are_refused(tmp_path):
     secret = tmp_path / "secret.png"
     secret.write_bytes(b"secret")
     root = tmp_path / "root"

@@ -1,4 +1,4 @@
-"""Two hundred hostile files through the page: each gets one line, and the page goes on."""
+"""Two hundred hostile files: each is refused with one line, and the page keeps working."""
 
 import io
 import struct
@@ -51,7 +51,7 @@ NAMES = [
 
 
 def encoded(suffix):
-    """Return a good file."""
+    """Return a valid file of a format."""
     file, rng = io.BytesIO(), np.random.default_rng(0)
     if suffix in PICTURES:
         name = {"jpg": "JPEG"}.get(suffix, suffix.upper())
@@ -77,13 +77,13 @@ def png(width, height, *chunks):
 
 
 def zeros(megabytes):
-    """Return deflated zeros: a thousandth of what they become."""
+    """Return compressed zeros, a thousand times smaller than the zeros."""
     packer, block = zlib.compressobj(9), bytes(1 << 20)
     return b"".join(packer.compress(block) for _ in range(megabytes)) + packer.flush()
 
 
 def bombs():
-    """Yield (part, name, contents) of small files that announce or hold a lot."""
+    """Yield (part, name, contents) of small files that claim or decompress to huge contents."""
     bomb = zeros(64)
     for side in (5001, 30_000, 65_535, 2**31 - 1):
         yield "picture", f"{side}.png", png(side, side, chunk(b"IDAT", bomb))
@@ -132,7 +132,7 @@ def bombs():
 
 
 def ogg_check(page):
-    """Return the checksum of an Ogg page, without which nobody believes it."""
+    """Return the checksum of an Ogg page, without which a decoder rejects it."""
     value = 0
     for byte in page:
         value ^= byte << 24
@@ -148,15 +148,15 @@ def hostile():
         for length in (0, 1, 4, 40, 700, 3_001, 9_000, 60_000):
             start = magic if length % 2 == 0 else b""
             yield kind_of(suffix), f"random.{suffix}", start + rng.bytes(length) * (length > 0)
-        # The other side's files, and files that are called something else.
+        # A picture as speech and speech as a picture.
         yield {"speech": "picture", "picture": "speech"}[kind_of(suffix)], suffix, encoded(suffix)
     for suffix in (SOUNDS | PICTURES).keys() - {"mp3"}:  # half an mp3 is an mp3
         whole = encoded(suffix)
         for share in (0.02, 0.1, 0.2, 0.3, 0.5, 0.6):
             yield kind_of(suffix), f"cut.{suffix}", whole[: int(len(whole) * share)]
     yield from bombs()
-    for place, name in enumerate(NAMES):
-        yield ("speech", "picture")[place % 2], name, rng.bytes(300)
+    for number, name in enumerate(NAMES):
+        yield ("speech", "picture")[number % 2], name, rng.bytes(300)
     for suffix, magic in (SOUNDS | PICTURES).items():
         yield kind_of(suffix), suffix, magic * 500
         yield kind_of(suffix), suffix, encoded(suffix)[:16] + bytes(5_000)
@@ -181,18 +181,18 @@ def search(client, part, name, data):
 
 
 def one_line(answer):
-    """Return the status of a refusal that says in one line why."""
+    """Return the status of a refusal, whose message must be one line."""
     message = answer.json()["error"]
     assert message and len(message) < 400 and message.isprintable(), message
     return answer.status_code
 
 
 def ranking(client, query):
-    found = search(client, "speech", "query.wav", query).json()["results"]
-    return [(hit["id"], hit["score"], hit["match"]) for hit in found]
+    results = search(client, "speech", "query.wav", query).json()["results"]
+    return [(hit["id"], hit["score"], hit["match"]) for hit in results]
 
 
-def test_every_file_gets_one_line_and_the_page_goes_on(client, query):
+def test_every_file_is_refused_with_one_line_and_the_page_keeps_working(client, query):
     good = query.read_bytes()
     before = ranking(client, good)
     assert len(before) == 9
@@ -205,38 +205,37 @@ def test_every_file_gets_one_line_and_the_page_goes_on(client, query):
     assert ranking(client, good) == before
 
 
-def test_damage_is_found_or_does_no_harm(client, query):
-    """Change a few bytes of good files: what still decodes is searched with."""
+def test_damaged_files_are_refused_or_searched_with(client, query):
+    """Change a few bytes of valid files; some of them can still be decoded."""
     good, rng = query.read_bytes(), np.random.default_rng(3)
     before = ranking(client, good)
     for suffix in SOUNDS | PICTURES:
         for _ in range(4):
             data = bytearray(encoded(suffix))
-            for place in rng.integers(4, min(len(data), 4_000), 12):
-                data[place] = rng.integers(256)
+            for offset in rng.integers(4, min(len(data), 4_000), 12):
+                data[offset] = rng.integers(256)
             answer = search(client, kind_of(suffix), f"damaged.{suffix}", bytes(data))
             assert answer.status_code == 200 or 400 <= one_line(answer) < 500
     assert ranking(client, good) == before
 
 
-def test_bodies_that_are_no_form(client, query):
+def test_damaged_forms_are_refused(client, query):
     good, rng = query.read_bytes(), np.random.default_rng(5)
     before = ranking(client, good)
     request = client.build_request("POST", "/api/search", files={"speech": ("a.wav", good[:200])})
-    whole, kind = request.read(), request.headers["content-type"]
+    whole, content_type = request.read(), request.headers["content-type"]
     for trial in range(40):
         body = bytearray(whole[: rng.integers(1, len(whole))] if trial % 2 else whole)
-        for place in rng.integers(0, len(body), 5):
-            body[place] = rng.integers(256)
-        headers = {
-            "content-type": kind if trial % 3 else "multipart/form-data; boundary=" + "-" * 9
-        }
+        for offset in rng.integers(0, len(body), 5):
+            body[offset] = rng.integers(256)
+        other = "multipart/form-data; boundary=" + "-" * 9
+        headers = {"content-type": content_type if trial % 3 else other}
         answer = client.post("/api/search", content=bytes(body), headers=headers)
         assert 400 <= one_line(answer) < 500
     assert ranking(client, good) == before
 
 
-def test_ids_of_nothing(client, query):
+def test_unknown_ids_and_tokens_are_refused(client, query):
     token = search(client, "speech", "query.wav", query.read_bytes()).json()["token"]
     for name in [*NAMES, "pictures/../../outside.png", "pictures/link.png", "speech/0.flac"]:
         answer = client.post("/api/explain", json={"token": token, "id": name})

@@ -1,4 +1,4 @@
-"""The `demo` verb: where it serves, and its life from start to Ctrl-C."""
+"""The `demo` verb: its address, and a run from start to Ctrl-C."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from sir_jax.page.serve import listen, url_of
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "example.com", ""])
-def test_only_this_machine_can_be_served(host):
+def test_only_loopback_addresses_are_accepted(host):
     assert not is_loopback(host)
     with pytest.raises(UserError, match="this machine alone"):
         listen(host, 0)
@@ -34,7 +34,6 @@ def test_ports(capsys):
 
 
 def test_the_verb_from_start_to_control_c(page_engine, page_root, matching_workdir, tmp_path):
-    """Run the verb as a person does."""
     page_engine.index.save(tmp_path / "index")
     verb = "import sys; from sir_jax.cli.main import entry; sys.exit(entry())"
     options = [f"--index={tmp_path / 'index'}", f"--model={matching_workdir}", "--port=0"]
@@ -50,23 +49,23 @@ def test_the_verb_from_start_to_control_c(page_engine, page_root, matching_workd
         assert "9 pictures and 5 recordings" in lines[0] and "compiling" in lines[1]
         url = lines[2].split()[0]
         picture = (page_root / "pictures" / "1.png").read_bytes()
-        found = httpx.post(
+        answer = httpx.post(
             f"{url}api/search", files={"picture": ("a.png", picture)}, timeout=180, trust_env=False
         )
-        assert len(found.json()["results"]) == 5
+        assert len(answer.json()["results"]) == 5
         started = time.monotonic()
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the decoders, too
+        os.killpg(process.pid, signal.SIGINT)  # a terminal signals the decoder processes, too
         out, err = process.communicate(timeout=180)
         assert time.monotonic() - started < 60
     finally:
         process.kill()
     assert (process.returncode, err) == (0, "")
-    # No decoder is left behind.
+    # The decoder processes have ended, too.
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
 
 
-def test_an_index_that_is_none(capsys, tmp_path, matching_workdir):
+def test_a_folder_without_an_index(capsys, tmp_path, matching_workdir):
     options = [f"--index={tmp_path}", f"--model={matching_workdir}", "--port=0"]
     assert cli.main(["demo", *options]) == 2
     assert "holds no index" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The page's server over real sockets: what it finds, what it refuses, what it never tells."""
+"""The page's server over real sockets: results, refusals, and files that it must not serve."""
 
 import base64
 import concurrent.futures
@@ -48,7 +48,7 @@ def ask(client, part, name, data, **fields):
 
 
 def error(answer, status):
-    """Return the one line of a refusal."""
+    """Return the message of a refusal, which must be one line."""
     assert answer.status_code == status, answer.text
     message = answer.json()["error"]
     assert list(answer.json()) == ["error"] and message and "\n" not in message
@@ -62,34 +62,36 @@ def test_info(client, page_engine):
     assert info["limits"] == {"bytes": 400_000, "seconds": 5, "pixels": 500_000, "results": 48}
 
 
-def test_search_is_the_librarys(client, page_engine, spoken):
-    found = ask(client, "speech", "q.wav", spoken, k=4).json()
+def test_search_equals_the_librarys(client, page_engine, spoken):
+    answer = ask(client, "speech", "q.wav", spoken, k=4).json()
     hits = page_engine.index.search(spoken, 4, of="image")
-    assert [(hit["id"], hit["match"]) for hit in found["results"]] == [(h.id, None) for h in hits]
-    np.testing.assert_allclose([h["score"] for h in found["results"]], [h.score for h in hits])
-    assert found["total"] == 9 and found["seconds"] == 1.0 and found["quiet"] is False
-    assert list(found["timing"]) == ["decode", "encode", "search"]
-    assert all(0 < value < 120_000 for value in found["timing"].values())
-    assert len(found["peaks"]) == 800 and 0.35 < max(found["peaks"]) <= 0.4
+    assert [(hit["id"], hit["match"]) for hit in answer["results"]] == [(h.id, None) for h in hits]
+    np.testing.assert_allclose([h["score"] for h in answer["results"]], [h.score for h in hits])
+    assert answer["total"] == 9 and answer["seconds"] == 1.0 and answer["quiet"] is False
+    assert list(answer["timing"]) == ["decode", "encode", "search"]
+    assert all(0 < value < 120_000 for value in answer["timing"].values())
+    assert len(answer["peaks"]) == 800 and 0.35 < max(answer["peaks"]) <= 0.4
 
 
-def test_reranking_is_the_librarys(client, page_engine, spoken):
-    found = ask(client, "speech", "q.wav", spoken, k=3, rerank=1).json()
-    # The link that leads out of the folder is not read: it comes after all that are.
+def test_reranking_equals_the_librarys(client, page_engine, spoken):
+    answer = ask(client, "speech", "q.wav", spoken, k=3, rerank=1).json()
+    # The link that leads out of the folder is not read, so it comes after the re-ranked hits.
     names = [n for n in page_engine.index.images.ids if _inside(page_engine)(n)]
     match = page_engine.model.match([spoken], list(map(_inside(page_engine), names)))
     score = {hit.id: hit.score for hit in page_engine.index.search(spoken, 9, of="image")}
-    keys = np.array([score[n] for n in names]) / 0.07 + match  # an untrained temperature
+    keys = np.array([score[n] for n in names]) / 0.07 + match  # 0.07: initial temperature
     best = np.argsort(-keys)[:3]
-    assert [h["id"] for h in found["results"]] == [names[n] for n in best]
-    np.testing.assert_allclose([h["match"] for h in found["results"]], match[best], atol=1e-4)
-    assert list(found["timing"]) == ["decode", "encode", "search", "rerank"]
+    assert [h["id"] for h in answer["results"]] == [names[n] for n in best]
+    np.testing.assert_allclose([h["match"] for h in answer["results"]], match[best], atol=1e-4)
+    assert list(answer["timing"]) == ["decode", "encode", "search", "rerank"]
     everything = ask(client, "speech", "q.wav", spoken, k=48, rerank=1).json()["results"]
     assert len(everything) == 9 and everything[-1]["id"] == "pictures/link.png"
     assert [hit["match"] is None for hit in everything] == [False] * 8 + [True]
 
 
 def _inside(engine):
+    """Return a function that gives the file of an id, or None if it is outside of the folder."""
+
     def path(name):
         try:
             return engine.pictures.path(name)
@@ -99,19 +101,19 @@ def _inside(engine):
     return path
 
 
-def test_reverse_is_the_librarys(client, page_engine, page_root):
+def test_search_by_picture_equals_the_librarys(client, page_engine, page_root):
     picture = page_root / "pictures" / "3.png"
-    found = ask(client, "picture", "3.png", picture.read_bytes(), k=5, rerank=1).json()
+    answer = ask(client, "picture", "3.png", picture.read_bytes(), k=5, rerank=1).json()
     hits = page_engine.index.search(picture, 5, rerank=5)
-    assert [hit["id"] for hit in found["results"]] == [hit.id for hit in hits]
+    assert [hit["id"] for hit in answer["results"]] == [hit.id for hit in hits]
     np.testing.assert_allclose(
-        [h["match"] for h in found["results"]], [h.match for h in hits], atol=1e-4
+        [h["match"] for h in answer["results"]], [h.match for h in hits], atol=1e-4
     )
-    assert "peaks" not in found and found["total"] == 5
+    assert "peaks" not in answer and answer["total"] == 5
 
 
 @pytest.mark.parametrize("kind", ["speech", "picture"])
-def test_explanations_are_the_models(client, page_engine, page_root, spoken, kind):
+def test_explanations_equal_the_models_attention(client, page_engine, page_root, spoken, kind):
     picture, clip = page_root / "pictures" / "2.png", page_root / "speech" / "4.flac"
     if kind == "speech":
         token = ask(client, "speech", "q.wav", spoken).json()["token"]
@@ -121,59 +123,56 @@ def test_explanations_are_the_models(client, page_engine, page_root, spoken, kin
         token = ask(client, "picture", "2.png", picture.read_bytes()).json()["token"]
         answer = client.post("/api/explain", json={"token": token, "id": "speech/4.flac"})
         wave = load_audio(clip)
-    found = answer.json()
-    wanted = page_engine.model.attention((wave, 16_000), load_image(picture))
-    shape = len(wanted.by_frame), found["rows"], found["cols"]
-    assert shape == wanted.weights.shape
-    for name, array in (
-        ("weights", wanted.weights),
-        ("by_frame", wanted.by_frame),
-        ("by_patch", wanted.by_patch),
-    ):
-        values = np.frombuffer(base64.b64decode(found[name]), "<f4")
-        np.testing.assert_allclose(values, array.ravel(), atol=1e-6)
-    assert found["seconds"] == len(wave) / 16_000 and found["score"] == pytest.approx(wanted.score)
-    assert found["box"] == [75, 0, 525, 450]
-    assert (found["width"], found["height"]) == (600, 450)
+    plain = answer.json()
+    expected = page_engine.model.attention((wave, 16_000), load_image(picture))
+    shape = len(expected.by_frame), plain["rows"], plain["cols"]
+    assert shape == expected.weights.shape
+    for name in ("weights", "by_frame", "by_patch"):
+        values = np.frombuffer(base64.b64decode(plain[name]), "<f4")
+        np.testing.assert_allclose(values, getattr(expected, name).ravel(), atol=1e-6)
+    assert plain["seconds"] == len(wave) / 16_000
+    assert plain["score"] == pytest.approx(expected.score)
+    assert plain["box"] == [75, 0, 525, 450]
+    assert (plain["width"], plain["height"]) == (600, 450)
 
 
-def test_frames_are_grouped_as_a_stretch_is():
+def test_grouped_frames_are_averages_weighted_by_dependence():
     rng = np.random.default_rng(0)
     frames = engines.FRAMES * 2 + 10
     weights = rng.random((frames, 2, 3)).astype(np.float32)
     by_frame = rng.random(frames).astype(np.float32)
-    grouped, share, size = engines._grouped(weights, by_frame)
+    grouped, share, size = engines._group_frames(weights, by_frame)
     assert size == 3 and len(grouped) == len(share) == -(-frames // 3)
     first = (weights[:3] * by_frame[:3, None, None]).sum(0) / by_frame[:3].sum()
     np.testing.assert_allclose(grouped[0], first, rtol=1e-5)
     np.testing.assert_allclose(share.sum(), by_frame.sum(), rtol=1e-5)
-    assert engines._grouped(weights[:7], by_frame[:7])[2] == 1
+    assert engines._group_frames(weights[:7], by_frame[:7])[2] == 1
 
 
-def test_a_query_that_is_held_no_longer(page_engine, serve_page, spoken):
+def test_a_query_that_is_no_longer_held(page_engine, serve_page, spoken):
     with (
         serve_page(page_engine, held_bytes=100_000) as url,
         httpx.Client(base_url=url, trust_env=False, timeout=120) as client,
     ):
         tokens = [ask(client, "speech", "q.wav", spoken).json()["token"] for _ in range(2)]
-        asked = [{"token": token, "id": "pictures/1.png"} for token in tokens]
-        assert "search again" in error(client.post("/api/explain", json=asked[0]), 404)
-        assert client.post("/api/explain", json=asked[1]).status_code == 200
+        bodies = [{"token": token, "id": "pictures/1.png"} for token in tokens]
+        assert "search again" in error(client.post("/api/explain", json=bodies[0]), 404)
+        assert client.post("/api/explain", json=bodies[1]).status_code == 200
 
 
 @pytest.mark.parametrize(
     "body",
     [b"", b"[]", b"{", b'{"token": 1, "id": "a"}', b'{"token": "a"}', b"[" * 60_000, b"\xff"],
 )
-def test_bodies_that_explain_nothing(client, body):
+def test_invalid_bodies_of_explain(client, body):
     assert "send JSON" in error(client.post("/api/explain", content=body), 400)
 
 
-def test_a_body_of_json_is_short(client):
+def test_a_long_body_of_json_is_refused(client):
     error(client.post("/api/explain", content=b" " * 70_000), 413)
 
 
-def test_silence_is_said(client):
+def test_silence_is_reported(client):
     file = io.BytesIO()
     soundfile.write(file, np.full(16_000, 0.001), 16_000, format="WAV", subtype="PCM_16")
     assert ask(client, "speech", "still.wav", file.getvalue()).json()["quiet"] is True
@@ -223,8 +222,8 @@ TRICKS = [
 
 
 @pytest.mark.parametrize("trick", TRICKS)
-def test_ids_name_nothing_else(url, trick):
-    # A client would tidy these paths up.
+def test_tricky_ids_name_no_other_file(url, trick):
+    # Over a raw socket, because an HTTP client would normalise these paths.
     host, port = url.removeprefix("http://").rstrip("/").split(":")
     for more in ("", "?size=thumbnail"):
         with socket.create_connection((host, int(port))) as connection:
@@ -250,11 +249,11 @@ def test_ids_name_nothing_else(url, trick):
         ({"rerank": "2"}, "rerank='2' is not a whole number from 0 to 1"),
     ],
 )
-def test_fields_that_cannot_be(client, spoken, fields, message):
+def test_invalid_fields_are_refused(client, spoken, fields, message):
     assert message in error(ask(client, "speech", "q.wav", spoken, **fields), 400)
 
 
-def test_forms_that_cannot_be(client, spoken):
+def test_invalid_forms_and_routes_are_refused(client, spoken):
     both = {"speech": ("a.wav", spoken), "picture": ("b.png", spoken)}
     for request in (
         {"files": both},
@@ -295,11 +294,11 @@ def test_media_over_the_limits(client):
     assert "truncated" in error(ask(client, "speech", "a.wav", wav(1)[:-9]), 415)
 
 
-def test_the_upload_is_counted_while_it_comes(client, url):
+def test_the_upload_is_counted_while_it_arrives(client, url):
     message = error(ask(client, "speech", "a.wav", bytes(500_000)), 413)
     assert message == "more than 0.4 MB; send a smaller file"
 
-    # What does not say its size, and has no end, is cut off long before all of it is there.
+    # An upload without a stated size and without an end is cut off early.
     sent = 0
 
     def endless():
@@ -310,10 +309,10 @@ def test_the_upload_is_counted_while_it_comes(client, url):
             yield bytes(10_000)
 
     with pytest.raises(httpx.TransportError):
-        kind = {"content-type": "multipart/form-data; boundary=b"}
-        answer = client.post("/api/search", content=endless(), headers=kind)
+        headers = {"content-type": "multipart/form-data; boundary=b"}
+        answer = client.post("/api/search", content=endless(), headers=headers)
         error(answer, 413)
-        raise httpx.WriteError("answered, which is as good")
+        raise httpx.WriteError("the server answered instead of closing, which is fine, too")
     assert sent < 50_000_000
     assert client.get("/api/info").status_code == 200
 
@@ -342,7 +341,7 @@ def test_other_sites_are_refused(client, spoken, headers, status):
         error(client.get("/", headers=headers), 400)
 
 
-def test_this_page_is_not_refused(client, url, spoken):
+def test_the_page_itself_is_not_refused(client, url, spoken):
     own = {"origin": url.rstrip("/"), "sec-fetch-site": "same-origin"}
     files = {"speech": ("a.wav", spoken)}
     assert client.post("/api/search", files=files, headers=own).status_code == 200
@@ -384,7 +383,7 @@ def test_the_page_names_no_other_host(client):
     assert "<script>" not in page and "style=" not in page and "onclick" not in page
 
 
-def test_too_many_at_once_are_told_to_wait(page_engine, serve_page, page_root):
+def test_too_many_requests_at_once_are_refused(page_engine, serve_page, page_root):
     picture = (page_root / "pictures" / "1.png").read_bytes()
     with serve_page(page_engine, posts=2) as url:
         with concurrent.futures.ThreadPoolExecutor(12) as pool:
@@ -399,15 +398,14 @@ def test_too_many_at_once_are_told_to_wait(page_engine, serve_page, page_root):
                     range(24),
                 )
             )
-        found = {answer.status_code for answer in answers}
-        assert found == {200, 503}
+        assert {answer.status_code for answer in answers} == {200, 503}
         refused = next(answer for answer in answers if answer.status_code == 503)
         assert "too many requests" in error(refused, 503)
         again = httpx.post(f"{url}api/search", files={"picture": ("a.png", picture)}, timeout=120)
         assert again.status_code == 200
 
 
-def test_an_answer_that_does_not_come(page_engine, serve_page, spoken):
+def test_a_request_that_takes_too_long_is_ended(page_engine, serve_page, spoken):
     decoders = Decoders(1)
     with serve_page(page_engine, decoders, answer_seconds=1) as url:
         files = {"speech": ("a.wav", spoken)}
@@ -415,7 +413,7 @@ def test_an_answer_that_does_not_come(page_engine, serve_page, spoken):
         os.kill(decoders._idle._queue[0].process.pid, signal.SIGSTOP)
         answer = httpx.post(f"{url}api/search", files=files, timeout=180, trust_env=False)
         assert "no answer within 1 s" in error(answer, 503)
-        # The process that did not answer is gone; a new one needs a moment.
+        # The stopped process is killed; its replacement takes a moment to start.
         for _ in range(60):
             answer = httpx.post(f"{url}api/search", files=files, timeout=180, trust_env=False)
             if answer.status_code == 200:
@@ -438,12 +436,12 @@ def test_an_index_of_one_kind_and_a_model_that_cannot_match(
         nothing = ask(client, "picture", "a.png", picture, rerank=1).json()
         assert nothing["results"] == [] and nothing["total"] == 0
         assert "matching head" in error(ask(client, "speech", "a", spoken, rerank=1), 400)
-        found = ask(client, "speech", "a", spoken).json()
-        pair = {"token": found["token"], "id": found["results"][0]["id"]}
+        answer = ask(client, "speech", "a", spoken).json()
+        pair = {"token": answer["token"], "id": answer["results"][0]["id"]}
         assert "matching head" in error(client.post("/api/explain", json=pair), 400)
 
 
-def test_an_error_of_ours_is_said_in_one_line(page_engine, serve_page, spoken, monkeypatch):
+def test_an_internal_error_is_reported_in_one_line(page_engine, serve_page, spoken, monkeypatch):
     monkeypatch.setattr(page_engine.index, "search", lambda *_, **__: 1 / 0)
     with serve_page(page_engine) as url:
         answer = httpx.post(
@@ -453,7 +451,7 @@ def test_an_error_of_ours_is_said_in_one_line(page_engine, serve_page, spoken, m
         assert httpx.get(f"{url}api/info", trust_env=False).status_code == 200
 
 
-def test_names_as_messages_show_them():
+def test_file_names_in_messages_are_short_and_printable():
     assert one_line("../../etc/pass\nwd") == "pass wd"
     assert one_line("C:\\a\\b.wav") == "b.wav" and one_line("\0/") == "the file"
     assert one_line("x" * 200) == "x" * 80

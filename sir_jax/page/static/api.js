@@ -1,4 +1,4 @@
-// The server's answers; a refusal is an Error whose message is the server's one line.
+// Requests to the server. A refused request throws an Error with the server's message.
 
 async function ask(path, options) {
   let answer;
@@ -28,15 +28,15 @@ export function explain(token, id) {
   return ask("/api/explain", { method: "POST", headers, body: JSON.stringify({ token, id }) });
 }
 
-// A name on disk may hold half a surrogate pair, which no address can.
-const spelled = (id) => (id.isWellFormed?.() ?? true ? id : id.toWellFormed());
-const part = (id) => spelled(id).split("/").map(encodeURIComponent).join("/");
+// A file name may contain half of a surrogate pair, which encodeURIComponent refuses.
+const wellFormed = (id) => (id.isWellFormed?.() ?? true ? id : id.toWellFormed());
+const path = (id) => wellFormed(id).split("/").map(encodeURIComponent).join("/");
 
-export const pictureUrl = (id) => `/api/picture/${part(id)}`;
-export const thumbnailUrl = (id) => `/api/picture/${part(id)}?size=thumbnail`;
-export const recordingUrl = (id) => `/api/recording/${part(id)}`;
+export const pictureUrl = (id) => `/api/picture/${path(id)}`;
+export const thumbnailUrl = (id) => `/api/picture/${path(id)}?size=thumbnail`;
+export const recordingUrl = (id) => `/api/recording/${path(id)}`;
 
-// base64 of little-endian float32.
+// Decodes base64 of little-endian float32.
 export function floats(text) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   return new Float32Array(bytes.buffer);

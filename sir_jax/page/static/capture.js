@@ -1,4 +1,4 @@
-// In the audio thread: hand over what the microphone gives, in pieces of 2048 samples.
+// Runs in the audio thread: sends the microphone's samples to the page in pieces of 2048.
 class Capture extends AudioWorkletProcessor {
   constructor() {
     super();

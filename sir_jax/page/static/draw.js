@@ -1,6 +1,6 @@
-// Everything that is painted on a canvas; colours come from the style sheet.
+// Draws on canvases, in the colours of the style sheet.
 
-// The canvas's context in CSS pixels, cleared, sharp on dense screens.
+// Clears a canvas; returns its context in CSS pixels, scaled for dense screens, and its size.
 export function sheet(canvas) {
   const { width, height } = canvas.getBoundingClientRect();
   const ratio = window.devicePixelRatio || 1;
@@ -14,9 +14,9 @@ export function sheet(canvas) {
 export const colour = (name) =>
   getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-const BAR = 3; // a bar and the gap after it, pixels
+const BAR = 3; // pixels of a bar and the gap after it
 
-// The largest of the values that fall on each of `bars` columns.
+// Returns the largest value in each of `bars` columns.
 function columns(values, bars) {
   const out = new Float32Array(bars);
   for (let i = 0; i < bars; i++) {
@@ -37,7 +37,7 @@ function bars(ink, left, middle, tall, width, peaks, paint) {
   });
 }
 
-// A recording, whole; `played` is the share that was heard.
+// Draws the waveform of a whole recording; `played` is the share that has been played.
 export function wave(canvas, peaks, played = 0) {
   const { ink, width, height } = sheet(canvas);
   if (!peaks.length) {
@@ -50,7 +50,7 @@ export function wave(canvas, peaks, played = 0) {
   bars(ink, 0, height / 2, height / 2 - 6, width, peaks, paint);
 }
 
-// The last seconds of a recording that goes on, newest at the right.
+// Draws the last seconds of a recording in progress, the newest at the right.
 export function live(canvas, peaks) {
   const { ink, width, height } = sheet(canvas);
   const count = Math.floor(width / BAR);
@@ -62,8 +62,9 @@ export function live(canvas, peaks) {
   });
 }
 
-// Waveform and curve over one axis of time, the chosen stretch bright.
-// view: { peaks, curve [T], tint, from, to, at (or null), seconds }; times in seconds.
+// Draws a waveform below a curve over the same time axis, and marks the chosen interval.
+// view: { peaks, curve [T], tint, from, to, at (position of the player, or null), seconds }; times
+// are in seconds.
 export function timeline(canvas, view) {
   const { ink, width, height } = sheet(canvas);
   const x = (seconds) => (seconds / view.seconds) * width;
@@ -120,9 +121,9 @@ function area(ink, curve, width, tall, tint) {
   ink.stroke();
 }
 
-// Shade a picture where it is not looked at.
-// view: { shares [rows * cols], rows, cols, box: [left, top, right, bottom] as parts of the picture,
-// patch (or -1) }.
+// Draws the shade of a picture: dark where the attention is low.
+// view: { shares [rows * cols], rows, cols, box: [left, top, right, bottom] as shares of the
+// picture's width and height, patch (the chosen one, or -1) }.
 export function map(canvas, view) {
   const { ink, width, height } = sheet(canvas);
   const [left, top, right, bottom] = view.box.map((side, i) => side * (i % 2 ? height : width));
@@ -130,11 +131,11 @@ export function map(canvas, view) {
   const small = new OffscreenCanvas(view.cols, view.rows);
   const pixels = new ImageData(view.cols, view.rows);
   view.shares.forEach((share, i) => {
-    // From nought, so that a look at everything alike is bright all over.
+    // Relative to 0 and the largest share, so that equal shares are all bright.
     pixels.data.set([8, 8, 24, 255 * 0.88 * (1 - (share / most) ** 1.4)], 4 * i);
   });
   small.getContext("2d").putImageData(pixels, 0, 0);
-  ink.fillStyle = "rgba(8, 8, 24, 0.88)"; // what the model does not see
+  ink.fillStyle = "rgba(8, 8, 24, 0.88)"; // outside of the encoder's square input
   ink.fillRect(0, 0, width, height);
   ink.clearRect(left, top, right - left, bottom - top);
   ink.imageSmoothingQuality = "high";

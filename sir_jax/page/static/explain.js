@@ -1,69 +1,69 @@
-// One pair, explained: the picture shaded where it is not looked at, and the speech below a curve.
+// The dialog that explains one pair: the picture, dark where the attention is low, and the waveform
+// below a curve of attention.
 
 import * as api from "./api.js";
 import * as draw from "./draw.js";
 
 const get = (id) => document.getElementById(id);
-const STEPS = 1000; // of the two sliders that choose a stretch
-const EAR = 0.12; // seconds around what is heard, that the map shows while it plays
+const STEPS = 1000; // positions of the two sliders that choose an interval
+const AROUND = 0.12; // seconds before and after the player's position that the map shows
 
 export class Why {
-  // fail(error): shows an error on the page.
+  // fail(error) shows an error on the page.
   constructor(fail) {
     this.fail = fail;
-    this.found = null;
+    this.attention = null;
     this.sound = new Audio();
-    this.asked = 0;
+    this.requests = 0;
     const dialog = get("why");
     get("why-close").addEventListener("click", () => dialog.close());
     dialog.addEventListener("close", () => this.#stop());
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
     get("play").addEventListener("click", () => (this.sound.paused ? this.#play() : this.#stop()));
-    get("whole").addEventListener("click", () => this.#choose(0, this.found.seconds));
+    get("whole").addEventListener("click", () => this.#choose(0, this.attention.seconds));
     get("no-patch").addEventListener("click", () => this.#pick(-1));
     for (const id of ["from", "to"]) get(id).addEventListener("input", () => this.#slide(id));
     this.#wireMap(get("map"));
     this.#wireLine(get("line"));
-    const watch = new ResizeObserver(() => this.found && this.#draw());
+    const watch = new ResizeObserver(() => this.attention && this.#draw());
     watch.observe(get("map"));
     watch.observe(get("line"));
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.found && this.#draw());
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.attention && this.#draw());
   }
 
-  // pair: { token, id, name, picture and sound (addresses), score, match }.
+  // pair: { token, id, name, picture (URL), sound (URL), score }.
   async open(pair) {
-    const asked = ++this.asked;
-    let found;
+    const request = ++this.requests;
+    let attention;
     try {
-      found = await api.explain(pair.token, pair.id);
+      attention = await api.explain(pair.token, pair.id);
     } catch (error) {
       this.fail(error);
       return;
     }
-    if (asked !== this.asked) return;
-    for (const name of ["weights", "by_frame", "by_patch"]) found[name] = api.floats(found[name]);
-    found.frames = found.by_frame.length;
-    found.patches = found.rows * found.cols;
-    this.found = found;
+    if (request !== this.requests) return; // a later request replaces this one
+    for (const name of ["weights", "by_frame", "by_patch"]) attention[name] = api.floats(attention[name]);
+    attention.frames = attention.by_frame.length;
+    attention.patches = attention.rows * attention.cols;
+    this.attention = attention;
     const picture = get("map-picture");
     picture.src = pair.picture;
     picture.alt = `Picture of the pair: ${pair.name}`;
-    get("map-box").style.aspectRatio = `${found.width} / ${found.height}`;
+    get("map-box").style.aspectRatio = `${attention.width} / ${attention.height}`;
     this.sound.src = pair.sound;
     get("why-name").textContent = pair.name.split("/").pop();
     get("why-name").title = pair.name;
-    facts(get("why-facts"), pair, found);
-    [this.from, this.to, this.at, this.patch] = [0, found.seconds, null, -1];
+    facts(get("why-facts"), pair, attention);
+    [this.from, this.to, this.at, this.patch] = [0, attention.seconds, null, -1];
     await picture.decode().catch(() => {});
     if (!get("why").open) get("why").showModal();
     this.#pick(-1);
-    this.#choose(0, found.seconds);
+    this.#choose(0, attention.seconds);
   }
 
-  // The patches' shares while [from, to) is heard; frames count by how much the match depends on
-  // them, as in Attention.during.
+  // Returns the patches' shares from `from` to `to` seconds, as Attention.during computes them.
   #shares(from, to) {
-    const { weights, by_frame, frames, patches, frame_seconds } = this.found;
+    const { weights, by_frame, frames, patches, frame_seconds } = this.attention;
     const first = Math.min(Math.max(Math.floor(from / frame_seconds), 0), frames - 1);
     const stop = Math.min(Math.max(Math.ceil(to / frame_seconds), first + 1), frames);
     const out = new Float32Array(patches);
@@ -76,14 +76,14 @@ export class Why {
     return out.map((value) => value / total);
   }
 
-  // When a patch is looked at.
+  // Returns the share of one patch in each frame.
   #curve(patch) {
-    const { weights, frames, patches } = this.found;
+    const { weights, frames, patches } = this.attention;
     return Float32Array.from({ length: frames }, (_, t) => weights[t * patches + patch]);
   }
 
   #choose(from, to) {
-    const { seconds } = this.found;
+    const { seconds } = this.attention;
     [this.from, this.to] = [Math.max(0, Math.min(from, to)), Math.min(seconds, Math.max(from, to))];
     for (const id of ["from", "to"]) {
       get(id).value = Math.round((this[id] / seconds) * STEPS);
@@ -99,46 +99,46 @@ export class Why {
   }
 
   #slide(id) {
-    const time = (get(id).value / STEPS) * this.found.seconds;
-    // One slider does not pass the other.
+    const time = (get(id).value / STEPS) * this.attention.seconds;
+    // Neither slider can pass the other.
     if (id === "from") this.#choose(Math.min(time, this.to), this.to);
     else this.#choose(this.from, Math.max(time, this.from));
   }
 
   #draw() {
-    const { found, patch, at } = this;
-    const shares = at === null ? this.#shares(this.from, this.to) : this.#shares(at - EAR, at + EAR);
-    const box = found.box.map((side, i) => side / (i % 2 ? found.height : found.width));
-    draw.map(get("map"), { shares, rows: found.rows, cols: found.cols, box, patch });
-    const curve = patch < 0 ? found.by_frame : this.#curve(patch);
+    const { attention, patch, at } = this;
+    const shares = at === null ? this.#shares(this.from, this.to) : this.#shares(at - AROUND, at + AROUND);
+    const box = attention.box.map((side, i) => side / (i % 2 ? attention.height : attention.width));
+    draw.map(get("map"), { shares, rows: attention.rows, cols: attention.cols, box, patch });
+    const curve = patch < 0 ? attention.by_frame : this.#curve(patch);
     draw.timeline(get("line"), {
-      peaks: found.peaks, curve, tint: patch < 0 ? "accent" : "patch",
-      from: this.from, to: this.to, at, seconds: found.seconds,
+      peaks: attention.peaks, curve, tint: patch < 0 ? "accent" : "patch",
+      from: this.from, to: this.to, at, seconds: attention.seconds,
     });
     get("curve-note").textContent = patch < 0
       ? "Curve: how much the match depends on each stretch of speech"
-      : "Curve: how much each stretch of speech looks at the chosen patch";
+      : "Curve: how much attention each moment of speech gives to the chosen patch";
     get("curve-note").classList.toggle("of-patch", patch >= 0);
     get("map-note").textContent = this.#note(shares);
   }
 
   #note(shares) {
-    const { found, patch } = this;
-    if (patch < 0) return `Shaded where it is not looked at, ${this.#when()}.`;
+    const { attention, patch } = this;
+    if (patch < 0) return `Bright where the model looks, ${this.#when()}.`;
     const curve = this.#curve(patch);
-    const best = (curve.indexOf(Math.max(...curve)) + 0.5) * found.frame_seconds;
-    const place = `row ${Math.floor(patch / found.cols) + 1}, column ${(patch % found.cols) + 1}`;
-    return `Patch in ${place}: ${(100 * shares[patch]).toFixed(1)} % of the look, ${this.#when()}; most at ${best.toFixed(2)} s.`;
+    const best = (curve.indexOf(Math.max(...curve)) + 0.5) * attention.frame_seconds;
+    const name = `row ${Math.floor(patch / attention.cols) + 1}, column ${(patch % attention.cols) + 1}`;
+    return `Patch in ${name}: ${(100 * shares[patch]).toFixed(1)} % of the attention, ${this.#when()}; most at ${best.toFixed(2)} s.`;
   }
 
   #when() {
-    const whole = this.from <= 0 && this.to >= this.found.seconds;
+    const whole = this.from <= 0 && this.to >= this.attention.seconds;
     return whole ? "over the whole clip" : `from ${this.from.toFixed(2)} to ${this.to.toFixed(2)} s`;
   }
 
   async #play() {
     const { sound } = this;
-    // A stretch too short to hear is played with what is around it.
+    // An interval that is too short to hear is extended.
     const end = Math.max(this.to, this.from + 0.05);
     try {
       sound.currentTime = this.from;
@@ -171,12 +171,12 @@ export class Why {
     this.sound.pause();
     this.at = null;
     get("play").textContent = "▶ Play the stretch";
-    if (this.found) this.#draw();
+    if (this.attention) this.#draw();
   }
 
   #wireMap(canvas) {
     canvas.addEventListener("click", (event) => {
-      const { box, width, height, rows, cols } = this.found;
+      const { box, width, height, rows, cols } = this.attention;
       const frame = canvas.getBoundingClientRect();
       const x = ((event.clientX - frame.left) / frame.width) * width;
       const y = ((event.clientY - frame.top) / frame.height) * height;
@@ -187,7 +187,7 @@ export class Why {
       this.#pick(patch === this.patch ? -1 : patch);
     });
     canvas.addEventListener("keydown", (event) => {
-      const { rows, cols } = this.found;
+      const { rows, cols } = this.attention;
       const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
       if (move) {
         const start = this.patch < 0 ? [Math.floor(rows / 2), Math.floor(cols / 2)] : [Math.floor(this.patch / cols) + move[0], (this.patch % cols) + move[1]];
@@ -196,7 +196,7 @@ export class Why {
         event.preventDefault();
       } else if (event.key === "Escape" && this.patch >= 0) {
         this.#pick(-1);
-        event.preventDefault(); // the dialog stays open
+        event.preventDefault(); // keeps the dialog open
       }
     });
   }
@@ -205,7 +205,7 @@ export class Why {
     let start = null;
     const time = (event) => {
       const frame = canvas.getBoundingClientRect();
-      return Math.min(1, Math.max(0, (event.clientX - frame.left) / frame.width)) * this.found.seconds;
+      return Math.min(1, Math.max(0, (event.clientX - frame.left) / frame.width)) * this.attention.seconds;
     };
     canvas.addEventListener("pointerdown", (event) => {
       start = time(event);
@@ -217,11 +217,11 @@ export class Why {
   }
 }
 
-function facts(list, pair, found) {
+function facts(list, pair, attention) {
   const rows = [
     ["similarity", pair.score?.toFixed(3) ?? "none"],
-    ["match", `${chance(found.score)} (log-odds ${found.score?.toFixed(2) ?? "none"})`],
-    ["patches", `${found.rows} × ${found.cols}`],
+    ["match", `${chance(attention.score)} (log-odds ${attention.score?.toFixed(2) ?? "none"})`],
+    ["patches", `${attention.rows} × ${attention.cols}`],
   ];
   list.replaceChildren(...rows.map(([name, value]) => {
     const row = document.createElement("div");
@@ -232,7 +232,7 @@ function facts(list, pair, found) {
   }));
 }
 
-// Log-odds as a probability, never shown as certain.
+// Formats log-odds as a probability, never as 0 % or 100 %.
 export function chance(odds) {
   if (odds === null || odds === undefined) return "none";
   const percent = 100 / (1 + Math.exp(-odds));

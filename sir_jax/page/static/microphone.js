@@ -1,14 +1,15 @@
-// The microphone, as a WAV file: what MediaRecorder makes (webm) is not among the formats decoded.
+// Records the microphone as a WAV file. MediaRecorder would write webm, which the server cannot read.
 
 export class Microphone {
-  // limit: seconds; onPiece(samples, seconds so far); onFull() when the limit is reached.
+  // limit: most seconds. onPiece(samples, seconds so far) is called for each piece of the recording,
+  // onFull() when the limit is reached.
   constructor(limit, onPiece, onFull) {
     Object.assign(this, { limit, onPiece, onFull, pieces: [], samples: 0, full: false, stopped: false });
   }
 
   async start() {
     if (!navigator.mediaDevices) throw new Error("this browser gives the page no microphone");
-    // What makes calls pleasant distorts recordings.
+    // These filters are made for calls and distort recordings.
     const raw = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     try {
       this.stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1, ...raw } });
@@ -25,10 +26,10 @@ export class Microphone {
       const node = await this.#tap();
       const silence = this.context.createGain();
       silence.gain.value = 0;
-      // A node that leads nowhere is not run by every browser.
+      // Some browsers run a node only if it is connected to the output; the gain of 0 mutes it.
       this.context.createMediaStreamSource(this.stream).connect(node).connect(silence);
       silence.connect(this.context.destination);
-      // Whoever stopped it while the browser still asked for leave wants no open microphone.
+      // `stop` may have been called while the browser was still asking for permission.
       if (this.stopped) await this.#release();
     } catch (error) {
       await this.#release();
@@ -62,7 +63,7 @@ export class Microphone {
     }
   }
 
-  // Returns the recording as a Blob, or null if nothing was recorded.
+  // Stops; returns the recording as a Blob, or null if nothing was recorded.
   async stop() {
     this.stopped = true;
     const rate = this.context?.sampleRate;
@@ -76,7 +77,7 @@ export class Microphone {
   }
 }
 
-// 16-bit mono PCM.
+// Returns a WAV file of 16-bit mono PCM.
 function wav(pieces, samples, rate) {
   const view = new DataView(new ArrayBuffer(44 + 2 * samples));
   const text = (at, letters) => [...letters].forEach((each, i) => view.setUint8(at + i, each.charCodeAt(0)));

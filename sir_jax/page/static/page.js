@@ -1,4 +1,4 @@
-// The page: asks, shows what was found, and hands a pair to be explained.
+// The page: sends queries, shows results, and opens the dialog that explains a pair.
 
 import * as api from "./api.js";
 import * as draw from "./draw.js";
@@ -39,9 +39,9 @@ async function explain(pair) {
   document.body.classList.remove("waiting");
 }
 
-// ---- asking
+// ---- queries
 
-function take(given, blob, name) {
+function take(queryKind, blob, name) {
   if (!about) return;
   clearError();
   if (blob.size > about.limits.bytes) {
@@ -49,10 +49,10 @@ function take(given, blob, name) {
     return;
   }
   player.pause();
-  if (queries[given]) URL.revokeObjectURL(queries[given].url);
-  queries[given] = { kind: given, blob, name, url: URL.createObjectURL(blob) };
-  answers[given] = null;
-  show(given);
+  if (queries[queryKind]) URL.revokeObjectURL(queries[queryKind].url);
+  queries[queryKind] = { kind: queryKind, blob, name, url: URL.createObjectURL(blob) };
+  answers[queryKind] = null;
+  show(queryKind);
   search();
 }
 
@@ -79,7 +79,7 @@ async function search() {
   show(kind);
 }
 
-// ---- showing
+// ---- results
 
 function show(next) {
   kind = next;
@@ -99,11 +99,11 @@ function show(next) {
 }
 
 function summary(answer) {
-  const what = kind === "speech" ? "pictures" : "recordings";
-  if (!answer.total) return `The index holds no ${what}: nothing can be found.`;
+  const items = kind === "speech" ? "pictures" : "recordings";
+  if (!answer.total) return `The index holds no ${items}: nothing can be found.`;
   const quiet = answer.quiet ? " The recording is almost silent: is the microphone muted?" : "";
   const by = answer.timing.rerank === undefined ? "by similarity" : "by similarity and match together";
-  return `Best ${answer.results.length} of ${answer.total} ${what}, ${by}.${quiet}`;
+  return `Best ${answer.results.length} of ${answer.total} ${items}, ${by}.${quiet}`;
 }
 
 function showQuery(answer) {
@@ -132,7 +132,7 @@ function showTiming(answer) {
   get("timing").replaceChildren(...shown);
 }
 
-// Re-ranked results go by both, so neither alone need fall from rank to rank.
+// Re-ranked results are ordered by both scores together, so neither score need be in order itself.
 function scores(hit) {
   const similarity = hit.score?.toFixed(3) ?? "none";
   const bar = element("i");
@@ -150,18 +150,18 @@ function scores(hit) {
 
 const pair = (hit) => ({ token: answers[kind].token, id: hit.id, name: hit.id, score: hit.score });
 
-function pictureCard(hit, place) {
+function pictureCard(hit, index) {
   const image = element("img", { src: api.thumbnailUrl(hit.id), alt: hit.id, loading: "lazy", width: 240, height: 240 });
   image.addEventListener("error", () => image.replaceWith(element("span", { className: "gone", textContent: "cannot be shown" })));
   const button = element("button", { type: "button", className: "card", title: hit.id });
-  button.append(image, element("span", { className: "caption" }, element("span", { className: "rank", textContent: place + 1 }), ...scores(hit)));
-  button.setAttribute("aria-label", `${place + 1}: ${hit.id}, similarity ${hit.score?.toFixed(3)}. Explain`);
+  button.append(image, element("span", { className: "caption" }, element("span", { className: "rank", textContent: index + 1 }), ...scores(hit)));
+  button.setAttribute("aria-label", `${index + 1}: ${hit.id}, similarity ${hit.score?.toFixed(3)}. Explain`);
   button.addEventListener("click", () =>
     explain({ ...pair(hit), picture: api.pictureUrl(hit.id), sound: queries.speech.url }));
   return element("li", {}, button);
 }
 
-function recordingRow(hit, place) {
+function recordingRow(hit, index) {
   const sound = element("audio", { controls: true, preload: "metadata", src: api.recordingUrl(hit.id) });
   sound.setAttribute("aria-label", `Recording ${hit.id}`);
   sound.addEventListener("play", () => document.querySelectorAll("audio").forEach((each) => each !== sound && each.pause()));
@@ -170,7 +170,7 @@ function recordingRow(hit, place) {
   button.addEventListener("click", () =>
     explain({ ...pair(hit), picture: queries.picture.url, sound: api.recordingUrl(hit.id) }));
   return element("li", {},
-    element("span", { className: "rank", textContent: place + 1 }),
+    element("span", { className: "rank", textContent: index + 1 }),
     element("span", { className: "name", title: hit.id, textContent: hit.id }),
     element("span", { className: "scores" }, ...scores(hit)), sound, button);
 }
@@ -187,7 +187,7 @@ async function record() {
   const heard = [];
   const limit = about.limits.seconds;
   microphone = new Microphone(limit, (piece, seconds) => {
-    // Pieces of 2048 samples would draw coarse bars.
+    // Two bars per piece of 2048 samples.
     for (let i = 0; i < piece.length; i += 1024) {
       heard.push(piece.subarray(i, i + 1024).reduce((most, value) => Math.max(most, Math.abs(value)), 0));
     }
@@ -227,7 +227,7 @@ function showRecording(on) {
   else showQuery(answers.speech);
 }
 
-// ---- wiring
+// ---- event handlers
 
 function wireTabs() {
   for (const each of KINDS) get(`tab-${each}`).addEventListener("click", () => show(each));
@@ -256,8 +256,8 @@ function wireFiles() {
     document.body.classList.remove("dragging");
     const file = event.dataTransfer.files[0];
     if (!file) return;
-    const given = file.type.startsWith("image/") ? "picture" : file.type.startsWith("audio/") ? "speech" : kind;
-    take(given, file, file.name);
+    const fileKind = file.type.startsWith("image/") ? "picture" : file.type.startsWith("audio/") ? "speech" : kind;
+    take(fileKind, file, file.name);
   });
 }
 
