@@ -1,1 +1,1 @@
-"""Other systems' forms: StableHLO and MTEB."""
+"""Retrievers for other systems: StableHLO programs, and an encoder for MTEB."""

@@ -1,12 +1,13 @@
-"""A retriever as an encoder of MTEB, for its audio-image retrieval tasks.
+"""Use a retriever as an encoder in MTEB's audio-image retrieval tasks.
 
     import mteb, sir_jax
-    from sir_jax.retrieval.mteb_adapter import MtebEncoder
+    from sir_jax.interop.mteb_adapter import MtebEncoder
 
     tasks = mteb.get_tasks(tasks=["SpokenCOCOA2IRetrieval", "SpokenCOCOI2ARetrieval"])
     mteb.evaluate(MtebEncoder(sir_jax.load(NAME)), tasks)
 
-MTEB brings the data (`pip install 'sir_jax[mteb]'`). Nothing of it is imported before it is needed.
+MTEB downloads the data; install it with `pip install 'sir_jax[mteb]'`. It is imported when a class
+or method needs it.
 """
 
 import re
@@ -25,17 +26,17 @@ _MODALITIES = ("audio", "image", "text", "video")
 
 
 class MtebEncoder:
-    """Fill `mteb.models.EncoderProtocol` with a retriever."""
+    """An implementation of `mteb.models.EncoderProtocol` by a retriever."""
 
     def __init__(self, model: Retriever, licence: str | None = None):
         """Wrap a retriever.
 
         Args:
           model: a trained retriever.
-          licence: of its weights, by MTEB's name for it ("cc-by-4.0"); None for unknown.
+          licence: MTEB's name for the licence of the weights, such as "cc-by-4.0"; None if unknown.
 
         Raises:
-          UserError: mteb is not installed.
+          UserError: MTEB is not installed.
         """
         self.model = model
         self.mteb_model_meta = _metadata(model, licence)
@@ -56,22 +57,23 @@ class MtebEncoder:
 
         Args:
           inputs: batches with the column 'audio' or 'image'.
-          task_metadata: of the task; its prompts are for models that read text.
-          hf_split: not used.
-          hf_subset: not used.
-          prompt_type: not used: queries and documents are encoded alike.
+          task_metadata: ignored; its prompts are for models that read text.
+          hf_split: ignored.
+          hf_subset: ignored.
+          prompt_type: ignored, because queries and documents are encoded in the same way.
           batch_size: rows of a batch.
-          show_progress_bar: draw one.
-          **kwargs: of other encoders.
+          show_progress_bar: whether to report progress on stderr.
+          **kwargs: ignored; arguments for other encoders.
 
         Returns:
           float32[n, E], unit norm, in the loader's order.
 
         Raises:
-          UserError: a batch holds neither or both, or text or video; or an item cannot be read.
+          UserError: a batch has neither or both of the columns, or text or video; or an item cannot
+            be read.
         """
         del task_metadata, hf_split, hf_subset, prompt_type, kwargs
-        batches = iter(_undecoded(inputs))
+        batches = iter(_without_decoding(inputs))
         first = next(batches, None)
         if first is None:
             return np.zeros((0, self.model.width), np.float32)
@@ -93,16 +95,16 @@ class MtebEncoder:
         return dot_score(embeddings1, embeddings2)
 
     def similarity_pairwise(self, embeddings1, embeddings2):
-        """Return the inner products of rows of equal number, a tensor [n]."""
+        """Return the inner products of corresponding rows, a tensor [n]."""
         from mteb.similarity_functions import pairwise_dot_score
 
         return pairwise_dot_score(embeddings1, embeddings2)
 
 
-def _undecoded(inputs: Iterable[Mapping[str, list]]) -> Iterable[Mapping[str, list]]:
-    """Return batches whose recordings are file contents, where the loader's data set has them.
+def _without_decoding(inputs: Iterable[Mapping[str, list]]) -> Iterable[Mapping[str, list]]:
+    """Return batches with recordings as file contents if the loader's data set holds files.
 
-    So they are decoded as a user's files are, and torchcodec and FFmpeg are not needed.
+    They are then decoded as a user's files are, without torchcodec and FFmpeg.
     """
     dataset = getattr(inputs, "dataset", None)
     column = getattr(dataset, "features", {}).get("audio")
@@ -121,13 +123,13 @@ def _items(first: Mapping[str, list], rest: Iterable[Mapping], column: str) -> I
 
 
 def _recording(item: Any) -> bytes | str | tuple[np.ndarray, int]:
-    """Return file contents, a path, or (samples, rate), of a dict or of torchcodec's decoder."""
+    """Turn a dict or a decoder of torchcodec into file contents, a path, or (samples, rate)."""
     if isinstance(item, Mapping) and "array" not in item:
         return _file(item)
     samples = np.asarray(item["array"])
     if samples.ndim > 1:
-        samples = samples.T  # channels come first there, last here
-    # Arrow hands lists of float64 back.
+        samples = samples.T  # [channels, N] to [N, channels]
+    # Arrow returns lists of float64.
     samples = samples.astype(np.float32) if samples.dtype == np.float64 else samples
     return samples, int(item["sampling_rate"])
 
@@ -151,7 +153,7 @@ def _metadata(model: Retriever, licence: str | None):
     leaves = jax.tree.leaves(model.params)
     return ModelMeta(
         loader=None,
-        # MTEB wants 'organization/name' and makes a folder of it.
+        # MTEB requires 'organization/name' and uses it as a folder.
         name="sir_jax/" + re.sub(r"[^\w.-]+", "_", model.name),
         revision=model.fingerprint,
         release_date=None,

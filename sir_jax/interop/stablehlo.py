@@ -1,14 +1,14 @@
-"""Both encoders as StableHLO programs that run without sir_jax: with JAX alone, on any backend.
+"""Export both encoders as StableHLO programs that run with JAX alone, without sir_jax.
 
-One program for each length bucket and one for pictures, each for any number of rows (a symbolic
-batch) and for all of `PLATFORMS`. Lengths are not symbolic: a model is made for a fixed list of
-them, and its attention cuts long rows by their size. The weights lie beside the programs, once for
-all buckets, and are their first argument:
+There is one program per length bucket and one for pictures. Each takes any number of rows (a
+symbolic batch size) and runs on all of `PLATFORMS`. Lengths are not symbolic: a model has a fixed
+list of buckets, and its attention splits long rows according to their length. The weights are the
+first argument of a program. They are stored once per modality, beside the programs:
 
     args = safetensors.numpy.load_file("speech.safetensors"), wave, lengths
     z = jax.export.deserialize(open("speech_48000.jax_export", "rb").read()).call(*args)
 
-`encoders.json` lists the programs and tells how waves and pictures become their inputs.
+`encoders.json` lists the programs and describes how to prepare waves and pictures.
 """
 
 import dataclasses
@@ -32,23 +32,25 @@ from sir_jax.runtime.files import write_json
 PLATFORMS = ("cpu", "cuda", "tpu")
 DESCRIPTION = "encoders.json"
 FORMAT = 1
-# Rows and lengths that `check_export` tries; lengths as shares of the bucket, 0 being one sample.
+# Numbers of rows, lengths and picture sizes that `check_export` tries. A length is a share of the
+# bucket; 0 stands for one sample.
 CHECK_ROWS = (1, 3)
 _CHECK_LENGTHS = (1.0, 0.0, 0.37)
 _CHECK_SIZES = ((200, 120), (33, 90), (64, 64))
-# Largest difference of a unit vector's component. Other products than float32's round at 2^-8.
+# Largest allowed difference of a component, with float32 products and with less precise ones, which
+# round at 2^-8.
 _EXACT, _ROUNDED = 1e-5, 2e-2
 
 
 def export_encoders(model: Retriever, out: Path) -> list[Path]:
-    """Write both encoders, their weights and what their inputs are.
+    """Write both encoders, their weights and a description of their inputs.
 
     Args:
       model: a trained retriever.
-      out: a folder; is made. Files of an earlier export are written over.
+      out: the folder, created if it is missing. Files of an earlier export are overwritten.
 
     Returns:
-      The files, `encoders.json` last: while it is missing the export is not whole.
+      The files. `encoders.json` is the last one; while it is missing, the export is incomplete.
 
     Raises:
       UserError: the package `flatbuffers` is missing, or the folder cannot be written to.
@@ -75,7 +77,7 @@ def export_encoders(model: Retriever, out: Path) -> list[Path]:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How far a program's vectors lie from the model's own, at worst."""
+    """The largest difference of a program's vectors from the model's own."""
 
     program: str
     error: float  # largest absolute difference of a component
@@ -85,21 +87,21 @@ class Difference:
 
 
 def check_export(model: Retriever, out: Path) -> list[Difference]:
-    """Load the programs back and compare them with the model's own numbers.
+    """Load the programs and compare their vectors with the model's own.
 
-    Each is called with one row and with several, of clips from one sample to the whole bucket and
-    of pictures of several shapes, prepared as `encoders.json` says.
+    Each program is called with one row and with three rows: clips from one sample to the whole
+    bucket, and pictures of several shapes, prepared as `encoders.json` describes.
 
     Args:
-      model: what was exported.
-      out: where to.
+      model: the exported model.
+      out: the folder of the export.
 
     Returns:
-      One `Difference` a program.
+      One `Difference` per program.
 
     Raises:
-      UserError: there is no whole export, it is another model's, or a difference is above 1e-5
-        (2e-2 where the model or the backend computes with fewer bits than float32).
+      UserError: the export is incomplete or of another model, or a difference is above 1e-5 (2e-2
+        if the model or the backend is less precise than float32).
     """
     out = Path(out)
     description = read_description(out)
@@ -109,7 +111,7 @@ def check_export(model: Retriever, out: Path) -> list[Difference]:
             f"{description['fingerprint'][:12]}); export {model.name} to a folder of its own"
         )
     exact = model.cfg.model.dtype == "float32" and jax.default_backend() == "cpu"
-    bound, found = _EXACT if exact else _ROUNDED, []
+    bound, differences = _EXACT if exact else _ROUNDED, []
     parts = {
         modality: (_read_weights(out, about), _read_programs(out, about))
         for modality, about in description.items()
@@ -119,17 +121,17 @@ def check_export(model: Retriever, out: Path) -> list[Difference]:
         for about, program in zip(description[modality]["programs"], programs, strict=True):
             error = 0.0
             for inputs, expected in _BATCHES[modality](model, about):
-                # np.maximum keeps a NaN, which Python's max may lose.
+                # Not Python's `max`, which may drop a NaN.
                 difference = np.abs(np.asarray(program.call(weights, *inputs)) - expected).max()
                 error = float(np.maximum(error, difference))
-            found.append(Difference(about["file"], error))
-    wrong = [d for d in found if not d.error <= bound]
+            differences.append(Difference(about["file"], error))
+    wrong = [d for d in differences if not d.error <= bound]
     if wrong:
         raise UserError(
             f"{out / wrong[0].program} differs from the model by {wrong[0].error:.1e}, more than "
             f"{bound:.0e}; export again with the JAX that reads it"
         )
-    return found
+    return differences
 
 
 def read_description(out: Path) -> dict:
@@ -139,7 +141,7 @@ def read_description(out: Path) -> dict:
       out: the folder of an export.
 
     Raises:
-      UserError: it is missing, damaged or of a later format.
+      UserError: the file is missing, damaged or of a later format.
     """
     path = Path(out) / DESCRIPTION
     try:
@@ -226,14 +228,14 @@ def _export(module, modality: str, weights: dict, program: dict) -> bytes:
 
 
 def _row_by_row(module, method: str) -> Callable:
-    """Return (weights, *inputs) -> [rows, E] with no decision that depends on the batch size.
+    """Return a function (weights, *inputs) -> [rows, E] that works for a symbolic batch size.
 
-    On CPU the models cut a batch into groups in Python, by its size, which a symbolic batch does
-    not have. Under `vmap` they see one row, and XLA still the whole batch.
+    On CPU the models split a batch into groups in Python, which needs a known batch size. Under
+    `vmap` the model sees a single row, while XLA still computes the whole batch at once.
     """
 
     def encode(weights, *inputs):
-        # The model reads it in `setup`, whatever it is asked for; no encoder uses it.
+        # `setup` of the model reads the temperature; the encoders do not use it.
         params = unflatten_dict(weights, sep="/") | {"temperature": jnp.zeros(())}
 
         def one(*row):
@@ -288,7 +290,7 @@ def _read(path: Path, read: Callable):
         return read(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; export again") from None
-    # What JAX raises on damaged bytes is not documented.
+    # JAX does not document what it raises for damaged files.
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise UserError(f"{path} cannot be read ({first}); export again") from error
@@ -296,7 +298,7 @@ def _read(path: Path, read: Callable):
 
 def _export_module():
     try:
-        import flatbuffers  # noqa: F401  jax.export writes and reads its files with it
+        import flatbuffers  # noqa: F401  jax.export needs it to write and read files
         from jax import export
     except ImportError as error:
         raise UserError(

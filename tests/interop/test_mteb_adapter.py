@@ -1,6 +1,6 @@
-"""MTEB's own retrieval task, loader and metrics run a retriever, in both directions.
+"""A retriever in MTEB's own retrieval task, loader and metrics, in both directions.
 
-The package is no part of `sir_jax[test]`; these tests run where `sir_jax[mteb]` is installed.
+MTEB is not part of `sir_jax[test]`; these tests run if `sir_jax[mteb]` is installed.
 """
 
 import io
@@ -17,10 +17,10 @@ from sir_jax.inference.retriever import Retriever
 ITEMS = 12
 
 
-def make_clip(place: int, make_tone) -> tuple[np.ndarray, int]:
-    rate = (16_000, 44_100, 8_000)[place % 3]
-    wave = np.roll(make_tone(rate + 997 * place, rate), 53 * place).astype(np.float32)
-    wave += 0.1 * np.random.default_rng(place).standard_normal(len(wave)).astype(np.float32)
+def make_clip(number: int, make_tone) -> tuple[np.ndarray, int]:
+    rate = (16_000, 44_100, 8_000)[number % 3]
+    wave = np.roll(make_tone(rate + 997 * number, rate), 53 * number).astype(np.float32)
+    wave += 0.1 * np.random.default_rng(number).standard_normal(len(wave)).astype(np.float32)
     return wave, rate
 
 
@@ -30,9 +30,9 @@ def make_file(wave: np.ndarray, rate: int) -> bytes:
     return file.getvalue()
 
 
-def make_picture(place: int) -> Image.Image:
-    rng = np.random.default_rng(100 + place)
-    return Image.fromarray(rng.integers(0, 256, (20 + place, 30, 3), dtype=np.uint8))
+def make_picture(number: int) -> Image.Image:
+    rng = np.random.default_rng(100 + number)
+    return Image.fromarray(rng.integers(0, 256, (20 + number, 30, 3), dtype=np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +49,8 @@ def make_task(make_tone):
     from mteb.abstasks.task_metadata import TaskMetadata
 
     def make(category: str) -> AbsTaskRetrieval:
-        clips = [make_clip(place, make_tone) for place in range(ITEMS)]
-        if category == "a2i":  # as tasks of the hub have it; decoding would take torchcodec
+        clips = [make_clip(number, make_tone) for number in range(ITEMS)]
+        if category == "a2i":  # files, as in the tasks of the hub
             audio = Dataset.from_list(
                 [
                     {"id": f"a{n}", "audio": {"bytes": make_file(*clip), "path": f"{n}.wav"}}
@@ -106,10 +106,10 @@ def make_task(make_tone):
     return make
 
 
-# MTEB, datasets and their own dependencies warn as they please.
+# MTEB, datasets and their dependencies cause warnings.
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("category", ["a2i", "i2a"])
-def test_mteb_scores_are_those_of_the_models_own_vectors(model, make_task, make_tone, category):
+def test_mtebs_scores_equal_those_of_the_models_vectors(model, make_task, make_tone, category):
     import mteb
 
     from sir_jax.interop.mteb_adapter import MtebEncoder
@@ -126,7 +126,7 @@ def test_mteb_scores_are_those_of_the_models_own_vectors(model, make_task, make_
     image = model.encode_image([make_picture(n) for n in range(ITEMS)])
     matrix = speech @ image.T if category == "a2i" else image @ speech.T
     ranks = (matrix > np.diag(matrix)[:, None]).sum(1)
-    assert 0 < (ranks < 3).sum() < ITEMS  # the figures say something
+    assert 0 < (ranks < 3).sum() < ITEMS  # otherwise the scores below would be trivial
     for k in (1, 3, 5, 10):
         assert scores[f"hit_rate_at_{k}"] == pytest.approx((ranks < k).mean(), abs=1e-4)
     assert scores["main_score"] == scores["hit_rate_at_1"]
@@ -139,7 +139,7 @@ def test_mteb_scores_are_those_of_the_models_own_vectors(model, make_task, make_
 
 
 @pytest.mark.filterwarnings("default")
-def test_every_form_of_an_item_is_read_and_other_modalities_are_refused(model, make_tone):
+def test_all_forms_of_items_are_read_and_other_modalities_are_refused(model, make_tone):
     pytest.importorskip("mteb", reason="pip install 'sir_jax[mteb]'")
     from sir_jax.interop.mteb_adapter import MtebEncoder
 
@@ -165,7 +165,7 @@ def test_every_form_of_an_item_is_read_and_other_modalities_are_refused(model, m
     np.testing.assert_allclose(np.asarray(encoder.similarity(z, own)), z @ own.T, atol=1e-6)
 
 
-def test_a_missing_package_is_a_mistake_of_one_line(model, monkeypatch):
+def test_a_missing_package_gives_one_line(model, monkeypatch):
     from sir_jax.interop.mteb_adapter import MtebEncoder
 
     monkeypatch.setitem(sys.modules, "mteb", None)

@@ -1,4 +1,4 @@
-"""StableHLO programs give the model's numbers, in a process that has never heard of sir_jax."""
+"""Exported StableHLO programs give the model's vectors, also in a process without sir_jax."""
 
 import functools
 import json
@@ -18,7 +18,7 @@ from sir_jax.interop import stablehlo
 from sir_jax.interop.stablehlo import check_export, export_encoders
 from sir_jax.models import build_model, init_params
 
-# What a user without sir_jax would write from `encoders.json`.
+# A program that a user without sir_jax could write according to `encoders.json`.
 READER = """
 import json, sys
 from pathlib import Path
@@ -27,29 +27,29 @@ from safetensors.numpy import load_file
 
 out = Path(sys.argv[1])
 info = json.loads((out / "encoders.json").read_text())
-given = np.load(out / "given.npz")
+inputs_file = np.load(out / "inputs.npz")
 
 def run(modality, program, *inputs):
     weights = load_file(out / info[modality]["weights"])
     data = bytearray((out / program["file"]).read_bytes())
     return np.asarray(jax.export.deserialize(data).call(weights, *inputs))
 
-found = {}
+vectors = {}
 speech = info["speech"]
 assert speech["normalize"]
 for program in speech["programs"]:
-    batch = np.zeros((len(given["lengths"]), program["samples"]), np.float32)
-    lengths = np.minimum(given["lengths"], program["samples"]).astype(np.int32)
-    for row, wave, length in zip(batch, given["waves"], lengths):
+    batch = np.zeros((len(inputs_file["lengths"]), program["samples"]), np.float32)
+    lengths = np.minimum(inputs_file["lengths"], program["samples"]).astype(np.int32)
+    for row, wave, length in zip(batch, inputs_file["waves"], lengths):
         clip = wave[:length]
         row[:length] = (clip - clip.mean()) / np.sqrt(clip.var() + 1e-7)
-    found[str(program["samples"])] = run("speech", program, batch, lengths)
+    vectors[str(program["samples"])] = run("speech", program, batch, lengths)
 image = info["image"]
-pixels = (given["pixels"] / 255 - np.array(image["mean"])) / np.array(image["std"])
+pixels = (inputs_file["pixels"] / 255 - np.array(image["mean"])) / np.array(image["std"])
 for rows in (1, 6):
-    found[f"image{rows}"] = run("image", image["programs"][0], pixels[:rows].astype(np.float32))
+    vectors[f"image{rows}"] = run("image", image["programs"][0], pixels[:rows].astype(np.float32))
 assert not [name for name in sys.modules if name.split(".")[0] in ("sir_jax", "flax")]
-np.savez(out / "found.npz", **found)
+np.savez(out / "vectors.npz", **vectors)
 """
 
 
@@ -69,7 +69,7 @@ def exported(model, tmp_path_factory):
 @pytest.fixture
 def copied(exported, tmp_path):
     for path in exported.iterdir():
-        if path.name != "given.npz":
+        if path.name != "inputs.npz":
             (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path
 
@@ -79,25 +79,25 @@ def test_another_process_without_sir_jax_gets_the_models_vectors(model, exported
     waves = rng.standard_normal((7, 48_000)).astype(np.float32)
     lengths = np.array([48_000, 1, 399, 16_000, 24_001, 30_000, 47_999])
     pixels = rng.integers(0, 256, (6, 16, 16, 3), dtype=np.uint8)
-    np.savez(exported / "given.npz", waves=waves, lengths=lengths, pixels=pixels)
+    np.savez(exported / "inputs.npz", waves=waves, lengths=lengths, pixels=pixels)
     subprocess.run([sys.executable, "-c", READER, str(exported)], check=True)
-    found = np.load(exported / "found.npz")
+    vectors = np.load(exported / "vectors.npz")
     for bucket in (24_000, 48_000):
         clips = [wave[: min(length, bucket)] for wave, length in zip(waves, lengths, strict=True)]
         own = model.encode_waves(clips, len(clips))
-        np.testing.assert_allclose(found[str(bucket)], own, atol=2e-6)
+        np.testing.assert_allclose(vectors[str(bucket)], own, atol=2e-6)
         np.testing.assert_allclose(np.linalg.norm(own, axis=1), 1, atol=1e-6)
     own = model.encode_image(list(pixels))
-    np.testing.assert_allclose(found["image6"], own, atol=2e-6)
-    np.testing.assert_allclose(found["image1"], own[:1], atol=2e-6)
+    np.testing.assert_allclose(vectors["image6"], own, atol=2e-6)
+    np.testing.assert_allclose(vectors["image1"], own[:1], atol=2e-6)
 
 
 def test_the_check_names_each_program_and_its_difference(model, exported):
-    found = check_export(model, exported)
+    differences = check_export(model, exported)
     names = ["speech_24000.jax_export", "speech_48000.jax_export", "image.jax_export"]
-    assert [each.program for each in found] == names
-    assert all(each.error < 2e-6 for each in found)
-    assert str(found[-1]).startswith("image.jax_export: largest difference")
+    assert [each.program for each in differences] == names
+    assert all(each.error < 2e-6 for each in differences)
+    assert str(differences[-1]).startswith("image.jax_export: largest difference")
 
 
 def test_one_copy_of_the_weights_serves_every_program_on_every_platform(model, exported):
@@ -116,7 +116,7 @@ def test_one_copy_of_the_weights_serves_every_program_on_every_platform(model, e
         program = export.deserialize(bytearray(path.read_bytes()))
         assert program.platforms == ("cpu", "cuda", "tpu")
         assert str(program.in_avals[-1].shape[0]) == "rows" == str(program.out_avals[0].shape[0])
-        # A call of a library would bind the program to the version that wrote it.
+        # A program that calls a library would need that library's version of today.
         calls = set(program.mlir_module().split("custom_call @")[1:])
         assert {call.split("(")[0] for call in calls} <= {"shape_assertion"}
 
@@ -155,7 +155,7 @@ def test_a_damaged_export_is_named(model, copied, name, content, message):
         check_export(model, copied)
 
 
-def test_a_missing_package_and_a_folder_that_is_a_file_are_mistakes(model, tmp_path, monkeypatch):
+def test_a_missing_package_and_a_file_as_folder_are_refused(model, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written to"):
         export_encoders(model, tmp_path / "file")
@@ -165,7 +165,7 @@ def test_a_missing_package_and_a_folder_that_is_a_file_are_mistakes(model, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_every_form_of_the_encoders_lowers(model, tmp_path, monkeypatch):
+def test_other_forms_of_the_encoders_can_be_exported(model, tmp_path, monkeypatch):
     monkeypatch.setattr(stablehlo, "CHECK_ROWS", (3,))
     cfg = model.cfg.copy_and_resolve_references().unlock()
     cfg.data.buckets = (4_000,)
