@@ -1,1 +1,1 @@
-"""What a config needs of a TPU pod, found out by the TPU compiler on a machine without a TPU."""
+"""Compile a config for TPU pods without a TPU, and report memory, arithmetic and traffic."""

@@ -1,4 +1,4 @@
-"""Compile a config's programs for a topology, and say what a chip has to hold, do and send."""
+"""Compile a program for a topology, and report the memory, arithmetic and traffic of a chip."""
 
 import dataclasses
 import math
@@ -15,25 +15,25 @@ from sir_jax.pods.step_flops import count_flops
 from sir_jax.pods.topology import DCN_HOST_RATE, GIB, Topology
 from sir_jax.training.setup import Setup
 
-# Above this share of a chip's memory a program does not pass: the runtime wants some, too.
-FULL = 0.9
+FULL = 0.9  # largest share of a chip's memory that passes; the runtime needs some memory, too
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the compiler says of one program.
+    """The compiler's report of one program; all sizes are those of one chip.
 
     Attributes:
-      program: its name.
-      arguments: bytes of a chip that the program is given, the state among them.
-      temporaries: bytes that it uses meanwhile.
-      outputs: bytes of results that do not take an argument's place.
+      program: name of the program.
+      arguments: bytes of the arguments, which include the state.
+      temporaries: bytes of temporary arrays.
+      outputs: bytes of results, except those that reuse an argument's memory.
       code: bytes of instructions.
-      flops: operations of one chip.
-      hbm_bytes: that it reads and writes, as the compiler estimates; see `loops`.
-      collectives: see `read_collectives`.
-      compile_seconds: on this machine.
-      unknown_loops: loops whose length the program does not tell; they count as run once.
+      flops: floating-point operations.
+      hbm_bytes: bytes read and written, by the compiler's estimate, corrected for loops by
+        `loops.loop_factor`.
+      collectives: the program's collectives.
+      compile_seconds: compilation time on this machine.
+      unknown_loops: number of loops of unknown length; their bodies count once.
     """
 
     program: str
@@ -49,13 +49,13 @@ class Report:
 
     @property
     def peak(self) -> int:
-        """Return the bytes of a chip's memory that the program needs."""
+        """Return the bytes of memory that the program needs."""
         return self.arguments + self.temporaries + self.outputs + self.code
 
 
 @dataclasses.dataclass(frozen=True)
 class Roofline:
-    """A lower bound of a program's time, in seconds, each resource at its peak."""
+    """The seconds that a program needs of each resource at its peak rate."""
 
     compute: float
     memory: float
@@ -64,32 +64,32 @@ class Roofline:
 
     @property
     def step(self) -> float:
-        """Return the bound: arithmetic and memory overlap, nothing overlaps with the network."""
+        """Return a bound of the program's time; arithmetic overlaps with memory, not with links."""
         return max(self.compute, self.memory) + self.ici + self.dcn
 
     @property
     def utilisation(self) -> float:
-        """Return which share of the peak arithmetic the bound allows."""
+        """Return the share of the peak arithmetic that the bound allows."""
         return self.compute / self.step
 
 
 def check_program(program: programs.Program, lowered, topology: Topology, mesh) -> Report:
-    """Compile a program and read what the compiler says of it.
+    """Compile a program and collect the compiler's report.
 
     Args:
-      program: to be compiled.
-      lowered: the same, lowered.
-      topology: for which.
-      mesh: of its chips.
+      program: the program.
+      lowered: the lowered form of `program`.
+      topology: the topology to compile for.
+      mesh: the mesh of the topology's chips.
 
     Raises:
-      UserError: it does not fit into a chip's memory; says by how much.
+      UserError: the program does not fit into a chip's memory, or cannot be compiled.
     """
     began = time.perf_counter()
     flops = count_flops(program.jaxpr()) / topology.chips
     try:
         compiled = lowered.compile()
-    except Exception as error:  # noqa: BLE001 - XLA has one type for everything
+    except Exception as error:  # noqa: BLE001 - XLA raises one type for all errors
         raise UserError(_refusal(str(error), program.name, topology)) from None
     seconds = time.perf_counter() - began
     memory, cost, hlo = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
@@ -108,7 +108,7 @@ def check_program(program: programs.Program, lowered, topology: Topology, mesh) 
 
 
 def _refusal(text: str, name: str, topology: Topology) -> str:
-    # XLA's two ways of saying so.
+    # The two messages of XLA about a lack of memory.
     used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", text) or re.search(
         r"\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)", text
     )
@@ -121,16 +121,15 @@ def _refusal(text: str, name: str, topology: Topology) -> str:
 
 
 def roofline(report: Report, topology: Topology) -> Roofline:
-    """Bound a program's time from below by what a chip and its links can do.
+    """Bound a program's time from below by the peak rates of a chip and its links.
 
-    A collective along `data` between slices sends its share over the hosts' network: of n rows of
-    chips in s slices, a ring crosses slices s times out of n.
+    A collective along `data` on several slices is assumed to be hierarchical: within each slice
+    first, then between the slices, where each chip sends its part over the hosts' network.
     """
     chip = topology.chip
     sent = sum(one.sent for one in report.collectives)
     crossing = 0.0
     if topology.slices > 1:
-        # Hierarchically: within a slice first, then each chip's part between the slices.
         crossing = sum(
             one.sent / (one.group / topology.slices)
             for one in report.collectives
@@ -145,7 +144,7 @@ def roofline(report: Report, topology: Topology) -> Roofline:
 
 
 def describe(report: Report, topology: Topology) -> list[str]:
-    """Spell a report in lines."""
+    """Return a report as lines of text."""
     chip, bound = topology.chip, roofline(report, topology)
     share = report.peak / chip.hbm
     lines = [
@@ -158,7 +157,7 @@ def describe(report: Report, topology: Topology) -> list[str]:
         f"{1e3 * bound.memory:.0f}, links {1e3 * bound.ici:.1f}, between slices "
         f"{1e3 * bound.dcn:.1f}; at most {100 * bound.utilisation:.0f} % of the peak",
     ]
-    for (kind, axes), group in grouped(report.collectives).items():
+    for (kind, axes), group in group_collectives(report.collectives).items():
         payload = sum(one.payload * one.times for one in group)
         lines.append(
             f"  {sum(one.times for one in group):>4} x {kind:<19} over {'+'.join(axes):<10}"
@@ -169,29 +168,29 @@ def describe(report: Report, topology: Topology) -> list[str]:
     return lines
 
 
-def grouped(collectives: Iterable[Collective]) -> dict[tuple, list[Collective]]:
-    """Return collectives by kind and axes."""
-    found: dict[tuple, list[Collective]] = {}
+def group_collectives(collectives: Iterable[Collective]) -> dict[tuple, list[Collective]]:
+    """Group collectives by kind and axes."""
+    groups: dict[tuple, list[Collective]] = {}
     for one in collectives:
-        found.setdefault((one.kind, one.axes), []).append(one)
-    return dict(sorted(found.items()))
+        groups.setdefault((one.kind, one.axes), []).append(one)
+    return dict(sorted(groups.items()))
 
 
 def describe_traffic(setup: Setup, samples: int, report: Report) -> str:
-    """Lay what a train step sends beside what it has to send."""
-    wanted = expected_traffic(setup, samples)
-    got = sum(one.payload * one.times for one in report.collectives)
+    """Compare the traffic of a train step with the expected traffic, in one line of text."""
+    expected = expected_traffic(setup, samples)
+    sent = sum(one.payload * one.times for one in report.collectives)
     parts = ", ".join(
-        f"{name.replace('_', ' ')} {size / 1e6:.1f}" for name, size in wanted._asdict().items()
+        f"{name.replace('_', ' ')} {size / 1e6:.1f}" for name, size in expected._asdict().items()
     )
     return (
-        f"  sends {got / 1e6:.1f} MB of whole arrays a step; by hand {wanted.total / 1e6:.1f} MB: "
-        f"{parts}"
+        f"  sends {sent / 1e6:.1f} MB of whole arrays a step; expected "
+        f"{expected.total / 1e6:.1f} MB: {parts}"
     )
 
 
 def problems(setup: Setup, report: Report, topology: Topology) -> list[str]:
-    """Return what must not be: too full a chip, or a collective that moves the queue."""
+    """Return a message for each fault of a program: too much memory, or traffic of the queue."""
     lines = []
     if report.peak > FULL * topology.chip.hbm:
         lines.append(

@@ -1,4 +1,4 @@
-"""Read a compiled program's collectives: what kind, how often, how many bytes, over which axes."""
+"""Find the collectives of a compiled program: their kind, axes, bytes and number of runs."""
 
 import dataclasses
 import math
@@ -43,16 +43,16 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One collective of a program, as each chip takes part in it.
+    """One collective of a program, as seen by one chip.
 
     Attributes:
-      kind: of `KINDS`.
-      axes: of the mesh, along which the chips of a group lie.
-      group: chips of a group.
-      payload: bytes of the whole: of what an all-gather returns, of what an all-reduce or a
-        reduce-scatter adds up, of what the others send.
-      times: how often a step runs it.
-      largest: shape and type of the largest array in it.
+      kind: one of `KINDS`.
+      axes: the mesh axes along which the chips of a group differ.
+      group: number of chips in a group.
+      payload: bytes of the whole array: the result of an all-gather, the operand of an all-reduce
+        or reduce-scatter, the array sent by an all-to-all or collective-permute.
+      times: runs per step.
+      largest: type and shape of its largest array.
     """
 
     kind: str
@@ -64,7 +64,7 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Return the bytes that a chip sends on a ring, all times together."""
+        """Return the bytes that a chip sends in a step, if the chips of a group form a ring."""
         share = (self.group - 1) / self.group
         factor = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
         return factor * self.payload * self.times
@@ -74,18 +74,18 @@ def read_collectives(hlo: str, mesh: Mesh) -> list[Collective]:
     """Find the collectives of a compiled program.
 
     Args:
-      hlo: its text.
-      mesh: that it was compiled for: gives the axes their names.
+      hlo: text of the compiled program.
+      mesh: the mesh that it was compiled for, which names the axes.
 
     Returns:
-      Each instruction that moves data between chips; those in a loop's body with the number of its
-      turns, where the compiler knows it.
+      The instructions that move data between chips. Inside of loops, `times` counts all turns; a
+      loop of unknown length counts as one turn.
     """
     times, starts = turns(hlo), set()
     for computation, line in computations(hlo):
         if '"AsyncCollectiveStart"' in line:
             starts.add(computation)
-    found: dict[str, list[tuple[Collective, bool]]] = {}
+    by_channel: dict[str, list[tuple[Collective, bool]]] = {}
     for number, (computation, line) in enumerate(computations(hlo)):
         match = _COLLECTIVE.match(line)
         if match:
@@ -93,16 +93,16 @@ def read_collectives(hlo: str, mesh: Mesh) -> list[Collective]:
             channel = re.search(r"channel_id=(\d+)", match["rest"] or "")
             key = f"{one.kind} {channel[1]}" if channel else str(number)
             if one.group > 1:
-                found.setdefault(key, []).append((one, computation in starts))
-    return [_same(pieces) for pieces in found.values()]
+                by_channel.setdefault(key, []).append((one, computation in starts))
+    return [_join_pieces(pieces) for pieces in by_channel.values()]
 
 
-def _same(pieces: list[tuple[Collective, bool]]) -> Collective:
-    """Join the pieces of one collective, each with whether it is a start.
+def _join_pieces(pieces: list[tuple[Collective, bool]]) -> Collective:
+    """Join the pieces (collective, whether it is a start) of one asynchronous collective.
 
-    One that overlaps with other work stands in the text once for each piece of that, under one
-    channel: also in a loop that it is under way in meanwhile, or after the loop that it is started
-    in. It runs as often as its starts.
+    A collective that overlaps with other work appears in the text several times with the same
+    channel: where it starts, in loops that run meanwhile, and where it ends. It runs as often as
+    its starts.
     """
     largest = max((one for one, _ in pieces), key=lambda one: one.payload)
     started = sum(one.times for one, start in pieces if start)
@@ -110,7 +110,7 @@ def _same(pieces: list[tuple[Collective, bool]]) -> Collective:
 
 
 def computations(hlo: str) -> Iterator[tuple[str, str]]:
-    """Yield each line of a program's text with the computation that it stands in."""
+    """Yield (name of the computation, line) for each line of a program's text."""
     computation = ""
     for line in hlo.splitlines():
         head = _COMPUTATION.match(line)
@@ -121,35 +121,36 @@ def computations(hlo: str) -> Iterator[tuple[str, str]]:
 
 
 def loops(hlo: str) -> list[tuple[str, str, int | None]]:
-    """Return the loops of a program: where each stands, its body, and how often that runs.
+    """Return (computation that contains the loop, body, number of turns) for each loop.
 
-    A TPU's program does not say how often; JAX's loops count from 0 to the one constant that their
-    condition holds. None where neither tells.
+    The text of a TPU's program does not state the number of turns. JAX's loops count from 0 to a
+    constant in their condition, which is used if the condition holds no other constant. Otherwise
+    the number is None.
     """
     bounds: dict[str, list[int]] = {}
     for computation, line in computations(hlo):
         constant = _CONSTANT.match(line)
         if constant:
             bounds.setdefault(computation, []).append(int(constant[1]))
-    found = []
+    all_loops = []
     for computation, line in computations(hlo):
         loop = _WHILE.search(line)
         if loop:
             trips, bound = _TRIPS.search(line), bounds.get(loop["condition"], [])
             known = int(trips[1]) if trips else bound[0] if len(bound) == 1 else None
-            found.append((computation, loop["body"], known))
-    return found
+            all_loops.append((computation, loop["body"], known))
+    return all_loops
 
 
 def turns(hlo: str) -> dict[str, int]:
-    """Return how often each computation runs in a step, of those in loops of known length."""
+    """Return how often each computation runs in a step; missing ones run once."""
     called: dict[str, list[tuple[str, int]]] = {}
     for computation, body, known in loops(hlo):
         called.setdefault(computation, []).append((body, known or 1))
     for computation, line in computations(hlo):
         for names in re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", line):
             called.setdefault(computation, []).append((names, 1))
-    roots = {name for name in called} - {name for found in called.values() for name, _ in found}
+    roots = called.keys() - {name for callees in called.values() for name, _ in callees}
     times: dict[str, int] = {}
 
     def visit(name: str, count: int) -> None:
@@ -167,7 +168,7 @@ def _collective(match: re.Match, times: int, mesh: Mesh) -> Collective:
     groups = _groups(rest, kind, mesh.size)
     arrays = _ARRAY.findall(match["out"])
     if match["start"] and kind in ("all-gather", "collective-permute"):
-        # An asynchronous start returns (operands, results, ...): the results alone count.
+        # An asynchronous start returns (operands, results, ...); only the results count.
         arrays = [a for a in arrays if a[0] not in ("u32", "s32") or a[1]]
         arrays = arrays[len(arrays) // 2 :]
     payload = sum(map(_bytes, arrays))
@@ -180,18 +181,23 @@ def _collective(match: re.Match, times: int, mesh: Mesh) -> Collective:
     )
 
 
-def array_bytes(kind: str) -> int:
-    """Return the bytes of an HLO type, e.g. 'bf16[4,8]{1,0}' or a tuple of such."""
-    return sum(map(_bytes, _ARRAY.findall(kind)))
+def array_bytes(hlo_type: str) -> int:
+    """Return the bytes of an HLO type, such as 'bf16[4,8]{1,0}' or a tuple of types.
+
+    Example:
+      >>> array_bytes("(bf16[4,8]{1,0}, f32[])")
+      68
+    """
+    return sum(map(_bytes, _ARRAY.findall(hlo_type)))
 
 
 def _bytes(array: tuple[str, str]) -> int:
-    kind, dims = array
-    return math.prod(int(d) for d in dims.split(",") if d) * _BITS.get(kind, 0) // 8
+    dtype, dims = array
+    return math.prod(int(d) for d in dims.split(",") if d) * _BITS.get(dtype, 0) // 8
 
 
 def _groups(rest: str, kind: str, devices: int) -> list[list[int]]:
-    """Return the groups of devices, in the mesh's order, that talk to each other."""
+    """Return the groups of devices that communicate, in the mesh's order."""
     if kind == "collective-permute":
         pairs = re.search(r"source_target_pairs=\{(.*?)\}\}", rest)
         ends = [list(map(int, p.split(","))) for p in re.findall(r"\{([\d,]+)\}?", pairs[0])]
@@ -212,7 +218,7 @@ def _groups(rest: str, kind: str, devices: int) -> list[list[int]]:
 
 
 def _mesh_groups(sizes: str, used: str) -> list[list[int]]:
-    """Read `'a'=2,'b'=8` and `'b'`: groups along b, one for each place along a."""
+    """Read `'a'=2,'b'=8` and `'b'`, which mean one group along b for each index along a."""
     named = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", sizes)}
     along = re.findall(r"'(\w+)'", used)
     ids = np.arange(math.prod(named.values())).reshape(tuple(named.values()))
@@ -222,7 +228,7 @@ def _mesh_groups(sizes: str, used: str) -> list[list[int]]:
 
 
 def _rings(ends: list[list[int]]) -> list[list[int]]:
-    """Join pairs that share a device."""
+    """Join pairs of devices that share a device into groups."""
     rings: list[set[int]] = []
     for pair in ends:
         touching = [ring for ring in rings if ring & set(pair)]

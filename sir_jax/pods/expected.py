@@ -1,20 +1,21 @@
-"""What a train step must send, worked out by hand from the config: the check on the compiler.
+"""The traffic that a train step should cause, derived from the config to check the compiler.
 
-With n groups of rows (`data` x `fsdp`) and the weights whole on every chip, a step of B pairs must
+The batch is split over the mesh axes `data` and `fsdp` into shards; every chip holds all weights. A
+step of B pairs then needs
 
-- add up the gradient of every trained parameter over the groups (all-reduce), in the type that it
-  was computed in: the compute type for dense layers' kernels, float32 for the rest; the fusion
-  encoder's once for each task that it serves;
-- show every group all embeddings, for the similarities (all-gather, and the same back for the
-  gradient), and with a teacher the keys as well, which are also the queue's new rows;
-- with global mining, show every group all tokens that a hard negative or a noisy token may come
-  from (all-gather), and send a hard negative's gradient back to where it came from;
-- at logged steps, show denoising the contexts of other pairs, its control.
+- an all-reduce of the gradient of every trained parameter over the shards, in the dtype that it is
+  computed in: the compute dtype for kernels of dense layers, float32 for the rest. The gradient of
+  the fusion encoder is reduced once for each task that uses it;
+- an all-gather of all embeddings for the similarities, and as much for their gradient. With a
+  teacher also an all-gather of the keys, which are the queue's new rows, too;
+- with global mining, an all-gather of all tokens among which hard negatives or noisy tokens are
+  chosen; the gradient of a hard negative goes back to the shard of its pair;
+- in logged steps, the contexts of other pairs for the control of denoising.
 
-On several slices a gradient is added up within each (reduce-scatter), its parts between them, and
-the sums shown to all of a slice (all-gather): the whole array is sent twice.
+On several slices a gradient is reduced within each slice (reduce-scatter), then between the slices,
+and the result is gathered within each slice (all-gather): the whole array is sent twice.
 
-Masks, ids, random rows and scalars are left out: below a thousandth of the rest at full size.
+Masks, ids, random numbers and scalars are ignored; at full size they are less than a thousandth.
 """
 
 from typing import NamedTuple
@@ -31,7 +32,7 @@ from sir_jax.training.setup import Setup
 
 
 class Expected(NamedTuple):
-    """Bytes of whole arrays a step, by what they are."""
+    """Bytes of whole arrays per step, by their purpose."""
 
     gradients: int
     embeddings: int
@@ -41,16 +42,16 @@ class Expected(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Return all of it."""
+        """Return the sum."""
         return sum(self)
 
 
 def expected_traffic(setup: Setup, samples: int) -> Expected:
-    """Work out what a train step of one length bucket must send.
+    """Compute the traffic that a train step of one length bucket should cause.
 
     Args:
-      setup: the config on its mesh; the weights are whole on every chip.
-      samples: of the bucket.
+      setup: the config on its mesh; every chip holds all weights.
+      samples: the length of the bucket.
     """
     cfg, loss, model = setup.cfg, setup.cfg.loss, setup.model
     item, b, e = jnp.dtype(model.dtype).itemsize, cfg.data.batch_size, model.embed_width
@@ -63,20 +64,20 @@ def expected_traffic(setup: Setup, samples: int) -> Expected:
     )
     if count_slices(setup.mesh.devices.flat) > 1:
         gradients *= 2
-    # Of each modality, float32: what is compared with the rows, and its gradient or the keys.
+    # For each of the two modalities, in float32: the embeddings, and their gradient or the keys.
     embeddings = 2 * 2 * b * e * 4 if loss.sic.weight or loss.sim.weight else 0
     speech = b * (1 + bucket_frames(cfg, samples)) * cfg.model.speech.width * item
     image = b * _image_tokens(setup) * model.image_width * item
     size = {"speech": speech, "image": image}
     mined = MODALITIES if loss.sim.weight and loss.sim.mining == "global" else ()
     noisy = noisy_modalities(loss) if loss.cmd.weight and loss.cmd.source == "global" else ()
-    # An image's tokens are trained only where a Q-Former makes them.
-    learning = MODALITIES if model.qformer_spec is not None else ("speech",)
+    # Image tokens have a gradient only if a Q-Former computes them.
+    with_gradient = MODALITIES if model.qformer_spec is not None else ("speech",)
     return Expected(
         gradients=gradients,
         embeddings=embeddings * (2 if has_teacher(loss) else 1),
         tokens=sum(size[name] for name in {*mined, *noisy}),
-        token_gradients=sum(size[name] for name in {*mined, *noisy} & {*learning}),
+        token_gradients=sum(size[name] for name in {*mined, *noisy} & {*with_gradient}),
         control=sum(size[name] for name in MODALITIES if set(noisy) - {name}),
     )
 

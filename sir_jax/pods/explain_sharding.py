@@ -1,4 +1,4 @@
-"""Every array of a training state: how it lies on the mesh, and what of it each chip holds."""
+"""The sharding of every array of a training state, and the bytes of it on each chip."""
 
 import math
 import re
@@ -16,17 +16,17 @@ MIB = 1 << 20
 
 
 class Line(NamedTuple):
-    """One array."""
+    """One array of the state."""
 
     path: str
     shape: tuple[int, ...]
     dtype: str
-    spec: str  # its axes' mesh axes, '-' for none
-    bytes: int  # of one chip's part
+    spec: str  # see `spec_text`
+    bytes: int  # on one chip
 
 
 def state_lines(setup: Setup) -> Iterator[Line]:
-    """Yield a line for each array of the state, in its own order."""
+    """Yield a `Line` for each array of the state, in the order of the state."""
     shardings = leaf_paths(setup.shardings)
     for path, leaf in leaf_paths(setup.abstract).items():
         yield Line(
@@ -39,16 +39,16 @@ def state_lines(setup: Setup) -> Iterator[Line]:
 
 
 def chip_bytes(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> int:
-    """Return the bytes that one chip holds of an array."""
+    """Return the bytes of an array on one chip."""
     return math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
 def spec_text(sharding: NamedSharding, ndim: int) -> str:
-    """Spell a sharding: `fsdp,-` for an array whose first axis alone is cut."""
+    """Return a sharding as text: the mesh axes of each dimension, '-' for none, or 'whole'."""
     shape, axes = sharding.mesh.shape, []
     for axis in sharding.spec:
         names = [axis] if isinstance(axis, str) else list(axis or ())
-        # An axis of one device cuts nothing.
+        # A mesh axis of size 1 does not split the array.
         axes.append("+".join(name for name in names if shape[name] > 1) or None)
     if not any(axes):
         return "whole"
@@ -56,10 +56,10 @@ def spec_text(sharding: NamedSharding, ndim: int) -> str:
 
 
 def explain(setup: Setup) -> str:
-    """Return a table of the state's arrays, the largest part of a chip's memory first, and sums.
+    """Return a table of the state's arrays, those that take most of a chip's memory first.
 
-    Arrays of one shape that lie alike and whose paths differ in numbers only, as those of a stack
-    of layers, share a line.
+    Arrays of the same shape, dtype and sharding whose paths differ only in numbers, such as those
+    of a stack of layers, share a row. Sums per part of the state follow.
     """
     lines = list(state_lines(setup))
     rows: dict[tuple, list[Line]] = {}

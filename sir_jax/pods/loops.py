@@ -1,7 +1,7 @@
-"""How much more a program moves than its text shows, because a loop's body runs many times.
+"""Correct XLA's estimate of memory traffic for loops.
 
-XLA's own count of bytes takes a loop's body once, however often it runs. The instructions' bytes
-are counted here both ways, once and by turns; the ratio of the two corrects XLA's figure.
+XLA counts the body of a loop once, although it runs many times. Here the bytes of all instructions
+are counted twice: once per instruction, and once per run. The ratio corrects XLA's number.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import re
 
 from sir_jax.pods.collectives import KINDS, array_bytes, computations, turns
 
-# They move nothing: names for what is there, or the end of what was counted at its start.
+# Instructions without memory traffic of their own.
 _FREE = frozenset(
     (
         "parameter",
@@ -39,11 +39,11 @@ class _Instruction:
     bytes: int
     operands: tuple[str, ...]
     calls: str
-    place: int  # of a parameter
+    parameter: int  # number of a parameter; -1 for other instructions
 
 
 def loop_factor(hlo: str) -> float:
-    """Return the bytes that a program's instructions move, over the same with each loop run once.
+    """Return the ratio of the bytes that a program moves to those if each loop ran once.
 
     Args:
       hlo: text of the compiled program.
@@ -52,14 +52,14 @@ def loop_factor(hlo: str) -> float:
     times = turns(hlo)
     called = {one.calls for body in bodies.values() for one in body.values() if one.calls}
     reads = functools.lru_cache(maxsize=None)(lambda *key: _reads(bodies, *key))
-    once = by_turns = 0
+    once = all_turns = 0
     for name, body in bodies.items():
         if name in called:
-            continue  # counted where it is called
+            continue  # a fused computation counts at the instruction that calls it
         moved = sum(_moved(bodies, body, one, reads) for one in body.values())
         once += moved
-        by_turns += moved * times.get(name, 1)
-    return by_turns / once if once else 1.0
+        all_turns += moved * times.get(name, 1)
+    return all_turns / once if once else 1.0
 
 
 def _moved(bodies, body: dict[str, _Instruction], one: _Instruction, reads) -> int:
@@ -71,17 +71,17 @@ def _moved(bodies, body: dict[str, _Instruction], one: _Instruction, reads) -> i
         return 2 * _size(body, one.operands[1])
     if one.calls in bodies:
         read = sum(
-            min(reads(one.calls, place), _size(body, name))
-            for place, name in enumerate(one.operands)
+            min(reads(one.calls, number), _size(body, name))
+            for number, name in enumerate(one.operands)
         )
         return read + _written(bodies, one)
     return one.bytes + sum(_size(body, name) for name in one.operands)
 
 
-def _reads(bodies, computation: str, place: int) -> int:
-    """Return the bytes that a fused computation reads of one of its parameters."""
+def _reads(bodies, computation: str, parameter: int) -> int:
+    """Return the bytes that a fused computation reads of the parameter of a number."""
     body = bodies[computation]
-    names = {one.name for one in body.values() if one.op == "parameter" and one.place == place}
+    names = {one.name for one in body.values() if one.parameter == parameter}
     total = 0
     for one in body.values():
         if not names & set(one.operands):
@@ -91,23 +91,23 @@ def _reads(bodies, computation: str, place: int) -> int:
         elif one.op in ("dynamic-slice", "slice", "gather"):
             total += one.bytes
         elif one.op == "dynamic-update-slice" and one.operands[0] in names:
-            pass  # in place: what is not updated is not read
+            pass  # an update in place does not read the rest of the array
         elif one.op == "tuple" or one.op in KINDS:
-            pass  # handed on, to a collective that is under way meanwhile
+            pass  # passed on to a collective that runs at the same time
         elif one.calls in bodies:
             read = sum(
                 _reads(bodies, one.calls, k) for k, name in enumerate(one.operands) if name in names
             )
             total += read
             if not read:
-                names.add(one.name)  # a fusion of nothing but a bitcast
+                names.add(one.name)  # a fusion that only contains a bitcast
         else:
             return 1 << 62
     return total
 
 
 def _written(bodies, one: _Instruction) -> int:
-    """Return the bytes that a fusion writes: of an update in place, the update's."""
+    """Return the bytes that a fusion writes; an update in place writes only the update."""
     body = bodies[one.calls]
     root = next((inner for inner in body.values() if inner.root), None)
     if root is None:
@@ -127,17 +127,18 @@ def _size(body: dict[str, _Instruction], name: str) -> int:
 
 
 def _parse(hlo: str) -> dict[str, dict[str, _Instruction]]:
-    found: dict[str, dict[str, _Instruction]] = {}
+    """Return the instructions of each computation, by name."""
+    bodies: dict[str, dict[str, _Instruction]] = {}
     for computation, line in computations(hlo):
         match = _INSTRUCTION.match(line)
         if match:
             one = _instruction(match)
-            found.setdefault(computation, {})[one.name] = one
-    return found
+            bodies.setdefault(computation, {})[one.name] = one
+    return bodies
 
 
 def _instruction(match: re.Match) -> _Instruction:
-    kind, rest = _split_type(match["rest"])
+    hlo_type, rest = _split_type(match["rest"])
     op, _, tail = rest.partition("(")
     inside = tail[: _closing(tail)]
     calls = re.search(r"calls=%?([\w.\-]+)", tail)
@@ -145,24 +146,24 @@ def _instruction(match: re.Match) -> _Instruction:
         root=bool(match["root"]),
         name=match["name"],
         op=op,
-        bytes=array_bytes(kind),
+        bytes=array_bytes(hlo_type),
         operands=tuple(_NAME.findall(inside)),
         calls=calls[1] if calls else "",
-        place=int(inside) if op == "parameter" else -1,
+        parameter=int(inside) if op == "parameter" else -1,
     )
 
 
 def _split_type(text: str) -> tuple[str, str]:
-    """Cut an instruction behind its type, which a tuple's parentheses hold together."""
+    """Split an instruction after its type, which may be a tuple in parentheses."""
     end = 1 + _closing(text[1:]) + 1 if text.startswith("(") else text.index(" ")
     return text[:end], text[end:].lstrip()
 
 
 def _closing(text: str) -> int:
-    """Return where the parenthesis closes that was opened just before a text."""
+    """Return the index of the parenthesis that closes the one opened just before the text."""
     depth = 1
-    for place, letter in enumerate(text):
+    for index, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
         if not depth:
-            return place
+            return index
     return len(text)

@@ -1,7 +1,6 @@
-"""The programs that a run of a config makes: train step, embedding and matching, not yet compiled.
+"""The programs of a run: train step, both encoders and matching, lowered but not compiled.
 
-They are the very functions that training and evaluation call, lowered for a mesh of described
-devices.
+They are the functions that training and evaluation call, lowered for a mesh of described devices.
 """
 
 import functools
@@ -22,7 +21,7 @@ NAMES = ("train", "embed", "match")
 
 
 class Program(NamedTuple):
-    """One function with the shapes it is to be compiled for."""
+    """A jitted function with the shapes of its arguments."""
 
     name: str
     jitted: object
@@ -33,7 +32,7 @@ class Program(NamedTuple):
         return self.jitted.lower(*self.args)
 
     def jaxpr(self):
-        """Return the program as JAX traces it, before any compiler."""
+        """Return the traced program."""
         return self.jitted.trace(*self.args).jaxpr
 
 
@@ -43,17 +42,17 @@ def train_program(setup: Setup, samples: int) -> Program:
 
 
 def embed_programs(setup: Setup, samples: int) -> list[Program]:
-    """Return the encoding of a batch of clips of one bucket, and of a batch of pictures."""
+    """Return the programs that encode a batch of clips of one bucket and a batch of pictures."""
     b, size = setup.cfg.data.batch_size, setup.cfg.data.image_size
     rows, whole = sharding.batch_sharding(setup.mesh), sharding.replicated(setup.mesh)
-    params = _placed(setup)
+    params = _sharded_params(setup)
 
-    def described(shape, dtype):
+    def batch(shape, dtype):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
 
     inputs = {
-        "encode_speech": (described((b, samples), np.float32), described((b,), np.int32)),
-        "encode_image": (described((b, size, size, 3), np.float32),),
+        "encode_speech": (batch((b, samples), np.float32), batch((b,), np.int32)),
+        "encode_image": (batch((b, size, size, 3), np.float32),),
     }
     return [
         Program(
@@ -66,7 +65,7 @@ def embed_programs(setup: Setup, samples: int) -> list[Program]:
 
 
 def match_program(setup: Setup, samples: int) -> Program:
-    """Return a fusion pass over a batch of pairs gathered from chunks of tokens."""
+    """Return a fusion pass over a batch of pairs from chunks of tokens, see `jit_score`."""
     speech, image = jax.eval_shape(
         functools.partial(setup.model.apply, deterministic=True),
         {"params": setup.abstract.params},
@@ -83,22 +82,22 @@ def match_program(setup: Setup, samples: int) -> Program:
             jax.ShapeDtypeStruct((count, length), jnp.bool_, sharding=whole),
         )
 
-    places = jax.ShapeDtypeStruct((setup.cfg.data.batch_size,), np.int32, sharding=rows)
-    args = _placed(setup), chunk(speech.tokens), chunk(image.tokens), places, places
+    indices = jax.ShapeDtypeStruct((setup.cfg.data.batch_size,), np.int32, sharding=rows)
+    args = _sharded_params(setup), chunk(speech.tokens), chunk(image.tokens), indices, indices
     return Program("match", jit_score(setup.model, rows, whole), args)
 
 
-def chosen(setup: Setup, wanted: Sequence[str], samples: int) -> list[Program]:
-    """Return the programs of `NAMES` that are wanted; without matching there is no match step."""
-    out = [train_program(setup, samples)] if "train" in wanted else []
-    if "embed" in wanted:
+def select_programs(setup: Setup, names: Sequence[str], samples: int) -> list[Program]:
+    """Return the programs of some `NAMES`; 'match' gives none if the model has no matching head."""
+    out = [train_program(setup, samples)] if "train" in names else []
+    if "embed" in names:
         out += embed_programs(setup, samples)
-    if "match" in wanted and "match" in setup.model.tasks:
+    if "match" in names and "match" in setup.model.tasks:
         out.append(match_program(setup, samples))
     return out
 
 
-def _placed(setup: Setup) -> dict:
+def _sharded_params(setup: Setup) -> dict:
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
         setup.abstract.params,

@@ -1,7 +1,6 @@
-"""Count the operations of a program as JAX traces it: matrix products and convolutions.
+"""Count the operations of a traced program: matrix products and convolutions.
 
-XLA's own count leaves out how often a loop runs; and it is of the compiled program, in which work
-may have been repeated that nobody asked for.
+XLA's own count would count a loop's body once, and would include work that the compiler repeats.
 """
 
 import math
@@ -12,14 +11,19 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 def count_flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:
     """Return the floating-point operations of one call, over all devices.
 
-    A multiplication and an addition are two. Of the branches of a condition the dearest counts; a
-    loop of unknown length counts once.
+    A multiplication and an addition are two operations. Of the branches of a condition the most
+    expensive one counts; the body of a loop of unknown length counts once.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> count_flops(jax.make_jaxpr(jnp.matmul)(jnp.ones((3, 4)), jnp.ones((4, 5))))
+      120
     """
     jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
-    return sum(_of_equation(eqn) for eqn in jaxpr.eqns)
+    return sum(_equation_flops(eqn) for eqn in jaxpr.eqns)
 
 
-def _of_equation(eqn) -> int:
+def _equation_flops(eqn) -> int:
     name, params = eqn.primitive.name, eqn.params
     if name == "dot_general":
         (contracted, _), _ = params["dimension_numbers"]
@@ -30,15 +34,16 @@ def _of_equation(eqn) -> int:
         kernel = eqn.invars[1].aval.shape
         out_features = kernel[numbers.rhs_spec[0]]
         return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // out_features
-    inner = [count_flops(found) for value in params.values() for found in _jaxprs(value)]
+    inner = [count_flops(jaxpr) for value in params.values() for jaxpr in _jaxprs(value)]
     if name == "cond":
         return max(inner)
     return sum(inner) * (params["length"] if name == "scan" else 1)
 
 
 def _jaxprs(value) -> list:
+    """Return the programs in a parameter of an equation, which may be a nested sequence."""
     if isinstance(value, (ClosedJaxpr, Jaxpr)):
         return [value]
     if isinstance(value, (tuple, list)):
-        return [found for entry in value for found in _jaxprs(entry)]
+        return [jaxpr for entry in value for jaxpr in _jaxprs(entry)]
     return []

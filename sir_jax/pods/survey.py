@@ -1,9 +1,9 @@
-"""Every shipped pod config on the slices that it declares: results kept, and a table of them.
+"""Check all configs on the pods that they declare, and write a table of the results.
 
-A config file declares its slices as `PODS`, and takes each as its argument `pod`. Results are kept
-in a JSON file, so that a survey that was cut short goes on where it was: a config is not looked at
-again while its fields, the code and the compilers stay as they were, and a program is not compiled
-again while it lowers to the same text.
+A config file declares its pods as `PODS` and takes each of them as its argument `pod`. Results are
+stored in a JSON file, so that an interrupted survey can be continued. A config is checked again if
+its fields, the code or the compilers have changed; a program is compiled again if it lowers to
+another text.
 """
 
 import dataclasses
@@ -24,35 +24,35 @@ from sir_jax.training.setup import Setup, prepare
 
 BEGIN, END = "<!-- pods table: begin -->", "<!-- pods table: end -->"
 
-# Rooms whose code decides what a program is.
+# The rooms whose code determines the programs.
 _ROOMS = ("config", "models", "losses", "objective", "runtime", "training", "inference", "pods")
 
 
 def declared(folder: Path) -> list[tuple[str, Topology]]:
-    """Return (config with its argument, topology) for all that the configs of a folder declare."""
-    found = []
+    """Return (config with its argument, topology) for every pod that a folder's configs declare."""
+    pods = []
     for path in sorted(folder.glob("*.py")):
         for pod in getattr(load_module(str(path)), "PODS", ()):
-            found.append((f"{path.as_posix()}:pod={pod}", Topology.parse(pod)))
-    if not found:
+            pods.append((f"{path.as_posix()}:pod={pod}", Topology.parse(pod)))
+    if not pods:
         raise UserError(f"{folder} holds no config that declares PODS; run this at the root")
-    return found
+    return pods
 
 
-def survey(folder: Path, store: Path, page: Path, wanted: tuple[str, ...]) -> bool:
-    """Check all that is declared, keep the results, and rewrite the table.
+def survey(folder: Path, store: Path, page: Path, names: tuple[str, ...]) -> bool:
+    """Check all declared pods, store the results and rewrite the table.
 
     Args:
-      folder: of configs.
-      store: JSON file of results.
-      page: whose table is rewritten, between its two marks.
-      wanted: programs, see `programs.chosen`.
+      folder: the folder of the configs.
+      store: the JSON file of the results.
+      page: the page whose table, between its two marks, is rewritten.
+      names: the programs to check, of `programs.NAMES`.
 
     Returns:
-      Whether every program fits.
+      Whether all programs passed.
 
     Raises:
-      UserError: the page has no marks, or no TPU compiler is there.
+      UserError: the page has no marks, or there is no TPU compiler.
     """
     split_page(page)
     kept = json.loads(store.read_text()) if store.exists() else {}
@@ -61,12 +61,12 @@ def survey(folder: Path, store: Path, page: Path, wanted: tuple[str, ...]) -> bo
     rows = []
     for spec, topology in declared(folder):
         cfg = load_config(spec)
-        key = result_key(cfg, topology, wanted)
+        key = result_key(cfg, topology, names)
         if kept.get(spec, {}).get("key") != key:
             print(f"{spec} on {topology.name}", flush=True)
             setup = prepare(cfg, topology.mesh(cfg.mesh))
-            row = check_config(setup, topology, wanted, known=known)
-            row["problems"] += _far_off(row)
+            row = check_config(setup, topology, names, known=known)
+            row["problems"] += _traffic_problems(row)
             kept[spec] = {"key": key, **row}
             write_json(store, kept, indent=1)
         rows.append((spec, topology, kept[spec]))
@@ -77,10 +77,10 @@ def survey(folder: Path, store: Path, page: Path, wanted: tuple[str, ...]) -> bo
     return not bad
 
 
-def result_key(cfg, topology: Topology, wanted: tuple[str, ...]) -> str:
-    """Return a hash of what a result depends on: config, slice, programs, code and compilers."""
+def result_key(cfg, topology: Topology, names: tuple[str, ...]) -> str:
+    """Return a hash of what a result depends on: config, topology, programs, code, compilers."""
     digest = hashlib.sha256()
-    plain = [to_json(cfg), topology.name, wanted, _versions("jax", "libtpu", "flax", "optax")]
+    plain = [to_json(cfg), topology.name, names, _versions("jax", "libtpu", "flax", "optax")]
     digest.update(json.dumps(plain, sort_keys=True).encode())
     for room in _ROOMS:
         for path in sorted((Path(__file__).parent.parent / room).glob("*.py")):
@@ -91,19 +91,19 @@ def result_key(cfg, topology: Topology, wanted: tuple[str, ...]) -> str:
 def check_config(
     setup: Setup,
     topology: Topology,
-    wanted: tuple[str, ...],
+    names: tuple[str, ...],
     samples: int = 0,
     known: dict[str, dict] | None = None,
 ) -> dict[str, Any]:
-    """Compile the programs of a config for a topology; print and return what is found.
+    """Compile the programs of a config for a topology; print and return the results.
 
     Args:
       setup: the config on the topology's mesh.
-      topology: the same.
-      wanted: of `programs.NAMES`.
-      samples: of the length bucket; 0 for the longest.
-      known: what was found of programs, by `program_digest`: one that lowers to the same text, of
-        whatever config, is not compiled again; the others are added.
+      topology: the topology to compile for.
+      names: the programs to compile, of `programs.NAMES`.
+      samples: the length of the bucket; 0 for the longest one.
+      known: results by `program_digest`. Programs in it are not compiled again, whichever config
+        they came from; new results are added to it.
     """
     cfg, known = setup.cfg, {} if known is None else known
     samples = samples or longest_window(cfg.data)
@@ -114,7 +114,7 @@ def check_config(
         "programs": {},
         "problems": [],
     }
-    for program in programs.chosen(setup, wanted, samples):
+    for program in programs.select_programs(setup, names, samples):
         lowered = program.lower()
         text = program_digest(lowered.as_text(), topology)
         try:
@@ -126,8 +126,8 @@ def check_config(
         except UserError as error:
             fields = {"problems": [str(error)]}
         if program.name == "train" and "peak" in fields:
-            by_hand = check.expected_traffic(setup, samples)
-            fields |= {"by_hand": by_hand._asdict(), "by_hand_total": by_hand.total}
+            expected = check.expected_traffic(setup, samples)
+            fields |= {"by_hand": expected._asdict(), "by_hand_total": expected.total}
         if "peak" in fields:
             result["programs"][program.name] = fields
         result["problems"] += fields["problems"]
@@ -136,15 +136,15 @@ def check_config(
     return result
 
 
-def _far_off(row: dict) -> list[str]:
-    """Return what to say where a train step sends a tenth more or less than was reckoned."""
+def _traffic_problems(row: dict) -> list[str]:
+    """Return a message if the train step's traffic differs from the expected by over a tenth."""
     train = row["programs"].get("train")
     if train is None:
         return []
     sent = sum(one["payload"] * one["times"] for one in train["collectives"])
     if abs(sent / train["by_hand_total"] - 1) <= 0.1:
         return []
-    return [f"train sends {sent / 1e6:.1f} MB, by hand {train['by_hand_total'] / 1e6:.1f} MB"]
+    return [f"train sends {sent / 1e6:.1f} MB, expected {train['by_hand_total'] / 1e6:.1f} MB"]
 
 
 def _compiled(setup, program, lowered, topology: Topology, samples: int) -> dict[str, Any]:
@@ -170,8 +170,8 @@ def program_digest(text: str, topology: Topology) -> str:
     """Return a hash of what a compiled program depends on.
 
     Args:
-      text: of the lowered program.
-      topology: that it is compiled for.
+      text: text of the lowered program.
+      topology: the topology to compile for.
     """
     plain = json.dumps([text, topology.name, _versions("jax", "libtpu")])
     return hashlib.sha256(plain.encode()).hexdigest()
@@ -180,20 +180,20 @@ def program_digest(text: str, topology: Topology) -> str:
 def table(rows: list[tuple[str, Topology, dict]]) -> str:
     """Return a Markdown table of results."""
     lines = [
-        "| config | slice | chips | batch | train: GiB a chip | of it | GB sent, whole arrays | by "
-        "hand | at least ms a step | of peak at most | embed, match: GiB | compiled in s |",
+        "| config | slice | chips | batch | train: GiB a chip | of it | GB sent, whole arrays | "
+        "expected | at least ms a step | of peak at most | embed, match: GiB | compiled in s |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for spec, topology, row in rows:
         name = Path(spec.partition(":")[0]).stem
-        found, head = row["programs"], f"| `{name}` | {topology.name} | {topology.chips} |"
-        if "train" not in found:
+        results, head = row["programs"], f"| `{name}` | {topology.name} | {topology.chips} |"
+        if "train" not in results:
             lines.append(f"{head} {row['batch']} | {'; '.join(row['problems'])} | | | | | | | |")
             continue
-        train = found["train"]
+        train = results["train"]
         sent = sum(one["payload"] * one["times"] for one in train["collectives"])
-        others = ", ".join(f"{found[p]['peak'] / GIB:.1f}" for p in found if p != "train")
-        seconds = ", ".join(f"{found[p]['compile_seconds']:.0f}" for p in found)
+        others = ", ".join(f"{results[p]['peak'] / GIB:.1f}" for p in results if p != "train")
+        seconds = ", ".join(f"{results[p]['compile_seconds']:.0f}" for p in results)
         lines.append(
             f"{head} {row['batch']:,} | {train['peak'] / GIB:.1f} of {topology.chip.hbm / GIB:g} | "
             f"{100 * train['peak'] / topology.chip.hbm:.1f} % | {sent / 1e9:.2f} | "
@@ -204,10 +204,10 @@ def table(rows: list[tuple[str, Topology, dict]]) -> str:
 
 
 def split_page(page: Path) -> tuple[str, str]:
-    """Return what a page has before and after its table.
+    """Return the text before and after the table of a page.
 
     Raises:
-      UserError: it has no place for one.
+      UserError: the page has no marks for the table.
     """
     text = page.read_text()
     before, begin, rest = text.partition(BEGIN)

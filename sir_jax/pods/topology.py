@@ -1,7 +1,7 @@
-"""TPU topologies by name: what a chip has, and a mesh of its devices with no TPU attached.
+"""TPU topologies by name: the specification of a chip, and a mesh of devices without a TPU.
 
-Peaks are those of Google's public documentation of each generation. Interconnect: bytes a second
-that one chip sends over all of its links together.
+Peak rates are those of Google's public documentation. The rate of the interconnect is that of all
+links of one chip together.
 """
 
 import dataclasses
@@ -24,13 +24,13 @@ class Chip:
     """One generation of TPU.
 
     Attributes:
-      hbm: bytes that a program may use; the compiler's own limit, below what the chip has.
-      flops: bfloat16 operations a second.
-      hbm_rate: bytes a second.
-      ici_rate: bytes a second to the other chips of the slice.
-      dims: of the network: 2 or 3.
-      host: chips of a host.
-      options: what the compiler is told beside the topology's name.
+      hbm: bytes that a program may use: the compiler's limit, which is below the chip's memory.
+      flops: bfloat16 operations per second.
+      hbm_rate: bytes per second of the memory.
+      ici_rate: bytes per second that a chip can send to other chips of its slice.
+      dims: dimensions of the network, 2 or 3.
+      host: chips per host.
+      options: options for the compiler besides the topology's name.
     """
 
     hbm: int
@@ -42,7 +42,7 @@ class Chip:
     options: tuple[tuple[str, str], ...] = ()
 
 
-# One device a chip, as at run time: without it, v4 and v5p show two half chips each.
+# One device per chip, as at run time; without this option v4 and v5p show two devices per chip.
 _MEGACORE = (("chip_config_name", "megacore"),)
 
 CHIPS: dict[str, Chip] = {
@@ -52,21 +52,21 @@ CHIPS: dict[str, Chip] = {
     "v6e": Chip(32 * GIB, 918e12, 1.64e12, 448e9, 2, 4),
 }
 
-# Bytes a second that a chip has of its host's network to other slices [assumed: 200 Gbit/s a host].
+# Bytes per second of a host's network to other slices [assumed: 200 Gbit/s].
 DCN_HOST_RATE = 25e9
 
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice of chips, or several of the same kind.
+    """One or several equal slices of TPU chips.
 
     Attributes:
-      kind: of `CHIPS`.
-      shape: chips along each dimension of one slice.
-      slices: how many.
+      generation: one of `CHIPS`.
+      shape: chips along each dimension of a slice.
+      slices: number of slices.
     """
 
-    kind: str
+    generation: str
     shape: tuple[int, ...]
     slices: int = 1
 
@@ -75,25 +75,32 @@ class Topology:
         """Read `v5e:4x4`, or `2*v5e:4x4` for two slices.
 
         Raises:
-          UserError: another form, an unknown kind, or a shape that the kind has not.
+          UserError: the text has another form, the generation is unknown, or its slices have
+            another number of dimensions.
+
+        Example:
+          >>> topology = Topology.parse("2*v5e:4x4")
+          >>> topology.generation, topology.shape, topology.slices, topology.chips
+          ('v5e', (4, 4), 2, 32)
         """
-        found = re.fullmatch(r"(?:(\d+)\*)?(\w+):(\d+(?:x\d+)+)", text)
-        if not found:
+        match = re.fullmatch(r"(?:(\d+)\*)?(\w+):(\d+(?:x\d+)+)", text)
+        if not match:
             raise UserError(f"topology {text!r}: give KIND:AxB or KIND:AxBxC, e.g. v5e:4x4")
-        kind, shape = found[2], tuple(map(int, found[3].split("x")))
-        if kind not in CHIPS:
-            raise UserError(f"topology {text!r}: no kind {kind!r}; choose {', '.join(CHIPS)}")
-        if len(shape) != CHIPS[kind].dims:
-            raise UserError(f"topology {text!r}: {kind} has {CHIPS[kind].dims} dimensions")
-        slices = int(found[1] or slices)
+        generation, shape = match[2], tuple(map(int, match[3].split("x")))
+        if generation not in CHIPS:
+            raise UserError(f"topology {text!r}: no kind {generation!r}; choose {', '.join(CHIPS)}")
+        dims = CHIPS[generation].dims
+        if len(shape) != dims:
+            raise UserError(f"topology {text!r}: {generation} has {dims} dimensions")
+        slices = int(match[1] or slices)
         if min(*shape, slices) < 1:
             raise UserError(f"topology {text!r}, {slices} slices: sizes are at least 1")
-        return cls(kind, shape, slices)
+        return cls(generation, shape, slices)
 
     @property
     def chip(self) -> Chip:
-        """Return what each chip has."""
-        return CHIPS[self.kind]
+        """Return the specification of the chips."""
+        return CHIPS[self.generation]
 
     @property
     def chips(self) -> int:
@@ -103,7 +110,7 @@ class Topology:
     @property
     def name(self) -> str:
         """Return the text that `parse` reads."""
-        text = f"{self.kind}:{'x'.join(map(str, self.shape))}"
+        text = f"{self.generation}:{'x'.join(map(str, self.shape))}"
         return f"{self.slices}*{text}" if self.slices > 1 else text
 
     def devices(self) -> list[Any]:
@@ -112,8 +119,8 @@ class Topology:
         Raises:
           UserError: no TPU compiler is installed, or it does not know the topology.
         """
-        # libtpu would ask a metadata server that is not there, and wait for its answer; and allow
-        # only one process of the machine to load it, which matters where it drives chips.
+        # The first two stop libtpu from waiting for a metadata server that does not exist. The last
+        # one allows several processes to load libtpu, which is safe without chips.
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
         os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
@@ -122,21 +129,24 @@ class Topology:
         options = dict(self.chip.options)
         if self.slices > 1:
             options["num_slices"] = self.slices
-        name = f"{self.kind}:{'x'.join(map(str, self.shape))}"
+        name = f"{self.generation}:{'x'.join(map(str, self.shape))}"
         try:
-            found = topologies.get_topology_desc(name, platform="tpu", **options)
-        except Exception as error:  # noqa: BLE001 - the plug-in raises what it likes
+            description = topologies.get_topology_desc(name, platform="tpu", **options)
+        except Exception as error:  # noqa: BLE001 - the plug-in's errors are not documented
             raise UserError(
                 f"topology {self.name}: {str(error).splitlines()[0]}; is jax[tpu] installed "
                 "(pip install 'sir_jax[tpu]'), and is there such a slice?"
             ) from None
-        return list(found.devices)
+        return list(description.devices)
 
     def mesh(self, mesh_cfg) -> Mesh:
         """Return the mesh of a config on these chips.
 
+        Args:
+          mesh_cfg: the sizes of the mesh axes, `config.mesh`.
+
         Raises:
-          UserError: see `devices` and `sharding.make_mesh`.
+          UserError: the topology does not exist, or the mesh does not fit it.
         """
         devices = self.devices()
         if len(devices) != self.chips:
@@ -145,5 +155,5 @@ class Topology:
 
 
 def on_cpu() -> None:
-    """Keep JAX itself on the CPU: what is compiled here for TPUs never runs."""
+    """Keep JAX on the CPU; programs that are compiled for TPUs here are never run."""
     jax.config.update("jax_platforms", "cpu")

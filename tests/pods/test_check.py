@@ -1,4 +1,4 @@
-"""What the TPU compiler says of shipped configs, and how it is told."""
+"""Checks of programs by the TPU compiler, and the reports and tables of their results."""
 
 import dataclasses
 import re
@@ -32,7 +32,7 @@ TWO_SLICES = Topology.parse("2*v5e:2x4")
 
 
 def reduced(name: str):
-    """Return a paper's config with narrow encoders of two layers, as a loop, and fusion of one."""
+    """Return a config with narrow encoders of two scanned layers and a fusion encoder of one."""
     cfg = load_config(f"configs/{name}.py:runlocal")
     cfg.data.batch_size = 64
     cfg.loss.sic.queue = 136 if cfg.loss.sic.queue else 0
@@ -54,7 +54,7 @@ def test_reduced_depth(name, topology):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_full_size():
-    # By the command, in a process whose gigabytes go with it.
+    # In another process, whose memory is freed when it ends.
     words = (
         "pods check --config=configs/hubert_base_clip_b32.py --topology=v5e:2x4 --programs=train "
         "--samples=32000 --config.model.scan=true"
@@ -63,20 +63,20 @@ def test_full_size():
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert out.returncode == 0, out.stderr
     assert "8 chips, mesh data 8 x fsdp 1 x tensor 1, batch 256, clips of 2 s" in out.stdout
-    sent = re.search(r"sends ([\d.]+) MB of whole arrays a step; by hand ([\d.]+) MB", out.stdout)
+    sent = re.search(r"sends ([\d.]+) MB of whole arrays a step; expected ([\d.]+) MB", out.stdout)
     assert float(sent[1]) == pytest.approx(float(sent[2]), rel=0.1)
 
 
 def compile_and_check(cfg, topology: Topology, samples: int) -> None:
-    """See that a train step fits, leaves the queue alone, and sends what it must."""
-    found = prepare(cfg, topology.mesh(cfg.mesh))
-    program = programs.train_program(found, samples)
-    report = check.check_program(program, program.lower(), topology, found.mesh)
-    assert check.problems(found, report, topology) == []
+    """Check that a train step fits, does not move the queue, and sends the expected bytes."""
+    setup = prepare(cfg, topology.mesh(cfg.mesh))
+    program = programs.train_program(setup, samples)
+    report = check.check_program(program, program.lower(), topology, setup.mesh)
+    assert check.problems(setup, report, topology) == []
     assert 0 < report.peak < 0.9 * topology.chip.hbm
-    wanted = expected_traffic(found, samples).total
-    got = sum(one.payload * one.times for one in report.collectives)
-    assert got == pytest.approx(wanted, rel=0.1)
+    expected = expected_traffic(setup, samples).total
+    sent = sum(one.payload * one.times for one in report.collectives)
+    assert sent == pytest.approx(expected, rel=0.1)
     bound = check.roofline(report, topology)
     assert 0 < bound.utilisation < 1 and (bound.dcn > 0) == (topology.slices > 1)
 
@@ -100,36 +100,36 @@ def test_a_program_that_does_not_fit_is_refused():
 
 
 def report(**changes) -> check.Report:
-    """Return a hand-made report."""
+    """Return a report of round numbers, with some of them changed."""
     one = Collective("all-reduce", ("data",), 16, 400_000_000, 1, "f32[100]")
     made = check.Report("train", 2 * GIB, 3 * GIB, 0, GIB, 19.7e12, 82e9, (one,), 5.0)
     return dataclasses.replace(made, **changes)
 
 
-def test_roofline_by_hand():
+def test_roofline():
     bound = check.roofline(report(), Topology.parse("v5e:4x4"))
     assert bound.compute == pytest.approx(0.1) and bound.memory == pytest.approx(0.1)
-    # A ring of 16 sends 2 x 15 / 16 of it.
+    # In an all-reduce on a ring of 16, each chip sends 2 x 15 / 16 of the array.
     assert bound.ici == pytest.approx(2 * 15 / 16 * 0.4e9 / 200e9)
     assert bound.dcn == 0
     assert bound.utilisation == pytest.approx(0.1 / (0.1 + 0.00375))
     two = check.roofline(report(), Topology.parse("2*v5e:2x4"))
-    # 8 chips a slice share what crosses between the two, each at a quarter of its host's rate.
+    # Each of the 8 chips of a slice sends an eighth, at a quarter of its host's rate.
     assert two.dcn == pytest.approx(2 * 15 / 16 * 0.4e9 / 8 / (25e9 / 4))
 
 
-def test_what_must_not_be():
+def test_a_full_chip_and_a_moved_queue_are_problems():
     cfg = reduced("unified")
-    found = prepare(cfg, V5E.mesh(cfg.mesh))
-    assert check.problems(found, report(), V5E) == []
-    (full,) = check.problems(found, report(temporaries=12 * GIB), V5E)
+    setup = prepare(cfg, V5E.mesh(cfg.mesh))
+    assert check.problems(setup, report(), V5E) == []
+    (full,) = check.problems(setup, report(temporaries=12 * GIB), V5E)
     assert "train takes 15.0 of 16 GiB on v5e:2x4, more than 90%" in full
     queue = Collective("all-gather", ("data",), 8, 136 * 256 * 4, 1, "f32[136,256]")
-    (moved,) = check.problems(found, report(collectives=(queue,)), V5E)
+    (moved,) = check.problems(setup, report(collectives=(queue,)), V5E)
     assert moved == "train: all-gather moves the queue: f32[136,256]"
 
 
-def test_table_and_its_place(tmp_path):
+def test_table_and_its_marks(tmp_path):
     fields = dataclasses.asdict(report()) | {
         "peak": report().peak,
         "step_ms": 104.0,
@@ -140,8 +140,8 @@ def test_table_and_its_place(tmp_path):
     bad = {"batch": 4096, "problems": ["train does not fit"], "programs": {}}
     topology = Topology.parse("v5e:4x4")
     lines = table([("configs/cmd.py:pod=x", topology, good), ("a.py:", topology, bad)]).split("\n")
-    wanted = "| `cmd` | v5e:4x4 | 16 | 256 | 6.0 of 16 | 37.5 % | 0.40 | 0.39 | 104 | 96 % |  | 5 |"
-    assert lines[2] == wanted
+    row = "| `cmd` | v5e:4x4 | 16 | 256 | 6.0 of 16 | 37.5 % | 0.40 | 0.39 | 104 | 96 % |  | 5 |"
+    assert lines[2] == row
     assert "train does not fit" in lines[3]
     assert len({line.count("|") for line in lines}) == 1
     page = tmp_path / "page.md"
@@ -152,15 +152,15 @@ def test_table_and_its_place(tmp_path):
         split_page(page)
 
 
-def test_a_program_that_lowers_to_the_same_is_not_compiled_again():
-    found = prepare(reduced("cmd"), V5E.mesh(reduced("cmd").mesh))
-    both = programs.chosen(found, ("embed",), 46_000)
+def test_a_program_that_lowers_to_the_same_text_is_not_compiled_again():
+    setup = prepare(reduced("cmd"), V5E.mesh(reduced("cmd").mesh))
+    both = programs.select_programs(setup, ("embed",), 46_000)
     kept = {
         one.name: {"text": program_digest(one.lower().as_text(), V5E), "peak": 1, "problems": []}
         for one in both
     }
     known = {fields["text"]: fields for fields in kept.values()}
-    assert check_config(found, V5E, ("embed",), 46_000, known)["programs"] == kept
+    assert check_config(setup, V5E, ("embed",), 46_000, known)["programs"] == kept
     other = program_digest(both[0].lower().as_text(), Topology.parse("v5e:4x4"))
     assert other != kept[both[0].name]["text"] != kept[both[1].name]["text"]
 
@@ -168,18 +168,18 @@ def test_a_program_that_lowers_to_the_same_is_not_compiled_again():
 def test_every_declared_slice_is_a_config():
     from pathlib import Path
 
-    found = declared(Path("configs"))
-    kinds = {topology.kind for _, topology in found}
-    chips = [topology.chips for _, topology in found]
-    assert kinds == {"v4", "v5e", "v5p", "v6e"} and min(chips) == 8 and max(chips) == 256
-    assert {Path(spec.partition(":")[0]).stem for spec, _ in found} == {
+    pods = declared(Path("configs"))
+    generations = {topology.generation for _, topology in pods}
+    chips = [topology.chips for _, topology in pods]
+    assert generations == {"v4", "v5e", "v5p", "v6e"} and min(chips) == 8 and max(chips) == 256
+    assert {Path(spec.partition(":")[0]).stem for spec, _ in pods} == {
         "cmd",
         "coarse_to_fine",
         "unified",
     }
-    for spec, topology in found:
+    for spec, topology in pods:
         cfg = load_config(spec)
-        # Two v5e slices of the larger configs hold less.
+        # On two v5e slices the larger configs have smaller batches.
         a_chip = {"coarse_to_fine": 8, "unified": 12}.get(Path(spec.partition(":")[0]).stem, 16)
         a_chip = a_chip if topology.name == "2*v5e:4x4" else 16
         assert cfg.data.batch_size == a_chip * topology.chips

@@ -1,4 +1,4 @@
-"""Collectives read from compiled programs: real ones of eight CPU devices, and the TPU's forms."""
+"""Collectives found in programs compiled for eight CPU devices, and in lines of TPU programs."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def mesh():
 
 
 def program(mesh, fn, *args, out):
-    """Compile fn for arguments (shape, spec) and return its text."""
+    """Compile fn for arguments (shape, spec) and return the program's text."""
     described = [
         jax.ShapeDtypeStruct(shape, np.float32, sharding=NamedSharding(mesh, spec))
         for shape, spec in args
@@ -34,13 +34,13 @@ def test_sum_over_an_axis(mesh):
 
 def test_gather_over_two_axes(mesh):
     text = program(mesh, lambda x: x, ((16, 32), P(("data", "fsdp"), None)), out=P())
-    found = read_collectives(text, mesh)
-    assert {one.kind for one in found} == {"all-gather"}
-    assert set().union(*(one.axes for one in found)) == {"data", "fsdp"}
-    assert max(one.payload for one in found) == 16 * 32 * 4
+    collectives = read_collectives(text, mesh)
+    assert {one.kind for one in collectives} == {"all-gather"}
+    assert set().union(*(one.axes for one in collectives)) == {"data", "fsdp"}
+    assert max(one.payload for one in collectives) == 16 * 32 * 4
 
 
-def test_what_a_loop_sends_counts_each_turn(mesh):
+def test_a_collective_in_a_loop_counts_each_turn(mesh):
     def fn(x, w):
         return jax.lax.fori_loop(0, 5, lambda _, x: jnp.tanh(x @ w), x)
 
@@ -48,7 +48,7 @@ def test_what_a_loop_sends_counts_each_turn(mesh):
     assert 5 in {one.times for one in read_collectives(text, mesh)}
 
 
-HEAD = "ENTRY %main (p: f32[8]) -> f32[8] {\n"
+ENTRY = "ENTRY %main (p: f32[8]) -> f32[8] {\n"
 
 
 @pytest.mark.parametrize(
@@ -92,19 +92,19 @@ HEAD = "ENTRY %main (p: f32[8]) -> f32[8] {\n"
     ],
     ids=["mesh", "iota", "listed, tuple", "start", "permute"],
 )
-def test_forms_of_a_line(mesh, line, kind, axes, payload):
-    (one,) = read_collectives(HEAD + line + "\n}\n", mesh)
+def test_forms_of_instructions(mesh, line, kind, axes, payload):
+    (one,) = read_collectives(ENTRY + line + "\n}\n", mesh)
     assert (one.kind, one.axes, one.payload) == (kind, axes, payload)
 
 
-def test_one_that_is_cut_up_counts_once(mesh):
+def test_pieces_with_one_channel_count_once(mesh):
     line = "  %g.{} = f32[64]{{0}} all-gather(%p), channel_id=7, replica_groups=[1,8]<=[8]"
-    text = HEAD + "\n".join(line.format(i) for i in range(3)) + "\n}\n"
+    text = ENTRY + "\n".join(line.format(i) for i in range(3)) + "\n}\n"
     assert len(read_collectives(text, mesh)) == 1
 
 
 @pytest.mark.parametrize(("start", "times"), [("main", 1), ("body", 24), ("", 24)])
-def test_one_under_way_runs_as_often_as_it_is_started(mesh, start, times):
+def test_an_asynchronous_collective_runs_as_often_as_it_starts(mesh, start, times):
     begin = '  ROOT %c = f32[64]{0} custom-call(%g), custom_call_target="AsyncCollectiveStart"'
     text = """%body (p: f32[8]) -> f32[8] {
   %g.1 = f32[64]{0} all-gather(%p), channel_id=7, replica_groups=[1,8]<=[8]
@@ -127,11 +127,11 @@ MAIN
     assert one.times == times
 
 
-def test_one_device_alone_sends_nothing(mesh):
+def test_groups_of_one_device_send_nothing(mesh):
     line = "  %g = f32[64]{0} all-reduce(%p), channel_id=1, replica_groups=[8,1]<=[8]\n}\n"
-    assert read_collectives(HEAD + line, mesh) == []
+    assert read_collectives(ENTRY + line, mesh) == []
 
 
-def test_done_is_not_counted_beside_start(mesh):
-    text = HEAD + "  %d = f32[8]{0} all-gather-done(%s), channel_id=9\n}\n"
+def test_the_end_of_a_collective_is_not_counted(mesh):
+    text = ENTRY + "  %d = f32[8]{0} all-gather-done(%s), channel_id=9\n}\n"
     assert read_collectives(text, mesh) == []

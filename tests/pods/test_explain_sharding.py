@@ -1,4 +1,4 @@
-"""How each shipped config's state lies on a mesh: against snapshots, and against the bytes."""
+"""The sharding of each paper config's state, against snapshots and against the bytes."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ TOPOLOGY = Topology.parse("v5e:4x4")
 
 
 def laid_out(name: str, **mesh):
-    """Return the plan of a config at full size on 16 chips."""
+    """Return the `Setup` of a full-size config on 16 chips."""
     cfg = load_config(f"configs/{name}.py:pod=v5e:4x4")
     cfg.mesh.update(mesh)
     return prepare(cfg, TOPOLOGY.mesh(cfg.mesh))
@@ -23,13 +23,13 @@ def laid_out(name: str, **mesh):
 
 @pytest.mark.parametrize("name", ["cmd", "coarse_to_fine", "unified"])
 def test_snapshot(name, request):
-    # fsdp and tensor are both more than 1, so that every rule shows.
+    # Both fsdp and tensor are above 1, so that every sharding rule has an effect.
     text = explain(laid_out(name, fsdp=4, tensor=2, frozen_whole=1.0)) + "\n"
     path = SNAPSHOTS / f"{name}.txt"
-    assert text == path.read_text(), f"write it anew: {path}"
+    assert text == path.read_text(), f"if the change is intended, replace {path}"
 
 
-def test_bytes_of_a_chip_add_up():
+def test_bytes_of_all_chips_add_up():
     whole = laid_out("cmd", frozen_whole=0.0)
     cut = laid_out("cmd", fsdp=4, frozen_whole=0.0)
     sizes = {
@@ -41,12 +41,12 @@ def test_bytes_of_a_chip_add_up():
         assert line.bytes * share == sizes[line.path], line
 
 
-def test_small_frozen_encoders_lie_whole():
+def test_small_frozen_encoders_are_replicated():
     specs = {
         line.path: line.spec
         for line in state_lines(laid_out("coarse_to_fine", fsdp=4, frozen_whole=1.0))
     }
-    # HuBERT-large takes 0.6 GiB in bfloat16, ViT-g 1.8.
+    # In bfloat16 HuBERT-large takes 0.6 GiB, below the limit of 1 GiB, and ViT-g 1.8 GiB.
     assert {spec for path, spec in specs.items() if path.startswith("params/speech/")} == {"whole"}
     assert specs["params/image/layers_00/mlp/up/kernel"] == "fsdp,-"
     assert specs["params/fusion/layers_00/mlp/up/kernel"] == "fsdp,-"

@@ -1,4 +1,4 @@
-"""A loop's body counts as often as it runs, a slice of a stack for the slice alone."""
+"""The correction for loops: bodies count once per run, slices only with their own bytes."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from sir_jax.pods.loops import loop_factor
 from sir_jax.pods.topology import Topology
 
-# Once: 4 MiB copied (read and written); five times: a slice of 1 MiB read of a stack of 5 and 4 MiB
-# read and written; the stack is kept in place, its update is one slice.
+# Outside of the loop 4 MiB are copied (read and written). Each of five turns reads a slice of 1 MiB
+# from a stack, and reads and writes 4 MiB.
 _PROGRAM = """HloModule jit_f, is_scheduled=true
 
 %inner (p: f32[1048576]) -> f32[1024,1024] {
@@ -55,15 +55,16 @@ ENTRY %main (a: f32[1048576], b: f32[5,512,512]) -> f32[1048576] {
 """
 
 
-def test_by_hand():
-    # The body also reads its number, the condition compares two numbers to one byte.
+def test_the_body_of_a_loop_counts_once_per_turn():
+    # The body also reads the 4 bytes of the counter. The condition, which is counted once, reads
+    # two numbers and writes one byte.
     outside, body, condition = 8 * 2**20, 9 * 2**20 + 4, 9
-    wanted = (outside + 5 * body + condition) / (outside + body + condition)
-    assert loop_factor(_PROGRAM) == pytest.approx(wanted, rel=1e-9)
+    expected = (outside + 5 * body + condition) / (outside + body + condition)
+    assert loop_factor(_PROGRAM) == pytest.approx(expected, rel=1e-9)
 
 
-def test_what_is_handed_on_to_a_collective_under_way_is_not_moved():
-    # The fusion computes 1 MiB to 1 MiB; 64 MiB that is being gathered only pass through.
+def test_an_operand_passed_on_to_a_running_collective_is_not_moved():
+    # The fusion reads 1 MiB and writes 1 MiB. The 64 MiB that are being gathered pass through it.
     text = """%inner (p: f32[262144], g: f32[16777216]) -> (f32[262144], f32[16777216]) {
   %p = f32[262144]{0} parameter(0)
   %g = f32[16777216]{0} parameter(1)
@@ -89,11 +90,11 @@ ENTRY %main (p: f32[262144]) -> f32[262144] {
   %w = (f32[262144]{0}, f32[16777216]{0}) while(%c), condition=%cond, body=%body
 }
 """
-    # 2 MiB copied once, 2 MiB computed eleven times.
+    # 2 MiB are moved by the copy, and 2 MiB in each of eleven turns.
     assert loop_factor(text) == pytest.approx((1 + 11) / 2, rel=1e-9)
 
 
-def test_a_program_without_loops_is_as_it_is():
+def test_a_loop_of_one_turn_needs_no_correction():
     assert loop_factor(_PROGRAM.replace("constant(5)", "constant(1)")) == 1.0
 
 
@@ -110,5 +111,5 @@ def test_every_turn_of_a_compiled_loop_costs_the_same():
 
     four, eight, twelve = moved(4), moved(8), moved(12)
     assert twelve - eight == pytest.approx(eight - four, rel=1e-3)
-    # At least the layer's kernel, its input and its output.
+    # Each turn moves at least the layer's kernel, its input and its output.
     assert (eight - four) / 4 > 2 * (1024 * 1024 + 2 * 4096 * 1024)

@@ -1,4 +1,4 @@
-"""TPU slices by name, and meshes of devices that are only described."""
+"""TPU topologies by name, and meshes of described devices."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_a_device_is_a_chip(name):
     mesh = topology.mesh(ConfigDict(MESH | {"fsdp": 2}))
     assert dict(mesh.shape) == {"data": topology.chips // 2, "fsdp": 2, "tensor": 1}
     assert mesh.size == topology.chips
-    assert topology.kind in CHIPS
+    assert topology.generation in CHIPS
 
 
 def test_only_data_parallelism_crosses_slices():
