@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make a corpus, train, evaluate and find pictures by voice, from nothing but Python and a shell.
-# Arguments are those of `sir-jax quickstart`.
+# Make a corpus, train, evaluate and search pictures by voice. Needs only Python and a shell; takes
+# the arguments of `sir-jax quickstart`.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh" demo
 exec sir-jax quickstart "$@"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: make or re-use the one virtual environment at the repository's root.
+# Sourced by the other scripts: create and activate the virtual environment .venv of the repository.
 # usage: source launch/env.sh EXTRAS
 
 extras=$1
@@ -24,7 +24,8 @@ fi
 # shellcheck disable=SC1091
 source .venv/bin/activate
 
-# A stamp of what was installed for which setup.cfg makes the second run start at once.
+# The stamp file records that these extras are installed, so that the next run starts at once. It is
+# out of date when setup.cfg has changed.
 stamp=.venv/sir_jax-${extras//,/-}
 if [ ! -f "$stamp" ] || [ setup.cfg -nt "$stamp" ]; then
   echo "launch: installing sir_jax[$extras]"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Make the small encoders of sir_jax/pretrained/spoken_scenes again, from text and training splits
-# alone: first on pictures of one object, then on minimal pairs of two as well. About two hours on
-# two CPU cores.
+# Train the small encoders of sir_jax/pretrained/spoken_scenes again, from texts and training splits
+# only: first on pictures of one object, then also on minimal pairs of pictures of two objects.
+# Takes about two hours on two CPU cores.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh" demo
 

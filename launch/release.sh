@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make the model that ships again (`sir_jax.load("spoken-scenes")`): train, evaluate, export. About
-# an hour on two CPU cores.
+# Make the shipped model again (`sir_jax.load("spoken-scenes")`): train, evaluate, export. Takes
+# about an hour on two CPU cores.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh" demo
 

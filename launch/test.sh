@@ -4,7 +4,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh" test
 ruff check .
 ruff format --check .
-# The browser's tests need one; where it cannot be had they are skipped, and in CI they fail.
+# The page's tests need a browser. Without one they are skipped, except in CI, where they fail.
 if ! command -v chromium chromium-browser google-chrome >/dev/null && [ "$(id -u)" = 0 ] &&
   command -v apt-get >/dev/null; then
   echo "launch: installing chromium"

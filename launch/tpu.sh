@@ -2,16 +2,16 @@
 # Train on Cloud TPU slices, on GKE, or in several processes on this machine.
 # usage: launch/tpu.sh VERB --backend=BACKEND [options] [-- arguments of sir-jax train]
 #
-#   create    ask for the machines         run      start training, detached on every host
-#   wait      until they are there         logs     follow process 0, or --worker=N
+#   create    request the machines         run      start training, detached on every host
+#   wait      wait for the machines        logs     follow process 0, or --worker=N
 #   sync      ship the committed code      status   machines, run, last line of metrics
 #   setup     install it, fetch --data     stop     save and stop what `run` started
-#   babysit   all of these, again after every preemption, until training is done
-#   delete    give the machines back
+#   babysit   do all of these, again after every preemption, until training is complete
+#   delete    delete the machines
 #
 # Back ends: tpu-vm, queued-resources, gke, local. --dry-run prints every command and runs none.
-# The same --workdir means: go on where it stands. launch/README.md lists the options.
-# Back ends read what is set here.
+# A run with the same --workdir is continued. launch/README.md lists the options.
+# SC2034: the back ends use the variables that are set here.
 # shellcheck disable=SC2034
 set -euo pipefail
 
@@ -22,14 +22,14 @@ fi
 
 verbs="create wait setup sync run logs status babysit stop delete"
 backends="tpu-vm queued-resources gke local"
-# Options with a value, with their defaults; '' is not given.
+# Options with a value, and their defaults; '' means that the option is not given.
 declare -A options=(
   [backend]='' [name]='' [project]='' [zone]='' [type]='' [version]='' [slices]=1 [workdir]=''
   [config]='' [data]='' [extras]='' [worker]=0 [slice]=0 [retries]=3 [poll]=30 [grace]=60
   [cluster]='' [location]='' [image]='' [processes]=1 [devices-per-process]=1
   [platform]=cpu [port]='' [program]=.venv/bin/sir-jax
 )
-# Options without one.
+# Options without a value.
 declare -A switches=([spot]='' [dirty]='' [dry-run]='')
 declare -A given=()
 train_args=()
@@ -37,7 +37,7 @@ train_args=()
 say() { printf 'launch/tpu.sh: %s\n' "$*" >&2; }
 refuse() { say "$*"; exit 2; }
 
-# Words as one line for a shell, quoted only where needed.
+# Print words as one line for a shell, quoted only where necessary.
 quote() {
   local word line=''
   for word; do
@@ -46,14 +46,14 @@ quote() {
   done
   printf '%s' "${line:1}"
 }
-# Print a command; the one place where any is printed.
+# Print a command; all commands are printed by this function.
 show() { printf '%s%s\n' "$prefix" "$(quote "$@")" >&3; }
 # Print a command, and run it unless --dry-run.
 call() {
   show "$@"
   [ -n "$dry_run" ] || "$@"
 }
-# A remark between printed commands.
+# Print a remark between commands.
 note() { printf '# %s\n' "$*" >&3; }
 
 set_option() { # NAME VALUE SOURCE
@@ -79,7 +79,7 @@ read_env() { # FILE: lines `option=value`; a flag wins over a line
     [[ $line =~ ^[[:space:]]*(#|$) ]] && continue
     [[ $line =~ ^([a-z-]+)=(.*)$ ]] || refuse "--env=$1, line $number: '$line' is not option=value"
     value=${BASH_REMATCH[2]}
-    # One pair of quotes around the whole value is dropped; nothing else is special.
+    # A pair of quotes around the whole value is removed; no other character is special.
     [[ $value =~ ^\"(.*)\"$ || $value =~ ^\'(.*)\'$ ]] && value=${BASH_REMATCH[1]}
     [[ $line =~ ^([a-z-]+)= ]]
     [ -n "${given[${BASH_REMATCH[1]}]:-}" ] || set_option "${BASH_REMATCH[1]}" "$value" "--env=$1: "
@@ -114,7 +114,7 @@ parse() {
   [ -z "$env_file" ] || read_env "$env_file"
 }
 
-# Refuse to go on without these options.
+# Require these options.
 need() {
   local name
   for name; do
@@ -150,9 +150,9 @@ need_tools() { # COMMAND...
   done
 }
 
-# Look a slice up: what the platforms call it, and how many hosts of how many chips it has.
+# Look a slice up: its names on the platforms, its hosts and their chips.
 slice_of() { # TYPE
-  # v4 and v5p count cores, two a chip; v5e and v6e count chips.
+  # The number in a name counts cores for v4 and v5p (two per chip), and chips for v5e and v6e.
   local -A torus=([8]=2x2x1 [16]=2x2x2 [32]=2x2x4 [64]=2x4x4 [128]=4x4x4 [256]=4x4x8 [512]=4x8x8)
   local -A grid=([1]=1x1 [4]=2x2 [8]=2x4 [16]=4x4 [32]=4x8 [64]=8x8 [128]=8x16 [256]=16x16)
   local family size
@@ -174,19 +174,19 @@ slice_of() { # TYPE
     refuse "--type=$1: $family has no such size; give one of" \
       "$(tr ' ' '\n' <<<"$size" | sort -n | tr '\n' ' ')"
   fi
-  # A slice of up to 8 chips of v5e and v6e is one host; larger ones are made of hosts of 4 chips.
+  # v5e and v6e slices of up to 8 chips have one host; larger ones have hosts of 4 chips.
   chips_per_host=$((chips > 8 || chips == 8 && ${#topology} == 5 ? 4 : chips))
   hosts=$((chips / chips_per_host))
   machine+=-${chips_per_host}t
   [ -n "${options[version]}" ] || options[version]=$runtime
 }
 
-# The command that trains, into `command`: PROGRAM first, then what a person would type.
+# Set `command` to the training command; PROGRAM is its first word.
 train_command() { # PROGRAM
   command=("$1" train "--config=${options[config]}" "--workdir=$(mounted "${options[workdir]}")")
 }
 
-# Where hosts and pods find a folder: gs://BUCKET/DIR at /gcs/BUCKET/DIR, as they mount the bucket.
+# Print the path of a folder on hosts and pods, which mount gs://BUCKET at /gcs/BUCKET.
 mounted() { # FOLDER
   case $1 in
     gs://*) printf '/gcs/%s' "${1#gs://}" ;;
@@ -194,13 +194,13 @@ mounted() { # FOLDER
   esac
 }
 
-# Pack what git has committed, once: a babysitter ships the same code again after a preemption.
+# Pack the committed code. Only once, so that `babysit` ships the same code after a preemption.
 pack() {
   [ -z "${archive:-}" ] || return 0
   local tree=HEAD changed
   changed=$(call git status --porcelain)
   if [ -n "${switches[dirty]}" ]; then
-    # An index of its own, so that the checkout's stays as it is.
+    # A separate index, so that the checkout's own index is not changed.
     call mkdir -p build/launch
     call env GIT_INDEX_FILE=build/launch/index git add --all
     tree=$(call env GIT_INDEX_FILE=build/launch/index git write-tree)
@@ -217,7 +217,8 @@ pack() {
   call git archive --format=tar.gz "--output=$archive" "$tree"
 }
 
-# The highest number among lines, as a checkpoint's folder is named; -1 without one.
+# Print the highest number among the last path components of the input, which are names of
+# checkpoints; -1 if there is none.
 newest_number() {
   local line newest=-1
   while IFS= read -r line; do
@@ -228,13 +229,13 @@ newest_number() {
   echo "$newest"
 }
 
-# Of `sir-jax train`: a peer is gone, or has failed and says itself why.
+# Status of `sir-jax train` if another process is lost, or has failed and reports the cause itself.
 try_again=75
 
-# Whether the same command goes on after this status: 128 + a signal, or a peer was lost.
+# Whether the same command can continue after this status: 128 + a signal, or a lost process.
 goes_on() { (($1 > 128 || $1 == try_again)); } # STATUS
 
-# Count a restart; fail where too many in a row brought no newer checkpoint.
+# Count a restart; fail after too many restarts in a row without a newer checkpoint.
 tries=0 best=-1
 may_restart() { # REASON CHECKPOINT
   if (($2 > best)); then
@@ -255,7 +256,7 @@ main() {
   verb=${1:-}
   case $verb in
     '' | -h | --help | help)
-      sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
+      sed -n '2,/^set /{/^set /d;/SC2034/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"
       exit $(("${#verb}" ? 0 : 2))
       ;;
   esac
@@ -265,7 +266,7 @@ main() {
   backend=${options[backend]} dry_run=${switches[dry-run]} prefix='+ '
   [ -n "$backend" ] || refuse "--backend is missing: choose one of $backends"
   check_values
-  # Commands go to stdout when they are all there is, else beside the messages.
+  # Commands are printed to stdout in a dry run, else to stderr.
   if [ -n "$dry_run" ]; then exec 3>&1; prefix=''; else exec 3>&2; fi
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
   # shellcheck source=/dev/null

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2154  # shared with launch/tpu.sh
-# Sourced: GKE. A slice is a node pool, a run is a JobSet, the code is in an image.
+# Sourced: the back end for GKE. A slice is a node pool, a run is a JobSet, the code is in an image.
 
 name=${options[name]}
 cluster=(
@@ -57,7 +57,7 @@ do_sync() {
   local context
   pack
   context=${archive%.tar.gz}
-  # Not the checkout: the image holds what git has.
+  # Build from the packed code, not from the checkout, which may hold other files.
   call rm -rf "$context"
   call mkdir -p "$context"
   call tar -xzf "$archive" -C "$context"
@@ -66,7 +66,7 @@ do_sync() {
   call docker push "${options[image]}"
 }
 
-# A string as YAML and JSON write it. Kubernetes would take $(WORD) for a variable of its own.
+# Print a string as in YAML and JSON. Kubernetes expands $(WORD) unless it is written as $$(WORD).
 json() {
   local text=$1
   text=${text//\\/\\\\}
@@ -78,7 +78,7 @@ json() {
   printf '"%s"' "$text"
 }
 
-# The manifest.
+# Print the manifest: the template with its placeholders replaced.
 fill() {
   local line word words='' bucket=${options[workdir]#gs://}
   local data=${options[data]#gs://} mount=implicit-dirs
@@ -99,13 +99,14 @@ fill() {
     [[ $line != \#* ]] || continue
     [[ -n ${options[data]} || $line != *'# data' ]] || continue
     line=${line%  # data}
-    # One a line, and what it stands for is not looked at again.
+    # A line has at most one placeholder; its replacement is not searched for placeholders.
     [[ ! $line =~ __[A-Z_]+__ ]] || line=${line/"${BASH_REMATCH[0]}"/"${known[${BASH_REMATCH[0]}]}"}
     printf '%s\n' "$line"
   done <launch/gke/jobset.yaml
 }
 
-# "NAME:" while the run lives, "NAME:Completed" or "NAME:Failed" after; empty without one.
+# Print "NAME:" while the run is active, "NAME:Completed" or "NAME:Failed" after it has ended, and
+# nothing if there is no run.
 jobset_state() {
   call kubectl get jobsets "--selector=$label" "--field-selector=metadata.name=$name" \
     '--output=jsonpath={range .items[*]}{.metadata.name}:{.status.terminalState}{end}'
@@ -145,16 +146,16 @@ do_status() {
   call kubectl get nodes "--selector=sir-jax-name=$name"
   call kubectl get jobsets "$name"
   call kubectl get pods "--selector=jobset.sigs.k8s.io/jobset-name=$name" --output=wide
-  # What is written to a bucket is there once it is closed; the log tells the step now.
+  # The current step is in the log; a file in a bucket is visible only after it was closed.
   call kubectl logs "$(pods 0)" --container=train --tail=3
 }
 
-# Pods get SIGTERM, and their time of grace to save.
+# Pods receive SIGTERM and have their grace period to save.
 do_stop() {
   call kubectl delete jobsets "--selector=$label" "--field-selector=metadata.name=$name"
 }
 
-# Restarts are the JobSet controller's, so that they need no machine of ours; this only watches.
+# The JobSet controller restarts a run, without any machine of ours; this function only watches.
 do_babysit() {
   local state
   do_setup

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# What launch/tpu.sh runs on a TPU host; it lies in the code that `sync` shipped.
-# usage: host.sh setup EXTRAS [gs://DATA]    a Python, the environment, the corpora
-#        host.sh start RUN COMMAND...        detached; again the same while it runs: nothing
-#        host.sh status RUN WORKDIR          one line: state=, exit=, checkpoint=
-#        host.sh metrics WORKDIR             the last line of metrics.jsonl
+# Run by launch/tpu.sh on a TPU host, as part of the code that `sync` shipped.
+# usage: host.sh setup EXTRAS [gs://DATA]    install Python, the environment and the corpora
+#        host.sh start RUN COMMAND...        start it detached; do nothing if it runs already
+#        host.sh status RUN WORKDIR          print one line: state=, exit=, checkpoint=
+#        host.sh metrics WORKDIR             print the last line of metrics.jsonl
 #        host.sh logs RUN                    follow the log
-#        host.sh idle RUN                    fail while the run lives
-#        host.sh stop RUN GRACE              SIGTERM, which saves; after GRACE seconds SIGKILL
+#        host.sh idle RUN                    fail while the run is active
+#        host.sh stop RUN GRACE              SIGTERM to save; after GRACE seconds SIGKILL
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=process.sh
@@ -16,13 +16,13 @@ verb=$1
 shift
 say() { printf '%s: %s\n' "$(hostname)" "$*"; }
 
-# Read what `supervise` wrote of the run; fail where there is no run or it has ended.
+# Read the process file that `supervise` wrote; fail if there is no run or it has ended.
 running() {
   pid='' began='' group=''
   [ -f "$folder/pid" ] && read -r pid began group <"$folder/pid" && lives "$pid" "$began"
 }
 
-# Whether launch/env.sh will find a Python; Ubuntu ships ensurepip apart.
+# Whether launch/env.sh will find a Python with ensurepip, which Ubuntu packages separately.
 have_python() {
   local python check
   check='import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))'
@@ -35,7 +35,7 @@ have_python() {
 do_setup() { # EXTRAS [DATA]
   # TPU images come with Python 3.10.
   if ! have_python; then
-    # Right after the start the machine's own updates hold apt's lock.
+    # After the start, the machine's automatic updates hold the lock of apt.
     sudo add-apt-repository -y ppa:deadsnakes/ppa
     sudo apt-get -o DPkg::Lock::Timeout=600 install -y -q python3.12 python3.12-venv
   fi
@@ -47,7 +47,7 @@ do_setup() { # EXTRAS [DATA]
   source launch/env.sh "$1"
 }
 
-# Mount the bucket of /gcs/BUCKET/..., a folder that all hosts share.
+# Mount the bucket of a folder /gcs/BUCKET/..., which all hosts share.
 mount_bucket() { # FOLDER
   local bucket=${1#/gcs/} source
   bucket=${bucket%%/*}
@@ -62,7 +62,7 @@ mount_bucket() { # FOLDER
   fi
   sudo mkdir -p "/gcs/$bucket"
   sudo chown "$(id -u)" "/gcs/$bucket"
-  # What one host writes, the others must see at once.
+  # Without caching of metadata, so that hosts see each other's files at once.
   gcsfuse --implicit-dirs --metadata-cache-ttl-secs=0 "$bucket" "/gcs/$bucket"
 }
 
@@ -78,7 +78,7 @@ do_start() { # COMMAND...
   rm -f "$folder"/{pid,exit,stopped}
   printf '%s' "$*" >"$folder/command"
   printf '%s: %s\n' "$(date -u +%FT%TZ)" "$*" >>"$folder/log"
-  # A session of its own outlives the ssh connection.
+  # In a new session, so that the run survives the end of the ssh connection.
   setsid bash launch/tpu/host.sh supervise "$run" "$@" >>"$folder/log" 2>&1 </dev/null &
   disown
   local tick
@@ -99,7 +99,7 @@ do_supervise() { # COMMAND...
   wait $! || code=$?
   echo "$code" >"$folder/exit.part"
   mv "$folder/exit.part" "$folder/exit"
-  # Whatever it started itself ends with it, and lets go of the chips.
+  # End the processes that the command started, which would keep the chips.
   kill -KILL -- "-$$"
 }
 
@@ -115,7 +115,7 @@ do_status() { # WORKDIR
     state=lost  # the machine was restarted
   fi
   while read -r name; do
-    # What is not committed yet has a longer name.
+    # A checkpoint that is still being written has a longer name.
     [[ $name =~ ^[0-9]+$ ]] && ((10#$name > step)) && step=$((10#$name))
   done < <(ls "$1/checkpoints" 2>/dev/null)
   echo "state=$state exit=$code checkpoint=$step host=$(hostname)"
@@ -131,7 +131,7 @@ do_idle() {
 
 do_stop() { # GRACE
   running || { say "$run does not run"; return; }
-  # Before the end, so that a babysitter does not start again what a person stopped.
+  # Before the process ends, so that `babysit` does not restart a run that a person stopped.
   touch "$folder/stopped"
   if end "$pid" "$began" "$group" "$1"; then
     say "$run stopped"

@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2034,SC2154  # shared with launch/tpu.sh
-# Sourced by the back ends whose hosts are reached by gcloud's ssh: all but the machines themselves.
-# A back end gives gcloud_tpu, on_hosts, copy, node_state, READY, do_create, do_delete.
+# Sourced by the back ends whose hosts are reached by gcloud's ssh. Such a back end defines
+# gcloud_tpu, check_backend, on_hosts, copy, node_state, READY, do_create and do_delete.
 
-place=("--zone=${options[zone]}" ${options[project]:+"--project=${options[project]}"})
+zone_flags=("--zone=${options[zone]}" ${options[project]:+"--project=${options[project]}"})
 name=${options[name]}
 folder=$(mounted "${options[workdir]}")
 label=launcher=sir-jax
@@ -13,7 +13,7 @@ check() {
   [[ $verb != run && $verb != babysit ]] || need config workdir
   [[ $verb != status ]] || need workdir
   [ -z "${options[type]}" ] || slice_of "${options[type]}"
-  # Without a type, a relative folder is taken to be meant for one host.
+  # Without --type the number of hosts is unknown; a relative folder is then accepted.
   if [[ ${hosts:-1} -gt 1 || ${options[slices]} -gt 1 ]] && [[ ${options[workdir]} =~ ^[^/] ]]; then
     [[ ${options[workdir]} == gs://* ]] ||
       refuse "--workdir=${options[workdir]}: several hosts must reach it; give gs://... or a" \
@@ -25,7 +25,7 @@ check() {
 
 host_script() { quote bash sir_jax/launch/tpu/host.sh "$@"; }
 
-# What gcloud says of the machines, or MISSING; UNKNOWN where it cannot tell.
+# Print the state of the machines as gcloud reports it, MISSING, or UNKNOWN if gcloud fails.
 ask_state() { # COMMAND...
   local answer
   if answer=$(call "$@" 2>&1); then
@@ -38,7 +38,7 @@ ask_state() { # COMMAND...
   fi
 }
 
-# Whether these machines are gone for good: whatever is left of them is deleted and made anew.
+# Whether machines in this state never come back, so that they have to be deleted and made again.
 lost() { # STATE
   case $1 in
     PREEMPTED | TERMINATED | STOPPING | STOPPED | SUSPENDING | SUSPENDED) ;;
@@ -65,7 +65,8 @@ do_wait() {
 do_sync() {
   pack
   copy "$archive" sir_jax.tar.gz || return
-  # What an earlier sync left must go, else a deleted module lives on; what was made here stays.
+  # Remove the code of an earlier sync, or deleted modules would remain; keep the files that were
+  # made on the host.
   on_hosts all "if [ -f sir_jax/launch/tpu/host.sh ]; then $(host_script idle "$name"); fi &&\
  mkdir -p sir_jax && find sir_jax -mindepth 1 -maxdepth 1 ! -name .venv ! -name '*.egg-info'\
  ! -name data ! -name runs -exec rm -rf {} + && tar -xzmf sir_jax.tar.gz -C sir_jax"
@@ -94,7 +95,7 @@ do_status() {
 
 do_stop() { on_hosts all "$(host_script stop "$name" "${options[grace]}")"; }
 
-# Delete the machines, if it was this script that made them.
+# Delete the machines if this script made them.
 delete_own() { # OWNER COMMAND...
   local owner=$1
   shift
@@ -128,7 +129,7 @@ watch_run() {
         stopped) outcome=stopped; return ;;
         lost | none) outcome=lost; return ;;
         ended)
-          # A signal's status tells more than a failure's, and that more than a missed peer's.
+          # Of several statuses keep that of a signal, else that of a failure, else try_again.
           one=${BASH_REMATCH[2]}
           [[ $one = 0 || -n $code && ($code -gt 128 || $one = "$try_again") ]] || code=$one
           ;;
@@ -137,7 +138,7 @@ watch_run() {
     if [ -n "$code" ]; then
       outcome=$code
       ! goes_on "$code" || return 0
-      # Hosts fail at once where a peer's machine went away, gcloud tells it later.
+      # If a machine was lost, the other hosts fail at once, but gcloud reports it later.
       sleep "${options[poll]}"
       state=$(node_state)
       if lost "$state" || (($(grep -c '^state=' <<<"$report") < hosts * options[slices])); then
@@ -149,8 +150,8 @@ watch_run() {
   done
 }
 
-# Machines with the code on them, made anew where they are lost. Called where a failure is not the
-# end, so that each step has to say itself that the next one is pointless.
+# Provide machines with the code on them; make lost ones again. `set -e` has no effect here, because
+# the function is called in a condition. So each step returns if the one before failed.
 prepare() {
   local state
   state=$(node_state)
@@ -160,7 +161,7 @@ prepare() {
     do_create || return
   fi
   [ -n "$fresh" ] || return 0
-  # A run that a babysitter before this one started is only watched.
+  # A run that an earlier `babysit` started is only watched.
   if [ "$state" != "$READY" ] || on_hosts 0 "$(host_script idle "$name")"; then
     do_wait && do_sync && do_setup || return
   fi

@@ -1,5 +1,6 @@
 # shellcheck shell=bash disable=SC2034,SC2154  # shared with launch/tpu.sh
-# Sourced: several processes on this machine, as several hosts would run; or one on its GPUs.
+# Sourced: the back end for this machine, with several processes as on several hosts, or with one
+# process on its GPUs.
 # shellcheck source=process.sh
 source launch/tpu/process.sh
 
@@ -36,7 +37,7 @@ do_setup() {
 
 free_port() {
   local port
-  # Below the ports that the system itself gives out.
+  # Below the range of ports that the system assigns.
   for _ in {1..100}; do
     port=$((20000 + RANDOM % 10000))
     (: <>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
@@ -44,10 +45,10 @@ free_port() {
   refuse "--port: found no free one; give one"
 }
 
-# The command of one process, with its environment, into `command`.
+# Set `command` to the command of one process, with its environment.
 process_command() { # ID PORT
   local count=${options[processes]} peers=off env=()
-  # cuda,tpu and so on see their devices themselves.
+  # On other platforms than cpu the devices are those of the machine.
   env=(env "JAX_PLATFORMS=${options[platform]}")
   [ "${options[platform]}" != cpu ] ||
     env+=("XLA_FLAGS=--xla_force_host_platform_device_count=${options[devices-per-process]}")
@@ -59,8 +60,8 @@ process_command() { # ID PORT
 
 checkpoint() { { ls "${options[workdir]}/checkpoints" 2>/dev/null || true; } | newest_number; }
 
-# What `run` and `stop` know each other by: a line a process, the launcher's first.
-read_pids() { # sets `launcher`, `members` to "PID BORN"; fails where none lives
+# Read the file by which `run` and `stop` find each other: one line per process, the launcher first.
+read_pids() { # sets `launcher` and `members` to "PID BORN"; fails if none of them runs
   local id pid began alive=1
   launcher='' members=()
   [ -f "$pids" ] || return 1
@@ -75,13 +76,13 @@ read_pids() { # sets `launcher`, `members` to "PID BORN"; fails where none lives
 signal_members() { # SIGNAL
   local pid
   for pid in "${running[@]}"; do
-    # SIGTERM is for sir-jax alone, which ends its workers when it has saved.
+    # SIGTERM only to sir-jax, which ends its workers after it has saved; SIGKILL to its group.
     [ "$1" = TERM ] || pid=-$pid
     kill "-$1" -- "$pid" 2>/dev/null || true
   done
 }
 
-# One launch of all processes: sets `status` to that of the first that failed, else 0.
+# Run all processes once; set `status` to that of the first process that failed, or 0.
 launch() {
   local id port=${options[port]} deadline='' code sent=0 tail failed=0
   local -A running=()
@@ -104,8 +105,8 @@ launch() {
     show "${command[@]}"
     touch "$logs/process-$id.log"
     ((id)) || sent=$(wc -c <"$logs/process-0.log")
-    # Each in a session of its own: Ctrl-C in the terminal reaches this script alone, which passes
-    # one signal on; a second would be final to sir-jax.
+    # Each process has its own session, so that Ctrl-C in the terminal only reaches this script,
+    # which passes it on once. A second signal would end sir-jax before it has saved.
     setsid "${command[@]}" >>"$logs/process-$id.log" 2>&1 </dev/null 3>&- &
     running[$id]=$!
     echo "$id $! $(born $!)" >>"$pids"
@@ -117,10 +118,11 @@ launch() {
       ! kill -0 "${running[$id]}" 2>/dev/null || continue
       code=0
       wait "${running[$id]}" || code=$?
-      # Whatever it started itself ends with it.
+      # End the processes that it started.
       kill -KILL -- "-${running[$id]}" 2>/dev/null || true
       unset "running[$id]"
-      # Who lost a peer ends before the peer that has failed, which tells more.
+      # A process that lost another one may end first; the status of the one that failed replaces
+      # its status.
       if ((code && (!status || status == try_again))); then
         ((status)) || failed=$SECONDS
         status=$code
@@ -135,11 +137,11 @@ launch() {
     elif [[ -n $deadline ]] && ((SECONDS > deadline)); then
       signal_members KILL
     fi
-    # Ctrl-C ends this sleep as well.
+    # Ctrl-C ends this sleep, too, which then fails.
     sleep 0.2 || true
   done
   rm -f "$pids"
-  # The last lines.
+  # Let `tail` print the last lines.
   wait "$tail" || true
 }
 
@@ -193,7 +195,7 @@ do_stop() {
   fi
   read_pids || { say "--workdir=${options[workdir]}: no run lives there"; return 0; }
   if [ -n "$launcher" ]; then
-    # It passes the signal on, has its own time of grace, and does not start again.
+    # The launcher passes the signal on, waits for its grace period and does not restart.
     read -r pid began <<<"$launcher"
     kill -TERM "$pid"
     while lives "$pid" "$began"; do sleep 0.1; done

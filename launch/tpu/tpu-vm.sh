@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2154  # shared with launch/tpu.sh
-# Sourced: one slice by `gcloud compute tpus tpu-vm`, there at once or refused.
+# Sourced: the back end for `gcloud compute tpus tpu-vm`, which provides one slice at once or fails.
 # shellcheck source=hosts.sh
 source launch/tpu/hosts.sh
 
@@ -12,25 +12,25 @@ check_backend() {
 }
 
 node_state() {
-  ask_state "${gcloud_tpu[@]}" describe "$name" "${place[@]}" '--format=value(state)'
+  ask_state "${gcloud_tpu[@]}" describe "$name" "${zone_flags[@]}" '--format=value(state)'
 }
 
 on_hosts() { # WORKER|all STRING
-  call "${gcloud_tpu[@]}" ssh "$name" "${place[@]}" "--worker=$1" "--command=$2"
+  call "${gcloud_tpu[@]}" ssh "$name" "${zone_flags[@]}" "--worker=$1" "--command=$2"
 }
 
 copy() { # FILE NAME
-  call "${gcloud_tpu[@]}" scp "$1" "$name:$2" "${place[@]}" --worker=all
+  call "${gcloud_tpu[@]}" scp "$1" "$name:$2" "${zone_flags[@]}" --worker=all
 }
 
 do_create() {
-  call "${gcloud_tpu[@]}" create "$name" "${place[@]}" "--accelerator-type=${options[type]}" \
+  call "${gcloud_tpu[@]}" create "$name" "${zone_flags[@]}" "--accelerator-type=${options[type]}" \
     "--version=${options[version]}" "--labels=$label" ${switches[spot]:+--spot}
 }
 
 do_delete() {
   local owner
-  owner=$(call "${gcloud_tpu[@]}" describe "$name" "${place[@]}" \
+  owner=$(call "${gcloud_tpu[@]}" describe "$name" "${zone_flags[@]}" \
     '--format=value(labels.launcher)') || return
-  delete_own "$owner" "${gcloud_tpu[@]}" delete "$name" "${place[@]}" --quiet
+  delete_own "$owner" "${gcloud_tpu[@]}" delete "$name" "${zone_flags[@]}" --quiet
 }

@@ -1,4 +1,4 @@
-"""launch/tpu.sh on hosts: gcloud is a stand-in whose machines are folders; the rest is real."""
+"""launch/tpu.sh on hosts. A fake gcloud has folders as machines; everything else is real."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import pytest
 from launch_helpers import ROOT, script, wait_for
 
 GCLOUD = r"""#!/usr/bin/env bash
-# State in $CLOUD: `state`, and a home for each of two workers.
+# $CLOUD holds the file `state` and a home folder for each of two workers.
 verb=$4
 for word; do
   case $word in --command=*) command=${word#*=} ;; --worker=*) worker=${word#*=} ;; esac
@@ -50,7 +50,7 @@ esac
 
 @pytest.fixture
 def cloud(tmp_path):
-    """Return (a repository with the scripts, an environment whose gcloud is the stand-in)."""
+    """Return (repository of the scripts, the cloud's folder, environment with the fake gcloud)."""
     root, folder, tools = tmp_path / "repository", tmp_path / "cloud", tmp_path / "bin"
     for path in (root, folder, tools):
         path.mkdir()
@@ -81,7 +81,7 @@ def git(root, *words):
 
 
 def pod(verb, folder):
-    """Return the words for the stand-in's TPU."""
+    """Return the arguments of a verb for the TPU of the fake gcloud."""
     return [
         verb,
         "--backend=tpu-vm",
@@ -95,7 +95,7 @@ def pod(verb, folder):
     ]
 
 
-def test_hosts_run_what_is_committed_detached_and_stop_their_own(cloud):
+def test_hosts_run_the_committed_code_detached_and_stop_their_own_run(cloud):
     root, folder, env = cloud
     for verb in ("create", "wait", "sync", "setup"):
         result = script(*pod(verb, folder), root=root, env=env)
@@ -105,10 +105,10 @@ def test_hosts_run_what_is_committed_detached_and_stop_their_own(cloud):
     assert result.stdout.count("pod started") == 2
     log = (folder / "0/.sir_jax/runs/pod/log").read_text()
     assert f"train --config=c --workdir={folder}/w --config.note=it's $HOME\n" in log
-    # A second `run` after a connection broke starts nothing twice; another command is refused.
+    # A second `run`, as after a broken connection, starts nothing; another command is refused.
     assert script(*run, root=root, env=env).stdout.count("pod runs already") == 2
     assert "pod runs another command" in script(*pod("run", folder), root=root, env=env).stderr
-    # The code is not pulled from under it.
+    # The code is not replaced while it runs.
     refused = script(*pod("sync", folder), root=root, env=env)
     assert refused.returncode != 0 and "pod runs (process" in refused.stderr
     (folder / "w/checkpoints/120").mkdir(parents=True)
@@ -123,7 +123,7 @@ def test_hosts_run_what_is_committed_detached_and_stop_their_own(cloud):
     assert (folder / "1/.sir_jax/runs/pod/log").read_text().endswith("saved\n")
     status = script(*pod("status", folder), root=root, env=env).stdout
     assert status.count("state=stopped") == 2
-    # A deleted file goes from the hosts as well; what was made there stays.
+    # A deleted file is removed from the hosts; files that were made there stay.
     git(root, "rm", "-q", "launch/demo.sh")
     assert "not committed" in script(*pod("sync", folder), root=root, env=env).stderr
     assert (folder / "0/sir_jax/launch/demo.sh").exists()
@@ -131,11 +131,11 @@ def test_hosts_run_what_is_committed_detached_and_stop_their_own(cloud):
     assert result.returncode == 0, result.stderr
     assert not (folder / "0/sir_jax/launch/demo.sh").exists()
     assert (folder / "0/sir_jax/.venv/bin/sir-jax").exists()
-    # --dirty left the index as it was.
+    # --dirty does not change the index.
     assert git(root, "diff", "--cached", "--name-only").stdout == b"launch/demo.sh\n"
 
 
-def test_babysit_makes_a_preempted_tpu_anew_and_goes_on(cloud):
+def test_babysit_makes_a_preempted_tpu_again_and_continues(cloud):
     root, folder, env = cloud
     (folder / "stockout").touch()
     (folder / "act").write_text(
@@ -155,14 +155,14 @@ def test_babysit_makes_a_preempted_tpu_anew_and_goes_on(cloud):
     assert "pod could not be made ready; starts again, newest checkpoint: none" in result.stderr
     assert calls.count("create") == 3
     assert calls.count("delete") == 1
-    # After the first preemption, of the process alone, the code was there already.
+    # The first preemption only ended the process, so the code was not shipped again.
     assert calls.count("scp") == 2
     assert "pod ended with 143; starts again, newest checkpoint: 10" in result.stderr
     assert "pod was lost; starts again, newest checkpoint: " in result.stderr
     assert "pod: training is done" in result.stderr
 
 
-def test_babysit_leaves_a_mistake_and_a_run_stopped_by_hand(cloud):
+def test_babysit_does_not_restart_after_a_mistake_or_a_stop(cloud):
     root, folder, env = cloud
     (folder / "act").write_text("[[ $PWD = */1/sir_jax ]] && exit 2\nsleep 50 & wait\n")
     result = script(*pod("babysit", folder), root=root, env=env)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from launch_helpers import ROOT, script, wait_for
 
-# A stand-in for sir-jax: says who it is, saves on SIGTERM, and does what the words say that begin
+# A fake sir-jax: it prints its process id, saves on SIGTERM, and executes the arguments that begin
 # with its process id or `all`.
 PROGRAM = r"""#!/usr/bin/env bash
 for word; do
@@ -36,14 +36,14 @@ def program(tmp_path):
 
 
 def local(verb, workdir, program, *words, processes=3):
-    """Return the words that run `processes` of the program on this machine."""
+    """Return the arguments of a verb for `processes` processes of the program."""
     options = [f"--workdir={workdir}", "--backend=local"]
     if verb in ("run", "babysit"):
         options += ["--config=none", f"--program={program}", f"--processes={processes}"]
     return [verb, *options, *words]
 
 
-def test_all_processes_run_and_process_0_is_on_the_terminal(tmp_path, program):
+def test_all_processes_run_and_process_0_prints_to_the_terminal(tmp_path, program):
     result = script(
         *local("run", tmp_path / "w", program, "--port=23456", "--devices-per-process=2"),
         "--",
@@ -58,7 +58,7 @@ def test_all_processes_run_and_process_0_is_on_the_terminal(tmp_path, program):
         words = f"train --config=none --workdir={tmp_path}/w --distributed=127.0.0.1:23456,{i},3 "
         assert f"\n{words}" in log
     assert result.stdout == logs[0]
-    # The same workdir again: logs are kept, and the terminal shows the new lines alone.
+    # With the same workdir again, logs are kept and the terminal shows only the new lines.
     again = script(*local("run", tmp_path / "w", program))
     assert again.stdout == "process 0 of 3\n"
     assert (tmp_path / "w/logs/process-0.log").read_text() == logs[0] + again.stdout
@@ -66,11 +66,14 @@ def test_all_processes_run_and_process_0_is_on_the_terminal(tmp_path, program):
 
 def test_one_process_on_gpus_is_not_distributed(tmp_path, program):
     words = local("run", tmp_path, program, "--platform=cuda", processes=1)
-    result = script(*words, "--", ":echo $JAX_PLATFORMS,${XLA_FLAGS:-none}", ':echo "$4"')
+    words += ["--", ":echo $JAX_PLATFORMS,${XLA_FLAGS:-none}", ':echo "$4"']
+    # Without the flags that conftest.py sets for the tests.
+    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    result = script(*words, env=env)
     assert result.stdout.splitlines() == ["process  of ", "cuda,none", "--distributed=off"]
 
 
-def test_when_one_fails_the_others_end_within_the_grace_and_its_status_is_told(tmp_path, program):
+def test_if_one_fails_the_others_are_ended_and_its_status_is_returned(tmp_path, program):
     result = script(
         *local("run", tmp_path, program, "--grace=1"),
         "--",
@@ -82,7 +85,7 @@ def test_when_one_fails_the_others_end_within_the_grace_and_its_status_is_told(t
     assert result.returncode == 7
     assert "process 1 of 3 ended with 7" in result.stderr
     assert result.stdout == "process 0 of 3\n0 saved\n"
-    # The third would not listen.
+    # The third process ignores SIGTERM and is killed.
     assert (tmp_path / "logs/process-2.log").read_text() == "process 2 of 3\n"
     assert not (tmp_path / "logs/pids").exists()
     assert not of_group(tmp_path)
@@ -90,17 +93,17 @@ def test_when_one_fails_the_others_end_within_the_grace_and_its_status_is_told(t
 
 def of_group(workdir):
     """Return the processes whose command line names the workdir."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if str(workdir).encode() in path.read_bytes():
-                found.append(int(path.parent.name))
+                pids.append(int(path.parent.name))
         except OSError:
             pass
-    return [pid for pid in found if pid != os.getpid()]
+    return [pid for pid in pids if pid != os.getpid()]
 
 
-# A shell cannot take back that SIGINT is ignored, as it is in what was started in the background.
+# If the tests run in the background, SIGINT is ignored, which a shell script cannot undo itself.
 UNIGNORED = """import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.execvp("bash", ["bash", *sys.argv[1:]])"""
@@ -109,7 +112,7 @@ os.execvp("bash", ["bash", *sys.argv[1:]])"""
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_script_reaches_every_process_once(tmp_path, program, signum):
     words = local("babysit", tmp_path, program)
-    # A group of its own, as a terminal gives: Ctrl-C goes to all of it.
+    # In its own process group, to which a terminal sends Ctrl-C.
     process = subprocess.Popen(
         [
             sys.executable,
@@ -127,7 +130,7 @@ def test_a_signal_to_the_script_reaches_every_process_once(tmp_path, program, si
     )
     wait_for(lambda: len(list(tmp_path.glob("up-*"))) == 3)
     os.killpg(process.pid, signum)
-    # Saved, and not begun again: it was a person who stopped it.
+    # All processes saved, and `babysit` did not restart them.
     assert process.wait(timeout=60) == 143
     for i in range(3):
         log = (tmp_path / f"logs/process-{i}.log").read_text()
@@ -135,7 +138,7 @@ def test_a_signal_to_the_script_reaches_every_process_once(tmp_path, program, si
     assert not of_group(tmp_path)
 
 
-def test_stop_ends_its_own_and_nothing_else(tmp_path, program):
+def test_stop_ends_only_the_run_of_its_workdir(tmp_path, program):
     running = []
     for name in ("mine", "other"):
         words = local("babysit", tmp_path / name, program)
@@ -158,7 +161,7 @@ def test_stop_ends_its_own_and_nothing_else(tmp_path, program):
         assert f"{i} saved" in (tmp_path / f"mine/logs/process-{i}.log").read_text()
     assert other.poll() is None
     assert script(*local("status", tmp_path / "other", program)).stdout.startswith("running: 3")
-    # A launcher that was killed leaves its processes to `stop`.
+    # If the launcher was killed, `stop` ends the processes itself.
     other.kill()
     other.wait()
     assert script(*local("status", tmp_path / "other", program)).stdout.startswith("running: 3")
@@ -168,7 +171,7 @@ def test_stop_ends_its_own_and_nothing_else(tmp_path, program):
     assert status == "not running, checkpoint -1\n"
 
 
-def test_stop_spares_a_later_process_with_the_same_number(tmp_path, program):
+def test_stop_ignores_a_later_process_with_the_same_number(tmp_path, program):
     with subprocess.Popen(["sleep", "50"]) as bystander:
         (tmp_path / "logs").mkdir()
         (tmp_path / "logs/pids").write_text(f"launcher {bystander.pid} 1\n0 {bystander.pid} 1\n")
@@ -178,8 +181,9 @@ def test_stop_spares_a_later_process_with_the_same_number(tmp_path, program):
         bystander.kill()
 
 
-def test_babysit_goes_on_after_a_preemption_until_training_is_complete(tmp_path, program):
-    # Each run but the last makes a checkpoint and is preempted: more often than --retries.
+def test_babysit_restarts_after_preemptions_until_training_is_complete(tmp_path, program):
+    # Each run but the last makes a checkpoint and is preempted, more often than --retries allows
+    # without progress.
     act = (
         "n=$(ls $workdir/checkpoints | wc -l); [ $n = 4 ] && exit 0; "
         "mkdir $workdir/checkpoints/$((n * 10)); exit 143"
@@ -193,7 +197,7 @@ def test_babysit_goes_on_after_a_preemption_until_training_is_complete(tmp_path,
 
 
 def test_babysit_gives_up_without_progress(tmp_path, program):
-    # What is being written has a longer name, and is no progress.
+    # A checkpoint that is still being written, which has a longer name, is no progress.
     act = "mkdir -p $workdir/checkpoints/9.orbax-checkpoint-tmp; exit 143"
     result = script(*local("babysit", tmp_path, program, "--retries=2"), "--", f"0:{act}")
     assert result.returncode == 143
@@ -201,14 +205,14 @@ def test_babysit_gives_up_without_progress(tmp_path, program):
     assert "gave up: 2 restarts in a row without a newer checkpoint than none" in result.stderr
 
 
-def test_babysit_goes_on_where_a_peer_was_lost(tmp_path, program):
+def test_babysit_restarts_after_a_lost_process(tmp_path, program):
     act = "[ -e $workdir/second ] && exit 0; touch $workdir/second; exit 75"
     result = script(*local("babysit", tmp_path, program), "--", f"1:{act}")
     assert result.returncode == 0, result.stderr
     assert "ended with 75; starts again" in result.stderr
 
 
-def test_who_lost_a_peer_waits_for_the_peer_that_failed(tmp_path, program):
+def test_the_status_of_the_failed_process_replaces_that_of_a_lost_peer(tmp_path, program):
     words = local("babysit", tmp_path, program)
     result = script(*words, "--", "0:exit 75", "1:exit 75", "2:sleep 2; exit 2")
     assert result.returncode == 2, result.stderr

@@ -1,7 +1,7 @@
-"""launch/tpu.sh: what it prints for the clouds and refuses, and the manifests it makes.
+"""launch/tpu.sh: the commands that it prints, the options that it refuses, and its manifests.
 
-Snapshots are transcripts: a `$` line is a command line, to which --dry-run is added, and what
-follows is all it prints.
+Snapshots are transcripts. A line that begins with `$` is a command line, to which --dry-run is
+added; the lines after it are its output.
 """
 
 import os
@@ -21,7 +21,7 @@ BACKENDS = ("tpu-vm", "queued-resources", "gke", "local")
 
 
 def transcripts():
-    """Return a dict of (back end, verb) -> (command line, output)."""
+    """Return (back end, verb) -> (command line, output)."""
     cases = {}
     for path in sorted(SNAPSHOTS.glob("*.txt")):
         for section in ("\n" + path.read_text()).split("\n$ launch/tpu.sh ")[1:]:
@@ -41,7 +41,7 @@ def test_every_verb_of_every_backend_has_a_transcript():
 @pytest.mark.parametrize("verb", VERBS)
 def test_dry_run_prints_the_transcript(backend, verb, tmp_path):
     line, output = TRANSCRIPTS[backend, verb]
-    # Nothing else is there: no cloud tool, no git, not even mkdir.
+    # A dry run needs no other program: no cloud tool, no git, not even mkdir.
     for tool in ("bash", "dirname"):
         (tmp_path / tool).symlink_to(shutil.which(tool))
     words = shlex.split(line)
@@ -51,7 +51,7 @@ def test_dry_run_prints_the_transcript(backend, verb, tmp_path):
     assert result.returncode == 0
 
 
-def test_a_printed_command_hands_every_word_on_through_both_shells():
+def test_a_printed_command_passes_every_word_through_both_shells():
     override = """--config.note=it's "50 %" of $HOME & `id`; *\t#"""
     result = script(
         "run",
@@ -66,11 +66,11 @@ def test_a_printed_command_hands_every_word_on_through_both_shells():
         "--config.empty=",
         "",
     )
-    # What a person pastes: gcloud gets one word that is the command of the host's shell ..
+    # The local shell gives gcloud one word that is the command for the host's shell ..
     shown = 'gcloud() { printf "%s\\0" "$@"; }; ' + result.stdout
     words = subprocess.run(["bash", "-c", shown], capture_output=True, text=True).stdout.split("\0")
     (remote,) = [w.removeprefix("--command=") for w in words if w.startswith("--command=")]
-    # .. and that shell gives sir-jax the words as they were.
+    # .. and the host's shell gives sir-jax the original words.
     inner = remote.replace("bash sir_jax/launch/tpu/host.sh", 'printf "%s\\0"')
     words = subprocess.run(["bash", "-c", inner], capture_output=True, text=True).stdout.split("\0")
     assert words[-4:-1] == [override, "--config.empty=", ""]
@@ -152,7 +152,7 @@ def test_a_mistake_is_one_line_with_the_remedy(words, message):
     assert result.stdout == ""
 
 
-def test_a_missing_tool_is_told(tmp_path):
+def test_a_missing_tool_is_named(tmp_path):
     for tool in ("bash", "dirname", "git"):
         (tmp_path / tool).symlink_to(shutil.which(tool))
     words = ["create", "--backend=tpu-vm", "--name=a", "--zone=z", "--type=v4-8"]
@@ -161,7 +161,7 @@ def test_a_missing_tool_is_told(tmp_path):
     assert result.stderr.startswith("launch/tpu.sh: gcloud is not on PATH: install it")
 
 
-def test_options_come_from_a_file_and_flags_win(tmp_path):
+def test_options_from_a_file_are_overridden_by_flags(tmp_path):
     file = tmp_path / "pod.env"
     file.write_text('# mine\nbackend=tpu-vm\nname="pod"\nzone=file-a\n\ntype=v4-32\nspot=true')
     words = ["create", "--dry-run", f"--env={file}"]
@@ -184,7 +184,7 @@ def test_options_come_from_a_file_and_flags_win(tmp_path):
 
 
 def manifest(*words):
-    """Return the JobSet that `run` would apply, and its job."""
+    """Return the JobSet that `run` would apply, and its replicated job."""
     result = script(
         "run",
         "--dry-run",
@@ -214,7 +214,7 @@ def manifest(*words):
         (["--type=v6e-1"], 1, 1, 1, "tpu-v6e-slice", "1x1"),
     ],
 )
-def test_a_jobset_asks_for_the_hosts_and_chips_of_its_slices(
+def test_a_jobset_requests_the_hosts_and_chips_of_its_slices(
     words, slices, hosts, chips, accelerator, topology
 ):
     jobset, job = manifest(*words)
@@ -237,7 +237,7 @@ def test_a_jobset_holds_the_command_word_for_word_and_the_data():
     words = ['it\'s "so"', "\\n & 100%", "$(HOME)", "#: {x}", "two\nlines", "__NAME__"]
     jobset, job = manifest("--type=v4-8", "--data=gs://bucket/a/b", "--", *words)
     pod = job["template"]["spec"]["template"]["spec"]
-    # `$$(` is how Kubernetes is told to leave `$(` alone.
+    # Kubernetes expands `$(`, unless it is written as `$$(`.
     words[2] = "$$(HOME)"
     assert pod["containers"][0]["command"] == [
         "sir-jax",
@@ -271,7 +271,7 @@ def test_the_skypilot_file_runs_the_same_command_on_tpu_and_gpu(tmp_path):
     program.parent.mkdir(parents=True)
     program.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
     program.chmod(0o755)
-    # What SkyPilot sets on the second of two hosts.
+    # The variables that SkyPilot sets on the second of two hosts.
     env = {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "CONFIG": "c",

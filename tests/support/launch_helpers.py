@@ -1,4 +1,4 @@
-"""launch/tpu.sh as its tests start it."""
+"""Run launch/tpu.sh, and wait for its effects."""
 
 import subprocess
 import time
@@ -8,13 +8,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def script(*words, root=ROOT, **kwargs):
-    """Return the result of launch/tpu.sh with these words."""
+    """Run launch/tpu.sh with these arguments and return the result."""
     command = ["bash", str(root / "launch/tpu.sh"), *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, **kwargs)
 
 
 def wait_for(condition):
-    """Wait until a function returns something true, and return it."""
+    """Wait until a function returns a true value, and return the value."""
     for _ in range(1200):
         if value := condition():
             return value
