@@ -1,4 +1,4 @@
-"""Training: state, step, optimiser, sharding, checkpoints and the loop that ties them.
+"""Training: set-up, state, optimiser, step, loop, checkpoints and metrics.
 
-`sir_jax.cli.train` is the console verb; `sir_jax.training.loop.train` is what it calls.
+The verb `sir-jax train` calls `sir_jax.training.loop.train`.
 """

@@ -1,8 +1,8 @@
-"""The frozen-feature cache as training sees it: what a store must be of, and which one fits.
+"""Stored features in training: which modalities can be stored, and which store fits a run.
 
-A store is known by a key, the hash of everything that its contents depend on: the encoder, its
-parameters, the preprocessing and the corpus. Training computes the keys from its own state, so a
-cache of another checkpoint is never read by mistake.
+A store has a key, the hash of everything that its contents depend on: the encoder, its parameters,
+the preprocessing and the corpus. Training computes the key from its own state, so it can never read
+the features of another checkpoint.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ from sir_jax.runtime.trees import leaf_paths
 
 FORMAT = 1
 
-# Hexadecimal digits of a key in a folder's name.
+# Number of hexadecimal digits of a key in a folder's name.
 KEY_DIGITS = 12
 
 
 def frozen_modalities(params, cfg) -> tuple[str, ...]:
-    """Return the modalities whose encoder is frozen as a whole.
+    """Return the modalities whose encoder has no trainable parameter.
 
     Args:
       params: the whole parameter tree, arrays or shapes.
@@ -41,19 +41,19 @@ def frozen_modalities(params, cfg) -> tuple[str, ...]:
 
 
 def cached_modalities(params, cfg) -> tuple[str, ...]:
-    """Return the modalities that a run reads from `data.features`; see `frozen_modalities`."""
+    """Return the modalities that a run reads from `data.features`: the frozen ones, or none."""
     return frozen_modalities(params, cfg) if cfg.data.features else ()
 
 
 def check_cacheable(params, cfg) -> None:
-    """Refuse a config whose frozen encoders have nothing constant to store.
+    """Check that the outputs of a config's frozen encoders can be stored.
 
     Args:
       params: the whole parameter tree, arrays or shapes.
       cfg: the whole config.
 
     Raises:
-      UserError: nothing is frozen, or what a frozen encoder reads is augmented.
+      UserError: no encoder is frozen, or the input of a frozen one is augmented.
     """
     modalities = frozen_modalities(params, cfg)
     if not modalities:
@@ -75,41 +75,41 @@ def check_cacheable(params, cfg) -> None:
 
 
 def longest_clip(cfg, split: Split) -> int | None:
-    """Return to how many samples the split's clips are cut, None where all fit a bucket."""
+    """Return the length in samples that clips of a split are cut to; None if none is cut."""
     longest = longest_window(cfg.data)
     return longest if (split.index["samples"] > longest).any() else None
 
 
 def clip_frames(cfg, split: Split) -> np.ndarray:
-    """Return the frames of every caption of a split, int32 [n], as the encoder gives them."""
+    """Return the number of encoder frames of each caption of a split, int32 [n]."""
     samples = np.minimum(split.index["samples"], longest_window(cfg.data))
     return np.asarray(conv_lengths(HubertSpec(**cfg.model.speech), samples), np.int32)
 
 
 def bucket_frames(cfg, samples: int) -> int:
-    """Return the frames of a batch of one length bucket."""
+    """Return the number of encoder frames of a length bucket."""
     return int(conv_lengths(HubertSpec(**cfg.model.speech), samples))
 
 
 def image_tokens(cfg) -> int:
-    """Return the tokens of a picture, CLS among them."""
+    """Return the number of an image's tokens, including CLS."""
     return 1 + (cfg.model.image.image_size // cfg.model.image.patch) ** 2
 
 
 def speech_states(cfg) -> int:
-    """Return how many encoder states the speech head reads: all to weigh them, or the last."""
+    """Return the number of hidden states that the speech head reads: all, or the last one."""
     return 1 + cfg.model.speech.layers if cfg.model.head.weigh_layers else 1
 
 
 def identity(modality: str, params, cfg, corpus: Corpus, split: Split) -> dict[str, Any]:
-    """Return everything that a store's contents depend on, as JSON has it.
+    """Return the identity of a store: everything that its contents depend on, as plain JSON.
 
     Args:
       modality: 'speech' or 'image'.
-      params: the whole parameter tree; of the modality's encoder the exact values are hashed.
+      params: the whole parameter tree; the values of the modality's encoder are hashed.
       cfg: the whole config.
-      corpus: the split's.
-      split: what is encoded.
+      corpus: the corpus of the split.
+      split: the split that is encoded.
     """
     data = cfg.data
     if modality == "speech":
@@ -128,10 +128,10 @@ def identity(modality: str, params, cfg, corpus: Corpus, split: Split) -> dict[s
             "image_fit": data.image_fit,
         }
     encoder = dataclasses.asdict(spec)
-    # A frozen encoder runs without it.
+    # A frozen encoder runs without dropout.
     del encoder["dropout"]
     leaves = leaf_paths(params[modality])
-    found = {
+    fields = {
         "format": FORMAT,
         "modality": modality,
         "stored": stored,
@@ -147,12 +147,12 @@ def identity(modality: str, params, cfg, corpus: Corpus, split: Split) -> dict[s
             "index": hashlib.sha256(split.index.tobytes()).hexdigest(),
         },
     }
-    # Tuples become lists, as they are when a manifest is read back.
-    return json.loads(json.dumps(found))
+    # Tuples become lists, as they do in a manifest.
+    return json.loads(json.dumps(fields))
 
 
 def params_hash(params) -> str:
-    """Return the SHA-256 of a parameter tree: paths, types, shapes and every value."""
+    """Return the SHA-256 of a parameter tree: its paths, dtypes, shapes and values."""
     digest = hashlib.sha256()
     for path, leaf in sorted(leaf_paths(params).items()):
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
@@ -165,18 +165,26 @@ def params_hash(params) -> str:
     return digest.hexdigest()
 
 
-def key_of(found: dict[str, Any]) -> str:
-    """Return the key of an identity, hexadecimal."""
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+def key_of(fields: dict[str, Any]) -> str:
+    """Return the key of an identity, a hexadecimal hash."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def store_folder(root: str | Path, found: dict[str, Any]) -> Path:
-    """Return where under `root` the store of an identity lies."""
-    return Path(root) / f"{found['modality']}-{key_of(found)[:KEY_DIGITS]}"
+def store_folder(root: str | Path, fields: dict[str, Any]) -> Path:
+    """Return the folder in `root` for the store of an identity."""
+    return Path(root) / f"{fields['modality']}-{key_of(fields)[:KEY_DIGITS]}"
 
 
 def make_layout(modality: str, folder: Path, cfg, split: Split, per_shard: int) -> Layout:
-    """Return the layout of a split's store; see `Layout`."""
+    """Return the layout of a split's store.
+
+    Args:
+      modality: 'speech' or 'image'.
+      folder: folder of the store.
+      cfg: the whole config.
+      split: the split that is stored.
+      per_shard: number of rows per shard.
+    """
     if modality == "speech":
         sizes, states = clip_frames(cfg, split), speech_states(cfg)
         return Layout(folder, sizes, states, cfg.model.speech.width, per_shard)
@@ -186,29 +194,30 @@ def make_layout(modality: str, folder: Path, cfg, split: Split, per_shard: int) 
 
 
 def open_features(params, cfg, corpus: Corpus, split: Split) -> Features | None:
-    """Open the stores under `data.features` that fit the frozen encoders of a run.
+    """Open the stores in `data.features` that fit the frozen encoders of a run.
 
     Args:
-      params: the whole parameter tree, as training has it.
+      params: the parameters of the run, the whole tree.
       cfg: the whole config.
-      corpus: the split's.
-      split: what is trained on.
+      corpus: the corpus of the split.
+      split: the split that is trained on.
 
     Returns:
-      None where `data.features` is empty.
+      The stored features; None if `data.features` is empty.
 
     Raises:
-      UserError: a frozen modality has no whole store that fits; says what the nearest differs in.
+      UserError: a frozen modality has no complete store that fits. The message names the
+        differences to the most similar one.
     """
     if not cfg.data.features:
         return None
     readers = {}
     for modality in cached_modalities(params, cfg):
-        wanted = identity(modality, params, cfg, corpus, split)
-        folder = store_folder(cfg.data.features, wanted)
+        fields = identity(modality, params, cfg, corpus, split)
+        folder = store_folder(cfg.data.features, fields)
         manifest = read_manifest(folder)
         if manifest is None:
-            raise UserError(_no_store(cfg.data.features, wanted))
+            raise UserError(_no_store(cfg.data.features, fields))
         layout = make_layout(modality, folder, cfg, split, manifest["rows_per_shard"])
         missing = len(layout.missing())
         if missing:
@@ -226,12 +235,12 @@ def _command(root: str, split: str) -> str:
     return f"`sir-jax data featurize --out={root}{tail}` and this run's --config options"
 
 
-def _no_store(root: str, wanted: dict[str, Any]) -> str:
-    """Say what the store that is nearest to an identity differs in."""
-    modality = wanted["modality"]
+def _no_store(root: str, fields: dict[str, Any]) -> str:
+    """Return the error message for a missing store, with the differences to the most similar."""
+    modality = fields["modality"]
     manifests = [read_manifest(folder) for folder in sorted(Path(root).glob(f"{modality}-*"))]
-    others = [differences(m["identity"], wanted) for m in manifests if m is not None]
-    make = f"make them with {_command(root, wanted['corpus']['split'])}"
+    others = [differences(m["identity"], fields) for m in manifests if m is not None]
+    make = f"make them with {_command(root, fields['corpus']['split'])}"
     if not others:
         return f"data.features={root!r} has no {modality} features; {make}"
     return (
@@ -241,7 +250,13 @@ def _no_store(root: str, wanted: dict[str, Any]) -> str:
 
 
 def differences(there: dict[str, Any], here: dict[str, Any], prefix: str = "") -> list[str]:
-    """Return a phrase for each field in which two identities differ."""
+    """Return a phrase for each field in which two identities differ.
+
+    Args:
+      there: identity of an existing store.
+      here: identity that is needed.
+      prefix: prepended to names of fields.
+    """
     phrases = []
     for name in sorted(there.keys() | here.keys()):
         a, b = there.get(name), here.get(name)

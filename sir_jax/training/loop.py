@@ -4,13 +4,15 @@ The order of operations is an invariant:
 
   evaluate -> save -> next batch -> step -> log
 
-A checkpoint at step n therefore holds n updates, n drawn batches and the evaluation of just these
-parameters, and going on from it draws batch n next. Logging runs one step behind, so that the
-devices never wait for the host; it catches up before every evaluation and every save, so that
-nothing is evaluated or saved that has not been found finite.
+A checkpoint at step n therefore holds n updates, n drawn batches and the evaluation of these very
+parameters, and a resumed run draws batch n next.
 
-This is the input's double buffering, too: sending a batch and running a step only queue work, so
-batch n+1 is drawn and travels to the devices while they run step n, which is waited for after that.
+Logging runs one step behind, so that the devices never wait for the host. It catches up before each
+evaluation and each save, so that only parameters that were checked to be finite are evaluated or
+saved.
+
+This also double-buffers the input. Placing a batch and running a step are asynchronous: batch n + 1
+is drawn and sent to the devices while they run step n, and only then the host waits for step n.
 """
 
 import dataclasses
@@ -54,22 +56,22 @@ from sir_jax.training.step import bucket_length
 
 Evaluate = Callable[[Any, SpeechImageModel, Any], dict[str, float]]
 
-# How many caption ids the message about a non-finite loss spells out.
+# Number of caption ids in the message about a non-finite loss.
 IDS_SHOWN = 32
 
 
 @dataclasses.dataclass
 class Run:
-    """What a run is made of; only `state` and `step` change."""
+    """The parts of a run; only `state` and `step` change."""
 
     setup: Setup
     workdir: Path
-    programs: dict[int, Callable]  # `bucket_length` of a batch -> compiled train_step
-    features: Features | None  # what batches take from `data.features`
+    programs: dict[int, Callable]  # compiled train steps by the `bucket_length` of a batch
+    features: Features | None  # stored features of frozen encoders; None without them
     checkpoints: Checkpoints
     watchdog: Watchdog
     state: TrainState
-    step: int  # state.step, on the host
+    step: int  # the value of state.step, on the host
 
     @property
     def cfg(self) -> Any:
@@ -84,7 +86,7 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Pending:
-    """A step that was dispatched and not looked at yet."""
+    """A step that was dispatched and whose metrics were not read yet."""
 
     step: int
     metrics: dict[str, jax.Array]
@@ -94,21 +96,22 @@ class Pending:
 def train(
     cfg, workdir: str | Path, evaluate: Evaluate | None = None, corpus: Corpus | None = None
 ) -> dict[str, float]:
-    """Train, or go on training, the model of a config in a workdir.
+    """Train the model of a config in a workdir, or resume its training.
 
     Args:
-      cfg: see `sir_jax.config.presets`.
-      workdir: gets `config.json`, `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
-      evaluate: (params, model, cfg) -> metrics by name; called every `train.eval_every` steps and
-        at the end. `val/mean_r1` among them decides which checkpoint is the best.
-      corpus: None to open `data.corpus`.
+      cfg: the whole config.
+      workdir: folder that gets `config.json`, `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
+      evaluate: function (params, model, cfg) -> metrics by name, called every `train.eval_every`
+        steps and at the end. The metric `val/mean_r1` decides which checkpoint is the best.
+      corpus: the corpus to train on; None to open `data.corpus`.
 
     Returns:
       The metrics of the last evaluation, and the last `train/loss` of this call.
 
     Raises:
-      UserError: on a config, workdir, corpus or checkpoint that does not fit, or a non-finite loss.
-      Interrupted: after SIGTERM or SIGINT, once the state is saved.
+      UserError: config, workdir, corpus or checkpoint do not fit each other, or a step is not
+        finite.
+      Interrupted: on SIGTERM or SIGINT, after the state was saved.
     """
     setup = prepare(cfg, sharding.make_mesh(cfg.mesh))
     corpus = open_corpus(cfg.data.corpus, cfg.data.data_dir or None) if corpus is None else corpus
@@ -128,16 +131,16 @@ def train(
 
 
 def begin(setup: Setup, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
-    """Build everything that the loop needs, compiled and with the state in place.
+    """Build the parts of a run: compiled programs, and the state created or restored.
 
     Raises:
-      UserError: see `train`.
+      UserError: workdir, corpus or checkpoint do not fit the config.
     """
     cfg = setup.cfg
     for phrase in compare_workdir(cfg, workdir):
         say(f"goes on with another setting: {phrase}")
     describe(setup)
-    # One process decides: another could see the folder that is only now made.
+    # Process 0 decides: another process could look after process 0 has created the folder.
     begun = distributed.from_first("begun", (workdir / CHECKPOINTS).is_dir())
     checkpoints = Checkpoints(workdir) if begun else None
     step = distributed.from_first("step", checkpoints.last or 0 if checkpoints else 0)
@@ -151,7 +154,7 @@ def begin(setup: Setup, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
         features = open_features(state.params, cfg, corpus, corpus.splits["train"])
         programs = setup.compile_steps()
         distributed.meet("programs")
-    # Only now: a run that could not begin must not hold the folder against the mended config.
+    # Only now: a run that failed to start must not claim the folder for its config.
     if distributed.is_first():
         make_folder(workdir)
         hold.take()
@@ -167,12 +170,22 @@ def begin(setup: Setup, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
 
 
 def is_due(step: int, every: int, total: int) -> bool:
-    """Tell whether something done every so many steps (0: never), and at the end, is due."""
+    """Tell whether an action that runs every `every` steps, and at the end, is due.
+
+    Args:
+      step: number of updates made so far.
+      every: interval in steps; 0 for at the end only.
+      total: number of updates of the whole run.
+
+    Example:
+      >>> [is_due(step, 2, 5) for step in range(6)]
+      [False, False, True, False, True, True]
+    """
     return step == total or (every > 0 and step > 0 and step % every == 0)
 
 
 def run_loop(run: Run, split, evaluate, writer: MetricWriter, interrupt: Interrupt) -> dict:
-    """Run the loop from `run.step` to the end; see this module's invariant."""
+    """Run the loop from `run.step` to the end; keep the order of operations at the module's top."""
     cfg, total = run.cfg, run.cfg.train.steps
     evaluated, saved = run.checkpoints.evaluations, run.checkpoints.configs
     if run.step >= total:
@@ -196,8 +209,7 @@ def run_loop(run: Run, split, evaluate, writer: MetricWriter, interrupt: Interru
             step, stop = run.step, interrupt.requested()
             run.checkpoints.check()
             eval_due = evaluate is not None and is_due(step, cfg.train.eval_every, total)
-            # Not due: a resumed run finds the evaluation at its first step made already, unless
-            # a signal had cut it short.
+            # A resumed run has the evaluation of its first step, unless a signal interrupted it.
             eval_due = eval_due and step not in evaluated
             save_due = eval_due or is_due(step, cfg.train.checkpoint_every, total)
             if save_due or stop:
@@ -224,13 +236,13 @@ def run_loop(run: Run, split, evaluate, writer: MetricWriter, interrupt: Interru
 
 
 def run_evaluation(run: Run, evaluate: Evaluate, writer: MetricWriter, interrupt) -> None:
-    """Evaluate the parameters as they are, and write and say the result; a signal cuts it short."""
-    began, found = time.perf_counter(), None
+    """Evaluate the current parameters, log and print the result; a signal ends it without one."""
+    began, metrics = time.perf_counter(), None
     with interrupt.cutting(), run.watchdog.paused():
-        found = evaluate(run.state.params, run.setup.model, run.cfg)
-    if found is None:
+        metrics = evaluate(run.state.params, run.setup.model, run.cfg)
+    if metrics is None:
         return
-    scores = {name: float(x) for name, x in found.items()}
+    scores = {name: float(x) for name, x in metrics.items()}
     writer.write(run.step, scores)
     run.checkpoints.note_evaluation(run.step, scores)
     recalls = [
@@ -243,14 +255,14 @@ def run_evaluation(run: Run, evaluate: Evaluate, writer: MetricWriter, interrupt
 
 
 def take_step(run: Run, batches, bar: Progress) -> Pending:
-    """Draw the next batch and dispatch one update; does not wait for the result."""
+    """Draw the next batch and dispatch one update, without waiting for it."""
     began = time.perf_counter()
     batch = next(batches)
     bar.data_wait(time.perf_counter() - began)
     fields = {name: rows for name, rows in batch.items() if name != "caption_ids"}
     placed = sharding.place_batch(fields, run.mesh)
     program = run.programs[bucket_length(batch)]
-    # Nothing but the arrays just placed may travel to or from the devices in here.
+    # The update must send nothing to or from the devices.
     with jax.transfer_guard("disallow"):
         run.state, metrics = program(run.state, placed)
     run.step += 1
@@ -261,10 +273,10 @@ def settle(run: Run, pending: Pending | None, writer: MetricWriter, bar: Progres
     """Wait for a dispatched step, check that it is finite, and log it.
 
     Returns:
-      `train/loss` of that step; empty where there was none.
+      {'train/loss': loss of the step}; empty if `pending` is None.
 
     Raises:
-      UserError: where the step is not finite.
+      UserError: the step is not finite.
     """
     if pending is None:
         return {}
@@ -279,11 +291,11 @@ def settle(run: Run, pending: Pending | None, writer: MetricWriter, bar: Progres
 
 
 def stop_non_finite(run: Run, pending: Pending, metrics: dict[str, float]) -> None:
-    """Stop at a step whose loss, gradient or update is not finite; nothing of it is saved.
+    """Stop at a step whose loss, gradient or update is not finite, without saving it.
 
     Raises:
-      UserError: always; names the step and the batch's caption ids, all of which are also written
-        to `nonfinite.json` in the workdir.
+      UserError: always. The message names the step and caption ids of its batch; all of these are
+        also in `nonfinite_PROCESS.json` in the workdir.
     """
     ids = pending.caption_ids.tolist()
     report = {

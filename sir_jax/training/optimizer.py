@@ -1,4 +1,4 @@
-"""AdamW with warm-up, decay mask and clipping, built from `config.optim`."""
+"""AdamW with warm-up, weight decay mask and clipping, built from `config.optim`."""
 
 import optax
 
@@ -8,19 +8,18 @@ from sir_jax.runtime.trees import any_match, map_with_path
 
 
 def make_schedule(cfg, steps: int) -> optax.Schedule:
-    """Build the learning rate as a function of the updates made so far.
+    """Build the learning rate as a function of the number of updates made so far.
 
-    The warm-up is linear and its first update already has `learning_rate / warmup_steps`: from
-    zero, the first step would be spent on nothing. The decay goes from `learning_rate` at the end
-    of the warm-up to `end_factor * learning_rate` at `steps`. A run shorter than its warm-up, which
-    only tries things out, ends on the way up.
+    The warm-up is linear and starts at `learning_rate / warmup_steps`: an update with rate 0 would
+    be wasted. After it the rate decays from `learning_rate` to `end_factor * learning_rate` at
+    `steps`. A run that is shorter than its warm-up ends within it.
 
     Args:
       cfg: `config.optim`: `learning_rate`, `warmup_steps`, `schedule`, `end_factor`.
-      steps: length of the whole run.
+      steps: number of updates of the whole run.
 
     Raises:
-      UserError: on an unknown schedule, or a negative warm-up.
+      UserError: the schedule is unknown, or the warm-up is negative.
     """
     peak, warmup = cfg.learning_rate, cfg.warmup_steps
     if warmup < 0:
@@ -40,14 +39,21 @@ def make_schedule(cfg, steps: int) -> optax.Schedule:
 
 
 def decay_mask(params, no_decay: tuple[str, ...]):
-    """Tell which leaves weight decay shrinks: those of two or more axes that no regex matches.
+    """Return which parameters weight decay applies to.
+
+    These are the ones with two or more axes whose path no regex matches.
 
     Args:
       params: nested dict of arrays or shapes.
-      no_decay: regexes; see `trees.path_matches`.
+      no_decay: regexes of paths; see `trees.path_matches`.
 
     Returns:
-      The same tree with a bool a leaf.
+      A tree of the same structure with a bool per parameter.
+
+    Example:
+      >>> import numpy as np
+      >>> decay_mask({"kernel": np.ones((2, 2)), "bias": np.ones(2)}, ())
+      {'bias': False, 'kernel': True}
     """
     return map_with_path(
         lambda path, leaf: leaf.ndim >= 2 and not any_match(no_decay, path), params
@@ -55,16 +61,17 @@ def decay_mask(params, no_decay: tuple[str, ...]):
 
 
 def make_optimizer(cfg, steps: int) -> optax.GradientTransformation:
-    """Build global-norm clipping followed by AdamW (arXiv 1711.05101).
+    """Build clipping by global norm followed by AdamW (arXiv 1711.05101).
 
-    It is given the trainable leaves only, so the norm is theirs and frozen ones have no state.
+    The step passes the trainable parameters only. So the norm is theirs, and frozen parameters have
+    no optimiser state.
 
     Args:
-      cfg: `config.optim`; `clip_norm=0` is no clipping.
-      steps: length of the whole run, for the schedule.
+      cfg: `config.optim`; `clip_norm=0` turns clipping off.
+      steps: number of updates of the whole run, for the schedule.
 
     Raises:
-      UserError: see `make_schedule`.
+      UserError: the schedule is unknown, or the warm-up is negative.
     """
     adamw = optax.adamw(
         make_schedule(cfg, steps),

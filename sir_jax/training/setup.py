@@ -1,6 +1,7 @@
-"""What a config means on a mesh, worked out once for everybody who runs or inspects a train step.
+"""Model, optimiser, shapes and shardings of a config on a mesh.
 
-The loop, `data featurize`, the pods' compiler, benchmarks and tests all begin with `prepare`.
+Whoever runs or inspects a train step starts with `prepare`: the loop, `sir-jax data featurize`, the
+pods' compiler, benchmarks and tests.
 """
 
 import dataclasses
@@ -33,16 +34,16 @@ from sir_jax.training.step import batch_shapes, bucket_length, jit_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A checked config on a mesh; nothing in it is large.
+    """A checked config on a mesh. It holds no arrays.
 
     Attributes:
       cfg: the whole config.
-      mesh: of devices, or of a described topology's.
+      mesh: of devices, or of a topology that is only described.
       model: the joint model with the heads that the objective needs.
       tx: the optimiser.
-      init: key -> `TrainState` at step 0, to be called under `jax.jit`.
-      abstract: the state's shapes and types.
-      shardings: where each of its arrays goes.
+      init: function from a random key to the `TrainState` at step 0; call it under `jax.jit`.
+      abstract: shapes and dtypes of the state.
+      shardings: shardings of the state.
     """
 
     cfg: Any
@@ -55,23 +56,23 @@ class Setup:
 
     @property
     def cached(self) -> tuple[str, ...]:
-        """Return the modalities whose features are stored; see `features.cached_modalities`."""
+        """Return the modalities whose features are read from a store."""
         return cached_modalities(self.abstract.params, self.cfg)
 
     def batch_shapes(self, samples: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Return what a step reads of a batch of one length bucket."""
+        """Return the shapes and dtypes of the fields that a step reads of a batch."""
         return batch_shapes(self.cfg, samples, self.cached)
 
     def jit_step(self) -> Callable:
-        """Return `train_step`, to be called or lowered with (state, batch)."""
+        """Return `train_step` under jit, to be called or lowered with (state, batch)."""
         fields = tuple(self.batch_shapes(self.cfg.data.buckets[0]))
         return jit_train_step(self.cfg, self.mesh, self.shardings, fields, self.model, self.tx)
 
     def compile_steps(self) -> dict[int, Callable]:
-        """Compile `train_step` for every bucket, so that no step of the run has to wait.
+        """Compile `train_step` for every length bucket before the first step.
 
         Returns:
-          Programs by the `bucket_length` of their batches.
+          The programs by the `bucket_length` of their batches.
         """
         jitted, programs = self.jit_step(), {}
         for samples in self.cfg.data.buckets:
@@ -82,7 +83,7 @@ class Setup:
         return programs
 
     def create_state(self) -> TrainState:
-        """Create the state at step 0 already sharded, with pretrained parts where config says."""
+        """Create the sharded state at step 0, with the checkpoints that `config.init` names."""
         cfg, shardings = self.cfg, self.shardings
         state = jax.jit(self.init, out_shardings=shardings)(jax.random.key(cfg.seed))
         if not any(cfg.init.values()):
@@ -99,15 +100,15 @@ class Setup:
 
 
 def prepare(cfg, mesh: Mesh) -> Setup:
-    """Check a config and work out what it means on a mesh; runs and allocates nothing.
+    """Check a config and set up its model and optimiser on a mesh, without running anything.
 
     Args:
       cfg: the whole config.
-      mesh: from `runtime.sharding.make_mesh`, or of a described topology.
+      mesh: from `runtime.sharding.make_mesh`, or of a topology that is only described.
 
     Raises:
-      UserError: a value that no run can use, a batch that does not fit the mesh, or a pattern that
-        names no parameter.
+      UserError: a field is invalid, the batch does not fit the mesh, or a pattern matches no
+        parameter.
     """
     check_config(cfg)
     check_batch(cfg, mesh)
@@ -123,17 +124,17 @@ def prepare(cfg, mesh: Mesh) -> Setup:
 
 
 def initial_params(cfg, params: dict) -> dict:
-    """Put what `config.init` names in the place of random parameters.
+    """Replace random parameters by the checkpoints that `config.init` names.
 
     Args:
       cfg: the whole config.
-      params: of the whole model; not changed.
+      params: the whole parameter tree; it is not changed.
 
     Returns:
-      New parameters; replaced leaves are NumPy.
+      A new tree, in which replaced parameters are NumPy arrays.
 
     Raises:
-      UserError: it is not there, or it does not fit.
+      UserError: a checkpoint does not exist, or does not fit the model.
     """
     if cfg.init.model:
         from sir_jax.inference.release import start_from
@@ -145,7 +146,7 @@ def initial_params(cfg, params: dict) -> dict:
 
 
 def describe(setup: Setup) -> None:
-    """Say what runs where, and what a reader would otherwise have to guess."""
+    """Print the size of the model, the objective, the mesh, the programs, and how batches split."""
     cfg, mesh, abstract = setup.cfg, setup.mesh, setup.abstract
     trainable, frozen = count_params(abstract.params, frozen_patterns(cfg))
     axes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
@@ -176,7 +177,7 @@ def describe(setup: Setup) -> None:
 
 
 def shape_text(shapes: dict[str, jax.ShapeDtypeStruct]) -> tuple[str, str]:
-    """Spell the shapes of a batch's speech and of its images."""
+    """Return the shapes of a batch's speech and of its images as text."""
     names = ("wave", "speech_tokens", "speech_states"), ("pixels", "image_tokens")
     return tuple(
         next(
@@ -187,7 +188,7 @@ def shape_text(shapes: dict[str, jax.ShapeDtypeStruct]) -> tuple[str, str]:
 
 
 def describe_objective(loss_cfg) -> str:
-    """Say which terms are on, in one line."""
+    """Return the terms of the objective, teacher and queue as one line of text."""
     parts = [
         f"{loss_cfg[name].weight:g} {name.upper()}"
         for name in ("sic", "sim", "cmd")

@@ -22,20 +22,20 @@ from sir_jax.training.state import TrainState, update_ema
 
 Array = jax.Array
 
-# What the step needs of a batch without stored features; `caption_ids` stay on the host, for error
-# messages.
+# The fields of a batch that a step reads without stored features. `caption_ids` stay on the host,
+# for error messages.
 STEP_FIELDS = ("wave", "lengths", "pixels", "image_ids")
 
 
 def batch_shapes(
     cfg, samples: int, cached: tuple[str, ...] = ()
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """Return the shapes and types of what the step needs of a batch of one length bucket.
+    """Return the shapes and dtypes of the fields that a step reads of a batch.
 
     Args:
       cfg: the whole config.
-      samples: of the bucket.
-      cached: modalities whose features are stored; see `features.cached_modalities`.
+      samples: length bucket of the batch.
+      cached: modalities whose features are stored.
     """
     b, size = cfg.data.batch_size, cfg.data.image_size
     frames, states = bucket_frames(cfg, samples), speech_states(cfg)
@@ -59,14 +59,14 @@ def batch_shapes(
 
 
 def bucket_length(batch) -> int:
-    """Return what tells a batch's length bucket: its samples or, of stored speech, its frames."""
+    """Return the samples of a batch or, with stored speech, its frames: they identify a bucket."""
     if "wave" in batch:
         return batch["wave"].shape[1]
     return next(batch[x] for x in ("speech_states", "speech_tokens") if x in batch).shape[-2]
 
 
 def project_params(params: dict) -> dict:
-    """Bring parameters back into their range: the temperature, where it is trained."""
+    """Clamp the temperature into its range, if it is among the parameters."""
     if "temperature" not in params:
         return params
     return {**params, "temperature": jnp.clip(params["temperature"], *TEMPERATURE_RANGE)}
@@ -84,16 +84,16 @@ def train_step(
     """Make one update.
 
     Args:
-      state: donated by the caller.
+      state: the state before it; callers donate it.
       batch: the fields of `batch_shapes`.
       model: from `build_model`.
       tx: from `make_optimizer`.
       cfg: the whole config.
-      shards: parts of the batch's rows on different devices; see `Objective`.
+      shards: number of devices that the batch's rows are split over.
 
     Returns:
-      The next state, and float32 scalars by name. `train/finite` is 1 where loss, gradient and
-      update all are finite; the caller must stop where it is 0.
+      The next state, and float32 scalars by name. `train/finite` is 1 if loss, gradient and update
+      are finite, else 0, and then the caller must stop.
     """
     rng = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
     trainable, frozen = split_tree(state.params, frozen_patterns(cfg))
@@ -125,12 +125,12 @@ def train_step(
 def jit_train_step(
     cfg, mesh: Mesh, shardings: TrainState, fields: tuple[str, ...], model, tx
 ) -> Callable:
-    """Return `train_step` for a mesh, to be called or lowered with (state, batch).
+    """Return `train_step` under jit on a mesh, to be called or lowered with (state, batch).
 
     Args:
       cfg: the whole config.
-      mesh: of devices, or of a described topology's.
-      shardings: of the state, which is donated.
+      mesh: of devices, or of a topology that is only described.
+      shardings: shardings of the state, which is donated.
       fields: names of the batch's arrays; each is sharded by rows.
       model: from `build_model`.
       tx: from `make_optimizer`.

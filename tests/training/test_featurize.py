@@ -1,4 +1,4 @@
-"""Training from stored features is training from the waveforms and pixels, to bfloat16 rounding."""
+"""Training from stored features equals training from waveforms and pixels, but for rounding."""
 
 import dataclasses
 import functools
@@ -36,10 +36,10 @@ from sir_jax.training.metrics import JSONL, read_records
 from sir_jax.training.setup import Setup
 from sir_jax.training.step import batch_shapes, bucket_length
 
-# Every clip of `memory_corpus` fits: a longer one is cut at random from its waveform alone.
+# All clips of `memory_corpus` fit the bucket: training on waveforms crops longer ones at random.
 FROZEN = {"optim.freeze": ("speech", "image"), "data.buckets": (7_000,), "train.steps": 3}
 
-# Both directions of everything that a config can ask of the features.
+# All terms, in both directions.
 UNIFIED = FROZEN | {
     "loss.sic.queue": 20,
     "loss.sic.alpha": 0.4,
@@ -51,7 +51,7 @@ UNIFIED = FROZEN | {
 
 
 class RoundedModel(SpeechImageModel):
-    """The joint model with what its frozen encoders give rounded as a store rounds it."""
+    """The joint model; the outputs of its frozen encoders are rounded as in a store."""
 
     frozen: tuple[str, ...] = ()
 
@@ -90,35 +90,35 @@ def losses(cfg, workdir, corpus):
 
 
 def compare(fields, tmp_path, corpus, monkeypatch, modalities=("speech", "image")):
-    """Return the losses live, from rounded features live, and from stored features."""
+    """Return losses of live features, of rounded live features, and of stored features."""
     out = tmp_path / "features"
     folders = featurize(tiny_config(**fields), corpus, "train", out, 8)
     assert [folder.name.split("-")[0] for folder in folders] == list(modalities)
     stored = tiny_config(**fields, **{"data.features": str(out)})
     plain = tiny_config(**fields)
     live = losses(plain, tmp_path / "live", corpus)
-    found = losses(stored, tmp_path / "stored", corpus)
+    from_store = losses(stored, tmp_path / "stored", corpus)
     build = functools.partial(build_rounded, frozen=modalities)
     monkeypatch.setattr(loop, "build_model", build)
     rounded = losses(plain, tmp_path / "rounded", corpus)
-    return live, rounded, found
+    return live, rounded, from_store
 
 
-# Rounding to bfloat16 changes a value by at most 2^-9 of itself, so unit vectors made of features
-# move by about that, and a similarity over the temperature of 0.07 by at most 2 * 2^-9 / 0.07. A
-# loss is a mean over many, whose errors have either sign: a tenth of that is asked for, and a
-# twentieth of the tenth is seen.
+# Rounding to bfloat16 changes a value by at most 2^-9 of itself. Unit vectors made of features
+# change by about as much, and similarities over the temperature of 0.07 by at most 2 * 2^-9 / 0.07.
+# A loss is a mean over many of these, with errors of both signs. The bound is a tenth of the above;
+# measured differences are twenty times smaller.
 BFLOAT16_BOUND = 0.1 * 2 * 2**-9 / 0.07
 
-# Beside the rounding the paths are equal, mostly to the bit: float32 sums in another order make a
-# value in some thousand round to the other neighbour.
+# With the same rounding both paths are equal, mostly bit for bit: float32 sums in another order
+# make one value in some thousands round differently.
 ROUNDED_BOUND = 1e-5
 
 
-def check_losses(live, rounded, found):
-    assert len(found) == 3 and np.isfinite(found).all()
-    seen = np.abs(found - live).max(), np.abs(found - rounded).max()
-    assert 0 < seen[0] < BFLOAT16_BOUND and seen[1] < ROUNDED_BOUND, (live, rounded, found)
+def check_losses(live, rounded, from_store):
+    assert len(from_store) == 3 and np.isfinite(from_store).all()
+    far, near = np.abs(from_store - live).max(), np.abs(from_store - rounded).max()
+    assert 0 < far < BFLOAT16_BOUND and near < ROUNDED_BOUND, (live, rounded, from_store)
 
 
 @pytest.mark.parametrize("weigh_layers", [True, pytest.param(False, marks=pytest.mark.slow)])
@@ -126,7 +126,7 @@ def test_unified_objective_has_the_same_losses(tmp_path, corpus, monkeypatch, we
     fields = UNIFIED | {"model.head.weigh_layers": weigh_layers}
     runs = compare(fields, tmp_path, corpus, monkeypatch)
     check_losses(*runs)
-    # A checkpoint is whole: evaluation and search encode with what it holds.
+    # A checkpoint holds the frozen encoders, too: evaluation and search need them.
     _, params = restore_params(tmp_path / "stored", "last")
     _, other = restore_params(tmp_path / "live", "last")
     for modality in ("speech", "image"):
@@ -135,7 +135,7 @@ def test_unified_objective_has_the_same_losses(tmp_path, corpus, monkeypatch, we
 
 @pytest.mark.parametrize("modality", ["speech", "image"])
 def test_one_frozen_modality_with_accumulated_gradients(tmp_path, corpus, monkeypatch, modality):
-    # No dropout: the other encoder is trained, and its first updates must be the same, too.
+    # Without dropout, because the updates of the encoder that is trained must be the same.
     fields = FROZEN | {"optim.freeze": (modality,), "train.grad_accum": 2, "loss.sic.queue": 20}
     runs = compare(fields, tmp_path, corpus, monkeypatch, (modality,))
     check_losses(*runs)
@@ -143,7 +143,7 @@ def test_one_frozen_modality_with_accumulated_gradients(tmp_path, corpus, monkey
 
 @pytest.mark.slow
 def test_losses_from_features_do_not_depend_on_the_mesh(tmp_path, corpus):
-    # Encoders from a file: random ones differ in their last bits where they are made in shards.
+    # The encoders come from a file: random ones created in shards differ in their last bits.
     cfg = frozen_config()
     _, params = featurize_module._frozen_model(cfg, loop.sharding.make_mesh(cfg.mesh))
     for name, spec in (("speech", HubertSpec), ("image", VitSpec)):
@@ -154,7 +154,7 @@ def test_losses_from_features_do_not_depend_on_the_mesh(tmp_path, corpus):
         "init.speech": str(tmp_path / "speech"),
         "init.image": str(tmp_path / "image"),
     }
-    # Written by eight devices, and read by one and by eight.
+    # Eight devices write the store; one and eight read it.
     featurize(tiny_config(**fields, **{"mesh.data": 8}), corpus, "train", tmp_path / "f", 4)
     one = losses(tiny_config(**fields), tmp_path / "one", corpus)
     for sizes in ((8, 1), (4, 2)):
@@ -169,7 +169,7 @@ def frozen_config(**fields):
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory, corpus):
-    """Return a folder with features of `frozen_config`, several files each, and the parameters."""
+    """Return a folder with stores of `frozen_config`, each of some shards, and the parameters."""
     out = tmp_path_factory.mktemp("stored")
     patch = pytest.MonkeyPatch()
     patch.setattr("sir_jax.data.feature_store.SHARD_BYTES", 3_000)
@@ -190,7 +190,7 @@ def reader(out, modality, cfg, split):
     return FeatureReader(make_layout(modality, folder, cfg, split, rows))
 
 
-def test_a_store_holds_what_the_encoders_give_of_each_clip_alone(stored, corpus):
+def test_a_store_holds_the_outputs_of_the_encoders_for_each_clip_alone(stored, corpus):
     (out, (model, params)), cfg = stored, frozen_config()
     split = corpus.splits["train"]
     longest = cfg.data.buckets[-1]
@@ -201,26 +201,26 @@ def test_a_store_holds_what_the_encoders_give_of_each_clip_alone(stored, corpus)
         lambda *args, method: model.apply({"params": params}, *args, method=method),
         static_argnames="method",
     )
-    # Float32 sums in another order may round to the other neighbour, one in 256 away.
+    # After float32 sums in another order a value may round differently, by one part in 256.
     close = {"rtol": 2**-7, "atol": 1e-4}
     for row in (0, 17, int(np.argmax(split.index["samples"]))):
         entry = split.index[row]
         wave = normalize_waveform(read_clip(split, split[entry["row"]], entry)[:longest])
         batch = np.zeros((1, 7_000), np.float32)
         batch[0, : len(wave)] = wave
-        wanted = apply(batch, np.array([len(wave)]), method="speech_features")
-        tokens = np.asarray(wanted.tokens[0][wanted.mask[0]])
+        expected = apply(batch, np.array([len(wave)]), method="speech_features")
+        tokens = np.asarray(expected.tokens[0][expected.mask[0]])
         assert speech[row].shape == (1, *tokens.shape) and speech[row].dtype == BFLOAT16
         np.testing.assert_allclose(speech[row][0].astype(np.float32), tokens, **close)
         picture = read_image(split, split[entry["row"]])
         pixels = preprocess_image(picture, ImageSpec.from_config(cfg.data))
-        wanted = apply(pixels[None], method="image_features")
-        found = image[entry["row"]][0].astype(np.float32)
-        np.testing.assert_allclose(found[:-1], wanted.tokens[0], **close)
-        np.testing.assert_allclose(found[-1], wanted.pooled[0], **close)
+        expected = apply(pixels[None], method="image_features")
+        record = image[entry["row"]][0].astype(np.float32)
+        np.testing.assert_allclose(record[:-1], expected.tokens[0], **close)
+        np.testing.assert_allclose(record[-1], expected.pooled[0], **close)
 
 
-def test_what_is_to_be_written_is_told_before_and_the_cut_clips_counted(tmp_path, corpus, capsys):
+def test_sizes_and_cut_clips_are_announced(tmp_path, corpus, capsys):
     cfg = frozen_config(**{"optim.freeze": ("speech",), "model.head.weigh_layers": True})
     (folder,) = featurize(cfg, corpus, "train", tmp_path, 4)
     out, split = capsys.readouterr().out, corpus.splits["train"]
@@ -246,7 +246,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_what_is_missing_is_made_again_to_the_same_bytes(tmp_path, stored, corpus, monkeypatch):
+def test_missing_shards_are_made_again_with_the_same_bytes(tmp_path, stored, corpus, monkeypatch):
     out, whole = stored[0], {m: contents(only(stored[0], m)) for m in ("speech", "image")}
     monkeypatch.setattr("sir_jax.data.feature_store.SHARD_BYTES", 3_000)
     featurize(frozen_config(), corpus, "train", tmp_path, 4)
@@ -255,7 +255,7 @@ def test_what_is_missing_is_made_again_to_the_same_bytes(tmp_path, stored, corpu
         assert contents(folder) == whole[modality]
         shards = sorted(folder.glob("*.array_record"))
         kept = shards[0].stat()
-        # As a killed process leaves it: the last in part, and of one in the middle nothing.
+        # What a killed process may leave: a part of the last shard, and none of one in the middle.
         data = shards[-1].read_bytes()
         shards[-1].with_name(f"{shards[-1].name}.part").write_bytes(data[: len(data) // 2])
         shards[-1].unlink()
@@ -267,7 +267,7 @@ def test_what_is_missing_is_made_again_to_the_same_bytes(tmp_path, stored, corpu
                 corpus,
                 corpus.splits["train"],
             )
-        # The layout is the manifest's, whatever would be chosen now.
+        # The layout of the manifest is kept, although another one would be chosen now.
         monkeypatch.undo()
         featurize(frozen_config(), corpus, "train", tmp_path, 4)
         assert contents(folder) == whole[modality]
@@ -275,7 +275,7 @@ def test_what_is_missing_is_made_again_to_the_same_bytes(tmp_path, stored, corpu
     assert out != tmp_path
 
 
-def test_a_store_of_something_else_is_refused_by_name(stored, corpus):
+def test_a_store_that_does_not_fit_is_refused_with_the_differences(stored, corpus):
     out, (_, params) = stored
     split = corpus.splits["train"]
 
@@ -284,10 +284,9 @@ def test_a_store_of_something_else_is_refused_by_name(stored, corpus):
         return open_features(params, cfg, corpus, corpus.splits["train"])
 
     assert opened().modalities == ("speech", "image")
-    # Neither the heads nor the objective are any of a store's business, nor are shorter buckets
-    # that cut the same clips.
-    found = opened(**{"loss.sim.weight": 1.0, "data.buckets": (1_600, 6_400)})
-    assert set(found.bucket_frames) == {1_600, 6_400}
+    # A store depends neither on the heads, nor on the objective, nor on shorter buckets.
+    features = opened(**{"loss.sim.weight": 1.0, "data.buckets": (1_600, 6_400)})
+    assert set(features.bucket_frames) == {1_600, 6_400}
     moved = params["image"]["cls"].at[0].add(1e-3)
     other = {**params, "image": {**params["image"], "cls": moved}}
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
@@ -342,7 +341,7 @@ def test_training_refuses_before_it_compiles_or_writes(tmp_path, stored, corpus,
     assert not (tmp_path / "run").exists()
 
 
-def test_augmentation_of_what_is_trained_is_no_matter(stored, corpus):
+def test_augmentation_of_the_trained_modality_is_allowed(stored, corpus):
     out, (_, params) = stored
     cfg = frozen_config(
         **{
@@ -377,7 +376,7 @@ def test_bad_commands_are_refused(tmp_path, corpus, monkeypatch):
             featurize_verb.main([f"--config={file}", *argv])
 
 
-def test_a_cache_may_move_but_not_come_or_go(tmp_path):
+def test_a_resumed_run_may_move_its_features_but_not_add_or_drop_them(tmp_path):
     before = to_json(tiny_config(**{"data.features": "a"}))
     (tmp_path / "config.json").write_text(json.dumps(before))
     moved = compare_workdir(tiny_config(**{"data.features": "b"}), tmp_path)
@@ -400,13 +399,13 @@ def test_batch_shapes_are_those_of_the_batches(stored, corpus):
             corpus.splits["train"], cfg.data, seed=0, start=0, num_threads=0, features=features
         )
         shapes = [batch_shapes(cfg, samples, cached) for samples in cfg.data.buckets]
-        by_length = {bucket_length(found): found for found in shapes}
+        by_length = {bucket_length(fields): fields for fields in shapes}
         for _ in range(6):
             batch = next(batches)
             del batch["caption_ids"]
-            wanted = by_length[bucket_length(batch)]
-            found = {name: (x.shape, x.dtype) for name, x in batch.items()}
-            assert found == {name: (x.shape, x.dtype) for name, x in wanted.items()}
+            expected = by_length[bucket_length(batch)]
+            actual = {name: (x.shape, x.dtype) for name, x in batch.items()}
+            assert actual == {name: (x.shape, x.dtype) for name, x in expected.items()}
         batches.close()
 
 
@@ -421,7 +420,7 @@ def get_config(arg=""):
 
 @pytest.mark.slow
 def test_sigkill_and_the_same_command_give_the_same_bytes(tmp_path):
-    """And training runs from the result, through the command line."""
+    """The command line also trains from the result."""
     made = finish(
         start(
             "data",
@@ -450,7 +449,7 @@ def test_sigkill_and_the_same_command_give_the_same_bytes(tmp_path):
         }
     )
     (tmp_path / "tiny.py").write_text(CONFIG.format(json.dumps(to_json(cfg))))
-    # Two clips a batch, four a file: twenty files.
+    # Two clips per batch, four per file: twenty files.
     program = "\n".join(
         [
             "import sys, sir_jax.data.feature_store as store",

@@ -1,4 +1,4 @@
-"""The real `sir-jax train` in processes of its own, killed without warning."""
+"""`sir-jax train` in real processes that are killed without warning."""
 
 import json
 import signal
@@ -27,7 +27,7 @@ def get_config(arg=""):
 
 @pytest.fixture(scope="module")
 def setting(tmp_path_factory):
-    """Return a folder with a config file and a corpus, both real and small."""
+    """Return a folder with a small config file and a small corpus."""
     root = tmp_path_factory.mktemp("kill")
     made = finish(
         start(
@@ -75,7 +75,7 @@ def sequence(workdir):
 
 @pytest.fixture(scope="module")
 def whole(setting):
-    """Return the workdir of a run that nothing disturbed."""
+    """Return the workdir of an uninterrupted run."""
     finish(train(setting, setting / "whole"))
     assert len(sequence(setting / "whole")) == STEPS + STEPS // 20
     return setting / "whole"
@@ -88,7 +88,7 @@ def test_sigkill_at_random_moments_changes_nothing(setting, whole):
     marks = np.sort(rng.choice(np.arange(1, STEPS), KILLS, replace=False))
     for mark in marks:
         process = train(setting, workdir)
-        # At some point of the updates, wherever the asynchronous save then is.
+        # The kill comes at any point of an update or of an asynchronous save.
         while process.poll() is None:
             records = read_records(workdir / JSONL)
             if records and records[-1]["step"] >= mark:
@@ -106,7 +106,7 @@ def test_sigkill_at_random_moments_changes_nothing(setting, whole):
         np.testing.assert_array_equal(ours["temperature"], theirs["temperature"], err_msg=told)
 
 
-def test_sigterm_saves_and_says_how_to_go_on(setting, whole):
+def test_sigterm_saves_and_prints_how_to_resume(setting, whole):
     workdir = setting / "stopped"
     process = train(setting, workdir)
     while process.poll() is None and not read_records(workdir / JSONL):

@@ -1,3 +1,5 @@
+"""The training loop: order of operations, resumption, non-finite steps, announcements."""
+
 import json
 import os
 import signal
@@ -28,7 +30,7 @@ def corpus():
 
 
 def sequence(workdir):
-    """Return every record without what depends on the clock."""
+    """Return all records without the fields that depend on the clock."""
     return [
         {name: value for name, value in record.items() if not name.startswith("perf/")}
         for record in read_records(workdir / JSONL)
@@ -37,16 +39,15 @@ def sequence(workdir):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, corpus):
-    """Return the workdir and the result of a run that nothing disturbed."""
+    """Return the workdir and the result of an uninterrupted run."""
     workdir = tmp_path_factory.mktemp("whole")
     return workdir, loop.train(tiny_config(**RUN), workdir, make_evaluate(corpus), corpus)
 
 
-def test_run_logs_every_step_and_evaluates_before_it_goes_on(whole):
+def test_run_logs_every_step_and_evaluates_before_the_next(whole):
     workdir, result = whole
     records = sequence(workdir)
-    kinds = [(r["step"], "val" if BEST_METRIC in r else "train") for r in records]
-    assert kinds == [
+    assert [(r["step"], "val" if BEST_METRIC in r else "train") for r in records] == [
         (1, "train"),
         (2, "train"),
         (3, "train"),
@@ -82,7 +83,7 @@ def test_finished_run_is_left_as_it_is(whole, corpus, capsys):
 def test_stopped_by_sigterm_and_resumed_gives_the_same_records(
     whole, corpus, tmp_path, monkeypatch, stop_after
 ):
-    """A save falls on step 3 anyway; an evaluation on 4, which the next process must make."""
+    """Step 3 is saved anyway; step 4 has an evaluation, which the next process must make."""
     taken, take_step = [], loop.take_step
 
     def take_step_then_signal(*args):
@@ -107,7 +108,7 @@ def test_stopped_by_sigterm_and_resumed_gives_the_same_records(
         np.testing.assert_array_equal(a, b)
 
 
-def test_sigterm_cuts_an_evaluation_short_and_the_next_run_makes_it(whole, corpus, tmp_path):
+def test_sigterm_ends_an_evaluation_and_the_next_run_makes_it(whole, corpus, tmp_path):
     def slow_evaluation(params, model, cfg):
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("went on after the signal")
@@ -130,7 +131,7 @@ def test_losses_do_not_depend_on_the_mesh(whole, corpus, tmp_path, mesh):
 
 
 @pytest.mark.slow
-def test_run_goes_on_on_another_mesh(whole, corpus, tmp_path, capsys):
+def test_run_resumes_on_another_mesh(whole, corpus, tmp_path, capsys):
     first = tiny_config(**RUN)
 
     def stop(params, model, cfg):
@@ -190,11 +191,11 @@ def test_non_finite_step_between_saves_is_found_one_step_later(
     monkeypatch.setattr(loop, "train_batches", poisoned)
     with pytest.raises(UserError, match="step 2 is not finite.*no checkpoint was written yet"):
         loop.train(tiny_config(**RUN), tmp_path, None, corpus)
-    # Looking at a step while the next one runs is what keeps the devices busy.
+    # A step is checked while the next one runs, so that the devices stay busy.
     assert len(drawn) == 3
 
 
-def test_bad_set_ups_stop_before_anything_is_written(corpus, tmp_path):
+def test_bad_configs_stop_before_anything_is_written(corpus, tmp_path):
     cases = [
         ({"data.batch_size": 12, "mesh.data": 8}, "data.batch_size=12 must be a multiple of 8.*8$"),
         ({"train.grad_accum": 3}, "data.batch_size=8 must be a multiple of 3 = train.grad_accum 3"),
@@ -211,7 +212,7 @@ def test_bad_set_ups_stop_before_anything_is_written(corpus, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_what_runs_where_is_announced(capsys):
+def test_the_set_up_is_described(capsys):
     cfg = tiny_config(**{"train.grad_accum": 2, "mesh.fsdp": 8, "optim.freeze": ("image",)})
     setup = prepare(cfg, make_mesh(cfg.mesh))
     abstract = setup.abstract
@@ -228,11 +229,11 @@ def test_what_runs_where_is_announced(capsys):
 
 
 def test_next_batch_is_on_its_way_before_a_step_is_waited_for(corpus, tmp_path, monkeypatch):
-    """The double buffer: placed n+1, dispatched n+1, and only then waited for n."""
+    """Double buffering: batch and step n + 1 are dispatched before the wait for step n."""
     events, place, settle = [], loop.sharding.place_batch, loop.settle
 
     def noted_place(batch, mesh):
-        events.append(("placed", 1 + sum(kind == "placed" for kind, _ in events)))
+        events.append(("placed", 1 + sum(event == "placed" for event, _ in events)))
         return place(batch, mesh)
 
     def noted_settle(run, pending, *rest):
@@ -243,7 +244,7 @@ def test_next_batch_is_on_its_way_before_a_step_is_waited_for(corpus, tmp_path, 
     monkeypatch.setattr(loop.sharding, "place_batch", noted_place)
     monkeypatch.setattr(loop, "settle", noted_settle)
     loop.train(tiny_config(**RUN), tmp_path, None, corpus)
-    # A save at step 3 waits for all there is; between saves the next batch goes first.
+    # The save at step 3 waits for all steps; between saves the next batch goes first.
     assert events == [
         ("placed", 1),
         ("placed", 2),

@@ -1,9 +1,11 @@
+"""Metrics on disk, and the rates of the progress bar."""
+
 import json
 
 from sir_jax.training.metrics import JSONL, MetricWriter, Progress, read_records
 
 
-def test_resume_drops_later_records_and_a_torn_line(tmp_path):
+def test_resume_drops_later_records_and_an_incomplete_line(tmp_path):
     writer = MetricWriter(tmp_path, 0)
     for step in (1, 2, 3):
         writer.write(step, {"train/loss": step / 2})
@@ -31,7 +33,7 @@ def test_records_are_on_disk_before_close(tmp_path):
     writer.close()
 
 
-def test_start_at_zero_forgets_a_run_that_saved_nothing(tmp_path):
+def test_start_at_step_zero_removes_records_of_a_run_that_saved_nothing(tmp_path):
     (tmp_path / JSONL).write_text('{"step": 1, "train/loss": 3.0}\n')
     MetricWriter(tmp_path, 0).close()
     assert (tmp_path / JSONL).read_text() == ""

@@ -1,3 +1,5 @@
+"""The optimiser: schedules, weight decay, AdamW's first update, clipping."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,7 +45,7 @@ def test_bad_schedules_are_refused():
         make_schedule(tiny_config(**{"optim.warmup_steps": -3}).optim, 20)
 
 
-def test_run_shorter_than_its_warmup_ends_on_the_way_up():
+def test_run_shorter_than_its_warmup_ends_within_it():
     cfg = tiny_config(**{"optim.warmup_steps": 30, "optim.learning_rate": 0.3}).optim
     np.testing.assert_allclose(make_schedule(cfg, 20)(19), 0.2, rtol=1e-6)
 
@@ -58,7 +60,7 @@ def test_decay_mask_by_axes_and_path():
     assert mask == {"a/bias": False, "a/kernel": True, "position": False, "temperature": False}
 
 
-def test_first_update_is_adamw_by_hand():
+def test_first_update_is_that_of_adamw():
     cfg = tiny_config(
         **{
             "optim.warmup_steps": 0,
@@ -73,7 +75,7 @@ def test_first_update_is_adamw_by_hand():
     params = {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full((2,), 3.0)}
     grads = jax.tree.map(lambda x: jnp.full(x.shape, -7.0), params)
     updates, _ = tx.update(grads, tx.init(params), params)
-    # After bias correction the first Adam direction is g / |g|, whatever clipping made of g.
+    # After bias correction the first direction of Adam is g / |g|, with or without clipping.
     np.testing.assert_allclose(updates["bias"], 0.1, rtol=1e-5)
     np.testing.assert_allclose(updates["kernel"], 0.1 - 0.1 * 0.5 * 3.0, rtol=1e-5)
 

@@ -1,4 +1,4 @@
-"""The objectives that make the shipped encoders, and one real run of both through files."""
+"""The objectives of the shipped encoders, and one short run of each."""
 
 import dataclasses
 import io
@@ -63,7 +63,7 @@ class TinySplit:
         return self.records[row]
 
 
-def test_labels_and_tags_by_hand():
+def test_labels_and_tags_have_the_expected_values():
     words = Transcripts(TinySplit(), WORDS)
     labels, padding = words.labels(np.array([2, 1]))  # 'blue square', 'red circle'
     assert labels[:, :3].tolist() == [[1, 4, 0], [3, 2, 0]]
@@ -76,7 +76,7 @@ def test_labels_and_tags_by_hand():
 
 
 def fixed_speech(best, frames=None):
-    """A module whose frames say the classes `best` [B, T], and its parameters."""
+    """Return a module whose frames predict the classes `best` [B, T], and its parameters."""
     best = np.array(best)
     tokens = jnp.float32(20 * np.eye(5)[best])
     valid = np.arange(best.shape[1]) < (best.shape[1] if frames is None else frames)
@@ -96,33 +96,35 @@ def speech_batch(*texts):
 def test_greedy_decoding_drops_repeats_and_blanks():
     module, params = fixed_speech([[3, 3, 0, 2, 0, 0], [3, 0, 3, 2, 2, 2]])
     batch = speech_batch([3, 2], [3, 3, 2])
-    loss, right = speech_loss(params, batch, None, module=module, deterministic=True)
-    assert float(right) == 1.0
+    loss, correct = speech_loss(params, batch, None, module=module, deterministic=True)
+    assert float(correct) == 1.0
     assert float(loss) < 1e-3
-    _, right = speech_loss(
+    _, correct = speech_loss(
         params, speech_batch([3, 2], [3, 2]), None, module=module, deterministic=True
     )
-    assert float(right) == 0.5
+    assert float(correct) == 0.5
 
 
-def test_frames_past_the_mask_say_nothing():
+def test_frames_beyond_the_mask_are_ignored():
     module, params = fixed_speech([[3, 0, 2, 1, 1, 1]], frames=3)
-    loss, right = speech_loss(params, speech_batch([3, 2]), None, module=module, deterministic=True)
-    assert float(right) == 1.0 and float(loss) < 1e-3
+    loss, correct = speech_loss(
+        params, speech_batch([3, 2]), None, module=module, deterministic=True
+    )
+    assert float(correct) == 1.0 and float(loss) < 1e-3
 
 
-def test_image_loss_by_hand():
+def test_image_loss_has_the_expected_value():
     logits = np.array([[-9.0, 2.0, -1.0], [-9.0, -1.0, 3.0]], np.float32)
     tags = np.array([[0.0, 1.0, 0.0], [0.0, 1.0, 1.0]], np.float32)
     module = SimpleNamespace(apply=lambda *a, **k: VitOutput(None, jnp.asarray(logits), ()))
     params = {"encoder": {}, "head": {"kernel": jnp.eye(3), "bias": jnp.zeros(3)}}
-    loss, right = image_loss(
+    loss, correct = image_loss(
         params, {"pixels": None, "tags": tags}, None, module=module, deterministic=True
     )
     p = 1 / (1 + np.exp(-logits.astype(np.float64)))
     expected = -(tags * np.log(p) + (1 - tags) * np.log(1 - p)).sum(1).mean()
     assert float(loss) == pytest.approx(expected, rel=1e-5)
-    assert float(right) == 1.0
+    assert float(correct) == 1.0
 
 
 @pytest.mark.parametrize("tower", ["speech", "image"])
@@ -161,7 +163,7 @@ def test_a_short_run_learns_and_its_file_loads(tower, tmp_path, capsys):
     np.testing.assert_allclose(loaded[name]["kernel"], params[name]["kernel"], rtol=1e-3, atol=1e-4)
 
 
-def test_going_on_from_an_encoder_begins_where_it_stopped(tmp_path, capsys):
+def test_training_continues_from_an_encoder(tmp_path, capsys):
     spec = VitSpec(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=32)
     cfg = base_config("tiny", "tiny")
     cfg.data.update(batch_size=4, buckets=(4_000,), image_size=16)

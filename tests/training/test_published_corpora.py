@@ -1,4 +1,4 @@
-"""From a publisher's archives to fifty steps of training, live and from stored features."""
+"""From published archives to fifty steps of training, live and from stored features."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_fifty_steps_live_and_from_features(name, tmp_path, capsys):
     )
     corpus = open_corpus(name, tmp_path / "data")
     assert len(corpus.splits["train"].index) == CORPORA[name]
-    # Two pairs a batch, of one picture at times: then a row has no negative at all.
+    # Two pairs per batch, sometimes of the same image: then no row has a negative.
     config = [
         f"--config=configs/unified.py:runlocal,corpus={name}",
         f"--config.data.data_dir={tmp_path / 'data'}",
@@ -69,9 +69,9 @@ def test_fifty_steps_live_and_from_features(name, tmp_path, capsys):
     assert len(live) == len(stored) == STEPS
     # The first step differs by the rounding of the features alone.
     assert stored[0] == pytest.approx(live[0], rel=2e-2)
-    # The sum rises while the queue fills with negatives; it stays finite, or training had stopped.
+    # The loss rises while the queue fills with negatives. It is finite, or training would stop.
     assert max(live + stored) < 20
-    # The image's splits are evaluated by name where there are several.
+    # Places Audio has two test splits, which are evaluated by name.
     split = "test_seen" if builder == "places_audio" else "test"
     capsys.readouterr()
     assert (

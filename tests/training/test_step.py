@@ -1,3 +1,5 @@
+"""The train step: updates, frozen parameters, accumulation, the clamp and precision."""
+
 import functools
 
 import jax
@@ -49,7 +51,7 @@ def test_step_counts_and_moves_every_parameter(plain):
         for path, leaf in leaf_paths(after.params).items()
         if np.array_equal(leaf, before[path])
     ]
-    # A key's bias shifts a row of logits as a whole, which softmax ignores.
+    # The bias of the keys adds a constant to each row of logits, which softmax ignores.
     assert [path for path in still if not path.endswith("attention/key/bias")] == []
 
 
@@ -121,7 +123,7 @@ def test_bfloat16_frozen_encoders_take_half_the_memory_and_change_little():
     cfg.optim.frozen_dtype = "bfloat16"
     model, state, step = made(cfg)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params["speech"])} == {"bfloat16"}
-    # The same values as the float32 state's, rounded.
+    # Both steps start from the same values, here rounded.
     rounded = jax.tree.map(
         lambda a, b: a.astype(b.dtype), wide[1].params, jax.tree.map(np.asarray, state.params)
     )
@@ -145,7 +147,7 @@ def test_accumulated_gradient_is_the_mean_over_microbatches(partly_frozen):
     loss, _, grads = jax.jit(functools.partial(loss_and_grads, Objective(model, cfg)))(
         trainable, frozen, state, batch, key
     )
-    # Gradients are taken of the trainable leaves alone.
+    # There are gradients for the trainable leaves alone.
     assert jax.tree.structure(grads) == jax.tree.structure(trainable)
 
     @jax.jit
@@ -158,11 +160,11 @@ def test_accumulated_gradient_is_the_mean_over_microbatches(partly_frozen):
 
     halves = [one(trainable, {name: x[i::2] for name, x in batch.items()}) for i in range(2)]
     np.testing.assert_allclose(loss, np.mean([half[0] for half in halves]), rtol=1e-5)
-    expected = jax.tree.map(lambda a, b: (a + b) / 2, halves[0][1], halves[1][1])
+    mean = leaf_paths(jax.tree.map(lambda a, b: (a + b) / 2, halves[0][1], halves[1][1]))
     for path, leaf in leaf_paths(grads).items():
-        wanted = leaf_paths(expected)[path]
-        scale = np.abs(wanted).max() + 1e-3
-        np.testing.assert_allclose(leaf / scale, wanted / scale, atol=1e-5, err_msg=path)
+        expected = mean[path]
+        scale = np.abs(expected).max() + 1e-3
+        np.testing.assert_allclose(leaf / scale, expected / scale, atol=1e-5, err_msg=path)
 
 
 @pytest.mark.parametrize(("value", "kept"), [(0.9, 0.5), (-1.0, 0.001), (0.07, 0.07)])
