@@ -246,7 +246,7 @@ def embed_list(
       UserError: `out` cannot be written, or another process embeds the same shard.
     """
     counts = dict(embedded=0, failed=0, skipped=0)
-    with only_one(out / FOLDER / f"lock-{shard[0]}-of-{shard[1]}", "--out"):
+    with only_one(out / FOLDER / f"lock-{shard[0]}-of-{shard[1]}", "out"):
         for number in plan.of_shard(shard):
             items, kind = plan.chunk(number), plan.chunks[number][0]
             key = _key(model.fingerprint, items)

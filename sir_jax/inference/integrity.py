@@ -44,7 +44,7 @@ def tell_faults(folder: Path, faults: Mapping[int, str], last: int | None) -> No
     lost = sorted((step for step in faults if step > (last or 0)), reverse=True)
     told = "; ".join(f"checkpoint {n} of {folder} is not whole: {faults[n]}" for n in lost)
     if lost and last is None:
-        raise UserError(f"{told}; there is no other; choose another --workdir to begin anew")
+        raise UserError(f"{told}; there is no other; choose another workdir to begin anew")
     if lost:
         say(f"{told}; goes on at checkpoint {last}")
 

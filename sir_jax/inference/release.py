@@ -141,7 +141,7 @@ def find(source: str | os.PathLike, which: str = "best") -> Found:
         return read_release(SHIPPED / text)
     what = "holds neither a release nor checkpoints" if folder.is_dir() else "is no folder"
     raise UserError(
-        f"model {text} {what}; give a folder that `sir-jax export` wrote, the --workdir of "
+        f"model {text} {what}; give a folder that `sir-jax export` wrote, the workdir of "
         f"`sir-jax train`, or one of {', '.join(shipped()) or 'none (no model ships)'}"
     )
 
@@ -204,7 +204,7 @@ def write_release(
       UserError: the folder exists, or a value does not fit the dtype.
     """
     if out.exists():
-        raise UserError(f"--out {out} exists already; give another folder or remove it")
+        raise UserError(f"{out} exists already; give another folder or remove it")
     leaves = {k: np.asarray(v) for k, v in leaf_paths(jax.device_get(strip(params))).items()}
     model, data = to_json(cfg.model), to_json(cfg.data)
     model |= {"remat": "none", "scan": False, "attention": "xla"}
@@ -232,7 +232,7 @@ def write_release(
             write_json(part / CONFIG, plain, indent=1)
             write_text(part / CARD, card.replace("{fingerprint}", mark))
     except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror}") from error
+        raise UserError(f"{out} cannot be written: {error.strerror}") from error
     return mark
 
 

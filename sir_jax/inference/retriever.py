@@ -329,7 +329,7 @@ class Retriever:
         if not self.can_match:
             raise UserError(
                 f"model {self.name} has no matching head (loss.sim.weight was 0); search "
-                "without re-ranking, or train with --config.loss.sim.weight=1"
+                "without re-ranking, or train with loss.sim.weight=1"
             )
 
     def _batch_rows(self, count: int | None, batch_size: int | None) -> int:

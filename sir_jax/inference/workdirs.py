@@ -33,7 +33,7 @@ def restore_params(workdir: str | Path, which: str = "best") -> tuple[ConfigDict
     folder = as_path(workdir) / CHECKPOINTS
     if not folder.is_dir():
         raise UserError(
-            f"workdir {workdir} has no checkpoints; give the --workdir of a run of `sir-jax train`"
+            f"workdir {workdir} has no checkpoints; give the workdir of a run of `sir-jax train`"
         )
     try:
         import orbax.checkpoint as ocp

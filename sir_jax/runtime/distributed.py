@@ -80,7 +80,7 @@ def parse_spec(spec: str) -> dict[str, str | int]:
     Raises:
       UserError: it is none.
     """
-    wanted = f"--distributed={spec}: give auto, off or HOST:PORT,ID,COUNT with 0 <= ID < COUNT"
+    wanted = f"distributed={spec}: give auto, off or HOST:PORT,ID,COUNT with 0 <= ID < COUNT"
     try:
         address, number, count = spec.split(",")
         number, count, port = int(number), int(count), int(address.rpartition(":")[2])
@@ -165,8 +165,8 @@ def _initialize(
         )
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"--distributed: the processes did not find each other ({_first_line(error)}); start "
-            "the same command on every machine, or give --distributed=off to train on this one"
+            f"the processes did not find each other ({_first_line(error)}); start "
+            "the same command on every machine, or give distributed=off to train on this one"
         ) from error
 
 

@@ -55,12 +55,12 @@ def locked(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def only_one(folder: Path, option: str = "--data_dir") -> Iterator[None]:
+def only_one(folder: Path, argument: str = "data_dir") -> Iterator[None]:
     """Hold a folder while the `with` block runs, so that no two commands make it at the same time.
 
     Args:
       folder: of the corpus, or of whatever else is made; created where missing.
-      option: which one chose the folder, for the messages.
+      argument: the one that chose the folder, for the messages.
 
     Raises:
       UserError: it cannot be written, or another process holds it.
@@ -70,10 +70,10 @@ def only_one(folder: Path, option: str = "--data_dir") -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(folder / LOCK))
         except OSError as error:
-            raise UserError(f"cannot write there: {error}; choose another {option}") from None
+            raise UserError(f"cannot write there: {error}; choose another {argument}") from None
         except Taken as taken:
             raise UserError(
                 f"another process is making {folder.name!r} ({taken.owner}); wait for it or choose "
-                f"another {option}"
+                f"another {argument}"
             ) from None
         yield

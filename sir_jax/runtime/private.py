@@ -46,7 +46,7 @@ def coordination() -> Any:
     except (ImportError, AttributeError) as error:
         raise UserError(
             f"jax {jax.__version__} does not let several processes talk without their devices "
-            f"({error}); install another version of jax, or give --distributed=off"
+            f"({error}); install another version of jax, or give distributed=off"
         ) from None
     return global_state
 

@@ -64,7 +64,7 @@ def check_shared(workdir: Path) -> None:
     while not path.exists() or json.loads(path.read_text() or '""') != token:
         if time.monotonic() > deadline:
             raise UserError(
-                f"--workdir={workdir} is not the folder of that name that process 0 sees; give one "
+                f"workdir {workdir} is not the folder of that name that process 0 sees; give one "
                 "on storage that all machines share, as gs://BUCKET/run"
             )
         time.sleep(0.1)
@@ -79,7 +79,7 @@ def make_folder(workdir: Path) -> None:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--workdir={workdir}: {error.strerror}; choose another folder") from error
+        raise UserError(f"workdir {workdir}: {error.strerror}; choose another folder") from error
 
 
 def claim_workdir(cfg: ConfigDict, workdir: Path) -> None:
@@ -92,7 +92,7 @@ def claim_workdir(cfg: ConfigDict, workdir: Path) -> None:
     try:
         write_json(workdir / CONFIG_FILE, to_json(cfg))
     except OSError as error:
-        raise UserError(f"--workdir={workdir}: {error.strerror}; choose another folder") from error
+        raise UserError(f"workdir {workdir}: {error.strerror}; choose another folder") from error
 
 
 def read_evaluations(folder: Path, last: int) -> dict[int, dict[str, float]]:
@@ -143,8 +143,8 @@ class Hold:
 
 def _in_use(workdir: Path, owner: str) -> UserError:
     return UserError(
-        f"--workdir={workdir} is in use by another job ({owner}); stop that one, or choose another "
-        "--workdir"
+        f"workdir {workdir} is in use by another job ({owner}); stop that one, or choose another "
+        "workdir"
     )
 
 
@@ -156,7 +156,7 @@ def _locked(workdir: Path) -> Iterator[None]:
             held.enter_context(locked(workdir / LOCK))
         except OSError as error:
             raise UserError(
-                f"--workdir={workdir}: {error.strerror}; choose another folder"
+                f"workdir {workdir}: {error.strerror}; choose another folder"
             ) from error
         except Taken as taken:
             raise _in_use(workdir, taken.owner) from None

@@ -266,6 +266,5 @@ def check_same_tree(stored: Any, wanted: Any, where: str) -> None:
     ]
     if lines:
         raise UserError(
-            f"{where} does not fit this config's model: {first_few(lines)}; choose another "
-            "--workdir"
+            f"{where} does not fit this config's model: {first_few(lines)}; choose another workdir"
         )

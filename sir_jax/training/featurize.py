@@ -82,7 +82,7 @@ def featurize(cfg, corpus: Corpus, split: str, out: Path, batch_size: int) -> li
         layouts[modality] = make_layout(modality, folder, cfg, records, rows), manifest
     _check_room(out, [layout for layout, _ in layouts.values()], cfg, records)
     for modality, (layout, manifest) in layouts.items():
-        with only_one(layout.folder, "--out"):
+        with only_one(layout.folder, "out"):
             if read_manifest(layout.folder) not in (None, manifest):
                 raise UserError(f"{layout.folder} was made by another process; run this again")
             write_manifest(layout.folder, manifest)

@@ -162,7 +162,7 @@ def begin(setup: Setup, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
     checkpoints = checkpoints or Checkpoints(workdir)
     if (checkpoints.last or 0) != step:
         raise UserError(
-            f"--workdir={workdir} was used by another job while this one started; run "
+            f"workdir {workdir} was used by another job while this one started; run "
             "the same command again to go on from there"
         )
     watchdog = Watchdog(cfg.train.watchdog_seconds, step)
@@ -312,6 +312,6 @@ def stop_non_finite(run: Run, pending: Pending, metrics: dict[str, float]) -> No
     raise UserError(
         f"step {pending.step} is not finite: loss {metrics['train/loss']}, gradient norm "
         f"{metrics['train/grad_norm']}; caption ids of its batch: {shown}{more} (also in {path}); "
-        f"{good}; look at these captions, or start in a new --workdir with a lower "
+        f"{good}; look at these captions, or start in a new workdir with a lower "
         "optim.learning_rate or optim.clip_norm"
     )

@@ -315,7 +315,7 @@ def test_option_is_read_or_refused():
         "host:99999,0,2",
         "h:1,0",
     ):
-        with pytest.raises(UserError, match=f"--distributed={spec}: give auto, off or HOST:PORT"):
+        with pytest.raises(UserError, match=f"distributed={spec}: give auto, off or HOST:PORT"):
             distributed.parse_spec(spec)
 
 

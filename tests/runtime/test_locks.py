@@ -64,14 +64,14 @@ def test_only_one_makes_a_folder(tmp_path):
     folder = tmp_path / "corpora" / "mine"
     with only_one(folder):
         wanted = f"another process is making 'mine' ({owner_name()}); wait for it or choose another"
-        with pytest.raises(UserError, match=re.escape(f"{wanted} --data_dir")), only_one(folder):
+        with pytest.raises(UserError, match=re.escape(f"{wanted} data_dir")), only_one(folder):
             pass
         with (
-            pytest.raises(UserError, match=re.escape(f"{wanted} --out")),
-            only_one(folder, "--out"),
+            pytest.raises(UserError, match=re.escape(f"{wanted} out")),
+            only_one(folder, "out"),
         ):
             pass
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write there: .*file.*; choose another --data_dir"):
+    with pytest.raises(UserError, match="cannot write there: .*file.*; choose another data_dir"):
         with only_one(tmp_path / "file" / "below"):
             pass

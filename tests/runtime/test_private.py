@@ -45,7 +45,7 @@ def test_without_the_coordination_several_processes_stop_with_one_line(monkeypat
         private.coordination()
     line = str(error.value)
     assert line.startswith(f"jax {jax.__version__} does not let several processes talk without ")
-    assert line.endswith("; install another version of jax, or give --distributed=off")
+    assert line.endswith("; install another version of jax, or give distributed=off")
     assert "\n" not in line
 
 

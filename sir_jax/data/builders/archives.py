@@ -57,10 +57,10 @@ class Source:
         """
         if self.local is not None:
             if not self.local.is_dir():
-                raise UserError(f"--archives {self.root!r}: no such folder")
+                raise UserError(f"archives {self.root!r}: no such folder")
         elif self.root.partition("://")[0] not in SCHEMES:
             known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-            raise UserError(f"--archives {self.root!r}: give a folder, or a URL of {known}")
+            raise UserError(f"archives {self.root!r}: give a folder, or a URL of {known}")
 
     def stat(self, name: str) -> tuple[int, int] | None:
         """Return an archive's size in bytes and its modification time; None if it is not there."""
@@ -90,12 +90,12 @@ class Source:
             return call(epath)
         except ImportError as error:
             raise UserError(
-                f"--archives {self.root!r}: {error}; pip install {SCHEMES[scheme]}"
+                f"archives {self.root!r}: {error}; pip install {SCHEMES[scheme]}"
             ) from None
         # Each remote file system has its own exceptions.
         except Exception as error:
             raise UserError(
-                f"--archives {self.root!r}: cannot be read ({type(error).__name__}: {error})"
+                f"archives {self.root!r}: cannot be read ({type(error).__name__}: {error})"
             ) from None
 
 
@@ -130,7 +130,7 @@ def gather(archives: tuple[Archive, ...], source: Source, folder: Path) -> tuple
             missing.append(archive)
     if missing:
         names = "; ".join(f"{archive.name} from {archive.url}" for archive in missing)
-        raise UserError(f"--archives {source.root!r}: put there, packed or unpacked: {names}")
+        raise UserError(f"archives {source.root!r}: put there, packed or unpacked: {names}")
     link = folder / GIVEN
     link.unlink(missing_ok=True)
     if not present:
@@ -224,7 +224,7 @@ class _Folder:
         """Return the error for a member that must not be extracted."""
         return UserError(
             f"{self._archive}: its member {name!r} {why}, which no published archive holds; if you "
-            "trust it, unpack it yourself and give that folder as --archives"
+            "trust it, unpack it yourself and give that folder instead"
         )
 
     def put(self, name: str, size: int | None, stream: Callable[[], IO[bytes]]) -> None:

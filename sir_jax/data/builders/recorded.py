@@ -89,7 +89,7 @@ def read_recording(path: Path, rules: Rules, name: str) -> np.ndarray:
     seconds = header.samples / header.rate
     if seconds > rules.max_seconds:
         raise BadMedia(
-            f"{name}: {seconds:.1f} s, at most {rules.max_seconds:g} s (--max-seconds)", "too long"
+            f"{name}: {seconds:.1f} s, at most {rules.max_seconds:g} s (max_seconds)", "too long"
         )
     wave = load_audio(data, name)
     if not wave.size:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import inspect
 import io
 import json
 import os
@@ -70,7 +71,7 @@ def test_all_that_is_broken_is_listed_by_path_and_reason(broken, prepared):
     assert len(problems) == len(broken[2])
     assert all(p["detail"] and "\n" not in p["detail"] for p in problems)
     of = {p["path"]: p["detail"] for p in problems}
-    assert of["a/long.flac"] == "120.0 s, at most 60 s (--max-seconds)"
+    assert of["a/long.flac"] == "120.0 s, at most 60 s (max_seconds)"
     assert of["a/slow.wav"] == "8000 Hz, published at 16000 Hz"
     assert of["a/wide.wav"] == "9 channels, at most 8"
     assert of["a/fifo.wav"] == of["i/fifo.png"] == "no regular file, but a pipe (FIFO)"
@@ -120,7 +121,7 @@ def test_nothing_but_the_corpus_is_left_behind(broken, prepared):
 
 SCRIPT = """
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {folders!r}
 from pathlib import Path
 from test_prepare import run
 if __name__ == "__main__":
@@ -131,8 +132,9 @@ if __name__ == "__main__":
 def kill_when(manifest, root, tmp_path, moment):
     """Start prepare in a process group of its own and kill all of it at a moment."""
     script = tmp_path / "script.py"
-    tests = os.path.dirname(__file__)
-    script.write_text(SCRIPT.format(tests=tests, manifest=str(manifest), root=str(root)))
+    # Of this file, and of the helpers that it imports.
+    folders = [os.path.dirname(path) for path in (__file__, inspect.getfile(make_corpus))]
+    script.write_text(SCRIPT.format(folders=folders, manifest=str(manifest), root=str(root)))
     process = subprocess.Popen(
         [sys.executable, str(script)],
         start_new_session=True,
@@ -219,7 +221,9 @@ def test_counts_below_the_published_ones_are_refused(tmp_path, capsys):
     manifest = small(tmp_path)
     published = {"mine": {"train": Counts(10, 16), "test": Counts(4, 4)}}
     layout = dataclasses.replace(layout_of(manifest), expected=published)
-    with pytest.raises(UserError, match="4 of 4 recordings of split 'test' are missing .*=1$"):
+    with pytest.raises(
+        UserError, match="4 of 4 recordings of split 'test' are missing .* a tolerance of 1$"
+    ):
         prepare(layout, "mine", Source(str(tmp_path)), tmp_path / "data", Options(tolerance=0.6))
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["train", "8", "10", "8", "16", "50.00", "%"] in rows
@@ -279,10 +283,10 @@ sys.exit(main())
         ("flickr8k_audio --archives=. --root=.", "--root is for `prepare manifest`"),
         ("manifest --archives=.", "--archives is for published corpora"),
         ("manifest --name=x", "--manifest and --name are both needed"),
-        ("manifest --name=../x --manifest=list.csv", "--name '../x': use letters"),
-        ("manifest --name=x --manifest=none.csv", "--manifest 'none.csv': no such file"),
+        ("manifest --name=../x --manifest=list.csv", "name '../x': use letters"),
+        ("manifest --name=x --manifest=none.csv", "manifest 'none.csv': no such file"),
         ("manifest --name=x --manifest=list.txt", "give a file in .jsonl or .csv"),
-        ("flickr8k_audio --archives=nowhere", "--archives 'nowhere': no such folder"),
+        ("flickr8k_audio --archives=nowhere", "archives 'nowhere': no such folder"),
         ("flickr8k_audio --archives=. --tolerance=2", "tolerance is 2.0; give a share"),
         ("flickr8k_audio --archives=. --max-seconds=0", "max_seconds is 0; give"),
         ("flickr8k_audio --archives=. --workers=-1", "workers is -1"),

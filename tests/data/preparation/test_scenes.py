@@ -114,7 +114,7 @@ def test_unwritable_place_is_one_line(tmp_path, capsys):
     blocked.write_text("")
     status, printed = run(blocked, capsys)
     assert status == 2
-    assert "cannot write there" in printed.err and "choose another --data_dir" in printed.err
+    assert "cannot write there" in printed.err and "choose another data_dir" in printed.err
 
 
 def test_missing_synthesiser_is_one_line(tmp_path, capsys, monkeypatch):

@@ -23,7 +23,7 @@ def check_name(name: str) -> str:
       UserError: the name cannot be that of a folder.
     """
     if not _NAME.fullmatch(name):
-        raise UserError(f"--name {name!r}: use letters, digits, '-' and '_', a letter first")
+        raise UserError(f"name {name!r}: use letters, digits, '-' and '_', a letter first")
     return name
 
 
@@ -39,11 +39,11 @@ def manifest_layout(manifest: Path, name: str, root: Path) -> Layout:
       UserError: the name is invalid, or the file or folder does not exist.
     """
     if manifest.suffix not in SUFFIXES:
-        raise UserError(f"--manifest {str(manifest)!r}: give a file in {' or '.join(SUFFIXES)}")
+        raise UserError(f"manifest {str(manifest)!r}: give a file in {' or '.join(SUFFIXES)}")
     if not manifest.is_file():
-        raise UserError(f"--manifest {str(manifest)!r}: no such file")
+        raise UserError(f"manifest {str(manifest)!r}: no such file")
     if not root.is_dir():
-        raise UserError(f"--root {str(root)!r}: no such folder")
+        raise UserError(f"root {str(root)!r}: no such folder")
     return Layout(
         name="manifest",
         configs={check_name(name): f"what {manifest.name} lists"},

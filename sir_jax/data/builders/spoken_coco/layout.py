@@ -18,7 +18,7 @@ ORIGINAL_LEAKS = (
     "config 'original' of spoken_coco has the splits 'train' and 'original_val' and no 'val' or "
     "'test': its 'original_val' holds pictures that everybody else trains on and Karpathy's val "
     "and test pictures besides, so that no published number compares with it; evaluate on "
-    "'spoken_coco/karpathy', or ask for --split=original_val by name"
+    "'spoken_coco/karpathy', or ask for split 'original_val' by name"
 )
 
 _COCO_NAME = re.compile(r"COCO_(?:train|val)2014_(\d{1,12})\.jpg")
