@@ -95,10 +95,7 @@ def check_search(k: int, rerank: int, of: str | None) -> None:
 def rerank_hits(
     model, query, kind: str, hits: list[Hit], path_of: Callable[[str], Path]
 ) -> list[Hit]:
-    """Order hits by score / temperature + match; equal ones keep their order.
-
-    Both terms are log-odds up to a constant: the contrastive loss trains score / temperature to be
-    one. So a weak matching head cannot overrule a clear difference of the scores.
+    """Order hits by `losses.fused_score` of score and match; equal ones keep their order.
 
     Args:
       model: a `Retriever` with a matching head.

@@ -139,7 +139,7 @@ def _locate_entries(plan: list[Chunk]) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.lru_cache(maxsize=16)
 def jit_score(model, split: NamedSharding | None, whole: NamedSharding | None) -> Callable:
-    """Compile the scoring of a batch of pairs whose tokens lie in two chunks.
+    """Compile the scoring of a batch of pairs whose tokens are in two chunks.
 
     Args:
       model: the joint model, with the task 'match'.
