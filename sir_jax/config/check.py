@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from sir_jax.config.fields import FIELDS, config_fields, nearest
 from sir_jax.errors import UserError
 
-# What a reader of a workdir or a release uses.
-STORED_SECTIONS = ("model", "data", "eval")
+# What a reader of a workdir or a release uses; a release has no `loss`.
+STORED_SECTIONS = ("model", "data", "loss", "eval")
 # Which of `data` a release has; see `inference.release`.
 RELEASED_DATA = (
     "corpus",
@@ -83,13 +83,16 @@ def check_stored(plain: Mapping[str, Any], source: str) -> None:
     """
     wanted = [name for name in FIELDS if name.startswith("model.")]
     wanted += [f"data.{name}" for name in RELEASED_DATA] + ["eval.rerank"]
-    sections = {name: plain.get(name) for name in STORED_SECTIONS}
-    values = config_fields({k: v for k, v in sections.items() if isinstance(v, Mapping)})
+    if "loss" in plain:  # of a run
+        wanted += [name for name in FIELDS if name.startswith("loss.")]
+    sections = {
+        name: plain[name] for name in STORED_SECTIONS if isinstance(plain.get(name), Mapping)
+    }
+    values = config_fields(sections)
     try:
         _check_names(values, wanted)
         check_values(values)
-        loss = {"loss": plain["loss"]} if isinstance(plain.get("loss"), Mapping) else {}
-        cfg = ConfigDict(sections | loss)
+        cfg = ConfigDict(sections)
         for check in _MODEL_RELATIONS:
             check(cfg)
     except UserError as error:
@@ -229,8 +232,9 @@ _MODEL_RELATIONS: tuple[_Relation, ...] = (
     _check_widths,
     _check_projection,
     _check_input,
+    _check_buckets,
 )
-_RUN_RELATIONS: tuple[_Relation, ...] = (_check_attention, _check_buckets, _check_terms)
+_RUN_RELATIONS: tuple[_Relation, ...] = (_check_attention, _check_terms)
 
 
 def check_batch(cfg: ConfigDict, mesh) -> None:
@@ -252,13 +256,14 @@ def check_batch(cfg: ConfigDict, mesh) -> None:
             f"{cfg.train[field]} x mesh.data {mesh.shape['data']} x mesh.fsdp "
             f"{mesh.shape['fsdp']}; e.g. {max(unit, batch - batch % unit)}"
         )
-    loss = cfg.loss
+    loss, each = cfg.loss, batch // cfg.train.grad_accum
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
     for name, on in (
         ("sim.mining", loss.sim.weight and loss.sim.mining == "shard"),
         ("cmd.source", loss.cmd.weight and loss.cmd.source == "shard"),
     ):
-        if on and batch < 2 * unit:
+        if on and each < 2 * devices:
             raise UserError(
                 f"loss.{name}='shard' leaves a device one pair of data.batch_size={batch}, and no "
-                f"other one to draw from; set 'global', or a batch of at least {2 * unit}"
+                f"other one to draw from; set 'global', or a batch of at least {2 * batch}"
             )

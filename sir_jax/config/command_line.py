@@ -29,7 +29,7 @@ def load_module(spec: str) -> ModuleType:
     name = spec.partition(":")[0]
     path = Path(name)
     if not path.is_file():
-        here = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        here = sorted(str(p) for p in path.parent.glob("*.py") if p.is_file())
         near = difflib.get_close_matches(name, here, n=1)
         hint = f"did you mean {near[0]}?" if near else "give the path of a file of configs/"
         raise UserError(f"--config={spec}: there is no file {name}; {hint}")
@@ -76,7 +76,8 @@ def _run(spec: str, name: str, function: Callable, given: Any) -> Any:
     except (UserError, KeyboardInterrupt):
         raise
     except SyntaxError as error:
-        raise UserError(f"--config={spec}: {name}, line {error.lineno}: {error.msg}") from error
+        where = f"{name}, line {error.lineno}" if error.lineno else name
+        raise UserError(f"--config={spec}: {where}: {_one_line(error.msg)}") from error
     except ValueError as error:
         raise UserError(f"--config={spec}: {_one_line(error)}") from error
     except (Exception, SystemExit) as error:
@@ -89,7 +90,7 @@ def _run(spec: str, name: str, function: Callable, given: Any) -> Any:
         ) from error
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException | str) -> str:
     return " ".join(str(error).split())
 
 

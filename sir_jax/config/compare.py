@@ -1,6 +1,7 @@
 """Configs as JSON: written, read, and compared with each other and with a workdir's."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -104,14 +105,25 @@ def compare_workdir(cfg: ConfigDict, workdir: Path) -> list[str]:
 
 
 def check_folder(workdir: Path) -> None:
-    """See that a workdir is a folder, or can become one.
+    """See that a workdir is a folder that can be written to, or can become one.
 
     Raises:
-      UserError: it, or what it would lie in, is a file.
+      UserError: it, or what it would lie in, is a file or cannot be written to.
     """
-    # A bucket has no folders.
-    for path in () if "://" in str(workdir) else (workdir, *workdir.parents):
-        if path.is_dir():
+    if "://" in str(workdir):  # a bucket has no folders
+        return
+    for path in (workdir, *workdir.parents):
+        try:
+            is_dir, is_there = path.is_dir(), path.exists()
+        except OSError as error:
+            raise UserError(
+                f"workdir {workdir}: {error.strerror}; choose another folder"
+            ) from error
+        if is_dir and not os.access(path, os.W_OK | os.X_OK):
+            raise UserError(
+                f"workdir {workdir}: {path} cannot be written to; choose another folder"
+            )
+        if is_dir:
             return
-        if path.exists():
+        if is_there:
             raise UserError(f"workdir {workdir}: {path} is a file; choose another folder")

@@ -195,6 +195,12 @@ def test_a_device_that_mines_alone_needs_two_pairs(cfg):
         check_batch(changed, FakeMesh)
     changed.data.batch_size = 16
     check_batch(changed, FakeMesh)
+    changed.train.grad_accum = 2
+    with pytest.raises(UserError, match="'shard' leaves a device one pair of data.batch_size=16"):
+        check_batch(changed, FakeMesh)
+    # GradCache cuts what is computed at once, not what is compared.
+    changed.train.update(grad_accum=1, grad_cache=2)
+    check_batch(changed, FakeMesh)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +233,7 @@ def test_the_command_ends_with_status_2_and_one_line(words, tmp_path, capsys):
         ("model.head.heads", 1e30, "model.head.heads=1e+30: must be a whole number"),
         ("data.image_mean", [1e308, 0, 0], "data.image_mean=[1e+308, 0, 0]"),
         ("data.buckets", [3_200, NAN], "data.buckets=[3200, nan]"),
+        ("data.buckets", [1], "the first is shorter than one frame of 180 samples"),
         ("data.image_size", 32, "data.image_size=32 differs from model.image.image_size=16"),
         ("model.image", 3, "there is no model.image.image_size; get the file again"),
         ("model.lod", 3, "model.lod is no field of this sir_jax; install the one that wrote it"),

@@ -70,6 +70,8 @@ def test_a_workdir_that_is_a_file_is_refused_at_once(tmp_path):
         with pytest.raises(UserError, match="/file is a file; choose another folder$"):
             compare_workdir(tiny_config(), workdir)
     check_folder(tmp_path / "new" / "run")
+    with pytest.raises(UserError, match="File name too long; choose another folder"):
+        check_folder(tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", '{"data": 3, "train": 4}'])
