@@ -1,11 +1,7 @@
 """The score that re-ranked results are ordered by."""
 
-from jax.typing import ArrayLike
 
-
-def fused_score(
-    similarity: ArrayLike, temperature: float, log_odds: ArrayLike, weight: float = 1.0
-) -> ArrayLike:
+def fused_score(similarity, temperature: float, log_odds, weight: float = 1.0):
     """Return how well speech and picture belong together, by embedding and matching head at once.
 
     Both terms are log-odds up to a constant: similarity / temperature as the contrastive softmax
@@ -13,7 +9,7 @@ def fused_score(
     cannot undo what the embedding knows.
 
     Args:
-      similarity: of unit vectors, any shape; of NumPy or JAX.
+      similarity: inner product of unit vectors; a number or an array of NumPy or JAX, any shape.
       temperature: that training divided similarities by.
       log_odds: that the pair matches, of the same shape.
       weight: of `log_odds`.
