@@ -13,7 +13,7 @@ import numpy as np
 from sir_jax.data.media.audio import SAMPLE_RATE
 from sir_jax.errors import UserError
 from sir_jax.index.query import OTHER, Hit, rerank_hits
-from sir_jax.page.files import Files, Missing
+from sir_jax.page.item_files import ItemFiles, Missing
 
 # Most columns of a drawn waveform, and most frames of a drawn map: more than a screen can show.
 PEAKS, FRAMES = 800, 400
@@ -35,7 +35,7 @@ class Engine:
         """
         self.model, self.index = model, index
         self.pictures, self.recordings = (
-            Files(index.root, gallery.rows, index.path_of, kind)
+            ItemFiles(index.root, gallery.rows, index.path_of, kind)
             for gallery, kind in ((index.images, "picture"), (index.recordings, "recording"))
         )
 
@@ -108,7 +108,7 @@ class Engine:
             "timing": timing,
         }
 
-    def _rerank(self, query, kind: str, hits: list[Hit], files: Files) -> list[Hit]:
+    def _rerank(self, query, kind: str, hits: list[Hit], files: ItemFiles) -> list[Hit]:
         """Re-rank hits; those whose file is missing come last, in their old order."""
         present, missing = [], []
         for hit in hits:

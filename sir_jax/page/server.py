@@ -22,9 +22,9 @@ from starlette.routing import Route
 
 from sir_jax.errors import BadMedia, UserError
 from sir_jax.page.engine import DEFAULT_RESULTS, RERANK, Engine, peaks
-from sir_jax.page.files import TYPES, Missing
 from sir_jax.page.form import Part, read_form
 from sir_jax.page.guard import Guard, Refused, is_loopback
+from sir_jax.page.item_files import TYPES, Missing
 from sir_jax.page.workers import Decoders
 
 STATIC = Path(__file__).parent / "static"

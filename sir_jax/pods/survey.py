@@ -17,7 +17,7 @@ from sir_jax.config.command_line import load_config, load_module
 from sir_jax.config.compare import to_json
 from sir_jax.data.media.audio import longest_window
 from sir_jax.errors import UserError
-from sir_jax.pods import check, programs
+from sir_jax.pods import program_report, programs
 from sir_jax.pods.topology import GIB, Topology
 from sir_jax.runtime.files import write_json, write_text
 from sir_jax.training.setup import Setup, prepare
@@ -126,7 +126,7 @@ def check_config(
         except UserError as error:
             fields = {"problems": [str(error)]}
         if program.name == "train" and "peak" in fields:
-            expected = check.expected_traffic(setup, samples)
+            expected = program_report.expected_traffic(setup, samples)
             fields |= {"by_hand": expected._asdict(), "by_hand_total": expected.total}
         if "peak" in fields:
             result["programs"][program.name] = fields
@@ -148,17 +148,17 @@ def _traffic_problems(row: dict) -> list[str]:
 
 
 def _compiled(setup, program, lowered, topology: Topology, samples: int) -> dict[str, Any]:
-    report = check.check_program(program, lowered, topology, setup.mesh)
-    print("\n".join(check.describe(report, topology)), flush=True)
-    bound = check.roofline(report, topology)
+    report = program_report.check_program(program, lowered, topology, setup.mesh)
+    print("\n".join(program_report.describe(report, topology)), flush=True)
+    bound = program_report.roofline(report, topology)
     fields = dataclasses.asdict(report) | {
         "step_ms": 1e3 * bound.step,
         "utilisation": bound.utilisation,
         "peak": report.peak,
-        "problems": check.problems(setup, report, topology),
+        "problems": program_report.problems(setup, report, topology),
     }
     if program.name == "train":
-        print(check.describe_traffic(setup, samples, report), flush=True)
+        print(program_report.describe_traffic(setup, samples, report), flush=True)
     return fields
 
 

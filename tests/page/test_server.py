@@ -21,7 +21,7 @@ from sir_jax.index.index import Index
 from sir_jax.inference.retriever import Retriever
 from sir_jax.page import engine as engines
 from sir_jax.page.engine import Engine
-from sir_jax.page.files import Missing
+from sir_jax.page.item_files import Missing
 from sir_jax.page.server import one_line
 from sir_jax.page.workers import Decoders
 

@@ -4,7 +4,7 @@ import pytest
 
 from sir_jax.data.media.sound_folder import SUFFIXES as SPEECH_SUFFIXES
 from sir_jax.index.folder import IMAGE_SUFFIXES
-from sir_jax.page.files import TYPES, Files, Missing
+from sir_jax.page.item_files import TYPES, ItemFiles, Missing
 
 
 def test_every_file_type_of_an_index_can_be_served():
@@ -16,7 +16,7 @@ def test_missing_files_links_out_of_the_folder_and_large_files_are_refused(tmp_p
     secret.write_bytes(b"secret")
     root = tmp_path / "root"
     root.mkdir()
-    files = Files(root, {"a.png", "b.txt"}, lambda name: root / name, "picture")
+    files = ItemFiles(root, {"a.png", "b.txt"}, lambda name: root / name, "picture")
     with pytest.raises(Missing, match="gone"):
         files.path("a.png")
     (root / "a.png").symlink_to(secret)
@@ -31,4 +31,4 @@ def test_missing_files_links_out_of_the_folder_and_large_files_are_refused(tmp_p
     with pytest.raises(Missing):
         files.path("b.txt")
     with pytest.raises(Missing, match="not made of a folder"):
-        Files(None, {"a.png"}, lambda name: root / name, "picture").path("a.png")
+        ItemFiles(None, {"a.png"}, lambda name: root / name, "picture").path("a.png")

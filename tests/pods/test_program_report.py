@@ -12,7 +12,7 @@ import pytest
 from sir_jax.cli import pods as verbs
 from sir_jax.config.command_line import load_config
 from sir_jax.errors import UserError
-from sir_jax.pods import check, programs
+from sir_jax.pods import program_report, programs
 from sir_jax.pods.collectives import Collective
 from sir_jax.pods.expected import expected_traffic
 from sir_jax.pods.survey import (
@@ -71,13 +71,13 @@ def compile_and_check(cfg, topology: Topology, samples: int) -> None:
     """Check that a train step fits, does not move the queue, and sends the expected bytes."""
     setup = prepare(cfg, topology.mesh(cfg.mesh))
     program = programs.train_program(setup, samples)
-    report = check.check_program(program, program.lower(), topology, setup.mesh)
-    assert check.problems(setup, report, topology) == []
+    report = program_report.check_program(program, program.lower(), topology, setup.mesh)
+    assert program_report.problems(setup, report, topology) == []
     assert 0 < report.peak < 0.9 * topology.chip.hbm
     expected = expected_traffic(setup, samples).total
     sent = sum(one.payload * one.times for one in report.collectives)
     assert sent == pytest.approx(expected, rel=0.1)
-    bound = check.roofline(report, topology)
+    bound = program_report.roofline(report, topology)
     assert 0 < bound.utilisation < 1 and (bound.dcn > 0) == (topology.slices > 1)
 
 
@@ -96,24 +96,26 @@ def test_a_program_that_does_not_fit_is_refused():
     replicated = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     x = jax.ShapeDtypeStruct((90_000,), jnp.float32, sharding=replicated)
     with pytest.raises(UserError, match=r"big does not fit on v5e:2x4: needs [\d.]+G of [\d.]+G"):
-        check.check_program(programs.Program("big", jitted, (x,)), jitted.lower(x), V5E, mesh)
+        program_report.check_program(
+            programs.Program("big", jitted, (x,)), jitted.lower(x), V5E, mesh
+        )
 
 
-def report(**changes) -> check.Report:
+def report(**changes) -> program_report.Report:
     """Return a report of round numbers, with some of them changed."""
     one = Collective("all-reduce", ("data",), 16, 400_000_000, 1, "f32[100]")
-    made = check.Report("train", 2 * GIB, 3 * GIB, 0, GIB, 19.7e12, 82e9, (one,), 5.0)
+    made = program_report.Report("train", 2 * GIB, 3 * GIB, 0, GIB, 19.7e12, 82e9, (one,), 5.0)
     return dataclasses.replace(made, **changes)
 
 
 def test_roofline():
-    bound = check.roofline(report(), Topology.parse("v5e:4x4"))
+    bound = program_report.roofline(report(), Topology.parse("v5e:4x4"))
     assert bound.compute == pytest.approx(0.1) and bound.memory == pytest.approx(0.1)
     # In an all-reduce on a ring of 16, each chip sends 2 x 15 / 16 of the array.
     assert bound.ici == pytest.approx(2 * 15 / 16 * 0.4e9 / 200e9)
     assert bound.dcn == 0
     assert bound.utilisation == pytest.approx(0.1 / (0.1 + 0.00375))
-    two = check.roofline(report(), Topology.parse("2*v5e:2x4"))
+    two = program_report.roofline(report(), Topology.parse("2*v5e:2x4"))
     # Each of the 8 chips of a slice sends an eighth, at a quarter of its host's rate.
     assert two.dcn == pytest.approx(2 * 15 / 16 * 0.4e9 / 8 / (25e9 / 4))
 
@@ -121,11 +123,11 @@ def test_roofline():
 def test_a_full_chip_and_a_moved_queue_are_problems():
     cfg = reduced("unified")
     setup = prepare(cfg, V5E.mesh(cfg.mesh))
-    assert check.problems(setup, report(), V5E) == []
-    (full,) = check.problems(setup, report(temporaries=12 * GIB), V5E)
+    assert program_report.problems(setup, report(), V5E) == []
+    (full,) = program_report.problems(setup, report(temporaries=12 * GIB), V5E)
     assert "train takes 15.0 of 16 GiB on v5e:2x4, more than 90%" in full
     queue = Collective("all-gather", ("data",), 8, 136 * 256 * 4, 1, "f32[136,256]")
-    (moved,) = check.problems(setup, report(collectives=(queue,)), V5E)
+    (moved,) = program_report.problems(setup, report(collectives=(queue,)), V5E)
     assert moved == "train: all-gather moves the queue: f32[136,256]"
 
 

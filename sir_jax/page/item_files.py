@@ -26,7 +26,7 @@ class Missing(UserError):
     """Raised for an id that the index does not hold, or whose file cannot be served."""
 
 
-class Files:
+class ItemFiles:
     """Find and read the files of one gallery."""
 
     def __init__(
