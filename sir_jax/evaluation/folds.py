@@ -62,7 +62,7 @@ def folds_of(split, images: int) -> list[Subset]:
     if len(split) < images:
         raise UserError(
             f"split {split.name!r} has {len(split)} images, not the {images} of one fold; "
-            "lower --fold_images"
+            "choose smaller folds"
         )
     first = np.full(len(split), np.iinfo(np.int64).max)
     np.minimum.at(first, split.index["row"], split.index["caption_id"])

@@ -1,8 +1,11 @@
 """Coarse to fine: the best by embedding, ranked again by the fusion encoder's match score.
 
 A query's list is its k best items by the coarse scores of `ranking`; of equal ones, wrong items
-first. An item's fine score is the log-odds that it matches (ALBEF, arXiv 2107.07651, ranks by the
-logit of 'they match' alone), the summed score fine plus coarse (BLIP, arXiv 2201.12086).
+first. An item's fine score is the log-odds that it matches. The list is ordered in three ways:
+
+- fused, by `losses.fused_score`: the order that `Index.search` and the page show;
+- re-ranked, by the fine score alone (ALBEF, arXiv 2107.07651);
+- summed, by fine plus coarse score (BLIP, arXiv 2201.12086).
 
 A clip of several windows (see `embed`) matches as well as its windows do on average: the pair's
 fine score is the mean of theirs.
@@ -14,7 +17,7 @@ coarse order. So R@j after re-ranking is never above the coarse R@k, for any j u
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,18 +34,25 @@ from sir_jax.evaluation.ranking import (
 from sir_jax.inference.embed import embed_split
 from sir_jax.inference.matching import BUDGET, score_pairs
 from sir_jax.inference.token_store import TokenStore
+from sir_jax.losses.fused_score import fused_score
 
 # The kinds of ranking with the prefix of their numbers and their title in the table.
-SCORINGS = (("", "coarse"), ("reranked_", "re-ranked"), ("summed_", "summed"))
+SCORINGS = (
+    ("", "coarse"),
+    ("reranked_", "re-ranked"),
+    ("summed_", "summed"),
+    ("fused_", "fused, as search"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reranked:
-    """Hold the three rankings of one split with what caps them and what they cost."""
+    """Hold the rankings of one split with what caps them and what they cost."""
 
     coarse: Metrics
     reranked: Metrics
     summed: Metrics
+    fused: Metrics
     k_s2i: int  # images in a clip's list
     k_i2s: int  # clips in an image's list
     cap_s2i: float  # share of queries with a right item in their list: the coarse R@k
@@ -58,11 +68,10 @@ class Reranked:
 
     def flat(self) -> dict[str, float]:
         """Return every number under one name; the coarse ones are named as `Metrics.flat` does."""
+        rankings = (self.coarse, self.reranked, self.summed, self.fused)
         flat = {
             f"{prefix}{name}": value
-            for (prefix, _), metrics in zip(
-                SCORINGS, (self.coarse, self.reranked, self.summed), strict=True
-            )
+            for (prefix, _), metrics in zip(SCORINGS, rankings, strict=True)
             for name, value in metrics.flat().items()
         }
         return flat | {
@@ -82,16 +91,18 @@ class Reranked:
 
 
 def format_reranked(flat: Mapping[str, float]) -> str:
-    """Lay out `Reranked.flat()`: the three rankings of a direction below each other.
+    """Lay out `Reranked.flat()`: the rankings of a direction below each other.
 
     Args:
-      flat: the dictionary of `Reranked.flat`, possibly read back from JSON.
+      flat: the dictionary of `Reranked.flat`, possibly read back from JSON; an old one lacks a
+        ranking, which is left out.
 
     Returns:
       Lines joined by newlines; recalls, chances and caps in percent.
     """
     fewest, most = int(flat["captions_per_image_min"]), int(flat["captions_per_image_max"])
     captions = str(fewest) if fewest == most else f"{fewest}-{most}"
+    scorings = [(prefix, kind) for prefix, kind in SCORINGS if f"{prefix}mean_r" in flat]
 
     def recalls(prefix: str, side: str) -> list[str]:
         pairs = ((flat[f"{prefix}{side}_r{k}"], flat[f"{side}_chance_r{k}"]) for k in RECALL_AT)
@@ -104,15 +115,15 @@ def format_reranked(flat: Mapping[str, float]) -> str:
         ("i2s", "image->speech", "clips"),
     ):
         gallery = f"{int(flat[f'{side}_gallery'])} {unit}"
-        for prefix, kind in SCORINGS:
+        for prefix, kind in scorings:
             cap = f"{100 * flat[f'rerank_cap_{side}']:.1f}" if prefix else ""
             rank = flat[f"{prefix}{side}_median_rank"]
             rank = f"{rank:g} ({flat[f'{side}_chance_median_rank']:g})"
             rows.append([title, kind, gallery, captions, *recalls(prefix, side), cap, rank])
     both = f"{int(flat['s2i_gallery'])} / {int(flat['i2s_gallery'])}"
-    for prefix, kind in SCORINGS:
+    for prefix, kind in scorings:
         rows.append(["mean of both", kind, both, captions, *recalls(prefix, "mean"), "", ""])
-    means = ", ".join(f"{kind} {100 * flat[f'{prefix}mean_r']:.1f} %" for prefix, kind in SCORINGS)
+    means = ", ".join(f"{kind} {100 * flat[f'{prefix}mean_r']:.1f} %" for prefix, kind in scorings)
     return "\n".join(
         [
             *aligned(rows, left=2),
@@ -221,13 +232,34 @@ def reranked_ranks(coarse_ranks: np.ndarray, scores: np.ndarray, right: np.ndarr
     return np.where(right.any(axis=1), ranks, coarse_ranks)
 
 
-def _ranked_again(
-    ranks: np.ndarray, asked: np.ndarray, lists: Lists, scores: np.ndarray
-) -> np.ndarray:
-    """Return `reranked_ranks` for the queries that have a list, and 0 for the others."""
-    again = np.zeros_like(ranks)
-    again[asked] = reranked_ranks(ranks[asked], scores, lists.right)
-    return again
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """Hold one direction: the coarse rank of every query, and the lists of those that have one."""
+
+    ranks: np.ndarray  # int64[Q], 0 for a query without a right item
+    asked: np.ndarray  # int64[A], the other queries
+    lists: Lists  # of these
+
+    @classmethod
+    def of(cls, ranks: np.ndarray, lists: Lists) -> "Side":
+        """Leave out the lists of queries without a right item."""
+        asked = np.flatnonzero(ranks)
+        return cls(ranks, asked, Lists(lists.items[asked], lists.scores[asked], lists.right[asked]))
+
+    def ranked_again(self, scores: np.ndarray) -> np.ndarray:
+        """Return `reranked_ranks` for the queries that have a list, and 0 for the others.
+
+        Args:
+          scores: float[A, k], the new scores of the lists.
+        """
+        again = np.zeros_like(self.ranks)
+        again[self.asked] = reranked_ranks(self.ranks[self.asked], scores, self.lists.right)
+        return again
+
+    @property
+    def cap(self) -> float:
+        """Return the share of queries with a right item in their list."""
+        return float(self.lists.right.any(axis=1).mean())
 
 
 def _check_rerank(model, k: int) -> None:
@@ -236,7 +268,7 @@ def _check_rerank(model, k: int) -> None:
     if "match" not in model.tasks:
         raise UserError(
             "this model has no matching head, as loss.sim.weight is 0: nothing can be re-ranked; "
-            "train with --config.loss.sim.weight=1, or leave --rerank at 0"
+            "train one with loss.sim.weight=1, or do not re-rank"
         )
 
 
@@ -266,6 +298,42 @@ def distinct_pairs(
         in_speech.reshape(from_speech.shape),
         in_images.reshape(from_images.shape),
     )
+
+
+def _rankings(
+    sides: Sequence[Side],
+    places: Sequence[np.ndarray],
+    fine: np.ndarray,
+    temperature: float,
+    ids: tuple[np.ndarray, np.ndarray],
+) -> dict[str, Metrics]:
+    """Rank both directions by every score of a pair.
+
+    Args:
+      sides: of clips, of images.
+      places: int[A, k] each, the pair of each entry of a side's lists.
+      fine: float64[n], of the pairs.
+      temperature: of the model.
+      ids: see `metrics_of_ranks`.
+
+    Returns:
+      The fields of `Reranked` besides `coarse`.
+    """
+    scores: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+        "reranked": lambda coarse, match: match,
+        "summed": lambda coarse, match: coarse + match,
+        "fused": lambda coarse, match: fused_score(coarse, temperature, match),
+    }
+    return {
+        name: metrics_of_ranks(
+            *(
+                side.ranked_again(score(side.lists.scores.astype(np.float64), fine[place]))
+                for side, place in zip(sides, places, strict=True)
+            ),
+            *ids,
+        )
+        for name, score in scores.items()
+    }
 
 
 def rerank(
@@ -302,31 +370,24 @@ def rerank(
     with TokenStore() as speech, TokenStore() as images:
         z = embed_split(model, params, split, data_cfg, batch_size, speech.append, images.append)
         vectors = (z.speech, z.image, z.speech_image_ids, z.image_ids)
-        rank_s, rank_i = retrieval_ranks(*vectors)
-        lists_s, lists_i = coarse_lists(*vectors, k)
-        asked = np.flatnonzero(rank_i)
-        lists_i = Lists(lists_i.items[asked], lists_i.scores[asked], lists_i.right[asked])
-        pairs, in_s, in_i = distinct_pairs(lists_s.items, asked, lists_i.items, len(z.image))
+        ranks = retrieval_ranks(*vectors)
+        side_s, side_i = map(Side.of, ranks, coarse_lists(*vectors, k))
+        pairs, *places = distinct_pairs(
+            side_s.lists.items, side_i.asked, side_i.lists.items, len(z.image)
+        )
         start = time.monotonic()
         fine, passes = score_pairs(
             model, params, speech, images, pairs, pair_batch or batch_size, budget
         )
         seconds = time.monotonic() - start
 
-    def metrics(weight: int) -> Metrics:
-        """Rank the lists by fine + weight * coarse scores."""
-        new_s = reranked_ranks(rank_s, fine[in_s] + weight * lists_s.scores, lists_s.right)
-        new_i = _ranked_again(rank_i, asked, lists_i, fine[in_i] + weight * lists_i.scores)
-        return metrics_of_ranks(new_s, new_i, *vectors[2:])
-
     return Reranked(
-        coarse=metrics_of_ranks(rank_s, rank_i, *vectors[2:]),
-        reranked=metrics(0),
-        summed=metrics(1),
-        k_s2i=lists_s.items.shape[1],
-        k_i2s=lists_i.items.shape[1],
-        cap_s2i=float(lists_s.right.any(axis=1).mean()),
-        cap_i2s=float(lists_i.right.any(axis=1).mean()),
+        coarse=metrics_of_ranks(*ranks, *vectors[2:]),
+        **_rankings((side_s, side_i), places, fine, float(params["temperature"]), vectors[2:]),
+        k_s2i=side_s.lists.items.shape[1],
+        k_i2s=side_i.lists.items.shape[1],
+        cap_s2i=side_s.cap,
+        cap_i2s=side_i.cap,
         pairs=len(pairs),
         passes=passes,
         seconds=seconds,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sir_jax.cli import main as cli
+from sir_jax.cli.model.ablate import main
 from sir_jax.config.command_line import load_config
 from sir_jax.data.corpus import open_corpus
 from sir_jax.errors import UserError
@@ -14,7 +15,6 @@ from sir_jax.evaluation.ablate import (
     append_results,
     folder_name,
     format_summary,
-    main,
     read_results,
     run_config,
     summarise,
@@ -132,7 +132,7 @@ def test_runs_every_variant_once_and_goes_on(toy, capsys):
     [
         (["--only=queue"], "no ablation 'queue'; choose from contrastive, \\+ everything"),
         (["--seeds=a"], "--seeds=a: give whole numbers"),
-        (["--split=dev"], "--split=dev: .* has train, val, test"),
+        (["--split=dev"], "has no split 'dev'; choose one of train, val, test"),
         (["--config.loss.sim.wait=1"], "the nearest is loss.sim.weight"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Re-ranking: the lists, ranks and tables by hand, the scores against each pair alone."""
+"""Re-ranking: lists, ranks and tables against expected ones, scores against each pair alone."""
 
 import dataclasses
 import itertools
@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from sir_jax.errors import UserError
-from sir_jax.evaluation.ranking import format_table, retrieval_metrics, retrieval_ranks
+from sir_jax.evaluation.ranking import (
+    format_table,
+    metrics_of_ranks,
+    retrieval_metrics,
+    retrieval_ranks,
+)
 from sir_jax.evaluation.rerank import (
     Reranked,
     coarse_lists,
@@ -16,6 +21,8 @@ from sir_jax.evaluation.rerank import (
     rerank,
     reranked_ranks,
 )
+from sir_jax.index.index import Index
+from sir_jax.inference.retriever import Retriever
 
 
 def tied_case(seed=0, images=9, clips=17):
@@ -164,11 +171,15 @@ def test_a_split_is_ranked_as_a_naive_loop_ranks_it(case, stores, k):
         (ranks_s, coarse, alone, right, "s2i"),
         (ranks_i[asked], coarse.T[asked], alone.T[asked], right.T[asked], "i2s"),
     )
-    # So the cases below can tell the three rankings apart.
-    assert k < 4 or len({out.coarse, out.reranked, out.summed}) == 3
+    # So the cases below can tell the rankings apart.
+    assert k < 4 or len({out.coarse, out.reranked, out.summed, out.fused}) == 4
     pairs = set()
     for ranks, rough, fine, same, side in sides:
-        for metrics, scores in ((out.reranked, fine), (out.summed, fine + rough)):
+        for metrics, scores in (
+            (out.reranked, fine),
+            (out.summed, fine + rough),
+            (out.fused, fine + rough / float(params["temperature"])),
+        ):
             expected = naive_ranks(ranks, rough, scores, same, k)
             found = getattr(metrics, side)
             assert found.recall == tuple(np.mean(expected <= n) for n in (1, 5, 10))
@@ -183,6 +194,44 @@ def test_a_split_is_ranked_as_a_naive_loop_ranks_it(case, stores, k):
     assert out.pairs == len(pairs)
     assert out.passes == sum(np.bincount(stores[0].owners)[clip] for clip, _ in pairs)
     assert out.passes_per_s == out.passes / out.seconds > 0
+
+
+def ranks_of_search(index, queries, of, right, k):
+    """Return each query's rank from 1 by what a search returns, re-ranking k."""
+    ranks = np.zeros(len(queries), int)
+    asked = [n for n, wanted in enumerate(right) if wanted]
+    chosen = [queries[n] for n in asked]
+    found = index.search(chosen, 100, of=of), index.search(chosen, k, rerank=k, of=of)
+    for n, coarse, fused in zip(asked, *found, strict=True):
+        first, rest = [hit.id for hit in fused], [hit.id for hit in coarse[k:]]
+        assert sorted(first) == sorted(hit.id for hit in coarse[:k])
+        ranks[n] = 1 + min(map((first + rest).index, right[n]))
+    return ranks
+
+
+def test_an_index_ranks_as_the_evaluation_says(case, memory_split, tmp_path):
+    cfg, model, params, *_ = case
+    # Of one bucket, and in batches of one, so that few programs are compiled.
+    captions = {30: (8, 2), 10: (5,), 20: (), 40: (1, 9, 3), 50: (11, 4), 60: (6, 7, 10)}
+    split = memory_split(captions)
+    pictures = [tmp_path / f"{row}.png" for row in range(len(split))]
+    for path, record in zip(pictures, split.records, strict=True):
+        path.write_bytes(record.image)
+    clips = [tmp_path / f"{entry['caption_id']}.flac" for entry in split.index]
+    for path, entry in zip(clips, split.index, strict=True):
+        path.write_bytes(split[entry["row"]].captions[entry["slot"]].audio)
+
+    ids_s, ids_i = split.index["image_id"], np.array([r.image_id for r in split.records])
+    same = ids_s[:, None] == ids_i[None, :]
+    index = Index.build(Retriever(cfg, params, batch_size=1), tmp_path)
+    pictures_of = [[pictures[n].name for n in np.flatnonzero(row)] for row in same]
+    clips_of = [[clips[n].name for n in np.flatnonzero(row)] for row in same.T]
+    ranks_s = ranks_of_search(index, clips, "image", pictures_of, k=4)
+    ranks_i = ranks_of_search(index, pictures, "speech", clips_of, k=4)
+
+    out = rerank(model, params, split, cfg.data, 1, k=4)
+    assert metrics_of_ranks(ranks_s, ranks_i, ids_s, ids_i) == out.fused
+    assert out.fused not in (out.coarse, out.reranked)
 
 
 def test_a_model_without_the_matching_head_is_refused(tiny, memory_split):
@@ -206,6 +255,7 @@ def made_up():
         coarse=coarse,
         reranked=dataclasses.replace(coarse, s2i=side),
         summed=dataclasses.replace(coarse, i2s=other),
+        fused=dataclasses.replace(coarse, s2i=side, i2s=other),
         k_s2i=4,
         k_i2s=6,
         cap_s2i=0.625,
@@ -220,7 +270,12 @@ def test_flat_names():
     out = made_up()
     flat = out.flat()
     assert format_table(flat) == out.coarse.table()
-    for prefix, metrics in (("", out.coarse), ("reranked_", out.reranked), ("summed_", out.summed)):
+    for prefix, metrics in (
+        ("", out.coarse),
+        ("reranked_", out.reranked),
+        ("summed_", out.summed),
+        ("fused_", out.fused),
+    ):
         for name, value in metrics.flat().items():
             assert flat.pop(prefix + name) == value
     assert flat == {
@@ -235,13 +290,13 @@ def test_flat_names():
     }
 
 
-def test_table_has_the_three_rankings_below_each_other():
+def test_table_has_the_rankings_below_each_other():
     out = made_up()
     flat = out.flat()
     assert out.table() == format_reranked(flat)
     head, *rows, means, cost = out.table().splitlines()
     assert head.split() == ("gallery captions/image R@1 % R@5 % R@10 % cap % median rank".split())
-    assert len(rows) == 9 and len({len(row) for row in [head, *rows[:6]]}) == 1
+    assert len(rows) == 12 and len({len(row) for row in [head, *rows[:8]]}) == 1
     chance = [f"({100 * flat[f's2i_chance_r{k}']:.3g})" for k in (1, 5, 10)]
     middle = f"({flat['s2i_chance_median_rank']})"
     start = ["speech->image", "re-ranked", "9", "images"]
@@ -257,13 +312,17 @@ def test_table_has_the_three_rankings_below_each_other():
         "7.5",
         middle,
     ]
-    assert [row.split()[1] for row in rows[:6]] == ["coarse", "re-ranked", "summed"] * 2
-    assert "62.5" not in rows[0] and rows[5].split()[-3] == "87.5"
-    assert rows[7].split()[:7] == ["mean", "of", "both", "re-ranked", "9", "/", "17"]
+    assert [row.split()[1] for row in rows[:8]] == ["coarse", "re-ranked", "summed", "fused,"] * 2
+    assert "  fused, as search  " in rows[3] and rows[3].split()[7] == "25.0"
+    assert "62.5" not in rows[0] and rows[6].split()[-3] == "87.5"
+    assert rows[9].split()[:7] == ["mean", "of", "both", "re-ranked", "9", "/", "17"]
     mean = (25 + 100 * flat["i2s_r1"]) / 2
-    assert rows[7].split()[8:10] == [f"{mean:.1f}", f"({100 * flat['mean_chance_r1']:.3g})"]
+    assert rows[9].split()[8:10] == [f"{mean:.1f}", f"({100 * flat['mean_chance_r1']:.3g})"]
     assert f"re-ranked {100 * flat['reranked_mean_r']:.1f} %" in means
     assert cost == (
         "k: 4 images for a clip, 6 clips for an image; cap: coarse R@k; 90 fusion passes, "
         "22.5 passes/s"
     )
+    # What was written before there was a fused ranking has no line of it.
+    old = {name: value for name, value in flat.items() if not name.startswith("fused_")}
+    assert "fused" not in format_reranked(old) and "summed" in format_reranked(old)
