@@ -1,1 +1,1 @@
-"""One rule table per family of released checkpoints."""
+"""Families of released checkpoints: one module each, with its rule table."""

@@ -1,7 +1,8 @@
-"""BERT checkpoints of `transformers`, whose last layers start the fusion encoder as in ALBEF.
+"""BERT checkpoints of `transformers`, whose last layers initialise the fusion encoder.
 
-Not a family of `load`: a BERT is no encoder of speech or images. ALBEF (arXiv 2107.07651) takes the
-last 6 of BERT-base's 12 layers; their cross-attention, which BERT has not, stays random.
+ALBEF (arXiv 2107.07651) takes the last 6 of the 12 layers of BERT base. Their cross-attention,
+which BERT does not have, stays random. BERT is no family of `load`, because it encodes neither
+speech nor images.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ _BLOCK = "layers_{n:02d}"
 
 
 def _norm(name: str, path: str) -> list[Rule]:
-    """Return the rules of a norm, whose parts the files of Google's release call otherwise."""
+    """Return the rules of a norm; Google's release calls its parts gamma and beta."""
     return [
         *pair(name, path, norm=True),
         Rule(f"{name}.gamma", f"{path}/scale"),
@@ -34,7 +35,7 @@ RULES: list[Rule] = [
     *_norm(f"{_LAYER}.output.LayerNorm", f"{_BLOCK}/mlp_norm"),
     Rule("embeddings.{any}", None),
     Rule("pooler.{any}", None),
-    # Heads: of words and of the next sentence; of classes, a sequence's or a token's; of answers.
+    # Heads for words and next sentences, for classes of sequences or tokens, and for answers.
     Rule("cls.{any}", None),
     Rule("classifier.{any}", None),
     Rule("qa_outputs.{any}", None),
@@ -42,7 +43,7 @@ RULES: list[Rule] = [
 
 PREFIXES = ("bert.",)
 
-# The defaults of `BertConfig`, which a config may leave out; the last was a field of old releases.
+# The defaults of `BertConfig`, which a config may leave out. Only old releases have the last field.
 _DEFAULTS = dict(
     hidden_size=768,
     num_hidden_layers=12,
@@ -57,7 +58,7 @@ _DEFAULTS = dict(
 
 @dataclasses.dataclass(frozen=True)
 class BertSpec:
-    """What the fusion encoder has in common with a BERT; fields are named as in `FusionSpec`."""
+    """The fields of `FusionSpec` that a BERT has, too."""
 
     layers: int
     width: int
@@ -71,7 +72,7 @@ def spec_from_config(config: dict) -> BertSpec:
     """Read the layers' shape from a `BertConfig`, which may leave out defaults.
 
     Raises:
-      UserError: on a decoder, and on an attention that knows distances.
+      UserError: the config is of a decoder, or of relative position embeddings.
     """
     config = _DEFAULTS | config
     for field in ("is_decoder", "position_embedding_type"):
@@ -90,29 +91,34 @@ def spec_from_config(config: dict) -> BertSpec:
 
 
 def plan_last_layers(
-    tensors: Mapping[str, Shape], there: int, wanted: int, block: Mapping[str, Shape], source: str
+    tensors: Mapping[str, Shape],
+    layers_there: int,
+    layers_used: int,
+    block: Mapping[str, Shape],
+    source: str,
 ) -> Plan:
-    """Match a checkpoint's tensors to the leaves of as many layers as are wanted, its last ones.
+    """Match a checkpoint's tensors to the leaves of its last layers.
 
-    The layers before them are looked at just as strictly, and then dropped.
+    The other layers are checked as strictly, and then dropped.
 
     Args:
-      tensors: the shape of every tensor of the checkpoint, by name.
-      there: how many layers the checkpoint has.
-      wanted: how many of them are, no more than that.
-      block: the shape of every leaf of one layer that BERT has, by path inside the layer.
-      source: what to call the checkpoint in errors.
+      tensors: shape of every tensor of the checkpoint, by name.
+      layers_there: number of layers that the checkpoint has.
+      layers_used: number of layers to use, at most `layers_there`.
+      block: shape of every leaf of one BERT layer, by its path in the layer.
+      source: name of the checkpoint in error messages.
 
     Returns:
-      A plan whose leaves are named `layers_00/...` from the first wanted layer on.
+      A plan whose leaves are named `layers_00/...` from the first used layer on.
 
     Raises:
-      UserError: naming every unknown, missing, repeated and wrongly shaped tensor together.
+      UserError: tensors are unknown, missing, repeated or of a wrong shape. The message names all
+        of them.
     """
-    layers = [_BLOCK.format(n=n) for n in range(there)]
+    layers = [_BLOCK.format(n=n) for n in range(layers_there)]
     shapes = {f"{layer}/{leaf}": shape for layer in layers for leaf, shape in block.items()}
     plan = make_plan(tensors, RULES, shapes, source, PREFIXES)
-    renamed = dict(zip(layers[there - wanted :], layers, strict=False))
+    renamed = dict(zip(layers[layers_there - layers_used :], layers, strict=False))
     kept = Plan({}, plan.dropped)
     for name, (rule, (path,)) in plan.reads.items():
         layer, _, leaf = path.partition("/")

@@ -1,4 +1,4 @@
-"""The image side of BLIP-2 checkpoints, in every form in which `transformers` saves them."""
+"""The image side of BLIP-2 checkpoints, as saved by any BLIP-2 class of `transformers`."""
 
 import numpy as np
 
@@ -22,14 +22,14 @@ _BLOCK = "qformer/layers_{n:02d}"
 
 
 def _below(rule: Rule) -> Rule:
-    """Return a rule of the image encoder for the place it has in the whole model."""
+    """Return a rule of the image encoder with the names that the whole model gives it."""
     path = rule.path
     path = tuple(f"vision/{p}" for p in path) if isinstance(path, tuple) else f"vision/{path}"
     return rule._replace(name=f"vision_model.{rule.name}", path=path)
 
 
 def _attention(name: str, path: str) -> list[Rule]:
-    """Return the rules of an attention as BERT has it, with the norm after it."""
+    """Return the rules of an attention with BERT's names, and of the norm after it."""
     return [
         *pair(f"{name}.attention.query", f"{path}/query"),
         *pair(f"{name}.attention.key", f"{path}/key"),
@@ -49,7 +49,7 @@ RULES: list[Rule] = [
     *pair(f"{_LAYER}.output_query.dense", f"{_BLOCK}/mlp/down"),
     *pair(f"{_LAYER}.output_query.LayerNorm", f"{_BLOCK}/mlp_norm", norm=True),
     *pair("vision_projection", "qformer/projection"),
-    # Text: the language model, and the Q-Former's own reading of captions.
+    # Text: the language model, and the Q-Former's text side.
     Rule("language_model.{any}", None),
     Rule("language_projection.{any}", None),
     Rule("embeddings.{any}", None),
@@ -60,10 +60,10 @@ RULES: list[Rule] = [
     Rule("temp", None),
 ]
 
-# What every BLIP-2 class names as its base; no released file has it.
+# The prefix that every BLIP-2 class declares for its base model; no released file has it.
 PREFIXES = ("blip.",)
 
-# Released configs hold only what differs from these, the defaults of `Blip2QFormerConfig` ...
+# Released configs have only fields that differ from the defaults of `Blip2QFormerConfig` ...
 _QFORMER_DEFAULTS = dict(
     hidden_size=768,
     num_hidden_layers=12,
@@ -77,7 +77,7 @@ _QFORMER_DEFAULTS = dict(
 # ... and of `Blip2Config`.
 _DEFAULTS = dict(num_query_tokens=32, image_text_hidden_size=256)
 
-# config.json has the projection's width in any case: whether there is one is the class's matter.
+# Whether the class has a projection. Its width does not tell: config.json states it in any case.
 _HAS_PROJECTION = {
     "Blip2ForImageTextRetrieval": True,
     "Blip2VisionModelWithProjection": True,
@@ -90,8 +90,8 @@ def spec_from_config(config: dict) -> Blip2Spec:
     """Read the image side's shape from a `Blip2Config`, which may leave out defaults.
 
     Raises:
-      UserError: on a class without an image side, or a setting that no released BLIP-2 has and
-        this port does not compute.
+      UserError: the class has no image side, or a setting is not supported; no released BLIP-2
+        has such a setting.
     """
     architecture = (config.get("architectures") or [None])[0]
     if architecture not in _HAS_PROJECTION:
@@ -121,17 +121,17 @@ def spec_from_config(config: dict) -> Blip2Spec:
 def config_from_spec(spec: Blip2Spec) -> dict:
     """Write the image side's shape as a `Blip2Config`.
 
-    Without a projection the class is `Blip2Model`, the only one of `transformers` that has none;
-    it makes itself a random language model, which is not in the file.
+    Without a projection the class is `Blip2Model`, the only one of `transformers` without. It will
+    create a random language model, because the file has none.
     """
     qformer = spec.qformer
     vision = blip2_vision.config_from_spec(spec.vision)
-    del vision["architectures"]  # of a whole checkpoint, not of a part
+    del vision["architectures"]  # this is a part of a checkpoint
     return dict(
         model_type="blip-2",
         architectures=["Blip2VisionModelWithProjection" if qformer.projection else "Blip2Model"],
         num_query_tokens=qformer.queries,
-        # `Blip2Model` does not read it.
+        # `Blip2Model` ignores it.
         image_text_hidden_size=qformer.projection or _DEFAULTS["image_text_hidden_size"],
         vision_config=vision,
         qformer_config=dict(
@@ -152,6 +152,6 @@ def config_from_spec(spec: Blip2Spec) -> dict:
 
 
 def extra_tensors(spec: Blip2Spec) -> dict[str, np.ndarray]:
-    """Return the tensors that `transformers` expects and this port has no use for: none."""
+    """Return the tensors that `transformers` needs and this port does not have: none."""
     del spec
     return {}

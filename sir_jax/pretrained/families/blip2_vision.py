@@ -45,7 +45,7 @@ RULES: list[Rule] = [
 
 PREFIXES = ("vision_model.",)
 
-# Released configs hold only what differs from these, the defaults of `Blip2VisionConfig`.
+# Released configs have only fields that differ from these defaults of `Blip2VisionConfig`.
 _DEFAULTS = dict(
     image_size=224,
     patch_size=14,
@@ -79,7 +79,7 @@ def spec_from_config(config: dict) -> VitSpec:
     """Read the encoder's shape from a `Blip2VisionConfig`, which may leave out defaults.
 
     Raises:
-      UserError: on a setting that no released BLIP-2 has and this port does not compute.
+      UserError: a setting is not supported; no released BLIP-2 has such a setting.
     """
     config = _DEFAULTS | config
     if not config["qkv_bias"]:
@@ -99,25 +99,29 @@ def spec_from_config(config: dict) -> VitSpec:
 
 
 def activation(name: str) -> str:
-    """Return a `hidden_act` that the port computes.
+    """Return the name of a supported activation.
 
     Raises:
-      UserError: on any other.
+      UserError: the activation is not supported.
     """
     if name not in ACTIVATIONS:
         raise UserError(f"config.json has hidden_act={name!r}; ported are {', '.join(ACTIVATIONS)}")
     return name
 
 
-def _square(size: int | list | dict, what: str) -> int:
-    """Return the side of a size given as a number, a pair or a dict of height and width."""
+def _square(size: int | list | dict, field: str) -> int:
+    """Return the side of a size given as a number, a pair, or a dict of height and width.
+
+    Raises:
+      UserError: the size is not square. The message begins with `field`.
+    """
     sides = size
     if isinstance(size, int):
         sides = (size, size)
     elif isinstance(size, dict):
         sides = (size.get("height"), size.get("width"))
     if len(sides) != 2 or sides[0] != sides[1] or not isinstance(sides[0], int):
-        raise UserError(f"{what}={size}; only a square, one number for both sides, is ported")
+        raise UserError(f"{field}={size}; only a square, one number for both sides, is ported")
     return sides[0]
 
 
@@ -140,19 +144,19 @@ def config_from_spec(spec: VitSpec) -> dict:
 
 
 def extra_tensors(spec: VitSpec) -> dict[str, np.ndarray]:
-    """Return the tensors that `transformers` expects and this port has no use for: none."""
+    """Return the tensors that `transformers` needs and this port does not have: none."""
     del spec
     return {}
 
 
 def preprocessing(preprocessor: dict) -> dict:
-    """Read `preprocessor_config.json` as `image_size`, `image_mean`, `image_std`, `image_fit`.
+    """Read `image_size`, `image_mean`, `image_std` and `image_fit` from a `BlipImageProcessor`.
 
     Args:
-      preprocessor: a `BlipImageProcessor`'s fields, which may leave out defaults.
+      preprocessor: fields of `preprocessor_config.json`, which may leave out defaults.
 
     Raises:
-      UserError: on another processor or a step that the data pipeline does not do.
+      UserError: the processor or one of its steps is not supported by the data pipeline.
     """
     fields = _PREPROCESSOR | preprocessor
     if fields["image_processor_type"] not in _PROCESSORS:
@@ -161,7 +165,7 @@ def preprocessing(preprocessor: dict) -> dict:
             "BLIP-2 is read with BlipImageProcessor"
         )
     for step in ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "resample"):
-        # Null is false; the keys of another processor's steps may stand there unset.
+        # null means false: files may list the steps of other processors as null.
         if (fields[step] or False) != _PREPROCESSOR[step]:
             raise UserError(
                 f"preprocessor_config.json has {step}={fields[step]}; "

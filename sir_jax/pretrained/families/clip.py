@@ -11,11 +11,11 @@ _LAYER = "encoder.layers.{n}"
 _BLOCK = "layers_{n:02d}"
 
 RULES: list[Rule] = [
-    Rule("embeddings.position_ids", None),  # a buffer that old releases saved
+    Rule("embeddings.position_ids", None),  # a buffer in old releases
     Rule("embeddings.class_embedding", "cls"),
     Rule("embeddings.patch_embedding.weight", "patch_embed/kernel", CONV2D),
     Rule("embeddings.position_embedding.weight", "position"),
-    *pair("pre_layrnorm", "pre_norm", norm=True),  # the released files spell it so
+    *pair("pre_layrnorm", "pre_norm", norm=True),  # spelt so in the released files
     *pair(f"{_LAYER}.layer_norm1", f"{_BLOCK}/attention_norm", norm=True),
     *pair(f"{_LAYER}.self_attn.q_proj", f"{_BLOCK}/attention/query"),
     *pair(f"{_LAYER}.self_attn.k_proj", f"{_BLOCK}/attention/key"),
@@ -25,7 +25,7 @@ RULES: list[Rule] = [
     *pair(f"{_LAYER}.mlp.fc1", f"{_BLOCK}/mlp/up"),
     *pair(f"{_LAYER}.mlp.fc2", f"{_BLOCK}/mlp/down"),
     *pair("post_layernorm", "post_norm", norm=True),
-    # Of the whole CLIP, and of its heads.
+    # The rest of a whole CLIP: text encoder and heads.
     Rule("text_model.{any}", None),
     Rule("text_projection.weight", None),
     Rule("visual_projection.weight", None),
@@ -48,7 +48,7 @@ _DEFAULTS = dict(
     num_channels=3,
 )
 
-# The defaults of `CLIPImageProcessor`; its file has other keys too, which change no pixel.
+# The defaults of `CLIPImageProcessor`. Files have other keys, too, which change no pixel.
 _PROCESSOR = dict(
     do_resize=True,
     do_center_crop=True,
@@ -74,13 +74,13 @@ def spec_from_config(config: dict) -> VitSpec:
     """Read the encoder's shape from a `CLIPVisionConfig`, or a `CLIPConfig` that holds one.
 
     Raises:
-      UserError: on CLIP's text encoder, and on pictures without three channels.
+      UserError: the config is of CLIP's text encoder, or of images without three channels.
     """
     architectures = config.get("architectures") or []
     if any(name.startswith("CLIPText") for name in architectures):
         raise UserError(f"config.json has architectures={architectures}: CLIP's text encoder alone")
     if "vision_config" in config:
-        # Old releases have both; the second one counts.
+        # Old releases have both; fields of the second override those of the first.
         config = (config["vision_config"] or {}) | (config.get("vision_config_dict") or {})
     config = _DEFAULTS | config
     if config["num_channels"] != 3:
@@ -99,7 +99,7 @@ def spec_from_config(config: dict) -> VitSpec:
 
 
 def config_from_spec(spec: VitSpec) -> dict:
-    """Write the encoder's shape as `config.json` holds it."""
+    """Write the encoder's shape as a `CLIPVisionConfig`."""
     return dict(
         model_type="clip_vision_model",
         architectures=["CLIPVisionModel"],
@@ -117,19 +117,20 @@ def config_from_spec(spec: VitSpec) -> dict:
 
 
 def extra_tensors(spec: VitSpec) -> dict[str, np.ndarray]:
-    """Return the tensors that `transformers` expects and this port has no use for: none."""
+    """Return the tensors that `transformers` needs and this port does not have: none."""
     del spec
     return {}
 
 
 def preprocessing(preprocessor: dict) -> dict:
-    """Read a `CLIPImageProcessor`: `image_size`, `image_mean`, `image_std` and `image_fit`.
+    """Read `image_size`, `image_mean`, `image_std` and `image_fit` from a `CLIPImageProcessor`.
 
     Args:
-      preprocessor: fields of `preprocessor_config.json`, old spellings too; may leave out defaults.
+      preprocessor: fields of `preprocessor_config.json`, which may leave out defaults and use old
+        spellings.
 
     Raises:
-      UserError: on another processor or a step that the data pipeline does not do.
+      UserError: the processor or one of its steps is not supported by the data pipeline.
     """
     names = (preprocessor.get(f"{x}_type") for x in ("image_processor", "feature_extractor"))
     name = next(filter(None, names), _PROCESSOR_TYPES[0])

@@ -13,7 +13,7 @@ _BLOCK = "layers_{n:02d}"
 
 
 RULES: list[Rule] = [
-    Rule("masked_spec_embed", None),  # only masked pre-training reads it
+    Rule("masked_spec_embed", None),  # used in masked pre-training only
     Rule("feature_extractor.conv_layers.{n}.conv.weight", "frontend/conv_{n}/kernel", CONV1D),
     Rule("feature_extractor.conv_layers.{n}.conv.bias", "frontend/conv_{n}/bias"),
     *pair("feature_extractor.conv_layers.{n}.layer_norm", "frontend/conv_{n}/norm", norm=True),
@@ -37,7 +37,7 @@ RULES: list[Rule] = [
     *pair(f"{_LAYER}.feed_forward.intermediate_dense", f"{_BLOCK}/mlp/up"),
     *pair(f"{_LAYER}.feed_forward.output_dense", f"{_BLOCK}/mlp/down"),
     *pair(f"{_LAYER}.final_layer_norm", f"{_BLOCK}/mlp_norm", norm=True),
-    # Heads: of HubertForCTC, and of HubertForSequenceClassification.
+    # Heads of HubertForCTC and HubertForSequenceClassification.
     Rule("lm_head.{any}", None),
     Rule("projector.{any}", None),
     Rule("classifier.{any}", None),
@@ -70,10 +70,10 @@ _DEFAULTS = dict(
 
 
 def spec_from_config(config: dict) -> HubertSpec:
-    """Read the encoder's shape from `config.json`.
+    """Read the encoder's shape from a `HubertConfig`, which may leave out defaults.
 
     Raises:
-      UserError: on a setting that no released HuBERT has and this port does not compute.
+      UserError: a setting is not supported; no released HuBERT has such a setting.
     """
     config = _DEFAULTS | config
     for field, supported in (("conv_pos_batch_norm", False), ("feat_proj_layer_norm", True)):
@@ -100,7 +100,7 @@ def spec_from_config(config: dict) -> HubertSpec:
 
 
 def config_from_spec(spec: HubertSpec) -> dict:
-    """Write the encoder's shape as `config.json` holds it."""
+    """Write the encoder's shape as a `HubertConfig`."""
     return dict(
         model_type="hubert",
         architectures=["HubertModel"],
@@ -128,18 +128,18 @@ def config_from_spec(spec: HubertSpec) -> dict:
 
 
 def extra_tensors(spec: HubertSpec) -> dict[str, np.ndarray]:
-    """Return the tensors that `transformers` expects and this port has no use for."""
+    """Return the tensors that `transformers` needs and this port does not have."""
     return {"masked_spec_embed": np.zeros((spec.width,), np.float32)}
 
 
 def preprocessing(preprocessor: dict) -> dict:
-    """Read a `Wav2Vec2FeatureExtractor`: `normalize_wave`.
+    """Read `normalize_wave` from a `Wav2Vec2FeatureExtractor`.
 
     Args:
       preprocessor: fields of `preprocessor_config.json`, which may leave out defaults.
 
     Raises:
-      UserError: on another processor, on more than one channel and on another rate than 16 kHz.
+      UserError: the processor is another one, or is not for one channel at 16 kHz.
     """
     defaults = dict(
         feature_extractor_type="Wav2Vec2FeatureExtractor", feature_size=1, sampling_rate=16_000
