@@ -1,4 +1,4 @@
-"""Prepare a corpus: from what its publisher ships to records that train."""
+"""Prepare a corpus: from a publisher's archives to records for training."""
 
 import dataclasses
 import importlib
@@ -32,7 +32,7 @@ from sir_jax.data.preparation.report import Report, make_report, write_report
 from sir_jax.errors import UserError
 from sir_jax.runtime.locks import only_one
 
-# TFDS takes the power of two shards whose sizes lie between these.
+# TFDS chooses a power of two as the number of shards, so that their sizes lie between these.
 _MIN_SHARD, _MAX_SHARD = 384 << 20, 768 << 20
 
 
@@ -41,9 +41,9 @@ class Options:
     """How a corpus is prepared.
 
     Attributes:
-      tolerance: the largest share of a split's recordings or pictures that may be missing.
-      max_seconds: that a recording may last.
-      workers: processes; every CPU core where 0.
+      tolerance: the largest share of a split's recordings or images that may be missing.
+      max_seconds: longest duration of a recording.
+      workers: number of processes; 0 for one per CPU core.
     """
 
     tolerance: float = 0.01
@@ -62,25 +62,25 @@ class Options:
 def prepare(
     layout: Layout, config: str, source: Source, data_dir=None, options: Options | None = None
 ) -> Corpus:
-    """Prepare a corpus, going on where an interrupted call stopped.
+    """Prepare a corpus, or resume an interrupted preparation.
 
-    What cannot be used is listed in `quarantine.jsonl` and counted in `report.json`, both in the
-    corpus' folder, whether the corpus is then refused or not.
+    `quarantine.jsonl` in the corpus' folder lists what cannot be used, and `report.json` counts it.
+    Both are written even if the corpus is refused because of them.
 
     Args:
-      layout: of the corpus.
-      config: one of its configs.
-      source: the folder of the archives, or of what they hold; of a layout without archives, the
-        folder its plan starts from.
-      data_dir: see `sir_jax.data.paths.data_dir`.
+      layout: layout of the corpus.
+      config: one of the layout's configs.
+      source: the folder of the archives, packed or extracted; for a layout without archives, the
+        folder that its plan's paths are relative to.
+      data_dir: folder of the corpora; None for $SIR_JAX_DATA or `data`.
       options: tolerance, limits and processes.
 
     Returns:
-      The corpus, also where it was already there.
+      The corpus; if it exists already, without preparing it again.
 
     Raises:
-      UserError: an archive is missing or damaged, too much cannot be used, another call is making
-        it, or the disk is full.
+      UserError: an archive is missing or damaged, more is missing than tolerated, another call
+        prepares the corpus, or the disk is full.
     """
     options = options or Options()
     name = f"{layout.name}/{config}"
@@ -97,14 +97,14 @@ def prepare(
             size = sum(path.stat().st_size for path in checked_files(directory))
             with progress(size, "B", "checksums", unit_scale=True) as bar:
                 write_checksums(directory, bar.update)
-        # Only now is nothing left that they are needed for.
+        # Nothing needs these any more.
         for made in [folder / "extracted", *folder.glob("chunks-*")]:
             shutil.rmtree(made, ignore_errors=True)
     return open_corpus(name, data_dir)
 
 
 def _prepare(layout: Layout, config: str, source: Source, folder: Path, options: Options) -> None:
-    """Extract, plan, read, report, and write the records unless the report forbids it."""
+    """Extract, plan, read and check, report, and write the records if enough is left."""
     if layout.archives:
         start, archives = gather(layout.archives, source, folder / "extracted")
     else:
@@ -159,7 +159,7 @@ def _write(
 
     package = f"sir_jax.data.builders.{layout.name}.{layout.name}_dataset_builder"
     make = importlib.import_module(package).Builder
-    # A published config is the builder's own, a manifest's is made here.
+    # The builder knows the published configs; that of a manifest is created here.
     chosen = config
     if config not in make.builder_configs:
         chosen = tfds.core.BuilderConfig(name=config, description=layout.configs[config])
@@ -169,7 +169,7 @@ def _write(
 
 
 def summary(corpus: Corpus, report: Report | None) -> str:
-    """Return a line per split: images, captions, hours; and what the report says was left out."""
+    """Return a line per split with images, captions and hours, and one with what was left out."""
     lines = []
     for name, split in corpus.splits.items():
         hours = split.index["samples"].sum(dtype="i8") / 16_000 / 3600

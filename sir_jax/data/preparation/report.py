@@ -1,4 +1,4 @@
-"""What of a corpus could not be used: counted, listed, and weighed against what is published."""
+"""The report of a preparation: counts against published ones, and a list of what is left out."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ QUARANTINE, REPORT = "quarantine.jsonl", "report.json"
 
 @dataclasses.dataclass(frozen=True)
 class SplitReport:
-    """Counts of one split; a published count is 0 where none is published."""
+    """Counts of one split; a published count of 0 means that none is published."""
 
     images: int
     captions: int
@@ -26,30 +26,30 @@ class SplitReport:
     published_captions: int
 
     def shortfalls(self) -> Iterator[tuple[int, int, str]]:
-        """Yield how many are missing, out of how many, and what: where any are."""
-        # What is planned beyond the published number does not make up for what is lost.
-        wanted = self.published_captions or self.planned_captions
-        if self.captions < wanted:
-            yield wanted - self.captions, wanted, "recordings"
+        """Yield (missing, expected, 'recordings' or 'pictures') for each of the two that falls short."""
+        # Not the larger one: plans beyond the published number do not make up for losses.
+        expected = self.published_captions or self.planned_captions
+        if self.captions < expected:
+            yield expected - self.captions, expected, "recordings"
         if self.images < self.published_images:
             yield self.published_images - self.images, self.published_images, "pictures"
 
     @property
     def missing(self) -> float:
-        """Return the share that is missing, of recordings or of pictures, 0 to 1."""
-        return max((short / wanted for short, wanted, _ in self.shortfalls()), default=0.0)
+        """Return the share that is missing of recordings or images, whichever is larger."""
+        return max((short / expected for short, expected, _ in self.shortfalls()), default=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of a plan.
+    """The result of a preparation.
 
     Attributes:
-      name: of the corpus.
-      splits: split -> counts.
-      reasons: reason -> split -> number of things left out ('' where the split is unknown).
-      archives: archive -> size and sha256, as seen.
-      rules: what was accepted, e.g. the most seconds.
+      name: name of the corpus.
+      splits: counts by split.
+      reasons: number of problems by reason and split; '' is an unknown split.
+      archives: size and sha256 of the extracted archives by name.
+      rules: the limits: 'max_seconds' and 'tolerance'.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Report:
     rules: Mapping[str, float]
 
     def table(self) -> str:
-        """Return the summary that people read."""
+        """Return the report as a table of text."""
         head = ("split", "images", "published", "captions", "published", "missing")
         rows = [head]
         for split, counts in self.splits.items():
@@ -83,26 +83,26 @@ class Report:
         return "\n".join(lines)
 
     def check(self, tolerance: float, where: Path) -> None:
-        """Refuse a corpus of which more is missing than is tolerated.
+        """Check that no more is missing than is tolerated.
 
         Args:
-          tolerance: the largest share of a split that may be missing, 0 to 1.
-          where: the list of what was left out, for the error.
+          tolerance: the largest share of a split that may be missing, from 0 to 1.
+          where: path of the list of problems, for the error message.
 
         Raises:
-          UserError: says how much is missing and how to accept it.
+          UserError: more is missing. The message says how much, and how to accept it.
         """
         worst = max(self.splits, key=lambda split: self.splits[split].missing, default=None)
         if worst is None or not any(counts.images for counts in self.splits.values()):
             raise UserError(f"{self.name}: nothing in it can be used; see {where}")
         share = self.splits[worst].missing
         if share > tolerance:
-            short, wanted, what = max(
+            short, expected, items = max(
                 self.splits[worst].shortfalls(), key=lambda row: row[0] / row[1]
             )
             accept = math.ceil(share * 10_000) / 10_000
             raise UserError(
-                f"{self.name}: {short:,} of {wanted:,} {what} of split {worst!r} are missing or "
+                f"{self.name}: {short:,} of {expected:,} {items} of split {worst!r} are missing or "
                 f"cannot be used ({100 * share:.2f} %, tolerated {100 * tolerance:g} %); see "
                 f"{where}, mend what you can and run the same command again, or accept it with "
                 f"a tolerance of {accept:g}"
@@ -118,19 +118,19 @@ def make_report(
     archives: Mapping[str, Mapping[str, object]],
     rules: Mapping[str, float],
 ) -> Report:
-    """Count what became of a plan.
+    """Count what a preparation kept and left out.
 
     Args:
-      name: of the corpus.
-      planned: before anything was decoded, with what its metadata lost.
-      kept: pictures and recordings that are good.
-      problems: everything that is left out.
-      published: split -> counts.
-      archives: as `gather` returns them.
-      rules: what was accepted.
+      name: name of the corpus.
+      planned: the plan, with the problems of its metadata.
+      kept: the usable images and recordings.
+      problems: the problems of metadata, images and recordings.
+      published: published counts by split.
+      archives: size and sha256 of the extracted archives, from `gather`.
+      rules: the limits: 'max_seconds' and 'tolerance'.
     """
-    # Where no count is published, what metadata could not plan is missing as well; where its
-    # split is unknown, it may be any's.
+    # If no count is published, problems of metadata count as missing recordings. If their split is
+    # unknown, they count in every split.
     unplanned = Counter(p.split for p in planned.problems if p.reason != "no audio")
     splits = dict.fromkeys([*published, *(image.split for image in planned.images)])
     counts = {}
@@ -156,12 +156,12 @@ def make_report(
 
 
 def write_report(folder: Path, report: Report, problems: Sequence[Problem]) -> Path:
-    """Write both files of a report; return the path of the list.
+    """Write the report and the list of problems; return the path of the list.
 
     Args:
-      folder: of the corpus.
-      report: its counts.
-      problems: everything that is left out, one a line in the list.
+      folder: folder of the corpus.
+      report: the report.
+      problems: all problems; the list has one line for each.
     """
     lines = (json.dumps(dataclasses.asdict(problem)) + "\n" for problem in problems)
     write_text(folder / QUARANTINE, "".join(lines))
@@ -170,7 +170,7 @@ def write_report(folder: Path, report: Report, problems: Sequence[Problem]) -> P
 
 
 def read_report(folder: Path) -> Report | None:
-    """Return the report of a corpus' folder, None where it has none."""
+    """Return the report in the folder of a corpus; None if there is none."""
     try:
         stored = json.loads((folder / REPORT).read_text())
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Pictures and recordings to try the model that ships with.
+"""Images and recordings to try the shipped model with.
 
-Test scenes of spoken_scenes, drawn on the spot, and eight of their captions, which ship: voices and
-pictures that no training has met.
+The images are test scenes of spoken_scenes and are rendered here; eight of their captions ship as
+recordings. The shipped model was trained on none of these scenes and voices.
 """
 
 import json
@@ -15,23 +15,23 @@ from sir_jax.errors import UserError
 
 PICTURES = 200
 RECORDINGS = Path(__file__).parents[1] / "sample_recordings"
-# Of the corpus that the recordings come from.
+# The corpus that the recordings come from.
 CORPUS = SceneConfig()
 
 
 def write_samples(folder: str | Path, pictures: int = PICTURES) -> Path:
-    """Write pictures and recordings.
+    """Write images and recordings.
 
     Args:
-      folder: gets `pictures/NNN.png`, `recordings/NNN.flac` of the picture of that number with its
-        words in a .txt beside, and `truth.json`, recording to picture.
-      pictures: how many; at least as many as there are recordings.
+      folder: gets images `pictures/NNN.png`, their captions `recordings/NNN.flac` with the words in
+        `recordings/NNN.txt`, and `truth.json`, which maps recordings to images.
+      pictures: number of images; at least the number of recordings.
 
     Returns:
       The folder.
 
     Raises:
-      UserError: it cannot be written, or a number that cannot be.
+      UserError: the folder cannot be written, or the number of images is out of range.
     """
     folder = Path(folder)
     recordings = sorted(RECORDINGS.glob("*.flac"))

@@ -1,4 +1,4 @@
-"""Make a corpus of spoken_scenes: scenes are rendered and described aloud."""
+"""Make a spoken_scenes corpus: scenes are rendered, and captions are synthesised."""
 
 import shutil
 from pathlib import Path
@@ -38,18 +38,19 @@ def _prepare(config: SceneConfig, root: Path, workers: int) -> None:
 
 
 def make_spoken_scenes(config: SceneConfig, data_dir=None, workers: int = 0) -> Corpus:
-    """Make a spoken_scenes corpus, going on where an interrupted call stopped.
+    """Make a spoken_scenes corpus, or resume an interrupted call.
 
     Args:
-      config: of the corpus.
-      data_dir: see `sir_jax.data.paths.data_dir`.
-      workers: processes; all CPU cores where 0.
+      config: parameters of the corpus.
+      data_dir: folder of the corpora; None for $SIR_JAX_DATA or `data`.
+      workers: number of processes; 0 for one per CPU core.
 
     Returns:
-      The corpus, also where it was already there.
+      The corpus; if it exists already, without making it again.
 
     Raises:
-      UserError: too few distinct scenes, no speech synthesiser, or another call is making it.
+      UserError: there are too few distinct scenes or no speech synthesiser, or another call makes
+        the corpus.
     """
     if workers < 0:
         raise UserError(f"workers is {workers}; choose 0 for every CPU core, or more")
@@ -62,14 +63,14 @@ def make_spoken_scenes(config: SceneConfig, data_dir=None, workers: int = 0) -> 
         for split in split_names(directory):
             if not index_path(directory, split).exists():
                 write_index(directory, split)
-        # Only now is nothing left that the chunks are needed for.
+        # Nothing needs the chunks any more.
         for chunks in (root / name).glob("chunks-*"):
             shutil.rmtree(chunks, ignore_errors=True)
     return open_corpus(name, data_dir)
 
 
 def summary(corpus: Corpus, config: SceneConfig) -> str:
-    """Return a table of a corpus: images, captions, hours and voices per split."""
+    """Return a table with the images, captions, hours and voices of each split."""
     lines = [f"{'split':<6}{'images':>8}{'captions':>10}{'hours':>8}{'voices':>8}"]
     for name, split in corpus.splits.items():
         hours = split.index["samples"].sum(dtype="i8") / 16_000 / 3600

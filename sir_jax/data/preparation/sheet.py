@@ -1,4 +1,4 @@
-"""A sheet of pictures with the spectrograms and words of their captions."""
+"""A contact sheet: images with the spectrograms and words of their captions."""
 
 import dataclasses
 import functools
@@ -15,12 +15,12 @@ from sir_jax.data.media.image import load_image
 from sir_jax.data.media.spectrogram import colour, hertz_to_mel, log_mel
 from sir_jax.errors import UserError
 
-# Pixels. Columns: picture, pitch scale, spectrogram, words.
+# Sizes in pixels. The columns are image, frequency scale, spectrogram, words.
 MARGIN, GAP = 28, 18
 PICTURE, SCALE, SOUND, WORDS = 232, 40, 640, 470
 WIDTH = 2 * MARGIN + PICTURE + SCALE + SOUND + WORDS + 2 * GAP
 STRIP, BETWEEN, TITLE, AXIS = 76, 12, 84, 30
-# One published clip lasts 323 s; to its scale, all others would be hairlines.
+# Longer clips are cut: one published clip lasts 323 s, and on its scale the others would vanish.
 MAX_SECONDS = 20.0
 
 PAPER, INK, FAINT, RULE = "#ffffff", "#1d2129", "#6b7280", "#e3e6eb"
@@ -28,13 +28,13 @@ _PITCHES = (1_000, 2_000, 4_000)  # Hz
 
 
 class Fonts:
-    """One typeface at any size, and text as it can write it.
+    """One typeface at any size.
 
     Args:
-      path: of a TrueType file; where empty, the one that Pillow brings, which knows only ASCII.
+      path: path of a TrueType file; '' for Pillow's built-in typeface, which has only ASCII.
 
     Raises:
-      UserError: no such font.
+      UserError: the file is no TrueType font.
     """
 
     def __init__(self, path: str = ""):
@@ -51,7 +51,7 @@ class Fonts:
             raise UserError(f"font {self._path}: not a TrueType file ({error})") from None
 
     def writable(self, text: str) -> str:
-        """Return text without the accents and dashes that the built-in typeface lacks."""
+        """Return text that the typeface can write: accents and dashes may be replaced."""
         if self._path:
             return text
         plain = unicodedata.normalize("NFKD", text.translate({0x2013: "-", 0x2014: "-"}))
@@ -59,7 +59,7 @@ class Fonts:
 
 
 def wrap(text: str, width: float, font: ImageFont.FreeTypeFont) -> list[str]:
-    """Break text into lines that are no wider than `width` pixels; long words are broken too."""
+    """Break text into lines of at most `width` pixels; long words are broken, too."""
     lines, line = [], ""
     for word in text.split():
         while font.getlength(word) > width:
@@ -76,12 +76,12 @@ def wrap(text: str, width: float, font: ImageFont.FreeTypeFont) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Clip:
-    """One recording, decoded, and what is written beside it."""
+    """One recording as it is drawn."""
 
     seconds: float
-    levels: np.ndarray  # [T, M]
-    lines: tuple[str, ...]
-    notes: tuple[str, ...]  # speaker and length
+    levels: np.ndarray  # log-mel spectrogram, [T, bands]
+    lines: tuple[str, ...]  # of the words
+    notes: tuple[str, ...]  # lines with length and speaker
 
     @property
     def height(self) -> int:
@@ -107,12 +107,12 @@ def _clip(caption: Caption, fonts: Fonts) -> _Clip:
 
 
 def _axis_step(seconds: float) -> float:
-    """Return seconds between ticks: round, and at most a dozen of them."""
+    """Return the seconds between ticks: a round number that gives at most twelve ticks."""
     return next(step for step in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0) if seconds / step <= 12)
 
 
 class _Sheet:
-    """Draws rows from the top down, all to one time scale of `seconds` over SOUND pixels."""
+    """The drawing: rows from top to bottom, with `seconds` on SOUND pixels in all of them."""
 
     def __init__(self, height: int, seconds: float, fonts: Fonts):
         self.fonts = fonts
@@ -131,7 +131,7 @@ class _Sheet:
         self.y += TITLE
 
     def axis(self) -> None:
-        """Write the time scale that all rows share."""
+        """Draw the time axis of all rows."""
         step = _axis_step(self.seconds)
         for tick in range(math.floor(self.seconds / step + 1e-9) + 1):
             x = self.left + tick * step / self.seconds * SOUND
@@ -140,7 +140,7 @@ class _Sheet:
         self.y += AXIS
 
     def row(self, row: "_Row") -> None:
-        """Draw one picture and its recordings."""
+        """Draw one image and its recordings."""
         bottom = self.y + row.height
         self.image.paste(row.picture, (MARGIN, self.y))
         below = self.y + row.picture.height
@@ -155,7 +155,7 @@ class _Sheet:
         self.draw.line((MARGIN, rule, WIDTH - MARGIN - 1, rule), RULE)
 
     def _strip(self, clip: _Clip) -> None:
-        """Draw a spectrogram with its scale of pitches and its words."""
+        """Draw a spectrogram with its frequency scale and its words."""
         seconds = min(clip.seconds, MAX_SECONDS)
         width = max(1, round(seconds / self.seconds * SOUND))
         sound = colour(clip.levels).resize((width, STRIP), Image.Resampling.BILINEAR)
@@ -178,7 +178,7 @@ class _Sheet:
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-    """One picture, at the size it is drawn, and its recordings."""
+    """One image at the size of drawing, with its recordings."""
 
     image_id: int
     picture: Image.Image
@@ -201,21 +201,21 @@ def _row(record: ImageRecord, fonts: Fonts) -> _Row:
 def draw_sheet(
     title: str, note: str, records: Sequence[ImageRecord], fonts: Fonts | None = None
 ) -> Image.Image:
-    """Draw pictures with their recordings, all to one time scale.
+    """Draw images with their recordings, all on one time scale.
 
     Args:
       title: first line.
       note: second line.
-      records: of a corpus, one per row.
-      fonts: to write in; the built-in typeface where None.
+      records: records of a corpus, one per row.
+      fonts: the typeface; None for the built-in one.
 
     Returns:
-      RGB, WIDTH pixels wide and as high as the rows need.
+      An RGB image, WIDTH pixels wide and as high as the rows need.
     """
     fonts = fonts or Fonts()
     rows = [_row(record, fonts) for record in records]
     longest = max((clip.seconds for row in rows for clip in row.clips), default=1.0)
-    # A whole number of ticks, so that the scale ends in one.
+    # A whole number of steps, so that the axis ends with a tick.
     step = _axis_step(min(longest, MAX_SECONDS))
     seconds = max(step, math.ceil(min(longest, MAX_SECONDS) / step - 1e-9) * step)
     height = 2 * MARGIN + TITLE + AXIS + sum(row.height for row in rows)
@@ -230,17 +230,17 @@ def draw_sheet(
 def show(
     corpus: Corpus, split: str, count: int, seed: int, fonts: Fonts | None = None
 ) -> Image.Image:
-    """Draw images of a split that are chosen at random.
+    """Draw images of a split, chosen at random.
 
     Args:
-      corpus: prepared.
-      split: one of its splits.
-      count: images; all where there are no more.
-      seed: of the choice.
-      fonts: to write in; the built-in typeface where None.
+      corpus: a prepared corpus.
+      split: name of the split.
+      count: number of images; of a smaller split, all images.
+      seed: random seed of the choice.
+      fonts: the typeface; None for the built-in one.
 
     Raises:
-      UserError: no such split, an empty one, or no image asked for.
+      UserError: the split does not exist or is empty, or `count` is below 1.
     """
     if count < 1:
         raise UserError(f"count is {count}; ask for 1 image or more")

@@ -1,4 +1,4 @@
-"""Pictures and recordings of a split as files, as a user would have them, to search among."""
+"""The images and some recordings of a split as plain files, like those of a user."""
 
 import dataclasses
 import json
@@ -24,17 +24,14 @@ class Query:
 
 
 def choose_queries(split: Split, count: int, seed: int = 0) -> list[Query]:
-    """Choose captions at random, of different images and, while there are some, other speakers.
+    """Choose captions at random, of different images and, as far as possible, different speakers.
 
-    The choice knows nothing of the model, so the grid shows what the table measures.
+    The choice does not depend on a model, so that the queries are no better than average.
 
     Args:
-      split: of a corpus.
-      count: how many; fewer where there are fewer images.
-      seed: of the choice.
-
-    Returns:
-      The queries.
+      split: a split of a corpus.
+      count: number of captions; of a split with fewer images, one per image.
+      seed: random seed of the choice.
     """
     waiting = list(np.random.default_rng(seed).permutation(split.index))
     chosen: list[Query] = []
@@ -56,14 +53,15 @@ def choose_queries(split: Split, count: int, seed: int = 0) -> list[Query]:
 
 
 def write_split(split: Split, folder: Path) -> list[Path]:
-    """Write a split's images and a few spoken queries as the files a user would have.
+    """Write the images of a split and a few spoken queries as files.
 
     Args:
-      split: of a corpus.
-      folder: gets `images/*.png`, `queries/*.wav` with the words in a .txt beside, `truth.json`.
+      split: a split of a corpus.
+      folder: gets `images/*.png`, `queries/*.wav` with the words in `queries/*.txt`, and
+        `truth.json`, which maps queries to images.
 
     Returns:
-      The recordings' paths.
+      The paths of the queries.
     """
     images, queries = folder / "images", folder / "queries"
     for each in (images, queries):

@@ -1,4 +1,4 @@
-"""See that a prepared corpus is whole."""
+"""Verify that a prepared corpus is complete and undamaged."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,19 +16,19 @@ from sir_jax.data.media.image import load_image
 from sir_jax.data.preparation.report import read_report
 from sir_jax.errors import UserError
 
-# Records looked at together: a bound on what is held, and on what waits for a thread.
+# Records that are checked together, which bounds the memory in use.
 _ROWS = 256
 
 
 def open_named(name: str, data_dir: str) -> Corpus:
-    """Open a prepared corpus, a published one also by its builder's name alone.
+    """Open a prepared corpus by its name or by the name of its builder.
 
     Args:
-      name: of the corpus, BUILDER/CONFIG, or BUILDER for its first config.
-      data_dir: see `sir_jax.data.paths.data_dir`.
+      name: 'BUILDER/CONFIG', or 'BUILDER' for the first config of a published corpus.
+      data_dir: folder of the corpora; '' for $SIR_JAX_DATA or `data`.
 
     Raises:
-      UserError: there is no such corpus, or its description is damaged.
+      UserError: the corpus does not exist, or its dataset_info.json is damaged.
     """
     if name in LAYOUTS:
         name = f"{name}/{next(iter(load_layout(name).configs))}"
@@ -42,19 +42,19 @@ def open_named(name: str, data_dir: str) -> Corpus:
 
 
 def count_images(corpus: Corpus) -> int:
-    """Return how many pictures a corpus holds, those of a split that cannot be read left out."""
+    """Return the number of images of a corpus, without splits that cannot be read."""
     return sum(map(_length, corpus.splits.values()))
 
 
 def verify(corpus: Corpus, full: bool = False) -> list[str]:
-    """Look for anything in a prepared corpus that is not as it was written or published.
+    """Compare a prepared corpus with its checksums, its index, its report and published counts.
 
     Args:
-      corpus: to check.
-      full: decode every picture and recording as well.
+      corpus: the corpus to check.
+      full: True to decode all images and recordings, too.
 
     Returns:
-      What is wrong, a line each.
+      A line for each fault.
     """
     wrong = list(check_files(corpus.directory))
     unreadable = [line for split in corpus.splits.values() for line in check_index(split)]
@@ -67,35 +67,35 @@ def verify(corpus: Corpus, full: bool = False) -> list[str]:
 
 
 def check_files(directory: Path) -> Iterator[str]:
-    """Yield what is wrong with the files of a corpus by their checksums."""
+    """Yield a line for each file that is missing, new, or does not have its checksum."""
     sums = read_checksums(directory)
     if sums is None:
-        # spoken_scenes is made here, and can be made again.
+        # A spoken_scenes corpus has no checksums: it can be made again.
         return
-    found = {path.name: path for path in checked_files(directory)}
-    for name in sorted(sums.keys() - found.keys()):
+    paths = {path.name: path for path in checked_files(directory)}
+    for name in sorted(sums.keys() - paths.keys()):
         yield f"{name}: missing"
-    for name in sorted(found.keys() - sums.keys()):
+    for name in sorted(paths.keys() - sums.keys()):
         yield f"{name}: not there when the corpus was made"
-    both = sorted(sums.keys() & found.keys())
-    size = sum(found[name].stat().st_size for name in both)
+    both = sorted(sums.keys() & paths.keys())
+    size = sum(paths[name].stat().st_size for name in both)
     with progress(size, "B", "checksums", unit_scale=True) as bar:
         for name in both:
-            if file_sha256(found[name], bar.update) != sums[name]:
+            if file_sha256(paths[name], bar.update) != sums[name]:
                 yield f"{name}: its checksum has changed; restore it or prepare the corpus again"
 
 
 def check_index(split: Split) -> Iterator[str]:
-    """Yield what keeps a split's index from being read."""
+    """Yield a line if a split's index cannot be read."""
     try:
         split.index.dtype.fields["caption_id"]
-    # NumPy and zipfile raise what they like on damaged files.
+    # On damaged files NumPy and zipfile raise any exception.
     except Exception as error:
         yield f"split {split.name}: its index cannot be read ({_one_line(error)})"
 
 
 def check_counts(corpus: Corpus) -> Iterator[str]:
-    """Yield where counts differ from the report, or fall short of what was published."""
+    """Yield a line for each count that differs from the report or is too far below published."""
     report = read_report(corpus.directory.parent)
     builder, _, config = corpus.name.partition("/")
     published = load_layout(builder).expected.get(config, {}) if builder in LAYOUTS else {}
@@ -130,7 +130,7 @@ def check_counts(corpus: Corpus) -> Iterator[str]:
 
 
 def check_split(split: Split, full: bool) -> Iterator[str]:
-    """Yield what is wrong with a split's records by its index, and, if full, by decoding them."""
+    """Yield a line for each fault of a split's records, by its index and, if full, by decoding."""
     rows = _length(split)
     order = np.lexsort((split.index["slot"], split.index["row"]))
     index = split.index[order]
@@ -155,7 +155,7 @@ def check_split(split: Split, full: bool) -> Iterator[str]:
 def _length(split: Split) -> int:
     try:
         return len(split)
-    # Readers raise what they like on damaged files.
+    # On damaged files readers raise any exception.
     except Exception:
         return 0
 
