@@ -26,7 +26,7 @@ class SplitReport:
     published_captions: int
 
     def shortfalls(self) -> Iterator[tuple[int, int, str]]:
-        """Yield (missing, expected, 'recordings' or 'pictures') for each of the two that falls short."""
+        """Yield (missing, expected, 'recordings' or 'pictures') for each that falls short."""
         # Not the larger one: plans beyond the published number do not make up for losses.
         expected = self.published_captions or self.planned_captions
         if self.captions < expected:
