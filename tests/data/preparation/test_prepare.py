@@ -1,4 +1,4 @@
-"""Prepare: the good comes through bit for bit, the broken is listed, whatever interrupts it."""
+"""Prepare: good files are kept bit for bit, broken ones are listed, interrupts lose nothing."""
 
 import dataclasses
 import fcntl
@@ -36,7 +36,7 @@ from sir_jax.data.corpus import corpus_directory, make_command, open_corpus
 from sir_jax.data.preparation.prepare import Options, prepare
 from sir_jax.errors import BadMedia, UserError
 
-GOOD = 120  # pictures: six chunks with the broken ones
+GOOD = 120  # images; with the broken ones they fill six chunks
 
 
 def layout_of(manifest):
@@ -65,22 +65,22 @@ def prepared(broken, tmp_path_factory):
     return root, run(broken[0], root)
 
 
-def test_all_that_is_broken_is_listed_by_path_and_reason(broken, prepared):
+def test_broken_files_are_listed_by_path_and_reason(broken, prepared):
     problems = listed_in(prepared[0])
     assert {(p["path"], p["reason"]) for p in problems} == broken[2]
     assert len(problems) == len(broken[2])
     assert all(p["detail"] and "\n" not in p["detail"] for p in problems)
-    of = {p["path"]: p["detail"] for p in problems}
-    assert of["a/long.flac"] == "120.0 s, at most 60 s (max_seconds)"
-    assert of["a/slow.wav"] == "8000 Hz, published at 16000 Hz"
-    assert of["a/wide.wav"] == "9 channels, at most 8"
-    assert of["a/fifo.wav"] == of["i/fifo.png"] == "no regular file, but a pipe (FIFO)"
-    assert of["a/none.wav"] == "no such file"
+    details = {p["path"]: p["detail"] for p in problems}
+    assert details["a/long.flac"] == "120.0 s, at most 60 s (max_seconds)"
+    assert details["a/slow.wav"] == "8000 Hz, published at 16000 Hz"
+    assert details["a/wide.wav"] == "9 channels, at most 8"
+    assert details["a/fifo.wav"] == details["i/fifo.png"] == "no regular file, but a pipe (FIFO)"
+    assert details["a/none.wav"] == "no such file"
 
 
-def test_all_that_is_good_is_there_bit_for_bit(broken, prepared):
+def test_good_files_are_kept_bit_for_bit(broken, prepared):
     manifest, kept, _ = broken
-    found = {}
+    splits = {}
     for name, split in prepared[1].splits.items():
         for row in range(len(split)):
             record = split[row]
@@ -90,8 +90,8 @@ def test_all_that_is_good_is_there_bit_for_bit(broken, prepared):
                 original, _ = soundfile.read(manifest.parent / caption.key, dtype="int16")
                 np.testing.assert_array_equal(wave, original)
                 assert (rate, caption.samples, caption.text) == (16_000, len(wave), caption.key)
-                found.setdefault(record.key, {})[caption.key] = name
-    assert found == kept
+                splits.setdefault(record.key, {})[caption.key] = name
+    assert splits == kept
 
 
 def test_report_counts_splits_and_reasons(prepared):
@@ -130,9 +130,9 @@ if __name__ == "__main__":
 
 
 def kill_when(manifest, root, tmp_path, moment):
-    """Start prepare in a process group of its own and kill all of it at a moment."""
+    """Start prepare in its own process group, and kill the group when `moment()` is true."""
     script = tmp_path / "script.py"
-    # Of this file, and of the helpers that it imports.
+    # The folders of this file and of the helpers that it imports.
     folders = [os.path.dirname(path) for path in (__file__, inspect.getfile(make_corpus))]
     script.write_text(SCRIPT.format(folders=folders, manifest=str(manifest), root=str(root)))
     process = subprocess.Popen(
@@ -176,7 +176,7 @@ def test_killed_and_restarted_gives_the_same_corpus_and_report(broken, prepared,
 
 
 def small(tmp_path, good=10):
-    """A corpus of pictures with a recording each, two of ten of which are cut."""
+    """Write a manifest of images with one recording each; two recordings are truncated."""
     lines = []
     for i in range(good):
         (tmp_path / f"{i}.png").write_bytes(picture(i))
@@ -205,7 +205,7 @@ def test_refused_then_mended_then_accepted(tmp_path, capsys):
     assert [p["path"] for p in listed_in(root)] == ["3.wav", "3.png", "4.wav", "4.png"]
     assert corpus_directory("manifest/mine", root) is None
 
-    # Mended files are read again, without a word about chunks.
+    # Files that have changed are read again.
     (tmp_path / "3.wav").write_bytes(wav(seed=3))
     assert command(manifest, root) == 2
     assert [p["path"] for p in listed_in(root)] == ["4.wav", "4.png"]
@@ -213,7 +213,7 @@ def test_refused_then_mended_then_accepted(tmp_path, capsys):
     assert command(manifest, root, "--tolerance=0.1") == 0
     assert "manifest/mine is ready after" in capsys.readouterr().out
     assert len(open_corpus("manifest/mine", root).splits["train"]) == 9
-    # A second call is the same corpus, at once.
+    # A second call returns the same corpus at once.
     assert command(manifest, root) == 0
 
 
@@ -228,7 +228,7 @@ def test_counts_below_the_published_ones_are_refused(tmp_path, capsys):
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["train", "8", "10", "8", "16", "50.00", "%"] in rows
     assert ["test", "0", "4", "0", "4", "100.00", "%"] in rows
-    # Pictures count as well: SpokenCOCO's train split has no published number of recordings.
+    # Images are counted, too: for the train split of SpokenCOCO only their number is published.
     layout = dataclasses.replace(layout, expected={"mine": {"train": Counts(20, 0)}})
     with pytest.raises(UserError, match="12 of 20 pictures of split 'train'"):
         prepare(layout, "mine", Source(str(tmp_path)), tmp_path / "data", Options(tolerance=0.3))
@@ -249,14 +249,14 @@ def test_second_process_is_refused(tmp_path, capsys):
     assert "another process is making 'mine'" in capsys.readouterr().err
 
 
-# The chunk takes 90 kB, the records 128.
-@pytest.mark.parametrize("size, what", [(3_000, "cannot write '"), (100_000, "the records: ")])
-def test_full_disk_is_one_line(tmp_path, size, what):
+# The chunk takes 90 kB, the records take 128 kB.
+@pytest.mark.parametrize("size, message", [(3_000, "cannot write '"), (100_000, "the records: ")])
+def test_full_disk_is_one_line(tmp_path, size, message):
     manifest = small(tmp_path)
 
     words = f"data prepare manifest --manifest {manifest} --name mine --tolerance=1".split()
-    # The child limits itself: a function run between fork and exec is not for a process with JAX.
-    # -B: on a new machine the limit would cut bytecode short as well, for every later import.
+    # The child limits itself, because a process with JAX must not run code between fork and exec.
+    # Without -B the limit would also truncate bytecode files, which later imports would read.
     program = f"""
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
@@ -270,7 +270,7 @@ sys.exit(main())
     )
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
-    assert what in last and "File too large" in last and "mend that and run the same com" in last
+    assert message in last and "File too large" in last and "mend that and run the same com" in last
     assert "Traceback" not in done.stderr
 
 
@@ -312,7 +312,7 @@ def test_missing_corpus_says_which_command_makes_it(tmp_path):
 
 
 def crash_on_red(rules, path, images):
-    """Make a chunk with a decoder that dies of one picture and hangs on another."""
+    """Make a chunk with a decoder that crashes on one image and hangs on another."""
     for image in images:
         if image.key == "red":
             os.kill(os.getpid(), signal.SIGABRT)
@@ -347,7 +347,7 @@ def test_picture_that_kills_or_hangs_the_decoder_is_left_out_with_its_recordings
     assert read_losses(plan, chunks) == []
 
 
-def test_first_of_two_stays():
+def test_the_first_of_two_duplicates_is_kept():
     def image(i, key, *captions, split="train"):
         return PlannedImage(i, key, split, f"{key}.png", captions)
 
@@ -417,8 +417,8 @@ def test_stored_pictures_decode_as_plain_tfds(prepared):
     assert builder.info.description.startswith("# manifest")
 
 
-def test_partial_problem_file_of_a_killed_call_is_not_believed(tmp_path):
-    """A chunk whose problems were written and whose bytes were not is made again, both files."""
+def test_problems_file_of_a_killed_call_is_ignored(tmp_path):
+    """If the .problems file was written and the .npz file was not, both are made again."""
     (tmp_path / "a.png").write_bytes(picture())
     (tmp_path / "a.wav").write_bytes(wav())
     caption = PlannedCaption(0, "a.wav", "a.wav", "", "")

@@ -1,4 +1,4 @@
-"""Published archives to corpora by the verb people type: what comes out, by hand."""
+"""Published archives are prepared by the verb `data prepare`; the corpora are the expected ones."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from sir_jax.data.builders.spoken_coco.layout import ORIGINAL_LEAKS
 from sir_jax.data.corpus import open_corpus
 from sir_jax.errors import UserError
 
-# Corpus -> split -> image id -> (number of its picture, {caption id: number of its tone}).
+# By corpus, split and image id: the number of the image, and {caption id: number of its tone}.
 EXPECTED = {
     "flickr8k_audio/official": {
         "train": {
@@ -24,7 +24,7 @@ EXPECTED = {
             2: (2, {10: 10, 11: 11, 12: 12, 13: 13, 14: 14}),
             3: (3, {15: 15, 16: 16, 17: 17, 18: 18}),
         },
-        # Picture 4 was never described, so that tones lag behind captions by five.
+        # Image 4 has no recordings, so that the numbers of tones are five below those of captions.
         "val": {5: (5, {25: 20, 26: 21, 27: 22, 28: 23, 29: 24})},
         "test": {
             6: (6, {30: 25, 31: 26, 32: 27, 34: 29}),
@@ -73,7 +73,7 @@ def prepare(name, archives, root, *options):
     )
 
 
-# Corpus -> what is left out: (path, reason, split); ':LINE' stands for a line's number.
+# By corpus, everything left out: (path, reason, split); ':LINE' replaces a line's number.
 LEFT_OUT = {
     "flickr8k_audio/official": {
         ("flickr_audio/wav2capt.txt:LINE", "bad metadata", ""),
@@ -109,7 +109,7 @@ LEFT_OUT = {
         ),
     },
 }
-# The split of which the largest share is missing, by the published numbers or by the plan's.
+# The largest missing share of a split, compared with published numbers or with the plan.
 REFUSED = {
     "flickr8k_audio/official": "29,981 of 30,000 recordings of split 'train'",
     "spoken_coco/karpathy": "113,283 of 113,287 pictures of split 'train'",
@@ -120,7 +120,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module", params=EXPECTED)
 def prepared(request, tmp_path_factory):
-    """Prepare one corpus, first without leave, then with; return its name, root and refusal."""
+    """Prepare a corpus, refused at first, then with tolerance; return name, root and error."""
     name = request.param
     folder = tmp_path_factory.mktemp("published")
     archives = layouts.write(name.split("/")[0], folder / "archives")
@@ -175,13 +175,13 @@ def test_index_has_an_entry_for_each_recording(prepared):
 def test_everything_left_out_is_listed(prepared):
     name, root, _ = prepared
     lines = (root / name / "quarantine.jsonl").read_text().splitlines()
-    found = [json.loads(line) for line in lines]
-    listed = {(re.sub(r":\d+$", ":LINE", p["path"]), p["reason"], p["split"]) for p in found}
-    assert listed == LEFT_OUT[name] and len(found) == len(listed)
-    assert all(problem["detail"] for problem in found)
+    problems = [json.loads(line) for line in lines]
+    listed = {(re.sub(r":\d+$", ":LINE", p["path"]), p["reason"], p["split"]) for p in problems}
+    assert listed == LEFT_OUT[name] and len(problems) == len(listed)
+    assert all(problem["detail"] for problem in problems)
 
 
-def test_verify_finds_it_whole(prepared, capsys):
+def test_verify_finds_no_fault(prepared, capsys):
     name, root, _ = prepared
     assert cli.main(["data", "verify", name, f"--data_dir={root}"]) == 0, capsys.readouterr()
 
@@ -199,15 +199,15 @@ WORDS = {
 }
 
 
-def test_words_and_speakers_come_along(prepared):
+def test_words_and_speakers_are_kept(prepared):
     name, root, _ = prepared
-    split, wanted, text, speaker = WORDS[name]
+    split, caption_id, text, speaker = WORDS[name]
     records = open_corpus(name, root).splits[split]
     (caption,) = (
         caption
         for row in range(len(records))
         for caption in records[row].captions
-        if caption.caption_id == wanted
+        if caption.caption_id == caption_id
     )
     assert (caption.text, caption.speaker) == (text, speaker)
 

@@ -1,4 +1,4 @@
-"""The sample folder: the pictures that the corpus has, with the words that are said."""
+"""The folder of samples: images of the corpus, with recordings and their words."""
 
 import json
 
@@ -29,12 +29,12 @@ def test_pictures_recordings_and_words_belong_together(tmp_path, capsys):
         assert said in [caption.text for caption in image.captions]
         drawn = render(image.scene, CORPUS.image_size, image.looks)
         np.testing.assert_array_equal(load_image(tmp_path / "pictures" / picture), drawn)
-    # Eight voices.
+    # There are eight voices.
     stems = [path.stem.partition("-") for path in RECORDINGS.glob("*.flac")]
     assert len({planned[int(row)].captions[int(slot)].speaker for row, _, slot in stems}) == 8
 
 
-def test_what_cannot_be(tmp_path):
+def test_bad_numbers_and_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match="^pictures is 3; give 8 to 500"):
         write_samples(tmp_path, 3)
     (tmp_path / "file").write_text("")

@@ -1,4 +1,4 @@
-"""The `data` verb: one corpus per command, whatever interrupts it."""
+"""The verb `data spoken_scenes`: interrupts, locks and mistakes."""
 
 import fcntl
 import os
@@ -16,7 +16,7 @@ OPTIONS = (
     "data spoken_scenes --level=one --train_images=390 --val_images=4 --test_images=6 "
     "--captions=2 --voices=12 --image_size=32 --workers=1"
 ).split()
-# A shell's background job, as CI may be, starts with SIGINT ignored, and passes that on.
+# A background job of a shell, such as CI, may ignore SIGINT, and its children inherit that.
 SCRIPT = (
     "import signal, sys; from sir_jax.cli.main import main; "
     "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main())"
@@ -25,8 +25,8 @@ NAME = "spoken_scenes/one-i390-d4-t6-c2-v12-p32-s0"
 
 
 def start(root):
-    """Start the verb in a process group of its own and wait until it made a chunk or two."""
-    wanted = len(finished(root)) + 1
+    """Start the verb in its own process group and wait until it has made another chunk."""
+    count = len(finished(root)) + 1
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *OPTIONS, f"--data_dir={root}"],
         stderr=subprocess.PIPE,
@@ -34,7 +34,7 @@ def start(root):
         start_new_session=True,
     )
     deadline = time.monotonic() + 120
-    while len(finished(root)) < wanted and process.poll() is None and time.monotonic() < deadline:
+    while len(finished(root)) < count and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert process.poll() is None, process.stderr.read()
     return process
@@ -55,7 +55,7 @@ def test_kill_and_interrupt_lose_no_finished_chunk(tmp_path, capsys):
     process.wait()
     process.stderr.close()
     kept = finished(tmp_path)
-    # There are a dozen, so that the second start is not near its end when the signal comes.
+    # There are a dozen chunks, so that the second start is far from its end when the signal comes.
     assert 1 <= len(kept) < 8
 
     process = start(tmp_path)
@@ -109,7 +109,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, option, message):
     assert not list(tmp_path.rglob("*.npz"))
 
 
-def test_unwritable_place_is_one_line(tmp_path, capsys):
+def test_unwritable_folder_is_one_line(tmp_path, capsys):
     blocked = tmp_path / "file"
     blocked.write_text("")
     status, printed = run(blocked, capsys)

@@ -1,4 +1,4 @@
-"""The `data show` verb: what stands on the sheet."""
+"""The contact sheet, and the verb `data show` that draws it."""
 
 import io
 
@@ -46,23 +46,23 @@ def record(*captions, size=(64, 48), fill=(200, 30, 30)):
 
 
 def extent(sheet, top):
-    """Return how many pixels the spectrogram at `top` goes to the right."""
+    """Return the width in pixels of the spectrogram at `top`."""
     line = np.asarray(sheet)[top + 1, LEFT : LEFT + SOUND]
     return int((line != 255).any(-1).sum())
 
 
 def test_recordings_share_one_time_scale():
-    # The longest rounds up to a whole tick: 2.0 s in 640 pixels.
+    # The axis ends at the tick after the longest clip: 2.0 s on 640 pixels.
     sheet = draw_sheet("t", "n", [record(caption(1.0), caption(2.0)), record(caption(0.5))])
     assert extent(sheet, TOP) == 320
     assert extent(sheet, TOP + STRIP + 12) == 640
-    # A row is as high as its picture (232 x 174) and two lines, or as its spectrograms.
+    # A row is as high as its image (232 x 174) with two lines, or as its spectrograms.
     row = max(174 + 52, 2 * STRIP + 12) + 2 * GAP
     assert extent(sheet, TOP + row) == 160
     assert sheet.size == (WIDTH, TOP + 2 * row - GAP + MARGIN)
 
 
-def test_a_very_long_clip_is_cut_and_squeezes_nobody_else():
+def test_a_very_long_clip_is_cut_and_does_not_set_the_scale():
     sheet = draw_sheet("t", "n", [record(caption(323.5), caption(2.0))])
     assert extent(sheet, TOP) == 640
     assert extent(sheet, TOP + STRIP + 12) == 64  # of 20 s
@@ -72,7 +72,7 @@ def test_a_very_long_clip_is_cut_and_squeezes_nobody_else():
 def test_a_tone_is_brightest_at_its_pitch(hertz, mel):
     sheet = draw_sheet("t", "n", [record(caption(1.0, hertz))])
     column = np.asarray(sheet, int)[TOP : TOP + STRIP, LEFT + 300].sum(-1)
-    # Centres are at 1 / 65, 2 / 65, ... of 2840 mel, and the strip spreads 64 bands evenly.
+    # Bands are centred at 1 / 65, 2 / 65, ... of 2840 mel; the 64 bands fill the strip evenly.
     band = mel / 2840.0 * 65 - 1
     assert abs(STRIP - 1 - column.argmax() - (band + 0.5) / 64 * STRIP) < 2
 
@@ -84,9 +84,9 @@ def test_a_tone_is_brightest_at_its_pitch(hertz, mel):
 def test_the_picture_keeps_its_shape(size, box):
     sheet = draw_sheet("t", "n", [record(caption(1.0), size=size)])
     area = np.asarray(sheet)[TOP : TOP + PICTURE, MARGIN : MARGIN + PICTURE]
-    found = np.argwhere((area == (200, 30, 30)).all(-1))
-    assert tuple(found.max(0)[::-1] + 1) == box
-    assert len(found) == box[0] * box[1]
+    red = np.argwhere((area == (200, 30, 30)).all(-1))
+    assert tuple(red.max(0)[::-1] + 1) == box
+    assert len(red) == box[0] * box[1]
 
 
 def test_long_captions_are_wrapped_and_make_room():
@@ -110,7 +110,7 @@ def test_wrap_breaks_at_spaces_and_only_then_in_words():
     assert lines[0].endswith("fox") or lines[0].endswith("brown")
     assert lines[-1].endswith("x and on")
     assert wrap("", 200, font) == []
-    # Greedy: no line could have taken the next word.
+    # No line has room for the next word.
     words = wrap("aa bb cc dd ee ff gg hh ii jj kk ll mm nn oo pp qq rr ss tt", 120, font)
     for line, after in zip(words, words[1:], strict=False):
         assert font.getlength(f"{line} {after.split()[0]}") > 120
@@ -150,7 +150,7 @@ def test_the_verb_draws_a_corpus_and_the_seed_chooses(root, tmp_path, capsys):
     assert opened.format == "PNG" and opened.width == WIDTH
     assert sheet("b.png", "--count=2") == first
     assert sheet("c.png", "--count=2", "--seed=5") != first
-    # No more than there are.
+    # Of a split with fewer images, all are drawn.
     every = Image.open(io.BytesIO(sheet("d.png", "--count=99", "--split=val")))
     assert len(open_corpus(NAME, root).splits["val"]) == 2
     assert every.height == opened.height

@@ -1,4 +1,4 @@
-"""Which captions of a split are searched with."""
+"""The choice of spoken queries of a split."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from sir_jax.data.preparation.split_files import choose_queries
 
 
 class VoicedSplit:
-    """Random access like `corpus.Split`, with nothing but speakers."""
+    """A split whose captions have speakers and nothing else."""
 
     def __init__(self, speakers_of_rows):
         self.rows = speakers_of_rows
@@ -37,7 +37,7 @@ def test_queries_are_of_different_images_and_voices():
     assert choose_queries(split, 5, 0) != choose_queries(split, 5, 1)
 
 
-def test_voices_repeat_only_where_there_are_too_few():
+def test_voices_repeat_only_if_there_are_too_few():
     chosen = choose_queries(VoicedSplit([["a", "b"]] * 5), 5)
     assert len({q.row for q in chosen}) == 5
     assert len(choose_queries(VoicedSplit([["a"]] * 3), 5)) == 3

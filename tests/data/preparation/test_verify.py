@@ -1,4 +1,4 @@
-"""Verify: a prepared corpus is whole, and one byte or one file that is not is named."""
+"""Verify finds nothing in a prepared corpus, and names each damaged byte and file."""
 
 import dataclasses
 import json
@@ -52,7 +52,7 @@ def test_whole_corpus_is_whole(original, capsys):
 def test_one_flipped_byte_in_a_record_is_found(root, capsys):
     path = folder(root) / RECORDS
     content = bytearray(path.read_bytes())
-    # In a FLAC stream, which says nothing of its checksum until it is decoded.
+    # The byte is in a FLAC stream, whose own checksum is only checked by decoding.
     content[content.index(b"fLaC") + 3000] ^= 1
     path.write_bytes(content)
     status, lines = run(root, capsys)
@@ -117,10 +117,10 @@ def test_counts_are_compared_with_the_report(root):
 
 
 def test_full_names_the_recording_that_does_not_decode(root):
-    """Also where all checksums agree: the record itself was written wrong."""
+    """The record itself was written with a fault, so that all checksums agree."""
 
     class Cut:
-        """A split whose third record lost the end of its picture and of its first recording."""
+        """A split whose third record has a truncated image and a truncated first recording."""
 
         def __init__(self, split):
             self.name, self.index, self._split = split.name, split.index, split
