@@ -1,1 +1,1 @@
-"""Side-by-side speed measurements: ours and a peer in the same run, ratios printed."""
+"""Speed comparisons: sir_jax and a peer are timed in the same run, and their ratio is printed."""

@@ -1,9 +1,9 @@
-"""Time each encoder family against `transformers` on PyTorch, in the same run, and print ratios.
+"""Time each encoder family and its `transformers` version in PyTorch, and print ratios.
 
-The same random weights go through files on disk into both; outputs are compared before anything is
-timed. PyTorch runs eager attention, SDPA, and SDPA under torch.compile; "ours / best" divides our
-time by the least of theirs, so that below 1 we are faster. Backward: the gradient of the mean
-square of the output with respect to every parameter.
+Both load the same random weights from disk, and their outputs are compared before anything is
+timed. PyTorch runs eager attention, SDPA, and SDPA with torch.compile. "ours / best" is our time
+divided by the shortest of these, so below 1 we are faster. The backward pass computes the gradient
+of the output's mean square with respect to every parameter.
 """
 
 import argparse
@@ -55,13 +55,13 @@ class Row(NamedTuple):
     flops: float
 
     def ratio(self, field: str) -> float:
-        """Return our time over the best peer's, of 'median' or 'best' times."""
+        """Return our time divided by the fastest peer's; `field` is 'median' or 'best'."""
         peers = [getattr(t, field) for name, t in self.seconds.items() if name != "ours"]
         return getattr(self.seconds["ours"], field) / min(peers)
 
 
 def make_input(spec: HubertSpec | VitSpec, batch: int, seconds: float) -> np.ndarray:
-    """Return noise in our layout: [B, N] samples at 16 kHz or [B, h, w, 3] pixels."""
+    """Return noise as input: [B, N] samples at 16 kHz or [B, h, w, 3] pixels."""
     rng = np.random.default_rng(0)
     if isinstance(spec, HubertSpec):
         return rng.normal(size=(batch, int(16_000 * seconds))).astype(np.float32)
@@ -77,7 +77,7 @@ def make_peer(spec: HubertSpec | VitSpec, dtype: str, folder: str) -> Any:
     config = family_of(spec).config_from_spec(spec)
     model_class = getattr(transformers, config.pop("architectures")[0])
     config.pop("model_type")
-    # BLIP-2's own default would leave every weight at 1e-10.
+    # With BLIP-2's own default all weights would be about 1e-10.
     model = model_class(model_class.config_class(**config, initializer_range=0.02)).eval()
     model.save_pretrained(folder)
     return model.to(_device(), getattr(torch, dtype))
@@ -90,7 +90,7 @@ def _device() -> str:
 
 
 def peer_functions(model, x: np.ndarray, compiled: bool) -> dict[str, Callable[[], Any]]:
-    """Return the output of each PyTorch variant as a function, by name."""
+    """Return functions that compute the output of each PyTorch variant, by name."""
     import torch
 
     image = x.ndim == 4
@@ -101,9 +101,9 @@ def peer_functions(model, x: np.ndarray, compiled: bool) -> dict[str, Callable[[
         model.set_attn_implementation(attention)
         return model(x).last_hidden_state
 
-    functions = {kind: functools.partial(run, model, kind) for kind in ("eager", "sdpa")}
+    functions = {name: functools.partial(run, model, name) for name in ("eager", "sdpa")}
     if compiled:
-        # Dynamo warns of code in transformers that it looks into.
+        # Dynamo warns about code of transformers.
         warnings.filterwarnings("ignore", module="torch._dynamo")
         fast = torch.compile(model)
         functions["compile"] = lambda: fast(x).last_hidden_state
@@ -111,7 +111,10 @@ def peer_functions(model, x: np.ndarray, compiled: bool) -> dict[str, Callable[[
 
 
 def our_function(spec, params, x: np.ndarray, dtype: str, attention: str) -> Callable:
-    """Return params -> tokens, with the input on the device."""
+    """Return a function that takes a transform of (params, *inputs) -> tokens and compiles it.
+
+    The compiled function takes no arguments: parameters and inputs are bound to it.
+    """
     module = build_encoder(spec, jnp.dtype(dtype), attention)
     args = (jnp.asarray(x),)
     if isinstance(spec, HubertSpec):
@@ -139,7 +142,7 @@ def _sync() -> None:
 
 
 def bench_case(case: str, args: argparse.Namespace) -> list[Row]:
-    """Time one encoder, forward and, unless told otherwise, forward + backward."""
+    """Time one encoder: the forward pass and, unless `--no-backward`, both passes."""
     import torch
 
     spec, on_cpu, on_accelerator = CASES[case]
@@ -184,13 +187,13 @@ def _check_equal(ours, peer: Callable, dtype: str, case: str) -> None:
     with torch.inference_mode():
         theirs = peer().float().cpu().numpy()
     error = np.abs(np.asarray(ours, np.float32) - theirs).max() / np.abs(theirs).max()
-    # Not `error >`: NaN must not pass.
+    # Not `error >`, which is false for NaN.
     if not error <= _TOLERANCE[dtype]:
         raise UserError(f"{case}: outputs differ by {error:.2g} of the largest; not timed")
 
 
 def gemm_rate(dtype: str) -> float:
-    """Measure the operations a second of a large matrix product here."""
+    """Return the operations per second of a large matrix product on this machine."""
     size = 2048 if jax.default_backend() == "cpu" else 8192
     a = jnp.ones((size, size), dtype)
     product = jax.jit(lambda a: a @ a)
@@ -205,7 +208,7 @@ def format_header() -> str:
 
 
 def format_row(row: Row) -> str:
-    """Return one line of the table: median seconds, ratios, our rate."""
+    """Return a row of the table: median seconds, ratios, our rate."""
     cells = "".join(
         f"{row.seconds[name].median:9.3f}" if name in row.seconds else f"{'-':>9}"
         for name in ("ours", "eager", "sdpa", "compile")
@@ -264,7 +267,7 @@ def main(argv: list[str]) -> int:
       UserError: where PyTorch and transformers are not installed, or an option is wrong.
     """
     args = parse_args(argv)
-    # Both peers share one accelerator: JAX must not take it all.
+    # JAX and PyTorch share the accelerator, so JAX must not allocate all of its memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if args.attention == "cudnn" and (jax.default_backend() != "gpu" or args.dtype != "bfloat16"):
         raise UserError(

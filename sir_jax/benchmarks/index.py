@@ -1,9 +1,9 @@
-"""Time the indexing of a folder of pictures against the bare image encoder, in the same run.
+"""Time the indexing of a folder of pictures and the bare image encoder in the same run.
 
-Indexing reads files, decodes, resizes, encodes and writes vectors chunk by chunk, as
-`sir-jax index` does. The bare encoder gets arrays that are ready, in batches of the same size. Both
-take turns of some hundred pictures, so that other work on the machine hits both alike. A ratio of
-0.9 says that indexing keeps 90 % of the encoder's rate. At last the index is searched.
+Indexing reads, decodes, resizes and encodes files and writes vectors chunk by chunk, as `sir-jax
+index` does. The bare encoder gets prepared arrays in batches of the same size. Both take turns of
+some hundred pictures, so that other load of the machine affects both. A ratio of 0.9 means that
+indexing reaches 90 % of the encoder's rate. Finally the index is searched.
 """
 
 import argparse
@@ -32,8 +32,8 @@ from sir_jax.inference.retriever import Retriever
 from sir_jax.models import build_model, init_params
 
 RANDOM = "random-B/32"
-DISTINCT = 200  # pictures that are drawn; the rest are links to them
-READY = 4  # batches that wait for the bare encoder
+DISTINCT = 200  # pictures that are drawn; the other files are links to them
+PREPARED = 4  # prepared batches, which the bare encoder encodes repeatedly
 QUERIES = 100
 
 
@@ -45,11 +45,11 @@ def random_model(batch_size: int) -> Retriever:
 
 
 def make_folder(folder: Path, count: int) -> None:
-    """Fill a folder with JPEG files like photographs.
+    """Create a folder of JPEG files that resemble photographs.
 
     Args:
-      folder: is made.
-      count: files.
+      folder: the folder, which must not exist.
+      count: number of files.
     """
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -62,22 +62,22 @@ def make_folder(folder: Path, count: int) -> None:
 
 
 def bare_encoder(model: Retriever, paths: list[Path]) -> Callable[[int], None]:
-    """Return a function that encodes a number of ready pictures.
+    """Return a function that encodes a given number of prepared pictures.
 
     Args:
-      model: whose encoder it is, with parameters on one device.
-      paths: pictures, of which a few are made ready.
+      model: a model with parameters on one device.
+      paths: pictures; the first ones are prepared.
     """
     spec, rows = ImageSpec.from_config(model.cfg.data), model.batch_size
-    wanted = [paths[n % len(paths)] for n in range(READY * rows)]
-    pixels = np.stack([preprocess_image(load_image(path), spec) for path in wanted])
-    ready = pixels.reshape(READY, rows, *pixels.shape[1:])
+    used = [paths[n % len(paths)] for n in range(PREPARED * rows)]
+    pixels = np.stack([preprocess_image(load_image(path), spec) for path in used])
+    batches = pixels.reshape(PREPARED, rows, *pixels.shape[1:])
     encode = jit_encode(model.model, "encode_image", False, None)
 
     def run(count: int) -> None:
         def started() -> Iterator[tuple]:
             for number in range(-(-count // rows)):
-                yield number, encode(model.params, ready[number % READY])
+                yield number, encode(model.params, batches[number % PREPARED])
 
         for _ in fetch_results(started()):
             pass
@@ -86,10 +86,10 @@ def bare_encoder(model: Retriever, paths: list[Path]) -> Callable[[int], None]:
 
 
 def take_turns(model: Retriever, plan: ChunkPlan, out: Path, bare: Callable[[int], None]) -> dict:
-    """Time chunk after chunk, each by indexing and by the bare encoder.
+    """Time indexing and the bare encoder, chunk by chunk.
 
     Returns:
-      name -> seconds per picture of each turn.
+      'index' and 'encoder', each with the seconds per picture of each turn.
     """
     seconds: dict[str, list[float]] = {"index": [], "encoder": []}
     turns = len(plan.chunks)
@@ -99,7 +99,7 @@ def take_turns(model: Retriever, plan: ChunkPlan, out: Path, bare: Callable[[int
             ("index", lambda turn=turn: embed_list(model, plan, out, shard=(turn, turns))),
             ("encoder", lambda count=count: bare(count)),
         ]
-        # Who begins alternates: what one leaves running must not always slow the same other.
+        # The order alternates, so that background work of one does not always slow the other.
         for name, run in contestants if turn % 2 else reversed(contestants):
             start = time.perf_counter()
             run()
@@ -108,7 +108,7 @@ def take_turns(model: Retriever, plan: ChunkPlan, out: Path, bare: Callable[[int
 
 
 def time_search(index: Index) -> float:
-    """Return the seconds that `QUERIES` queries by vector take together, each alone."""
+    """Return the total seconds of `QUERIES` searches with one vector each."""
     queries = np.random.default_rng(0).standard_normal((QUERIES, index.about["width"]))
     queries = (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
     index.search(queries[0], 10, of="image")
@@ -145,7 +145,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 
 
 def bench(args: argparse.Namespace, scratch: Path) -> dict:
-    """Time everything; print and return the figures.
+    """Run the benchmark; print and return the figures.
 
     Raises:
       UserError: there is no such model or folder, or it holds no picture.
@@ -163,7 +163,7 @@ def bench(args: argparse.Namespace, scratch: Path) -> dict:
     if not names:
         raise UserError(f"--folder {folder} holds no picture")
     items = items_in_folder(folder, stamps, names)
-    # Whole batches: the last turn alone has a short one.
+    # Turns of whole batches; only the last turn has a short batch.
     size = -(-len(items) // (args.turns * args.batch)) * args.batch
     plan = ChunkPlan.of_items(items, size)
     print(
@@ -174,7 +174,7 @@ def bench(args: argparse.Namespace, scratch: Path) -> dict:
     )
     bare = bare_encoder(model, [item.content for item in items[:DISTINCT]])
     bare(args.batch)
-    for count in {min(args.batch, size), len(plan.chunk(-1))}:  # compiles both shapes of batches
+    for count in {min(args.batch, size), len(plan.chunk(-1))}:  # compile both batch shapes
         embed_list(model, ChunkPlan.of_items(items[:count], size), scratch / f"first{count}")
     load = OtherLoad()
     seconds = take_turns(model, plan, scratch / "out", bare)
@@ -188,10 +188,10 @@ def report(seconds: dict, share: float | None, search: float, count: int) -> dic
     """Print and return the figures.
 
     Args:
-      seconds: per picture, of each turn, by contestant.
-      share: of the machine that others took.
-      search: seconds of `QUERIES` queries.
-      count: pictures in the index.
+      seconds: seconds per picture of each turn, for 'index' and 'encoder'.
+      share: share of the machine that other processes used; None if unknown.
+      search: total seconds of `QUERIES` searches.
+      count: number of pictures in the index.
     """
     rates = {name: 1 / statistics.median(values) for name, values in seconds.items()}
     pairs = zip(seconds["encoder"], seconds["index"], strict=True)
@@ -220,7 +220,7 @@ def main(argv: list[str]) -> int:
     """
     args = parse_args(argv)
     with tempfile.TemporaryDirectory() as scratch:
-        found = bench(args, Path(scratch))
+        figures = bench(args, Path(scratch))
     if args.json:
-        Path(args.json).write_text(json.dumps(found, indent=2) + "\n")
+        Path(args.json).write_text(json.dumps(figures, indent=2) + "\n")
     return 0

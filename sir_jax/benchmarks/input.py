@@ -1,13 +1,16 @@
-"""Time the input pipeline against librosa and against a PyTorch `DataLoader`, in the same run.
+"""Time the input pipeline, a librosa loop and a PyTorch `DataLoader` in the same run.
 
-From raw files to ready batches: read, decode, resample, add noise and gain, normalise, crop at
-random, resize, pad.
-Outputs are compared before anything is timed. All contestants stand ready at once and take turns:
-batch by batch those that work only when asked; the others for many batches, of which the first do
-not count, because threads and workers had prepared them in advance.
-A rate is by the clock and divided by the cores a contestant may use, and compared with ours on as
-many cores: one core of two is faster alone than beside the other one. CPU time, of this process and
-its workers together, is what an example costs when other programs want the cores, too.
+Each contestant turns raw files into batches: read, decode, resample, add noise and gain, normalise,
+crop at random, resize, pad. Outputs are compared before anything is timed.
+
+All contestants are started before the timing and take turns. Those that work only on request
+alternate batch by batch. The others have threads or workers that prepare batches ahead: they are
+timed for many batches at once, after the prepared batches have been drawn.
+
+A rate is examples per second of elapsed time, divided by the number of cores that a contestant may
+use. A peer is compared with our setting on the same number of cores, because a core is slower when
+the other one is busy, too. CPU time is that of this process and its workers; it is the cost of an
+example if other programs need the cores.
 """
 
 import argparse
@@ -39,7 +42,7 @@ from sir_jax.errors import UserError
 
 IMAGE_SIZE = 224
 AUGMENT = input_peers.Augment(crop=(0.5, 1.0), snr=(5.0, 25.0), gain=(-6.0, 6.0))
-# What ours runs on, by the number of cores that it may use: cores, threads, worker processes.
+# Our settings: the number of cores available -> (cores, threads, worker processes) used.
 SETTINGS = {
     "ours, one core": lambda cores: (1, 0, 0),
     "ours, threads": lambda cores: (cores, cores, 0),
@@ -47,15 +50,14 @@ SETTINGS = {
     "ours, workers": lambda cores: (cores, 1, cores),
 }
 PEERS = ("librosa + Pillow", "DataLoader")
-# More batches than any contestant prepares in advance.
-AHEAD = 10
-# Pairs a second that one chip can train on, half its peak taken for granted: HuBERT-base on 10 s
-# and CLIP B/32, both trained, all three losses, 1440 GFLOP a pair. Estimates, not measurements.
+AHEAD = 10  # at least as many batches as any contestant prepares ahead
+# Estimated pairs per second that one chip can train on at half of its peak: HuBERT-base on clips of
+# 10 s and CLIP B/32, both trained, with all three losses: 1440 GFLOP per pair.
 NEEDED = {"H200": 274, "TPU v4": 95}
 
 
 class PairSplit:
-    """The interface of `sir_jax.data.corpus.Split` over raw files."""
+    """Raw files with the interface of `sir_jax.data.corpus.Split`."""
 
     name = "raw"
 
@@ -75,31 +77,37 @@ class PairSplit:
 
 @dataclasses.dataclass
 class Contestant:
-    """One way to make batches: how many cores it may use, its batches, and what an example took.
+    """One way to make batches.
 
-    `ahead` says that it prepares batches before they are asked for.
+    Attributes:
+      name: name in the table.
+      cores: number of cores that it may use.
+      batches: its batches.
+      ahead: whether it prepares batches before they are requested.
+      wall: elapsed seconds per example, one value per measurement.
+      cpu: CPU seconds per example, one value per measurement.
     """
 
     name: str
     cores: int
     batches: Iterator
     ahead: bool
-    wall: list[float] = dataclasses.field(default_factory=list)  # seconds per example
+    wall: list[float] = dataclasses.field(default_factory=list)
     cpu: list[float] = dataclasses.field(default_factory=list)
 
     @property
     def rate(self) -> float:
-        """Return examples a second and core, by the clock."""
+        """Return examples per second and core, by elapsed time."""
         return 1 / statistics.median(self.wall) / self.cores
 
     @property
     def cpu_ms(self) -> float:
-        """Return milliseconds of CPU an example."""
+        """Return milliseconds of CPU time per example."""
         return 1e3 * statistics.median(self.cpu)
 
 
 def data_config(batch: int, augment: input_peers.Augment | None):
-    """Return a data config of the shipped buckets; None for nothing random but the order."""
+    """Return a data config with the shipped buckets; without `augment` only the order is random."""
     c = base_config("base", "B/32").data
     c.update(batch_size=batch, buckets=padding.shipped_buckets(), crop_scale=(1.0, 1.0))
     if augment is not None:
@@ -110,19 +118,19 @@ def data_config(batch: int, augment: input_peers.Augment | None):
 
 
 def image_spec() -> ImageSpec:
-    """Return what CLIP reads."""
+    """Return the specification of CLIP's input."""
     return ImageSpec(IMAGE_SIZE, CLIP_MEAN, CLIP_STD)
 
 
 def check_equal(pairs: list[Pair], readers: dict) -> None:
-    """See that every peer makes of each pair what we do, where nothing is random.
+    """Check that all peers give the same waveforms and pixels as we do, without augmentation.
 
     Args:
-      pairs: on disk.
-      readers: peer's name -> its function from a path to a waveform.
+      pairs: the raw files.
+      readers: name of each peer -> its function from a path to a waveform.
 
     Raises:
-      UserError: a waveform or the pixels differ; names the peer and the file.
+      UserError: a waveform or the pixels differ; the message names the peer and the file.
     """
     split, longest = PairSplit(pairs), padding.shipped_buckets()[-1]
     whole = {row for row, pair in enumerate(pairs) if pair.samples <= longest}
@@ -138,20 +146,20 @@ def check_equal(pairs: list[Pair], readers: dict) -> None:
         for name, read in readers.items():
             dataset = input_peers.PairDataset(pairs, image_spec(), None, read, longest)
             theirs = dataset[row]
-            for kind, a, b in (
+            for field, a, b in (
                 ("wave", wave, theirs[0]),
                 ("pixels", batch["pixels"][0], theirs[1]),
             ):
-                # Not `>`: NaN must not pass.
+                # Not `>`, which is false for NaN.
                 if a.shape != b.shape or not np.abs(a - b).max(initial=0) <= 2e-6:
-                    raise UserError(f"{name}: {kind} of {pairs[row].audio} differ; not timed")
+                    raise UserError(f"{name}: {field} of {pairs[row].audio} differ; not timed")
     batches.close()
     if seen != whole:
         raise RuntimeError("an epoch of single pairs must hold every pair")
 
 
 def contestants(pairs: list[Pair], batch: int, cores: int) -> list[Contestant]:
-    """Start every contestant; none has made a batch yet."""
+    """Start all contestants, before any makes a batch."""
     split, config, ready = PairSplit(pairs), data_config(batch, AUGMENT), []
     for name, setting in SETTINGS.items():
         used, threads, workers = setting(cores)
@@ -173,30 +181,30 @@ def contestants(pairs: list[Pair], batch: int, cores: int) -> list[Contestant]:
 
 
 def readers() -> dict:
-    """Return how each peer reads a clip."""
+    """Return the function by which each peer reads a clip."""
     return dict(zip(PEERS, (input_peers.librosa_wave, input_peers.soundfile_wave), strict=True))
 
 
 def take_turns(ready: list[Contestant], rounds: int, count: int) -> None:
     """Time `count` batches of each contestant in every round."""
-    prompt = [c for c in ready if not c.ahead]
-    for contestant in prompt:
+    on_request = [c for c in ready if not c.ahead]
+    for contestant in on_request:
         next(contestant.batches)
     for _ in range(rounds):
         for _ in range(count):
-            for contestant in prompt:
+            for contestant in on_request:
                 time_batches(contestant, 1)
         for contestant in ready:
             if contestant.ahead:
                 for _ in range(AHEAD):
                     next(contestant.batches)
                 seconds = time_batches(contestant, count)
-                # Let it fill its buffers before the next one's turn.
+                # Let it fill its buffers now, and not during the next contestant's turn.
                 time.sleep(AHEAD * seconds / count)
 
 
 def time_batches(contestant: Contestant, count: int) -> float:
-    """Draw batches, note what an example took, and return the seconds of all."""
+    """Draw batches, record the time per example, and return the total seconds."""
     clock, cpu, examples = time.perf_counter(), cpu_seconds(), 0
     for _ in range(count):
         examples += len(next(contestant.batches)["lengths"])
@@ -207,7 +215,7 @@ def time_batches(contestant: Contestant, count: int) -> float:
 
 
 def bench_kind(kind: str, args: argparse.Namespace, folder: Path) -> list[dict]:
-    """Check and time one kind of files; print and return its rows of the table."""
+    """Check and time the contestants for one kind of files; print and return the table's rows."""
     pairs = raw_files.make_pairs(folder / kind, kind, args.pairs)
     check_equal(pairs, readers())
     sizes = [
@@ -226,7 +234,7 @@ def bench_kind(kind: str, args: argparse.Namespace, folder: Path) -> list[dict]:
     rows = make_rows(kind, ready)
     for row in rows:
         print(format_row(row), flush=True)
-    # A DataLoader has no close: its workers end with its iterator.
+    # A DataLoader cannot be closed; its workers end when its iterator is deleted.
     del ready, contestant
     gc.collect()
     best = max(row["per_core"] for row in rows if row["name"] in SETTINGS)
@@ -236,7 +244,7 @@ def bench_kind(kind: str, args: argparse.Namespace, folder: Path) -> list[dict]:
 
 
 def make_rows(kind: str, ready: list[Contestant]) -> list[dict]:
-    """Return a table; each peer's row compares it with our best setting on as many cores."""
+    """Return the table; a peer is compared with our best setting on the same number of cores."""
     rows = []
     for c in ready:
         row = {
@@ -255,7 +263,7 @@ def make_rows(kind: str, ready: list[Contestant]) -> list[dict]:
 
 
 def format_row(row: dict) -> str:
-    """Return one line of the table."""
+    """Return a row of the table."""
     line = f"  {row['name']:<20}{row['cores']:>5}{row['per_core']:>14.1f}{row['cpu_ms']:>9.2f}"
     if "ahead" in row:
         line += f"{row['ahead']:>12.2f}{row['cpu_ahead']:>11.2f}"
@@ -263,7 +271,7 @@ def format_row(row: dict) -> str:
 
 
 def compare_storage(pairs: list[Pair], rounds: int) -> dict:
-    """Measure FLAC against plain int16 on the same 16 kHz clips, print it and what we decided."""
+    """Compare FLAC with plain int16 as storage of 16 kHz clips; print and return the figures."""
     sounds = [soundfile.read(pair.audio, dtype="int16")[0] for pair in pairs]
     stored = {
         "FLAC": [FlacAudio().encode_example(sound) for sound in sounds],
@@ -284,23 +292,23 @@ def compare_storage(pairs: list[Pair], rounds: int) -> dict:
             began = time.process_time()
             decode()
             cpu[name].append(time.process_time() - began)
-    hours, found = sum(map(len, sounds)) / 16_000 / 3_600, {}
+    hours, figures = sum(map(len, sounds)) / 16_000 / 3_600, {}
     for name, clips in stored.items():
-        found[name] = {
+        figures[name] = {
             "ms": 1e3 * statistics.median(cpu[name]) / len(clips),
             "mb_an_hour": sum(map(len, clips)) / hours / 1e6,
         }
         print(
-            f"storage as {name:<6}{found[name]['ms']:7.3f} ms of CPU to decode a clip, "
-            f"{found[name]['mb_an_hour']:6.1f} MB an hour of sound"
+            f"storage as {name:<6}{figures[name]['ms']:7.3f} ms of CPU to decode a clip, "
+            f"{figures[name]['mb_an_hour']:6.1f} MB an hour of sound"
         )
-    share = found["FLAC"]["mb_an_hour"] / found["int16"]["mb_an_hour"]
-    spent = NEEDED["H200"] * found["FLAC"]["ms"] / 1e3
+    share = figures["FLAC"]["mb_an_hour"] / figures["int16"]["mb_an_hour"]
+    spent = NEEDED["H200"] * figures["FLAC"]["ms"] / 1e3
     print(
         f"  decision: FLAC; it takes {100 * share:.0f} % of the space, and to decode it for one "
         f"H200 takes {spent:.2f} of a core"
     )
-    return found
+    return figures
 
 
 def parse_args(argv: list[str]) -> argparse.Namespace:
@@ -359,7 +367,7 @@ def main(argv: list[str]) -> int:
     except ImportError as error:
         raise UserError(f"{error}; pip install 'sir_jax[test]'") from None
     allowed = os.sched_getaffinity(0)
-    # Threads and processes that start from here on inherit it.
+    # Threads and processes that are started from here on inherit the affinity.
     os.sched_setaffinity(0, sorted(allowed)[: args.cores])
     print(
         f"librosa {librosa.__version__}, torch {torch.__version__}, {args.cores} cores; batches of "
@@ -380,8 +388,8 @@ def main(argv: list[str]) -> int:
     share = load.share()
     if share is not None:
         print(f"other processes took {100 * share:.0f} % of the machine meanwhile")
-    found = padding.report(args.rounds if args.encoder else 0, args.sigma)
+    padding_figures = padding.report(args.rounds if args.encoder else 0, args.sigma)
     if args.json:
-        content = {"input": rows, "storage": storage, "padding": found}
+        content = {"input": rows, "storage": storage, "padding": padding_figures}
         Path(args.json).write_text(json.dumps(content, indent=2) + "\n")
     return 0

@@ -1,4 +1,4 @@
-"""What people write for the same work: librosa and Pillow in a loop, and a PyTorch `DataLoader`."""
+"""Two common ways to make batches: librosa and Pillow in a loop, and a PyTorch `DataLoader`."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ Item = tuple[np.ndarray, np.ndarray]
 
 
 class Augment(NamedTuple):
-    """What is random: the crop's share of the area, the noise's dB and the gain's dB."""
+    """Ranges of the augmentations: share of the area, signal-to-noise ratio in dB, gain in dB."""
 
     crop: tuple[float, float]
     snr: tuple[float, float]
@@ -24,14 +24,14 @@ class Augment(NamedTuple):
 
 
 def librosa_wave(path) -> np.ndarray:
-    """Return a clip at 16 kHz by librosa: float32 [N]."""
+    """Read a clip at 16 kHz with librosa: float32 [N]."""
     import librosa
 
     return librosa.load(path, sr=SAMPLE_RATE)[0]
 
 
 def soundfile_wave(path) -> np.ndarray:
-    """Return a clip at 16 kHz by soundfile and soxr: float32 [N]."""
+    """Read a clip at 16 kHz with soundfile and soxr: float32 [N]."""
     import soundfile
     import soxr
 
@@ -39,7 +39,7 @@ def soundfile_wave(path) -> np.ndarray:
     if wave.ndim > 1:
         wave = wave.mean(axis=1)
     if rate != SAMPLE_RATE:
-        # librosa's length, from which soxr's may differ by one.
+        # The length that librosa gives; soxr's own may differ by one.
         length = math.ceil(len(wave) * (SAMPLE_RATE / rate))
         wave = soxr.resample(wave, rate, SAMPLE_RATE, quality="HQ")[:length]
         wave = np.pad(wave, (0, length - len(wave)))
@@ -47,7 +47,7 @@ def soundfile_wave(path) -> np.ndarray:
 
 
 def noisy_wave(wave: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
-    """Add white noise at a drawn ratio, and change the loudness: float32 [N]."""
+    """Add white noise at a random ratio and apply a random gain: float32 [N]."""
     noise = rng.standard_normal(len(wave))
     ratio = 10 ** (rng.uniform(*augment.snr) / 10)
     noise *= np.sqrt(np.mean(wave.astype(np.float64) ** 2) / np.mean(noise**2) / ratio)
@@ -60,7 +60,7 @@ def normalized(wave: np.ndarray) -> np.ndarray:
 
 
 def pillow_pixels(path, spec: ImageSpec, scale: tuple[float, float], rng) -> np.ndarray:
-    """Return a picture, cropped at random unless `scale` is (1, 1): float32 [h, w, 3]."""
+    """Read a picture, cropped at random unless `scale` is (1, 1): float32 [h, w, 3]."""
     image = Image.open(path).convert("RGB")
     box = _random_box(image.size, scale, rng) if scale != (1.0, 1.0) else None
     if box is not None:
@@ -79,7 +79,7 @@ def pillow_pixels(path, spec: ImageSpec, scale: tuple[float, float], rng) -> np.
 
 
 def _random_box(size, scale, rng) -> tuple[float, ...] | None:
-    """Draw a crop as torchvision's RandomResizedCrop does; None where none fits."""
+    """Draw a crop as torchvision's RandomResizedCrop does; None if ten draws do not fit."""
     for _ in range(10):
         area = size[0] * size[1] * rng.uniform(*scale)
         aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
@@ -91,14 +91,14 @@ def _random_box(size, scale, rng) -> tuple[float, ...] | None:
 
 
 class PairDataset:
-    """A map-style dataset of waveforms and pixels, as `torch.utils.data` wants it.
+    """A map-style dataset of waveforms and pixels for `torch.utils.data`.
 
     Args:
-      pairs: on disk.
-      spec: of the pictures.
-      augment: both; None for neither.
-      read_wave: path -> float32 [N].
-      longest: samples beyond which a stretch is cut out at random.
+      pairs: the raw files.
+      spec: specification of the pictures.
+      augment: the augmentations of clips and pictures; None for none.
+      read_wave: function from a path to a waveform, float32 [N].
+      longest: most samples of a clip; from a longer one a random part is taken.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class PairDataset:
 
 
 def pad(items: list[Item]) -> dict[str, np.ndarray]:
-    """Lay items into a batch as long as its longest clip."""
+    """Collate items into a batch that is padded to its longest clip."""
     lengths = np.array([len(wave) for wave, _ in items], np.int32)
     waves = np.zeros((len(items), lengths.max()), np.float32)
     for row, (wave, _) in zip(waves, items, strict=True):
@@ -138,14 +138,14 @@ def pad(items: list[Item]) -> dict[str, np.ndarray]:
 
 
 def pad_tensors(items: list[Item]) -> dict:
-    """Do the same with tensors, which a `DataLoader` sends through shared memory."""
+    """Collate items into tensors, which a `DataLoader` passes on through shared memory."""
     import torch
 
     return {name: torch.from_numpy(array) for name, array in pad(items).items()}
 
 
 class _Endless:
-    """Batches of numbers in random order, for ever."""
+    """An endless stream of batches of indices in random order."""
 
     def __init__(self, count: int, batch: int):
         self._count, self._batch = count, batch
@@ -158,16 +158,16 @@ class _Endless:
 
 
 def loop_batches(dataset: PairDataset, batch: int) -> Iterator[dict[str, np.ndarray]]:
-    """Stream batches made in this process, one item after the other."""
+    """Yield batches that are made in this process, item by item."""
     for numbers in _Endless(len(dataset), batch):
         yield pad([dataset[number] for number in numbers])
 
 
 def loader_batches(dataset: PairDataset, batch: int, workers: int) -> Iterator[dict]:
-    """Stream batches of a `DataLoader` with worker processes."""
+    """Yield batches of a `DataLoader` with worker processes."""
     import torch
 
-    # One process after another must not inherit this one's threads by fork.
+    # "spawn", because forked workers would inherit locks of this process's threads.
     loader = torch.utils.data.DataLoader(
         dataset,
         batch_sampler=_Endless(len(dataset), batch),

@@ -1,4 +1,4 @@
-"""How much of a batch is sound: length buckets against padding to each batch's longest clip."""
+"""Compare length buckets with padding to each batch's longest clip: the share of sound."""
 
 import functools
 from collections import Counter
@@ -14,16 +14,15 @@ from sir_jax.data.media.audio import SAMPLE_RATE
 from sir_jax.data.pipeline import plan_epoch
 from sir_jax.models import HUBERT_VARIANTS, HubertSpec, build_encoder
 
-# Captions of an epoch, and of a batch, that the shares are computed for.
-EPOCH, BATCH = 25_600, 256
-# Rows of a batch that are really run: they all have the batch's length, so the rest cost the same.
+EPOCH, BATCH = 25_600, 256  # captions in an epoch and in a batch
+# Rows of a batch that are timed; all rows have the same length, so the others take as long.
 ROWS = 16
-# Batches padded to their longest clip that are really run; each length is a program to compile.
+# Batches padded to their longest clip that are timed; each length has to be compiled.
 SAMPLED = 12
 
 
 class Padding(NamedTuple):
-    """Batches as (padded length, samples of sound in it), and the share of sound in all."""
+    """Batches as (padded length, samples of sound), and the share of sound in all batches."""
 
     batches: list[tuple[int, int]]
     efficiency: float
@@ -35,12 +34,12 @@ def shipped_buckets() -> tuple[int, ...]:
 
 
 def bucket_padding(samples: np.ndarray, buckets: tuple[int, ...], batch: int) -> Padding:
-    """Deal an epoch as training does.
+    """Batch an epoch as training does.
 
     Args:
-      samples: [n], length of each clip; what is beyond the last bucket is cut off.
+      samples: [n], length of each clip; clips are cut to the longest bucket.
       buckets: lengths in samples, ascending.
-      batch: clips a batch.
+      batch: clips in a batch.
     """
     items, bucket = plan_epoch(samples, np.arange(len(samples)), buckets, batch, 0, 0)
     sound = np.minimum(samples[items], buckets[-1]).sum(axis=1)
@@ -48,12 +47,12 @@ def bucket_padding(samples: np.ndarray, buckets: tuple[int, ...], batch: int) ->
 
 
 def longest_padding(samples: np.ndarray, longest: int, batch: int) -> Padding:
-    """Deal an epoch at random and pad each batch to its longest clip.
+    """Batch an epoch at random and pad each batch to its longest clip.
 
     Args:
       samples: [n], length of each clip.
-      longest: samples beyond which clips are cut.
-      batch: clips a batch.
+      longest: samples that clips are cut to.
+      batch: clips in a batch.
     """
     order = np.random.default_rng(0).permutation(samples)[: len(samples) // batch * batch]
     dealt = np.minimum(order, longest).reshape(-1, batch)
@@ -66,19 +65,19 @@ def _padding(lengths: np.ndarray, sound: np.ndarray, batch: int) -> Padding:
 
 
 def epoch_rate(padding: Padding, seconds: dict[int, float], batch: int) -> float:
-    """Return seconds of sound per second of the encoder's work.
+    """Return the seconds of sound that the encoder processes per second.
 
     Args:
-      padding: of an epoch, or a part of one.
-      seconds: padded length -> time of `ROWS` rows.
-      batch: clips a batch.
+      padding: the batches of an epoch or of a part of it.
+      seconds: padded length -> seconds for `ROWS` rows.
+      batch: clips in a batch.
     """
     work = sum(seconds[length] for length, _ in padding.batches) * batch / ROWS
     return sum(sound for _, sound in padding.batches) / SAMPLE_RATE / work
 
 
 def time_encoder(lengths: set[int], rounds: int) -> dict[int, float]:
-    """Time the demo's speech encoder, forward, on `ROWS` clips of each padded length, in turn.
+    """Time the forward pass of the demo's speech encoder on `ROWS` clips of each padded length.
 
     Returns:
       Median seconds by length.
@@ -97,19 +96,19 @@ def time_encoder(lengths: set[int], rounds: int) -> dict[int, float]:
 
 
 def report(rounds: int, sigma: float) -> dict:
-    """Compare both ways on lengths as real corpora have them, and print the comparison.
+    """Compare both ways for lengths like those of real corpora, and print the comparison.
 
     Args:
-      rounds: timed calls for each length; 0 leaves the encoder out.
-      sigma: of the lognormal lengths.
+      rounds: timed calls per length; 0 to time no encoder.
+      sigma: standard deviation of the logarithm of the lengths.
 
     Returns:
-      What was printed, by name.
+      The printed figures by name.
     """
     buckets, samples = shipped_buckets(), clip_lengths(EPOCH, np.random.default_rng(1), sigma)
     ours = bucket_padding(samples, buckets, BATCH)
     theirs = longest_padding(samples, buckets[-1], BATCH)
-    found = {
+    figures = {
         "sigma": sigma,
         "buckets": buckets,
         "bucket_efficiency": ours.efficiency,
@@ -129,10 +128,10 @@ def report(rounds: int, sigma: float) -> dict:
         lengths = {length for length, _ in ours.batches + sampled.batches}
         seconds = time_encoder(lengths, rounds)
         rates = [epoch_rate(padding, seconds, BATCH) for padding in (ours, sampled)]
-        found |= {"bucket_rate": rates[0], "longest_rate": rates[1]}
+        figures |= {"bucket_rate": rates[0], "longest_rate": rates[1]}
         print(
             f"epoch throughput of the demo's speech encoder, forward: {rates[0]:.0f} s of sound a "
             f"second in buckets, {rates[1]:.0f} padded to the longest: {rates[0] / rates[1]:.2f} "
             f"times; {len(shares)} programs against one for every length that occurs"
         )
-    return found
+    return figures

@@ -1,4 +1,4 @@
-"""Raw pairs to measure input on: photograph-like JPEG and speech-like sound, of natural sizes."""
+"""Make raw files for benchmarks: JPEG like photographs, sound like speech, of realistic sizes."""
 
 import dataclasses
 import io
@@ -14,16 +14,16 @@ from sir_jax.data.media.audio import SAMPLE_RATE
 from sir_jax.data.media.augment import add_noise, babble_noise
 from sir_jax.errors import UserError
 
-# Seconds: the 25,031 test clips of SpokenCOCO have a mean of 4.33 and lie within these. As many
-# draws of this width would lie between 0.8 and 20.
+# Lengths in seconds. The 25,031 test clips of SpokenCOCO have a mean of 4.33 s and are 1.19 to
+# 24.9 s long; without the limits, so many draws would be about 0.8 to 20 s long.
 MEAN_SECONDS, SIGMA = 4.4, 0.4
 SHORTEST, LONGEST = 1.19, 24.9
-# As Flickr8k and COCO have them.
+# Typical sizes of pictures in Flickr8k and COCO.
 PICTURE_SIZES = ((500, 375), (640, 480))
 JPEG_QUALITY = 90
 # name -> (file format, rate in Hz)
 KINDS = {"flac44": ("FLAC", 44_100), "flac16": ("FLAC", 16_000), "wav16": ("WAV", 16_000)}
-# A quiet room's noise under the voice, which a synthesiser leaves out and which costs FLAC bits.
+# Signal-to-noise ratio of a quiet room. Synthesised speech has no noise, which makes FLAC smaller.
 _FLOOR_DB = 45.0
 
 _SENTENCES = (
@@ -46,12 +46,12 @@ class Pair:
 
 
 def clip_lengths(count: int, rng: np.random.Generator, sigma: float = SIGMA) -> np.ndarray:
-    """Draw lengths as spoken captions have them.
+    """Draw lengths like those of spoken captions.
 
     Args:
       count: n.
-      rng: where they come from.
-      sigma: deviation of the logarithm; the mean before cutting the tails is `MEAN_SECONDS`.
+      rng: the random generator.
+      sigma: standard deviation of the logarithm; the mean before clipping is `MEAN_SECONDS`.
 
     Returns:
       int64 [n], samples at 16 kHz.
@@ -61,12 +61,12 @@ def clip_lengths(count: int, rng: np.random.Generator, sigma: float = SIGMA) -> 
 
 
 def make_pairs(folder: Path, kind: str, count: int) -> list[Pair]:
-    """Write pairs to a folder.
+    """Write pairs to a new folder.
 
     Args:
-      folder: is made.
-      kind: of `KINDS`: format and rate of the clips.
-      count: pairs; the sizes of the pictures alternate.
+      folder: the folder, which must not exist.
+      kind: format and rate of the clips, one of `KINDS`.
+      count: number of pairs; the sizes of the pictures alternate.
     """
     folder.mkdir(parents=True)
     rng, (form, rate) = np.random.default_rng(0), KINDS[kind]
@@ -84,7 +84,7 @@ def make_pairs(folder: Path, kind: str, count: int) -> list[Pair]:
 
 
 def make_speech() -> np.ndarray:
-    """Return some twenty seconds of it at 16 kHz, float32: synthesised, else like a crowd's murmur.
+    """Return about twenty seconds of speech at 16 kHz, float32; babble without a synthesiser.
 
     Raises:
       RuntimeError: the synthesiser fails.
@@ -108,7 +108,7 @@ def make_picture(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
     Args:
       size: width and height in pixels.
-      rng: where it comes from.
+      rng: the random generator.
 
     Returns:
       uint8 [h, w, 3].
@@ -122,7 +122,7 @@ def make_picture(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         field = np.fft.irfft2(noise / frequency**exponent, (height, width))
         return field / field.std()
 
-    # Detail is mostly in brightness; colours change slowly.
+    # In photographs brightness has more detail than colour.
     light = cloud(1.3)
     channels = [128 + 45 * light + 20 * cloud(1.8) for _ in range(3)]
     return np.stack(channels, axis=-1).clip(0, 255).astype(np.uint8)

@@ -1,11 +1,11 @@
-"""Time exact search against `faiss.IndexFlatIP` in the same run, and compare what they find.
+"""Time exact search and `faiss.IndexFlatIP` in the same run, and compare their results.
 
-FAISS is timed twice: as it comes, and with `faiss.cvar.distance_compute_blas_threshold` at 1, which
-sends few queries through matrix products, too. All contestants take turns, so that other work on
-the machine hits all alike. A ratio above 1 says how many times faster ours is, by the clock.
+FAISS is timed twice: with its defaults, and with `faiss.cvar.distance_compute_blas_threshold` at 1,
+so that it uses matrix products for few queries, too. All contestants take turns, so that other load
+of the machine affects all of them. A ratio above 1 is how many times faster ours is.
 
-Rows that FAISS puts at another rank are accepted where the scores in float64 of both rows differ by
-no more than `NEAR`, what float32 sums may be off; their number is printed. Any other is an error.
+FAISS may rank rows differently if their float64 scores differ by at most `NEAR`, the error of
+float32 sums. The number of such rows is printed; any other difference is an error.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from sir_jax.errors import UserError
 from sir_jax.index.engines.exact import SearchResult, best_precision, exact_search, pair_scores
 
 NEAR = 1e-6
-_SLICE = 16_384  # rows that NumPy's products cover at once
+_SLICE = 16_384  # rows in one product of `numpy_search`
 
 
 def unit_vectors(count: int, width: int, seed: int) -> np.ndarray:
-    """Return float32[count, width], random directions."""
+    """Return unit vectors in random directions, float32[count, width]."""
     rng = np.random.default_rng(seed)
     z = np.empty((count, width), np.float32)
     for start in range(0, count, _SLICE):
@@ -35,13 +35,13 @@ def unit_vectors(count: int, width: int, seed: int) -> np.ndarray:
 
 
 def numpy_search(queries: np.ndarray, gallery: np.ndarray, k: int) -> SearchResult:
-    """Search as one would by hand: slices of products, `argpartition`, one sort at the end."""
+    """Search with plain NumPy: `argpartition` of products slice by slice, one sort at the end."""
     rows, scores = [], []
     for start in range(0, len(gallery), _SLICE):
-        found = queries @ gallery[start : start + _SLICE].T
-        best = np.argpartition(-found, min(k, found.shape[1]) - 1, axis=1)[:, :k]
+        products = queries @ gallery[start : start + _SLICE].T
+        best = np.argpartition(-products, min(k, products.shape[1]) - 1, axis=1)[:, :k]
         rows.append(start + best)
-        scores.append(np.take_along_axis(found, best, 1))
+        scores.append(np.take_along_axis(products, best, 1))
     rows, scores = np.concatenate(rows, 1), np.concatenate(scores, 1)
     order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     return SearchResult(np.take_along_axis(rows, order, 1), np.take_along_axis(scores, order, 1))
@@ -50,7 +50,7 @@ def numpy_search(queries: np.ndarray, gallery: np.ndarray, k: int) -> SearchResu
 def contestants(
     queries: np.ndarray, gallery: np.ndarray, k: int, with_numpy: bool
 ) -> dict[str, Callable[[], SearchResult]]:
-    """Return what is timed, by name.
+    """Return the functions to time, by name.
 
     Raises:
       UserError: FAISS is not installed.
@@ -71,14 +71,14 @@ def contestants(
             faiss.cvar.distance_compute_blas_threshold = default
         return SearchResult(rows, scores)
 
-    found = {
+    functions = {
         "ours": lambda: exact_search(queries, gallery, k),
         "faiss": lambda: by_faiss(default),
         "faiss, threshold 1": lambda: by_faiss(1),
     }
     if with_numpy:
-        found["numpy"] = lambda: numpy_search(queries, gallery, k)
-    return found
+        functions["numpy"] = lambda: numpy_search(queries, gallery, k)
+    return functions
 
 
 def compare(
@@ -87,31 +87,31 @@ def compare(
     """Return the number of near-ties that two searches ranked differently.
 
     Args:
-      name: of theirs.
-      ours: the reference.
-      theirs: rows and scores.
+      name: name of the other search, for messages.
+      ours: the reference result.
+      theirs: the result of the other search.
       queries: float32[n, E].
       gallery: float32[G, E].
 
     Raises:
-      UserError: another difference; names the query.
+      UserError: the results differ otherwise; the message names the query.
     """
-    who, rank = np.nonzero(ours.rows != theirs.rows)
-    z_q = queries[who]
+    numbers, ranks = np.nonzero(ours.rows != theirs.rows)
+    z_q = queries[numbers]
     apart = np.abs(
-        pair_scores(z_q, gallery[ours.rows[who, rank]])
-        - pair_scores(z_q, gallery[theirs.rows[who, rank]])
+        pair_scores(z_q, gallery[ours.rows[numbers, ranks]])
+        - pair_scores(z_q, gallery[theirs.rows[numbers, ranks]])
     )
-    # Not `>`: NaN must not pass.
+    # Not `>`, which is false for NaN.
     near = np.abs(ours.scores - theirs.scores).max(1, initial=0) <= NEAR
-    bad = np.union1d(who[~(apart <= NEAR)], np.flatnonzero(~near))
+    bad = np.union1d(numbers[~(apart <= NEAR)], np.flatnonzero(~near))
     if len(bad):
         raise UserError(f"{name}: query {int(bad[0])} found other rows or scores; not timed")
-    return len(who)
+    return len(numbers)
 
 
 def format_table(times: dict[str, Times], flops: float) -> str:
-    """Lay out seconds, the rate of products that they amount to, and ratios to ours."""
+    """Format the seconds, the corresponding rate of products, and the ratios to ours."""
     ours = times["ours"]
     lines = [f"{'':<20}{'median s':>10}{'best s':>10}{'GFLOP/s':>10}{'ours ahead':>12}{'best':>8}"]
     for name, took in times.items():

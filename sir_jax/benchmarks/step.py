@@ -32,7 +32,7 @@ MIB = 2**20
 
 
 class Cost(NamedTuple):
-    """What one variant of the objective costs a step."""
+    """The cost of a training step with one variant of the objective."""
 
     variant: str
     seconds: Times
@@ -42,25 +42,23 @@ class Cost(NamedTuple):
 
 
 def variants(loss_cfg) -> dict[str, dict]:
-    """Return what each variant sets, name -> fields of the config.
+    """Return the config fields that each variant of the objective sets, by name.
 
-    The options of a term (queue length, alpha, direction, ...) are the config's own.
+    The options of a term (queue length, alpha, direction, ...) are those of the config.
 
     Args:
-      loss_cfg: `config.loss`, with some term beside plain contrastive learning.
+      loss_cfg: `config.loss`.
 
     Raises:
-      UserError: it has none.
+      UserError: the objective is not contrastive learning with further terms.
     """
-    sic, off = (
-        loss_cfg.sic,
-        {
-            "loss.sic.queue": 0,
-            "loss.sic.alpha": 0.0,
-            "loss.sim.weight": 0.0,
-            "loss.cmd.weight": 0.0,
-        },
-    )
+    sic = loss_cfg.sic
+    off = {
+        "loss.sic.queue": 0,
+        "loss.sic.alpha": 0.0,
+        "loss.sim.weight": 0.0,
+        "loss.cmd.weight": 0.0,
+    }
     terms = {}
     if sic.queue:
         terms["+ queue"] = {"loss.sic.queue": sic.queue}
@@ -75,12 +73,12 @@ def variants(loss_cfg) -> dict[str, dict]:
             "the config's objective is not contrastive learning and something more; "
             f"choose another --config, e.g. {DEFAULT_CONFIG}"
         )
-    found = {"contrastive": off} | {name: off | fields for name, fields in terms.items()}
-    return found | {"all": {}} if len(terms) > 1 else found
+    by_name = {"contrastive": off} | {name: off | fields for name, fields in terms.items()}
+    return by_name | {"all": {}} if len(terms) > 1 else by_name
 
 
 def random_batch(cfg, samples: int) -> dict[str, np.ndarray]:
-    """Return the fields that a step reads; every clip fills its bucket, every image has an id."""
+    """Return a random batch; each clip fills its bucket, and each image has an id of its own."""
     rng, b, size = np.random.default_rng(0), cfg.data.batch_size, cfg.data.image_size
     return {
         "wave": rng.normal(size=(b, samples)).astype(np.float32),
@@ -126,7 +124,7 @@ def build_step(cfg, samples: int) -> tuple[Callable[[], None], Callable[[Times],
 
 
 def format_table(costs: list[Cost]) -> str:
-    """Lay out the costs; in brackets, relative to the first."""
+    """Format the costs; in brackets, relative to the first variant."""
     first = costs[0]
     lines = [f"{'objective':<18}{'ms a step':>16}{'state MiB':>18}{'peak MiB':>18}{'GFLOP':>18}"]
     for cost in costs:

@@ -1,4 +1,4 @@
-"""Timing of several functions side by side, on a machine that may have other work to do."""
+"""Time functions in turn, on a machine that may have other load."""
 
 import os
 import statistics
@@ -9,18 +9,19 @@ from typing import NamedTuple
 
 
 class Times(NamedTuple):
-    """What one function took, in seconds."""
+    """Seconds that one function took."""
 
     median: float
     best: float
 
 
 def interleave(functions: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, Times]:
-    """Time functions in turn, so that a slow minute of the machine hits all of them alike.
+    """Time functions in turn, so that other load of the machine affects all of them.
 
     Args:
-      functions: by name; each blocks until its work is done. Each is called once before, untimed.
-      rounds: timed calls of each.
+      functions: the functions by name; each blocks until its work is done. Each is called once
+        before the timing.
+      rounds: timed calls of each function.
     """
     for function in functions.values():
         function()
@@ -40,23 +41,23 @@ def cpu_seconds() -> float:
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = entry.read_text().rpartition(")")[2].split()
-        except OSError:  # ended meanwhile
+        except OSError:  # the process has ended
             continue
-        # Of proc(5), counted from the state on: parent, and user and system time in ticks, of the
-        # child itself and of its own ended children.
+        # Fields of proc(5) from the state on. Field 1 is the parent; fields 11 to 14 are the user
+        # and system time, in ticks, of the child and of the child's own ended children.
         if int(fields[1]) == os.getpid():
             total += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
     return total
 
 
 class OtherLoad:
-    """Measure what share of the machine other processes used since it was made (Linux)."""
+    """Measure the share of the machine that other processes use from now on (Linux)."""
 
     def __init__(self):
         self._start = self._read()
 
     def share(self) -> float | None:
-        """Return the share, 0 to 1; None where the system does not tell."""
+        """Return the share, 0 to 1; None if the system does not report it."""
         end = self._read()
         if self._start is None or end is None:
             return None

@@ -1,7 +1,7 @@
-"""sir-jax bench vector_db: vector databases with an embedded mode, each that is installed.
+"""sir-jax bench vector_db: compare the installed vector databases that have an embedded mode.
 
-The same vectors go through Milvus Lite, LanceDB and Qdrant's local mode, written in batches and
-searched one query at a time and all at once, exactly and with the usual approximate index. Recall
+Milvus Lite, LanceDB and Qdrant's local mode get the same vectors, in batches. They are searched
+with one query at a time and with all at once, exactly and with the usual approximate index. Recall
 is measured against a full product in NumPy.
 """
 
@@ -20,8 +20,8 @@ from sir_jax.benchmarks.timing import OtherLoad
 from sir_jax.errors import UserError
 
 NAME = "items"
-# Directions that a trained model's vectors spread over, of their 256 components [I]; vectors
-# spread over all of them have no neighbours that an approximate index could find.
+# Dimension of the subspace that the vectors lie near, as those of a trained model do (of 256
+# components) [I]. Vectors in random directions would have no near neighbours to find.
 _RANK = 32
 
 
@@ -47,7 +47,7 @@ class Milvus:
         self.options = {"ef": 64} if index == "HNSW" else {}
 
     def upsert(self, ids: list[str], vectors: np.ndarray) -> None:
-        """Write rows, replacing those of equal ids."""
+        """Write rows, replacing rows of the same ids."""
         rows = [{"id": i, "vector": v} for i, v in zip(ids, vectors, strict=True)]
         self.client.upsert(NAME, rows)
 
@@ -56,8 +56,8 @@ class Milvus:
         from pymilvus import MilvusClient
 
         self.client.flush(NAME)
-        # The index is made in the background, and searches read every row until then; only
-        # closing the file waits for it.
+        # The index is built in the background; until then searches read every row. Only closing
+        # the file waits for the index.
         self.close()
         self.client = MilvusClient(uri=self.uri)
         self.client.load_collection(NAME)
@@ -65,11 +65,11 @@ class Milvus:
     def search(self, queries: np.ndarray, k: int) -> list[list[str]]:
         """Return the ids of the k best for each query."""
         params = {"metric_type": "IP", "params": self.options}
-        found = self.client.search(NAME, list(queries), limit=k, search_params=params)
-        return [[hit["id"] for hit in hits] for hits in found]
+        results = self.client.search(NAME, list(queries), limit=k, search_params=params)
+        return [[hit["id"] for hit in hits] for hits in results]
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the database."""
         from milvus_lite.server_manager import server_manager_instance
 
         self.client.close()
@@ -93,7 +93,7 @@ class Lance:
         self.table = lancedb.connect(str(folder)).create_table(NAME, schema=self.schema)
 
     def upsert(self, ids: list[str], vectors: np.ndarray) -> None:
-        """Write rows, replacing those of equal ids."""
+        """Write rows, replacing rows of the same ids."""
         flat = self.pyarrow.array(np.ascontiguousarray(vectors).reshape(-1))
         columns = [ids, self.pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])]
         rows = self.pyarrow.table(columns, schema=self.schema)
@@ -109,17 +109,17 @@ class Lance:
     def search(self, queries: np.ndarray, k: int) -> list[list[str]]:
         """Return the ids of the k best for each query."""
         query = self.table.search(queries if len(queries) > 1 else queries[0])
-        found = query.distance_type("dot").select(["id", "_distance"]).limit(k).to_arrow()
-        ids = found["id"].to_pylist()
+        hits = query.distance_type("dot").select(["id", "_distance"]).limit(k).to_arrow()
+        ids = hits["id"].to_pylist()
         if len(queries) == 1:
             return [ids]
         rows: list[list[str]] = [[] for _ in queries]
-        for row, name in zip(found["query_index"].to_pylist(), ids, strict=True):
+        for row, name in zip(hits["query_index"].to_pylist(), ids, strict=True):
             rows[row].append(name)
         return rows
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the database."""
 
 
 class Qdrant:
@@ -137,7 +137,7 @@ class Qdrant:
         self.client.create_collection(NAME, vectors_config=config)
 
     def upsert(self, ids: list[str], vectors: np.ndarray) -> None:
-        """Write rows, replacing those of equal ids."""
+        """Write rows, replacing rows of the same ids."""
         numbers, payloads = [int(i.rpartition("_")[2]) for i in ids], [{"id": i} for i in ids]
         batch = self.models.Batch(ids=numbers, vectors=vectors.tolist(), payloads=payloads)
         self.client.upsert(NAME, points=batch)
@@ -151,11 +151,11 @@ class Qdrant:
             self.models.QueryRequest(query=query, limit=k, with_payload=True)
             for query in queries.tolist()
         ]
-        found = self.client.query_batch_points(NAME, requests)
-        return [[point.payload["id"] for point in each.points] for each in found]
+        results = self.client.query_batch_points(NAME, requests)
+        return [[point.payload["id"] for point in each.points] for each in results]
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the database."""
         self.client.close()
 
 
@@ -163,12 +163,12 @@ DATABASES = {"milvus": Milvus, "lancedb": Lance, "qdrant": Qdrant}
 
 
 def make_vectors(count: int, width: int, seed: int) -> np.ndarray:
-    """Draw unit vectors that lie near a space of `_RANK` directions.
+    """Draw unit vectors near a subspace of dimension `_RANK`.
 
     Args:
       count: n.
       width: E.
-      seed: of the vectors; the directions are always the same.
+      seed: seed of the vectors; the subspace is always the same.
 
     Returns:
       float32[n, E].
@@ -184,15 +184,15 @@ def measure(database: type, index: str, gallery, queries, k: int, batch: int) ->
     """Write and search one database.
 
     Args:
-      database: of `DATABASES`.
-      index: of its `indexes`.
+      database: one of `DATABASES`.
+      index: one of the database's `indexes`.
       gallery: float32[G, E].
       queries: float32[n, E].
-      k: results a query.
+      k: results per query.
       batch: rows of an upsert.
 
     Returns:
-      Figures by name: rows a second, milliseconds a query, recall, megabytes.
+      Figures by name: rows per second, milliseconds per query, recall, megabytes.
     """
     ids = [f"item_{i}" for i in range(len(gallery))]
     with tempfile.TemporaryDirectory() as folder:
@@ -204,14 +204,16 @@ def measure(database: type, index: str, gallery, queries, k: int, batch: int) ->
             written = time.perf_counter() - start
             finished = _seconds(db.finish)
             db.search(queries[:1], k)
-            found: list[list[str]] = []
-            single = _seconds(lambda: found.extend(db.search(q[None], k)[0] for q in queries))
+            results: list[list[str]] = []
+            single = _seconds(lambda: results.extend(db.search(q[None], k)[0] for q in queries))
             batched = min(_seconds(lambda: db.search(queries, k)) for _ in range(3))
             size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
         finally:
             db.close()
     exact = np.argsort(-(queries @ gallery.T), axis=1)[:, :k]
-    right = sum(len({ids[i] for i in row} & set(f)) for row, f in zip(exact, found, strict=True))
+    right = sum(
+        len({ids[i] for i in row} & set(hits)) for row, hits in zip(exact, results, strict=True)
+    )
     return {
         "rows/s": len(gallery) / written,
         "index s": finished,
@@ -258,8 +260,8 @@ def main(argv: list[str]) -> int:
     for option in ("rows", "width", "queries", "k", "batch"):
         if getattr(args, option) < 1:
             raise UserError(f"--{option} is {getattr(args, option)}; give 1 or more")
-    found = _installed()
-    if not found:
+    installed = _installed()
+    if not installed:
         packages = ", ".join("+".join(database.packages) for database in DATABASES.values())
         raise UserError(f"none of {packages} is installed; pip install 'sir_jax[vectordb]'")
     gallery = make_vectors(args.rows, args.width, 1)
@@ -268,7 +270,7 @@ def main(argv: list[str]) -> int:
         f"{args.rows} x {args.width}, {args.queries} queries, k={args.k}, upserts of {args.batch}"
     )
     load, results = OtherLoad(), []
-    for name, database in found.items():
+    for name, database in installed.items():
         version = " ".join(f"{p} {importlib.metadata.version(p)}" for p in database.packages)
         print(f"\n{name}: {version}\n  cluster: {database.cluster}")
         for index in database.indexes:

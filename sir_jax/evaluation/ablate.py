@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
+from sir_jax.config.check import check_config
 from sir_jax.config.compare import compare_workdir
 from sir_jax.config.fields import config_fields, nearest
 from sir_jax.errors import UserError
 from sir_jax.evaluation.denoise import denoising_metrics
 from sir_jax.evaluation.evaluate import evaluate_split
-from sir_jax.evaluation.ranking import aligned
+from sir_jax.evaluation.ranking import align_columns
 from sir_jax.evaluation.rerank import SCORINGS
 from sir_jax.inference.workdirs import restore_params
 from sir_jax.models import build_model
@@ -96,7 +97,7 @@ def format_summary(rows: Iterable[dict], split: str) -> str:
                 spread = [f" +- {100 * c['std']:.1f}" if c["seeds"] > 1 else "" for c in cells]
                 texts = [f"{100 * c['mean']:.1f}{s}" for c, s in zip(cells, spread, strict=True)]
                 lines.append([ablation, title, str(cells[0]["seeds"]), *texts])
-    return "\n".join(aligned(lines, left=2))
+    return "\n".join(align_columns(lines, left=2))
 
 
 def folder_name(ablation: str, seed: int) -> str:
@@ -108,7 +109,7 @@ def run_config(base, deltas: dict, seed: int):
     """Return the base config with an ablation's fields and the seed.
 
     Raises:
-      UserError: where a field is none of the config's, or a value of another type.
+      UserError: a field is none of the config's, or a value is none that it can have.
     """
     unknown = sorted(deltas.keys() - config_fields(base).keys())
     if unknown:
@@ -119,6 +120,7 @@ def run_config(base, deltas: dict, seed: int):
         cfg.update_from_flattened_dict({**deltas, "seed": seed})
     except TypeError as error:
         raise UserError(f"ABLATIONS {deltas}: {' '.join(str(error).split())}") from error
+    check_config(cfg)
     return cfg
 
 
@@ -162,9 +164,12 @@ def run_all(
     corpus.split(split)
     workdir.mkdir(parents=True, exist_ok=True)
     table = workdir / RESULTS
-    plan = list(itertools.product(seeds, ablations))
-    for number, (seed, name) in enumerate(plan, 1):
-        cfg = run_config(base, ablations[name], seed)
+    # All of them first: the last one's mistake must not show after a day of the others' training.
+    plan = [
+        (seed, name, run_config(base, ablations[name], seed))
+        for seed, name in itertools.product(seeds, ablations)
+    ]
+    for number, (seed, name, cfg) in enumerate(plan, 1):
         folder = workdir / folder_name(name, seed)
         # A row counts only for the config that it was made with.
         compare_workdir(cfg, folder)

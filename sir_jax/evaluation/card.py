@@ -1,4 +1,4 @@
-"""The model card of a release, written from the run: what it was trained on, how, and how well."""
+"""Write the model card of a release: what it was trained on, how, and how well it does."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from sir_jax.evaluation.rerank import format_reranked
 from sir_jax.inference import release
 from sir_jax.runtime.trees import leaf_paths
 
-# What is true of every release, whatever it was trained on.
+# Limits of every release.
 _LIMITS = (
     "It knows what its corpus shows and says. Other pictures, words, languages and voices are "
     "outside of what was measured.",
@@ -20,36 +20,39 @@ _LIMITS = (
 
 
 def read_evaluations(workdir: Path) -> list[dict[str, Any]]:
-    """Read what `sir-jax evaluate` wrote into a workdir, sorted by file name.
+    """Read the results that `sir-jax evaluate` wrote into a workdir, sorted by file name.
 
     Raises:
-      UserError: a file is no JSON.
+      UserError: a file is not JSON.
     """
-    found = []
+    evaluations = []
     for path in sorted(workdir.glob("eval_*.json")):
         try:
-            found.append(json.loads(path.read_text()))
+            evaluations.append(json.loads(path.read_text()))
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}); evaluate again") from error
-    return found
+    return evaluations
 
 
 def run_stages(cfg) -> list:
-    """Return the configs of the runs that made a model, as far back as they can be found.
+    """Return the configs of the runs that made a model, the first run first.
+
+    A run starts from the workdir or release in its `init.model`. Earlier runs are left out if they
+    cannot be read any more, or if they are behind a release, whose own card describes them.
 
     Args:
-      cfg: of the last run; `init.model` tells from which it went on.
+      cfg: the config of the last run.
     """
-    found = [cfg]
-    while source := found[0].init.model:
+    stages = [cfg]
+    while source := stages[0].init.model:
         try:
             before = release.find(source).cfg
-        except UserError:  # moved away since
+        except UserError:
             break
-        if "train" not in before:  # a release: its card tells
+        if "train" not in before:  # a release
             break
-        found.insert(0, before)
-    return found
+        stages.insert(0, before)
+    return stages
 
 
 def write_card(
@@ -61,19 +64,19 @@ def write_card(
     licence: str,
     dtype: str,
 ) -> str:
-    """Spell a model card.
+    """Write a model card.
 
     Args:
-      name: of the model.
-      stages: configs of the runs that made it, each going on from the one before.
-      params: that are given away.
-      evaluations: from `read_evaluations`.
-      command: that made the release.
-      licence: of the weights, as its owner says.
-      dtype: that the weights are stored in.
+      name: the model's name.
+      stages: the configs of the training runs, each of which started from the run before it.
+      params: the released parameters.
+      evaluations: the results of `read_evaluations`.
+      command: the command that made the release.
+      licence: the licence of the weights; '' if it is not stated.
+      dtype: the dtype that the weights are stored in.
 
     Returns:
-      Markdown; '{fingerprint}' stands where that belongs.
+      Markdown, with '{fingerprint}' as a placeholder for the fingerprint.
     """
     lines = [
         f"# {name}",

@@ -1,4 +1,4 @@
-"""Does the denoising head use the other modality? Its cosine on unseen pairs, with controls."""
+"""Test whether the denoising head uses the other modality: its cosines on unseen pairs."""
 
 import functools
 
@@ -16,7 +16,7 @@ from sir_jax.training.step import STEP_FIELDS
 
 @functools.partial(jax.jit, static_argnames=("model", "cfg", "modality"))
 def _cosines(params, batch, key, *, model, cfg, modality: str) -> jax.Array:
-    """Return the mean cosines of one batch: rebuilt, with a wrong context, and not rebuilt."""
+    """Return three mean cosines of a batch: rebuilt tokens, rebuilt with wrong context, noise."""
     keys = jax.random.split(key, 3)
     views = encode(params, None, batch, keys[:2], model=model, cfg=cfg, deterministic=True)
     task = DenoisingTask.of(views, batch["image_ids"], modality, keys[2], model, cfg.loss.cmd, 1)
@@ -32,21 +32,23 @@ def _cosines(params, batch, key, *, model, cfg, modality: str) -> jax.Array:
 
 
 def denoising_metrics(model, params, split, cfg, ratio: float | None = None) -> dict[str, float]:
-    """Rebuild the replaced tokens of a split's pairs, from their own context and from another's.
+    """Rebuild the replaced tokens of a split, once with the right and once with a wrong context.
 
-    The batches are those of `train_batches`, one epoch of them; noise is drawn with seed 0.
+    A head that uses the other modality has a higher cosine with the right context. The batches are
+    one epoch of `train_batches`; the noise is drawn with seed 0.
 
     Args:
-      model: with the denoising tasks of `config.loss`.
-      params: its parameters.
-      split: a `sir_jax.data.corpus.Split` of at least one batch.
+      model: the joint model, with the denoising tasks of `config.loss`.
+      params: the model's parameters.
+      split: a `sir_jax.data.corpus.Split`.
       cfg: the whole config.
       ratio: share of replaced tokens; None for `loss.cmd.ratio`.
 
     Returns:
-      For each modality M that is rebuilt, mean cosines with the clean tokens over the replaced
-      ones: `denoise_M_cosine`, `denoise_M_cosine_shuffled` (context of another image) and
-      `denoise_M_cosine_noisy` (the replaced token itself). Empty without CMD.
+      For each modality M that is rebuilt, the mean cosine with the clean tokens, over the replaced
+      tokens: `denoise_M_cosine` of the rebuilt tokens, `denoise_M_cosine_shuffled` of tokens
+      rebuilt with the context of another image, `denoise_M_cosine_noisy` of the noise that replaced
+      the tokens. Empty if the CMD loss is off.
     """
     if not cfg.loss.cmd.weight:
         return {}
@@ -55,7 +57,7 @@ def denoising_metrics(model, params, split, cfg, ratio: float | None = None) -> 
         cfg.loss.cmd.ratio = ratio
     size = min(cfg.data.batch_size, len(split.index))
     cfg.data.batch_size = size
-    frozen = FrozenConfigDict(cfg)  # hashable, and so static under jit
+    frozen = FrozenConfigDict(cfg)  # hashable, as a static argument of `jit` must be
     params = jax.tree.map(jnp.asarray, params)
     stream = train_batches(split, cfg.data, seed=0, start=0, num_threads=2)
     sums = {modality: np.zeros(3) for modality in noisy_modalities(cfg.loss)}
@@ -65,8 +67,8 @@ def denoising_metrics(model, params, split, cfg, ratio: float | None = None) -> 
             batch = {name: jnp.asarray(batch[name]) for name in STEP_FIELDS}
             key = jax.random.fold_in(jax.random.key(0), number)
             for modality in sums:
-                found = _cosines(params, batch, key, model=model, cfg=frozen, modality=modality)
-                sums[modality] += np.asarray(found, np.float64)
+                cosines = _cosines(params, batch, key, model=model, cfg=frozen, modality=modality)
+                sums[modality] += np.asarray(cosines, np.float64)
     finally:
         stream.close()
     names = ("cosine", "cosine_shuffled", "cosine_noisy")

@@ -1,7 +1,7 @@
-"""Rank a split in folds of equally many images, as COCO's 1k protocol does, and average them.
+"""Evaluate a split in folds of the same number of images, as COCO's 1k protocol does.
 
-Images are taken in the order in which their publisher lists them, that is of their first caption's
-id; the first fold holds the first ones. Images that do not fill a fold are left out and counted.
+Images are taken in their publisher's order, which is that of the lowest caption id of each image.
+The last images are left out if they do not fill a fold.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ from sir_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Subset:
-    """Some images of a split with all their captions; stands in for a `data.corpus.Split`.
+    """Some images of a split with all their captions, with the interface of `data.corpus.Split`.
 
     Attributes:
-      split: the whole one.
-      rows: int[n], the images, in their new order.
+      split: the whole split.
+      rows: int[n], the images of the subset as rows of the split, in their new order.
     """
 
     split: object
@@ -31,12 +31,12 @@ class Subset:
 
     @property
     def index(self) -> np.ndarray:
-        """Return the entries of these images' captions, their rows counted anew."""
+        """Return the index entries of the captions; `row` is the row in the subset."""
         whole = self.split.index
-        place = np.full(len(self.split), -1)
-        place[self.rows] = np.arange(len(self.rows))
-        index = whole[place[whole["row"]] >= 0].copy()
-        index["row"] = place[index["row"]]
+        new_row = np.full(len(self.split), -1)
+        new_row[self.rows] = np.arange(len(self.rows))
+        index = whole[new_row[whole["row"]] >= 0].copy()
+        index["row"] = new_row[index["row"]]
         return index
 
     def __len__(self) -> int:
@@ -51,10 +51,10 @@ def folds_of(split, images: int) -> list[Subset]:
 
     Args:
       split: a `data.corpus.Split`.
-      images: of a fold.
+      images: number of images in a fold.
 
     Returns:
-      floor(n / images) of them.
+      floor(n / images) folds.
 
     Raises:
       UserError: the split has fewer images.
@@ -71,24 +71,25 @@ def folds_of(split, images: int) -> list[Subset]:
 
 
 def mean_flat(flats: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Average the numbers of folds; the fewest and the most captions an image stay extremes.
+    """Average the metrics of folds.
 
     Args:
       flats: `Metrics.flat()` or `Reranked.flat()` of each fold.
 
     Returns:
-      The same names, and `std_NAME` of each mean recall over the folds (n - 1; 0 for one fold).
+      The mean of each number over the folds; of captions per image the minimum and the maximum.
+      For each mean recall NAME also `std_NAME`, its sample standard deviation (0 for one fold).
     """
     values = {name: np.array([flat[name] for flat in flats], float) for name in flats[0]}
-    found = {name: float(x.mean()) for name, x in values.items()}
+    means = {name: float(x.mean()) for name, x in values.items()}
     for name, x in values.items():
         if name.endswith("captions_per_image_min"):
-            found[name] = float(x.min())
+            means[name] = float(x.min())
         elif name.endswith("captions_per_image_max"):
-            found[name] = float(x.max())
+            means[name] = float(x.max())
     spread = {
         f"std_{name}": float(x.std(ddof=1)) if len(x) > 1 else 0.0
         for name, x in values.items()
         if "mean_r" in name
     }
-    return found | spread
+    return means | spread

@@ -1,12 +1,12 @@
-"""Recall, rank and chance of cross-modal retrieval: exact, chunked, any captions per image.
+"""Recall, rank and chance level of cross-modal retrieval, for any number of captions per image.
 
-Scores are dot products, computed in float64 and rounded to float32: two equal vectors then score
-the same wherever they stand in a chunk, so a tie is seen as one.
+Scores are dot products, computed in float64 and rounded to float32. So equal vectors have equal
+scores in every chunk, and ties are recognised.
 
-Tie rule, pessimistic: a wrong item whose score equals the best right item's counts as ranked
-before it. A collapsed model, whose scores are all equal, therefore gets the worst rank, not R@1.
+Ties are broken pessimistically: a wrong item whose score equals that of the best right item counts
+as ranked before it. So a collapsed model, whose scores are all equal, gets the worst rank.
 
-A query's rank is that of its best right item, from 1; other right items never count against it.
+A query's rank is that of its best right item, counted from 1; other right items are ignored.
 """
 
 import dataclasses
@@ -20,26 +20,26 @@ RECALL_AT = (1, 5, 10)
 
 @dataclasses.dataclass(frozen=True)
 class Direction:
-    """Hold the result of one direction; recalls are fractions in the order of `RECALL_AT`."""
+    """The metrics of one direction."""
 
-    queries: int
-    gallery: int
-    recall: tuple[float, ...]
-    chance: tuple[float, ...]
+    queries: int  # number of queries
+    gallery: int  # number of items in the gallery
+    recall: tuple[float, ...]  # fractions of 1, in the order of `RECALL_AT`
+    chance: tuple[float, ...]  # recalls of a random order
     median_rank: float
-    chance_median_rank: int
+    chance_median_rank: int  # median rank of a random order
 
 
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """Hold both directions with what a reader needs to judge them."""
+    """The metrics of both directions."""
 
-    s2i: Direction
-    i2s: Direction
+    s2i: Direction  # speech queries, images in the gallery
+    i2s: Direction  # image queries, speech in the gallery
     captions_per_image: tuple[int, int]  # fewest and most
 
     def flat(self) -> dict[str, float]:
-        """Return every number under one name; recalls and chances are fractions of 1."""
+        """Return all numbers in one dictionary; recalls and chances are fractions of 1."""
         flat: dict[str, float] = {}
         for name, side in (("s2i", self.s2i), ("i2s", self.i2s)):
             for k, recall, chance in zip(RECALL_AT, side.recall, side.chance, strict=True):
@@ -61,18 +61,18 @@ class Metrics:
         return flat
 
     def table(self) -> str:
-        """Return the printed table; see `format_table`."""
+        """Return the metrics as a table for printing, see `format_table`."""
         return format_table(self.flat())
 
 
 def format_table(flat: Mapping[str, float]) -> str:
-    """Lay out `Metrics.flat()` with gallery size, captions per image and chance beside each number.
+    """Format metrics as a table, with gallery size, captions per image and chance of each number.
 
     Args:
-      flat: the dictionary of `Metrics.flat`, possibly read back from JSON.
+      flat: the dictionary of `Metrics.flat`, possibly read from JSON.
 
     Returns:
-      Lines joined by newlines; recalls and chances in percent.
+      A text of several lines; recalls and chances in percent.
     """
     fewest, most = int(flat["captions_per_image_min"]), int(flat["captions_per_image_max"])
     captions = str(fewest) if fewest == most else f"{fewest}-{most}"
@@ -89,7 +89,7 @@ def format_table(flat: Mapping[str, float]) -> str:
         rows.append([title, gallery, captions, *recalls(name), rank])
     both = f"{int(flat['s2i_gallery'])} / {int(flat['i2s_gallery'])}"
     rows.append(["mean of both", both, captions, *recalls("mean"), ""])
-    lines = aligned(rows, left=1)
+    lines = align_columns(rows, left=1)
     lines.append(
         f"mean R {100 * flat['mean_r']:.1f} % ({100 * flat['mean_chance_r']:.3g}); "
         f"{int(flat['s2i_queries'])} spoken and {int(flat['i2s_queries'])} image queries; "
@@ -98,8 +98,8 @@ def format_table(flat: Mapping[str, float]) -> str:
     return "\n".join(lines)
 
 
-def aligned(rows: list[list[str]], left: int) -> list[str]:
-    """Pad the cells of a table to columns, the first `left` of them at their left end."""
+def align_columns(rows: list[list[str]], left: int) -> list[str]:
+    """Pad the cells of a table; the first `left` columns are left-aligned, the others right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(
@@ -113,16 +113,21 @@ def aligned(rows: list[list[str]], left: int) -> list[str]:
 def chance_recall(gallery: int, right: np.ndarray, k: int) -> float:
     """Return the exact R@k of a random order, averaged over the queries.
 
-    With c right items of G the chance that none is among k drawn is C(G-c, k) / C(G, k), which
-    equals C(G-k, c) / C(G, c); the smaller of k and c goes below, to keep the integers short.
+    If c of G items are right, none of them is among k random items with probability
+    C(G-c, k) / C(G, k) = C(G-k, c) / C(G, c). The smaller of k and c is used as the second
+    argument, which keeps the integers small.
 
     Args:
-      gallery: G, items in the gallery.
-      right: int[queries], right items of each query, each in 1..G.
-      k: items shown, at least 1; more than G counts as G.
+      gallery: G, the number of items in the gallery.
+      right: int[queries], the number of right items of each query, 1 to G.
+      k: at least 1; more than G counts as G.
 
     Returns:
       A fraction of 1.
+
+    Example:
+      >>> chance_recall(4, np.array([1]), k=1), chance_recall(4, np.array([2]), k=2)
+      (0.25, 0.8333333333333334)
     """
     k = min(k, gallery)
     counts, times = np.unique(right, return_counts=True)
@@ -138,11 +143,11 @@ def chance_median_rank(gallery: int, right: np.ndarray) -> int:
     """Return the smallest rank that a random order reaches for at least half of the queries.
 
     Args:
-      gallery: G, items in the gallery.
-      right: int[queries], right items of each query, each in 1..G.
+      gallery: G, the number of items in the gallery.
+      right: int[queries], the number of right items of each query, 1 to G.
 
     Returns:
-      A rank in 1..G.
+      A rank, 1 to G.
     """
     low, high = 1, gallery
     while low < high:
@@ -161,24 +166,30 @@ def retrieval_ranks(
     image_ids: np.ndarray,
     chunk: int = 1024,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rank each query's best right item in both directions, from the same tiles of scores.
+    """Rank each query's best right item in both directions.
 
     Args:
-      z_s: float[Ns, E], spoken captions.
-      z_i: float[Ni, E], images.
-      speech_image_ids: int[Ns], the image that each caption describes; must be in `image_ids`.
-      image_ids: int[Ni]; a repeated id makes each of its images right.
-      chunk: rows and columns of a tile; memory is about 20 chunk^2 bytes, the result does not
-        depend on it.
+      z_s: float[Ns, E], embeddings of spoken captions.
+      z_i: float[Ni, E], embeddings of images.
+      speech_image_ids: int[Ns], the id of the image that each caption describes; each must occur in
+        `image_ids`.
+      image_ids: int[Ni]; all images of a repeated id are right.
+      chunk: scores are computed in tiles of chunk x chunk, in about 20 chunk^2 bytes of memory; the
+        result does not depend on it.
 
     Returns:
-      (int[Ns], int[Ni]) ranks from 1; 0 for an image without a caption, which is in the gallery
-      but is no query.
+      (int[Ns], int[Ni]), ranks from 1. The rank is 0 for an image without a caption: it is in the
+      gallery but is not a query.
 
     Raises:
-      ValueError: shapes do not fit, a value is not finite, a caption's image is not there.
+      ValueError: shapes do not fit, a value is not finite, or a caption's image is missing.
+
+    Example:
+      >>> captions, images = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[2.0, 0.0], [3.0, 1.0]])
+      >>> retrieval_ranks(captions, images, np.array([7, 8]), np.array([7, 8]))
+      (array([2, 1]), array([1, 2]))
     """
-    z_s, z_i, ids_s, ids_i = _checked(z_s, z_i, speech_image_ids, image_ids, chunk)
+    z_s, z_i, ids_s, ids_i = _check_inputs(z_s, z_i, speech_image_ids, image_ids, chunk)
 
     def tiles():
         for a in range(0, len(z_s), chunk):
@@ -216,18 +227,25 @@ def retrieval_metrics(
     """Compute R@1/5/10, median rank and chance of speech->image and image->speech.
 
     Args:
-      z_s: float[Ns, E], spoken captions.
-      z_i: float[Ni, E], images.
-      speech_image_ids: int[Ns], the image that each caption describes.
-      image_ids: int[Ni].
-      chunk: see `retrieval_ranks`.
+      z_s: float[Ns, E], embeddings of spoken captions.
+      z_i: float[Ni, E], embeddings of images.
+      speech_image_ids: int[Ns], the id of the image that each caption describes; each must occur in
+        `image_ids`.
+      image_ids: int[Ni]; all images of a repeated id are right.
+      chunk: scores are computed in tiles of chunk x chunk; the result does not depend on it.
 
     Returns:
-      `Metrics`; images without a caption are in the gallery of speech->image but are no query of
-      image->speech, nor counted in captions per image.
+      `Metrics`. Images without a caption are in the gallery of speech->image, but they are neither
+      queries of image->speech nor counted in captions per image.
 
     Raises:
-      ValueError: as `retrieval_ranks`.
+      ValueError: shapes do not fit, a value is not finite, or a caption's image is missing.
+
+    Example:
+      >>> z_i = np.eye(3)
+      >>> metrics = retrieval_metrics(z_i[[0, 1, 1]], z_i, np.array([0, 1, 2]), np.arange(3))
+      >>> metrics.s2i.recall[0], metrics.s2i.median_rank
+      (0.6666666666666666, 1.0)
     """
     ranks = retrieval_ranks(z_s, z_i, speech_image_ids, image_ids, chunk)
     return metrics_of_ranks(*ranks, speech_image_ids, image_ids)
@@ -236,12 +254,12 @@ def retrieval_metrics(
 def metrics_of_ranks(
     rank_s: np.ndarray, rank_i: np.ndarray, speech_image_ids: np.ndarray, image_ids: np.ndarray
 ) -> Metrics:
-    """Compute what `retrieval_metrics` does from ranks, those of `retrieval_ranks` or other ones.
+    """Compute the metrics of given ranks.
 
     Args:
-      rank_s: int[Ns] from 1.
-      rank_i: int[Ni] from 1; 0 for an image without a caption.
-      speech_image_ids: int[Ns], the image that each caption describes.
+      rank_s: int[Ns], the rank of each caption, from 1.
+      rank_i: int[Ni], the rank of each image, from 1; 0 for an image without a caption.
+      speech_image_ids: int[Ns], the id of the image that each caption describes.
       image_ids: int[Ni].
     """
     asked = rank_i > 0
@@ -271,7 +289,8 @@ def _occurrences(ids: np.ndarray, among: np.ndarray) -> np.ndarray:
     return np.searchsorted(among, ids, side="right") - np.searchsorted(among, ids, side="left")
 
 
-def _checked(z_s, z_i, ids_s, ids_i, chunk):
+def _check_inputs(z_s, z_i, ids_s, ids_i, chunk):
+    """Return the first four arguments as arrays, or raise `ValueError`."""
     z_s, z_i, ids_s, ids_i = (np.asarray(x) for x in (z_s, z_i, ids_s, ids_i))
     if z_s.ndim != 2 or z_i.ndim != 2 or z_s.shape[1] != z_i.shape[1]:
         raise ValueError(f"embeddings must be [Ns, E] and [Ni, E], not {z_s.shape} and {z_i.shape}")
@@ -282,13 +301,13 @@ def _checked(z_s, z_i, ids_s, ids_i, chunk):
         )
     if not len(z_s) or not len(z_i) or chunk < 1:
         raise ValueError(f"nothing to rank: {len(z_s)} captions, {len(z_i)} images, chunk {chunk}")
-    # A NaN compares false with everything and would be ranked first.
+    # All comparisons with NaN are false, so that NaN would be ranked first.
     if not (np.isfinite(z_s).all() and np.isfinite(z_i).all()):
         raise ValueError("embeddings hold a value that is not finite")
-    lost = ~np.isin(ids_s, ids_i)
-    if lost.any():
+    missing = ~np.isin(ids_s, ids_i)
+    if missing.any():
         raise ValueError(
-            f"{lost.sum()} captions describe an image that is not in the gallery, "
-            f"first id {ids_s[lost][0]}"
+            f"{missing.sum()} captions describe an image that is not in the gallery, "
+            f"first id {ids_s[missing][0]}"
         )
     return z_s, z_i, ids_s, ids_i

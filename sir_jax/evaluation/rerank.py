@@ -27,7 +27,7 @@ from sir_jax.errors import UserError
 from sir_jax.evaluation.ranking import (
     RECALL_AT,
     Metrics,
-    aligned,
+    align_columns,
     metrics_of_ranks,
     retrieval_ranks,
 )
@@ -126,7 +126,7 @@ def format_reranked(flat: Mapping[str, float]) -> str:
     means = ", ".join(f"{kind} {100 * flat[f'{prefix}mean_r']:.1f} %" for prefix, kind in scorings)
     return "\n".join(
         [
-            *aligned(rows, left=2),
+            *align_columns(rows, left=2),
             f"mean R: {means} ({100 * flat['mean_chance_r']:.3g}); "
             f"{int(flat['s2i_queries'])} spoken and {int(flat['i2s_queries'])} image queries; "
             "in brackets: chance",

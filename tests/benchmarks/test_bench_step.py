@@ -1,4 +1,4 @@
-"""The step benchmark: runs for real on a tiny config; a term that is off is not in its program."""
+"""The step benchmark: a run with a tiny config, its variants and its table."""
 
 import json
 
@@ -38,12 +38,13 @@ def test_every_term_adds_to_contrastive_alone(tmp_path, capsys):
     ]
     alone = costs.pop("contrastive")
     for name, cost in costs.items():
-        # A teacher, a queue or a fusion encoder lives between steps.
+        # Each term adds a teacher, a queue or a fusion encoder to the state.
         assert cost["state_bytes"] > alone["state_bytes"], name
         assert cost["flops"] > alone["flops"], name
         assert cost["peak_bytes"] > cost["state_bytes"]
         assert cost["flops"] <= costs["all"]["flops"]
-    # The queue: 20 rows of two embeddings and an id, head and fill; the teacher is in both.
+    # Both variants have the teacher. The queue has 20 rows of two embeddings and an id, and two
+    # numbers: `head` and `filled`.
     queue = costs["+ queue"]["state_bytes"] - costs["+ distillation"]["state_bytes"]
     assert queue == 20 * (2 * 256 * 4 + 4) + 8
     table = {line.split("  ")[0]: line for line in lines}
@@ -52,19 +53,20 @@ def test_every_term_adds_to_contrastive_alone(tmp_path, capsys):
     assert table["all"].endswith(f"(x{ratio:.2f})")
 
 
-def test_variants_keep_the_configs_options():
+def test_variants_keep_the_options_of_the_config():
     cfg = base_config("tiny", "tiny")
     cfg.loss.sic.queue = 12
     cfg.loss.cmd.update(weight=0.5, direction="both")
-    found = step.variants(cfg.loss)
-    assert list(found) == ["contrastive", "+ queue", "+ CMD of both", "all"]
-    assert found["contrastive"]["loss.sic.queue"] == 0
-    assert found["+ queue"]["loss.sic.queue"] == 12 and found["+ queue"]["loss.cmd.weight"] == 0
-    assert found["+ CMD of both"]["loss.cmd.weight"] == 0.5
-    assert found["all"] == {}
+    variants = step.variants(cfg.loss)
+    assert list(variants) == ["contrastive", "+ queue", "+ CMD of both", "all"]
+    assert variants["contrastive"]["loss.sic.queue"] == 0
+    assert variants["+ queue"]["loss.sic.queue"] == 12
+    assert variants["+ queue"]["loss.cmd.weight"] == 0
+    assert variants["+ CMD of both"]["loss.cmd.weight"] == 0.5
+    assert variants["all"] == {}
 
 
-def test_table_divides_by_the_first():
+def test_table_divides_by_the_first_variant():
     costs = [
         step.Cost("contrastive", Times(0.1, 0.1), 2**20, 2**21, 1e9),
         step.Cost("+ SIM", Times(0.25, 0.2), 3 * 2**20, 2**22, 3e9),

@@ -1,4 +1,4 @@
-"""The encoder benchmark: runs for real on a tiny case, and refuses to time what differs."""
+"""The encoder benchmark: a run with tiny encoders; different outputs are refused."""
 
 import json
 import subprocess
@@ -49,7 +49,7 @@ def tiny_cases(monkeypatch):
     monkeypatch.setattr(encoders, "CASES", TINY)
 
 
-def test_prints_a_line_a_pass_with_the_ratio_of_medians(tiny_cases, tmp_path, capsys):
+def test_every_pass_has_a_row_with_the_ratio_of_medians(tiny_cases, tmp_path, capsys):
     path = tmp_path / "table.json"
     encoders.main(
         [
@@ -120,11 +120,11 @@ def test_cpu_time_counts_children_and_this_process():
     assert cpu_seconds() - before >= 0.45
 
 
-def test_own_work_is_no_load_of_others(monkeypatch):
-    # wall, busy cores x time of the whole machine, own cores x time: in seconds.
+def test_own_work_does_not_count_as_load_of_others(monkeypatch):
+    # Elapsed seconds, CPU seconds of the whole machine, CPU seconds of this process.
     readings = iter([(100.0, 50.0, 7.0), (110.0, 62.0, 16.0), None])
     monkeypatch.setattr(OtherLoad, "_read", staticmethod(lambda: next(readings)))
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     load = OtherLoad()
     assert load.share() == pytest.approx((12.0 - 9.0) / (10.0 * 2))
-    assert load.share() is None  # a system that does not tell
+    assert load.share() is None  # a system that does not report its load

@@ -1,4 +1,4 @@
-"""The index benchmark: its sums by hand, and a small run of it on a folder."""
+"""The index benchmark: a small run, and the figures of its report."""
 
 import json
 
@@ -13,7 +13,7 @@ from sir_jax.errors import UserError
 
 
 def test_small_run(tmp_path, capsys, monkeypatch):
-    # The production model at width 32.
+    # A model of width 32.
     config = base_config("tiny", "tiny")
     config.data.image_size = config.model.image.image_size = 16
     config.model.image.update(patch=8, width=32, layers=1, heads=2, mlp_width=64)
@@ -41,16 +41,16 @@ def test_small_run(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "20 pictures, model random-B/32" in printed and "3 turns of 8" in printed
     assert "search of 20: " in printed
-    found = json.loads(out.read_text())
-    assert found["pictures"] == 20 and found["rates"].keys() == {"index", "encoder"}
-    assert all(len(values) == 3 and min(values) > 0 for values in found["seconds"].values())
+    figures = json.loads(out.read_text())
+    assert figures["pictures"] == 20 and figures["rates"].keys() == {"index", "encoder"}
+    assert all(len(values) == 3 and min(values) > 0 for values in figures["seconds"].values())
 
 
-def test_report_by_hand(capsys):
+def test_report(capsys):
     seconds = {"index": [0.5, 0.25, 0.2], "encoder": [0.25, 0.2, 0.18]}
-    found = index.report(seconds, 0.25, 0.2, 7)
-    assert found["ratio"] == pytest.approx(0.8)
-    assert found["rates"] == {"index": pytest.approx(4), "encoder": pytest.approx(5)}
+    figures = index.report(seconds, 0.25, 0.2, 7)
+    assert figures["ratio"] == pytest.approx(0.8)
+    assert figures["rates"] == {"index": pytest.approx(4), "encoder": pytest.approx(5)}
     out = capsys.readouterr().out
     assert "indexing keeps 80.0 % of the encoder's rate" in out and "2.00 ms a query" in out
     assert "other processes took 25 %" in out

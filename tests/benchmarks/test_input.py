@@ -1,4 +1,4 @@
-"""The input benchmark: runs for real on a few files, and refuses to time what differs."""
+"""The input benchmark: a run with a few files; different waves or pixels are refused."""
 
 import json
 import os
@@ -21,7 +21,7 @@ def pairs(tmp_path_factory):
     return raw_files.make_pairs(tmp_path_factory.mktemp("raw") / "flac44", "flac44", 4)
 
 
-def test_prints_every_contestant_with_the_ratio_of_medians(monkeypatch, tmp_path, capsys):
+def test_every_contestant_has_a_row_with_the_ratio_of_medians(monkeypatch, tmp_path, capsys):
     threads, workers = "ours, threads", "ours, workers"
     monkeypatch.setattr(bench, "SETTINGS", {k: bench.SETTINGS[k] for k in (threads, workers)})
     monkeypatch.setattr(bench, "AHEAD", 2)
@@ -39,11 +39,11 @@ def test_prints_every_contestant_with_the_ratio_of_medians(monkeypatch, tmp_path
         ]
     )
     assert os.sched_getaffinity(0) == allowed
-    found, out = json.loads(path.read_text()), capsys.readouterr().out
-    rows = {row["name"]: row for row in found["input"]}
+    figures, out = json.loads(path.read_text()), capsys.readouterr().out
+    rows = {row["name"]: row for row in figures["input"]}
     assert list(rows) == [threads, workers, "librosa + Pillow", "DataLoader"]
     best = max(rows[name]["per_core"] for name in (threads, workers))
-    thrifty = min(rows[name]["cpu_ms"] for name in (threads, workers))  # all have one core here
+    thrifty = min(rows[name]["cpu_ms"] for name in (threads, workers))
     for name, row in rows.items():
         assert row["kind"] == "wav16" and row["cores"] == 1
         line = next(line for line in out.splitlines() if line.startswith(f"  {name} "))
@@ -51,14 +51,14 @@ def test_prints_every_contestant_with_the_ratio_of_medians(monkeypatch, tmp_path
             assert row["ahead"] == pytest.approx(best / row["per_core"])
             assert row["cpu_ahead"] == pytest.approx(row["cpu_ms"] / thrifty)
             assert float(line.split()[-2]) == pytest.approx(row["ahead"], abs=0.006)
-    storage = found["storage"]
+    storage = figures["storage"]
     assert storage["int16"]["mb_an_hour"] == pytest.approx(16_000 * 2 * 3_600 / 1e6)
     assert storage["FLAC"]["mb_an_hour"] < storage["int16"]["mb_an_hour"]
     assert f"H200 {274 / best:.1f}, TPU v4 {95 / best:.1f}" in out
-    assert found["padding"]["bucket_efficiency"] >= 0.75
+    assert figures["padding"]["bucket_efficiency"] >= 0.75
 
 
-def test_peers_are_compared_with_ours_on_as_many_cores():
+def test_peers_are_compared_with_ours_on_the_same_number_of_cores():
     ready = [
         bench.Contestant("ours, one core", 1, iter(()), False, [0.1], [0.010]),
         bench.Contestant("ours, threads", 2, iter(()), True, [0.04, 0.08, 0.05], [0.030]),
@@ -75,7 +75,7 @@ def test_peers_are_compared_with_ours_on_as_many_cores():
     assert "ahead" not in rows["ours, threads"]
 
 
-def test_those_who_prepare_nothing_alternate_and_others_lose_what_they_prepared(monkeypatch):
+def test_contestants_alternate_or_draw_their_prepared_batches_untimed(monkeypatch):
     monkeypatch.setattr(bench, "AHEAD", 3)
     drawn = []
 
@@ -112,7 +112,7 @@ def test_different_waves_or_pixels_are_not_timed(pairs, monkeypatch):
         bench.check_equal(pairs, bench.readers())
 
 
-def test_peers_crop_as_ours_given_the_same_draws(pairs):
+def test_peers_crop_as_we_do_with_the_same_random_numbers(pairs):
     spec = bench.image_spec()
     for seed, pair in enumerate(pairs):
         draws = [np.random.default_rng(seed) for _ in range(2)]
@@ -121,7 +121,7 @@ def test_peers_crop_as_ours_given_the_same_draws(pairs):
         np.testing.assert_allclose(theirs, ours, atol=2e-6)
 
 
-def test_peers_add_the_noise_that_ours_adds(pairs):
+def test_peers_add_noise_as_we_do(pairs):
     wave = input_peers.librosa_wave(pairs[0].audio)
     augment = input_peers.Augment(crop=(1.0, 1.0), snr=(12.0, 12.0), gain=(-3.0, -3.0))
     theirs = input_peers.noisy_wave(wave, augment, np.random.default_rng(0))
@@ -134,7 +134,7 @@ def test_peers_add_the_noise_that_ours_adds(pairs):
         assert ratio == pytest.approx(12.0, abs=1e-4)
 
 
-def test_peers_pad_to_the_longest_and_cut_what_is_beyond(pairs):
+def test_peers_pad_to_the_longest_clip_and_cut_longer_ones(pairs):
     longest = sorted(pair.samples for pair in pairs)[-2]
     dataset = input_peers.PairDataset(
         pairs, bench.image_spec(), bench.AUGMENT, input_peers.librosa_wave, longest
@@ -148,7 +148,7 @@ def test_peers_pad_to_the_longest_and_cut_what_is_beyond(pairs):
 
 
 @pytest.mark.parametrize("kind", sorted(raw_files.KINDS))
-def test_files_are_what_they_claim(kind, tmp_path):
+def test_files_have_the_format_of_their_kind(kind, tmp_path):
     form, rate = raw_files.KINDS[kind]
     pairs = raw_files.make_pairs(tmp_path / kind, kind, 2)
     for pair, size in zip(pairs, raw_files.PICTURE_SIZES, strict=True):
@@ -161,14 +161,14 @@ def test_files_are_what_they_claim(kind, tmp_path):
         assert 40_000 < pair.image.stat().st_size < 120_000
 
 
-def test_lengths_are_those_of_real_corpora():
+def test_distribution_of_lengths():
     seconds = raw_files.clip_lengths(50_000, np.random.default_rng(0)) / 16_000
     assert seconds.mean() == pytest.approx(4.4, abs=0.05)
     assert np.log(seconds).std() == pytest.approx(0.4, abs=0.01)
     assert seconds.min() >= 1.18 and seconds.max() <= 24.9
 
 
-def test_speech_without_the_synthesiser(monkeypatch):
+def test_speech_without_a_synthesiser(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     murmur = raw_files.make_speech()
     assert murmur.dtype == np.float32 and len(murmur) == 20 * 16_000

@@ -1,4 +1,4 @@
-"""The search benchmark: what it compares, and a small run of it."""
+"""The search benchmark: a small run, and its comparison of results."""
 
 import json
 
@@ -24,7 +24,7 @@ def test_small_run(tmp_path, capsys):
     assert all(took["median"] > 0 for took in content["times"].values())
 
 
-def test_compare_counts_near_ties_and_refuses_the_rest():
+def test_compare_counts_near_ties_and_refuses_other_differences():
     gallery, queries = search.unit_vectors(500, 32, 0), search.unit_vectors(3, 32, 1)
     gallery[7] = gallery[400]
     queries[1] = gallery[7]
@@ -45,12 +45,12 @@ def test_compare_counts_near_ties_and_refuses_the_rest():
 
 def test_numpy_search_agrees():
     gallery, queries = search.unit_vectors(40_000, 8, 0), search.unit_vectors(5, 8, 1)
-    found = search.numpy_search(queries, gallery, 6)
+    theirs = search.numpy_search(queries, gallery, 6)
     ours = exact_search(queries, gallery, 6)
-    assert search.compare("numpy", ours, found, queries, gallery) <= 2
+    assert search.compare("numpy", ours, theirs, queries, gallery) <= 2
 
 
-def test_table_by_hand():
+def test_table_of_times_and_ratios():
     times = {"ours": Times(2.0, 1.0), "faiss": Times(5.0, 4.0)}
     ours, faiss = search.format_table(times, 4e9).splitlines()[1:]
     assert ours.split() == ["ours", "2.000", "1.000", "2"]

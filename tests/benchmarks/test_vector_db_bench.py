@@ -1,4 +1,4 @@
-"""The benchmark of vector databases finds what an exact search finds."""
+"""The benchmark of vector databases: a small run, its vectors and its refusals."""
 
 import json
 
@@ -26,7 +26,7 @@ def test_vectors_are_of_unit_length_and_the_same_for_a_seed():
     a, b = (vector_db.make_vectors(50, 64, seed=1) for _ in range(2))
     np.testing.assert_array_equal(a, b)
     np.testing.assert_allclose(np.linalg.norm(a, axis=1), 1, atol=1e-6)
-    # Most of their variance lies in few directions.
+    # Most of their variance lies in a subspace of few dimensions.
     spread = np.linalg.svd(vector_db.make_vectors(500, 64, seed=1), compute_uv=False) ** 2
     assert spread[: vector_db._RANK].sum() > 0.98 * spread.sum()
 

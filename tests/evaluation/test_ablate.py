@@ -1,4 +1,4 @@
-"""The `ablate` verb on a real corpus of a few scenes: runs, goes on, and refuses."""
+"""The `ablate` verb on a corpus of a few scenes: it trains, evaluates, resumes and refuses."""
 
 import csv
 
@@ -85,24 +85,24 @@ def ablate(root, *more):
 
 
 @pytest.mark.slow
-def test_runs_every_variant_once_and_goes_on(toy, capsys):
+def test_every_variant_is_run_once(toy, capsys):
     assert ablate(toy, "--seeds=0") == 0
     printed = capsys.readouterr().out
     table = toy / "runs" / "results.csv"
     rows = read_results(table)
-    found = {(r["ablation"], r["metric"]): float(r["value"]) for r in rows}
+    values = {(r["ablation"], r["metric"]): float(r["value"]) for r in rows}
     assert {r["seed"] for r in rows} == {"0"} and {r["split"] for r in rows} == {"test"}
-    assert found["contrastive", "s2i_gallery"] == 8
-    assert ("contrastive", "reranked_s2i_r1") not in found
-    assert found["+ everything", "rerank_k_s2i"] == 3
-    assert found["+ everything", "rerank_cap_s2i"] >= found["+ everything", "reranked_s2i_r1"]
+    assert values["contrastive", "s2i_gallery"] == 8
+    assert ("contrastive", "reranked_s2i_r1") not in values
+    assert values["+ everything", "rerank_k_s2i"] == 3
+    assert values["+ everything", "rerank_cap_s2i"] >= values["+ everything", "reranked_s2i_r1"]
     for modality in ("speech", "image"):
-        assert -1 <= found["+ everything", f"denoise_{modality}_cosine_shuffled"] <= 1
+        assert -1 <= values["+ everything", f"denoise_{modality}_cosine_shuffled"] <= 1
     lines = [line.split("  ")[0] for line in printed.splitlines()]
     assert lines.count("contrastive") == 1 and lines.count("+ everything") == 3
     assert (toy / "runs" / "everything-s0" / "metrics.jsonl").exists()
 
-    # Nothing is made again; a seed more adds its rows, and only these.
+    # Finished runs are skipped; another seed adds its own rows and changes no other.
     before = table.read_text()
     assert ablate(toy, "--seeds=0") == 0
     assert capsys.readouterr().out.count("already") == 2
@@ -111,7 +111,7 @@ def test_runs_every_variant_once_and_goes_on(toy, capsys):
     assert table.read_text().startswith(before)
     assert len(read_results(table)) - len(rows) == sum(r["ablation"] == "contrastive" for r in rows)
 
-    # A run that was trained and not written down is evaluated, not trained again, to equal rows.
+    # A run that was trained but has no rows is evaluated again without training, to equal rows.
     kept = [r for r in rows if r["ablation"] == "contrastive"]
     table.unlink()
     append_results(table, kept)
@@ -122,7 +122,7 @@ def test_runs_every_variant_once_and_goes_on(toy, capsys):
         r for r in rows if r["metric"] not in times
     ]
 
-    # Rows count for the config that they were made with, and for no other.
+    # Rows of another config are refused.
     with pytest.raises(UserError, match="optim.learning_rate is 0.0001 there and 0.5 here"):
         ablate(toy, "--config.optim.learning_rate=0.5")
 
@@ -136,7 +136,7 @@ def test_runs_every_variant_once_and_goes_on(toy, capsys):
         (["--config.loss.sim.wait=1"], "the nearest is loss.sim.weight"),
     ],
 )
-def test_what_is_mistyped_is_refused(toy, options, message):
+def test_mistyped_options_are_refused(toy, options, message):
     with pytest.raises(UserError, match=message):
         ablate(toy, *options)
 
@@ -151,7 +151,7 @@ def test_a_config_without_ablations_is_refused(toy):
         main([f"--config={path}", "--workdir=x"])
 
 
-def test_a_delta_of_no_field_is_refused(toy):
+def test_a_change_of_an_unknown_field_is_refused(toy):
     base = load_config(f"{toy}/toy.py")
     with pytest.raises(UserError, match="no field 'loss.sic.tail'; the nearest is loss.sic."):
         run_config(base, {"loss.sic.tail": 3}, 0)
@@ -161,7 +161,7 @@ def test_a_delta_of_no_field_is_refused(toy):
     assert (cfg.loss.sic.queue, cfg.seed, base.loss.sic.queue, base.seed) == (5, 3, 0, 0)
 
 
-def test_folders_have_names_a_shell_can_read():
+def test_folder_names_need_no_quoting_in_a_shell():
     assert folder_name("+ queue + SIM", 1) == "queue_sim-s1"
     assert folder_name("contrastive", 0) == "contrastive-s0"
 
@@ -180,11 +180,11 @@ ROWS = [
 ]
 
 
-def test_summary_by_hand():
-    found = {(r["ablation"], r["metric"]): r for r in summarise(ROWS)}
-    assert found["a", "s2i_r1"]["mean"] == pytest.approx(0.2)
-    assert found["a", "s2i_r1"]["std"] == pytest.approx(0.2 / np.sqrt(2))  # n - 1 below
-    assert found["a", "s2i_r1"]["seeds"] == 2 and np.isnan(found["b", "s2i_r1"]["std"])
+def test_summary():
+    summary = {(r["ablation"], r["metric"]): r for r in summarise(ROWS)}
+    assert summary["a", "s2i_r1"]["mean"] == pytest.approx(0.2)
+    assert summary["a", "s2i_r1"]["std"] == pytest.approx(0.2 / np.sqrt(2))  # of a sample: n - 1
+    assert summary["a", "s2i_r1"]["seeds"] == 2 and np.isnan(summary["b", "s2i_r1"]["std"])
     lines = [line.split() for line in format_summary(ROWS, "test").splitlines()]
     assert lines[1] == [
         "a",
@@ -192,9 +192,9 @@ def test_summary_by_hand():
         "2",
         *"20.0 +- 14.1 40.0 +- 14.1 30.0 +- 14.1 35.0 +- 14.1 40.0 +- 14.1".split(),
     ]
-    # A scoring that lacks a column is left out, not guessed.
+    # The re-ranked scoring of "b" lacks columns, so it has no line.
     assert len(lines) == 3
-    # One seed has no spread.
+    # A single seed has no standard deviation.
     assert lines[2] == ["b", "coarse", "1", "60.0", "80.0", "70.0", "75.0", "80.0"]
 
 
@@ -225,23 +225,23 @@ def denoiser(toy):
     return cfg, model, params, open_corpus(cfg.data.corpus, cfg.data.data_dir).splits["test"]
 
 
-def test_control_tells_a_head_that_reads_the_other_modality_from_one_that_does_not(denoiser):
+def test_a_wrong_context_changes_the_cosine_of_a_head_that_reads_it_and_of_no_other(denoiser):
     cfg, model, params, split = denoiser
-    found = denoising_metrics(model, params, split, cfg)
-    assert len(found) == 6
+    metrics = denoising_metrics(model, params, split, cfg)
+    assert len(metrics) == 6
     for modality in ("speech", "image"):
         name = f"denoise_{modality}_cosine"
-        assert abs(found[name] - found[f"{name}_shuffled"]) > 1e-4
-        # The noise itself is a clean token of another item: like, but not the same.
-        assert found[f"{name}_noisy"] < 0.9999
+        assert abs(metrics[name] - metrics[f"{name}_shuffled"]) > 1e-4
+        # The noise is a token of another item: similar to the clean token, but not equal to it.
+        assert metrics[f"{name}_noisy"] < 0.9999
     deaf = jax.tree.map(lambda p: p, params)
     deaf["fusion"]["layers_00"]["cross_attention"]["out"] = jax.tree.map(
         np.zeros_like, params["fusion"]["layers_00"]["cross_attention"]["out"]
     )
-    found = denoising_metrics(model, deaf, split, cfg)
+    metrics = denoising_metrics(model, deaf, split, cfg)
     for modality in ("speech", "image"):
         name = f"denoise_{modality}_cosine"
-        assert found[name] == pytest.approx(found[f"{name}_shuffled"], abs=1e-6)
+        assert metrics[name] == pytest.approx(metrics[f"{name}_shuffled"], abs=1e-6)
 
 
 def test_without_denoising_there_is_nothing_to_measure(denoiser):

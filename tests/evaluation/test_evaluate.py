@@ -1,4 +1,4 @@
-"""The `evaluate` verb on a real corpus: table and JSON agree with the library's own numbers."""
+"""The `evaluate` verb on a small corpus: table and JSON agree with the library's own numbers."""
 
 import functools
 import json
@@ -21,7 +21,7 @@ from sir_jax.training.state import init_state
 
 
 def write_checkpoint(workdir, model, cfg, written=None):
-    """Save random parameters, with the config or another, and return them."""
+    """Save a checkpoint of random parameters and return them; `written` replaces the config."""
     init = functools.partial(
         init_state, model=model, tx=make_optimizer(cfg.optim, cfg.train.steps), cfg=cfg
     )
@@ -50,7 +50,7 @@ def run(tiny, tmp_path_factory):
     return workdir, data_dir, cfg, corpus, params
 
 
-def test_table_and_json_hold_what_the_library_computes(run, capsys):
+def test_table_and_json_hold_the_librarys_numbers(run, capsys):
     workdir, data_dir, cfg, corpus, params = run
     where = [f"--workdir={workdir}", f"--data_dir={data_dir}"]
     assert cli.main(["evaluate", *where, "--batch_size=5"]) == 0
@@ -69,11 +69,11 @@ def test_a_release_has_the_runs_numbers(run, tmp_path, capsys):
     workdir, data_dir, cfg, corpus, params = run
     options = [f"--data_dir={data_dir}", "--batch_size=5", "--json"]
     assert cli.main(["evaluate", f"--workdir={workdir}", *options]) == 0
-    wanted = json.loads(capsys.readouterr().out)
+    expected = json.loads(capsys.readouterr().out)
     write_release(tmp_path / "release", cfg, params, "mine", "float32", {}, "")
     assert cli.main(["evaluate", f"--model={tmp_path / 'release'}", *options]) == 0
-    assert json.loads(capsys.readouterr().out) == wanted
-    assert wanted["corpus"] == wanted["trained_on"] == corpus.name
+    assert json.loads(capsys.readouterr().out) == expected
+    assert expected["corpus"] == expected["trained_on"] == corpus.name
 
 
 def test_folds_are_the_mean_of_their_own_evaluations(run, capsys):
@@ -122,23 +122,23 @@ def test_reranked_table_and_json(run, capsys, tmp_path):
     where = [f"--workdir={tmp_path}", f"--data_dir={data_dir}", "--batch_size=5"]
     assert cli.main(["evaluate", *where]) == 0
     out = capsys.readouterr().out
-    found = evaluate_split(model, params, corpus.splits["test"], cfg.data, 5, k=8)
+    reranked = evaluate_split(model, params, corpus.splits["test"], cfg.data, 5, k=8)
     content = json.loads((tmp_path / "eval_test.json").read_text())
     written = content["metrics"]
     timed = ("rerank_seconds", "rerank_passes_per_s")
-    expected = {name: value for name, value in found.flat().items() if name not in timed}
+    expected = {name: value for name, value in reranked.flat().items() if name not in timed}
     assert expected.items() <= written.items() and written.keys() - expected.keys() == set(timed)
-    assert format_reranked(written) in out and format_table(written) == found.coarse.table()
+    assert format_reranked(written) in out and format_table(written) == reranked.coarse.table()
     assert (written["rerank_k_s2i"], written["rerank_k_i2s"]) == (6, 8)
     assert written["rerank_cap_s2i"] == 1.0 and written["rerank_pairs"] == 72
 
-    # The same checkpoint without re-ranking: as ever.
+    # Without re-ranking, the same checkpoint gives no numbers of re-ranking.
     assert cli.main(["evaluate", *where, "--rerank=0"]) == 0
     written = json.loads((tmp_path / "eval_test.json").read_text())["metrics"]
     assert not [name for name in written if "rerank" in name]
 
 
-def test_a_config_from_before_there_were_losses_cannot_be_reranked(run, tiny, capsys, tmp_path):
+def test_an_old_config_without_losses_cannot_be_reranked(run, tiny, capsys, tmp_path):
     _, data_dir, cfg, *_ = run
     old = cfg.copy_and_resolve_references()
     del old.loss

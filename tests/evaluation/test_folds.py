@@ -1,4 +1,4 @@
-"""Folds: whose images they hold, in which order, and what their mean is."""
+"""Folds: which images they hold, in which order, and the mean of their metrics."""
 
 import types
 
@@ -11,7 +11,7 @@ from sir_jax.evaluation.folds import folds_of, mean_flat
 
 
 class Five:
-    """A split of five images, stored in another order than their captions are numbered."""
+    """A split of five images whose order differs from that of their caption ids."""
 
     name = "test"
     # row, slot, samples, image id, caption id
@@ -27,7 +27,7 @@ class Five:
         return types.SimpleNamespace(image_id=10 + row)
 
 
-def test_folds_follow_the_captions_and_leave_out_what_fills_none():
+def test_folds_follow_the_caption_ids_and_leave_out_the_last_images():
     folds = folds_of(Five(), 2)
     assert [[fold[row].image_id for row in range(len(fold))] for fold in folds] == [
         [13, 10],
@@ -36,9 +36,9 @@ def test_folds_follow_the_captions_and_leave_out_what_fills_none():
     first, second = (fold.index for fold in folds)
     assert first["caption_id"].tolist() == [1, 2, 3] and first["row"].tolist() == [0, 1, 0]
     assert second["caption_id"].tolist() == [4, 5] and second["row"].tolist() == [0, 1]
-    # The image without a caption comes last.
+    # The image without a caption is last.
     assert [fold[4].image_id for fold in folds_of(Five(), 5)] == [12]
-    assert Five.index["row"].tolist() == [3, 0, 3, 4, 1]  # not changed in place
+    assert Five.index["row"].tolist() == [3, 0, 3, 4, 1]  # the split itself is unchanged
 
 
 def test_a_fold_larger_than_the_split_is_refused():
@@ -46,7 +46,7 @@ def test_a_fold_larger_than_the_split_is_refused():
         folds_of(Five(), 6)
 
 
-def test_mean_and_spread_by_hand():
+def test_mean_and_standard_deviation_of_two_folds():
     flats = [
         {
             "s2i_r1": 0.2,
@@ -63,9 +63,9 @@ def test_mean_and_spread_by_hand():
             "captions_per_image_max": 5,
         },
     ]
-    found = mean_flat(flats)
-    assert found.pop("std_mean_r1") == pytest.approx(0.1 / np.sqrt(2))
-    assert found == pytest.approx(
+    means = mean_flat(flats)
+    assert means.pop("std_mean_r1") == pytest.approx(0.1 / np.sqrt(2))
+    assert means == pytest.approx(
         {
             "s2i_r1": 0.3,
             "mean_r1": 0.3,

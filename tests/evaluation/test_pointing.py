@@ -1,4 +1,4 @@
-"""The measure of attention maps: hits and chance by hand, and the real run end to end."""
+"""The pointing benchmark: hits and chance of small maps, and a whole run."""
 
 import dataclasses
 import re
@@ -42,14 +42,14 @@ def test_shares_of_patches():
     mask = np.zeros((8, 8), bool)
     mask[:4, :2] = True
     np.testing.assert_allclose(patch_shares(mask, 2), [[0.5, 0], [0, 0]])
-    # Three patches to eight pixels: the middle one begins inside a pixel.
+    # With three patches for eight pixels, the middle patch begins inside a pixel.
     np.testing.assert_allclose(patch_shares(mask, 3).sum() * 64 / 9, mask.sum(), rtol=1e-6)
 
 
 def test_a_partner_is_another_thing_far_away():
     planned = [image for image in plan_corpus(SCENES) if image.split == "test"]
-    for place, image in enumerate(planned):
-        scene = partner(place, planned)
+    for position, image in enumerate(planned):
+        scene = partner(position, planned)
         if scene is None:
             assert all(beside(image, other) is None for other in planned)
             continue
@@ -63,23 +63,24 @@ def test_a_partner_is_another_thing_far_away():
     assert beside(planned[0], planned[0]) is None
 
 
-def test_tally_by_hand():
+def test_tally_counts_hits_and_chance():
     tally = Tally()
     for hit in (True, True, False, True):
         tally.add(hit, 0.25)
-    # Standard error of four tries at a quarter: sqrt(0.25 * 0.75 / 4) = 0.2165.
+    # The standard error of four tries with chance 1/4 is sqrt(0.25 * 0.75 / 4) = 0.2165.
     assert tally.line == " 75.0 %  (chance 25.0 %, +2 standard errors, 4 clips)"
 
 
-def test_judged_by_hand():
+def test_judging_a_map_of_four_patches():
     masks = np.zeros((2, 8, 8), bool)
-    masks[0, :4, :4] = True  # all of the first patch
-    masks[1, 4:, :] = True  # all of the third and the fourth
+    masks[0, :4, :4] = True  # the named object covers the first patch
+    masks[1, 4:, :] = True  # the other object covers the third and the fourth
     assert list(judge(np.array([[0.4, 0], [0.3, 0.3]]), masks)) == [
         ("beside peak", True, 0.25),
         ("beside choice", True, 0.5),
     ]
-    # The other has twice the patches: what counts is the weight on each. Equal ones are no hit.
+    # The other object has twice as many patches, so weights are compared per patch. Equal weights
+    # are not a hit.
     for last, hit in ((0.27, False), (0.25, False), (0.2, True)):
         assert list(judge(np.array([[0.3, 0.1], [0.35, last]]), masks)) == [
             ("beside peak", False, 0.25),
@@ -94,33 +95,33 @@ def test_hits_are_where_the_largest_weight_is(level, made, matching_workdir, mon
     corpus, scenes = made[level]
     split = corpus.split("test")
     planned = [image for image in plan_corpus(scenes) if image.split == "test"]
-    found = measure(model, split, planned, 8)
+    tallies = measure(model, split, planned, 8)
     alone = 8 if level == "one" else sum(len(image.scene.objects) == 1 for image in planned)
-    assert 0 < found["alone peak attention"].tries == alone
-    assert found["beside peak attention"].tries == found["beside choice dependence"].tries > 0
-    assert all(0 <= tally.hits <= tally.tries for tally in found.values())
+    assert 0 < tallies["alone peak attention"].tries == alone
+    assert tallies["beside peak attention"].tries == tallies["beside choice dependence"].tries > 0
+    assert all(0 <= tally.hits <= tally.tries for tally in tallies.values())
 
-    # Maps that know the answer hit always, ones that know its opposite never.
+    # Maps made from the mask of the named object always hit, their opposites never.
     plans = {image.image_id: image for image in planned}
     masks = []
     for row in range(8):
         record, image = split[row], plans[split[row].image_id]
-        # What the plan says is what the record shows.
+        # The record holds the picture of the planned scene.
         picture = render(image.scene, 32, image.looks)
         np.testing.assert_array_equal(load_image(record.image), picture)
         for scene, _ in shown(image, picture, planned):
             masks.append(object_masks(scene, 32, image.looks)[0])
-    coming = iter(masks)
+    next_masks = iter(masks)
 
-    def knowing(attention):
-        right = patch_shares(next(coming), 2)
+    def perfect_maps(attention):
+        right = patch_shares(next(next_masks), 2)
         return {"attention": right, "dependence": 1 - right}
 
-    monkeypatch.setattr(pointing, "maps_of", knowing)
-    found = measure(model, split, planned, 8)
-    assert found["beside choice attention"].hits == found["beside choice attention"].tries
-    assert found["beside choice dependence"].hits == 0
-    hits = found["alone peak attention"].hits + found["beside peak attention"].hits
+    monkeypatch.setattr(pointing, "maps_of", perfect_maps)
+    tallies = measure(model, split, planned, 8)
+    assert tallies["beside choice attention"].hits == tallies["beside choice attention"].tries
+    assert tallies["beside choice dependence"].hits == 0
+    hits = tallies["alone peak attention"].hits + tallies["beside peak attention"].hits
     assert hits == sum((patch_shares(mask, 2) >= 0.25).any() for mask in masks)
 
 

@@ -1,4 +1,4 @@
-"""The metrics against hand-made matrices, a brute-force float64 reference and exact chances."""
+"""The metrics on a small matrix, against a brute-force reference, and against exact chances."""
 
 from fractions import Fraction
 from math import comb
@@ -9,8 +9,8 @@ import pytest
 from sir_jax.evaluation import ranking
 
 # Scores of 8 clips (columns) for 4 images (rows); clips 2j and 2j+1 describe image j.
-# Clips 4 and 5 are duplicates of each other; there are ties in both directions.
-HAND_SCORES = np.array(
+# Clips 4 and 5 have equal scores, and there are ties in both directions.
+SCORES = np.array(
     [
         [9, 5, 2, 1, 3, 3, 8, 0],
         [4, 5, 7, 6, 3, 3, 9, 1],
@@ -19,14 +19,9 @@ HAND_SCORES = np.array(
     ],
     np.float32,
 )
-HAND_S = np.repeat(np.arange(4), 2)
-
-
-def hand_metrics(chunk=1024):
-    # With one-hot clips the dot products are exactly the matrix.
-    return ranking.retrieval_metrics(
-        np.eye(8, dtype=np.float32), HAND_SCORES, HAND_S, np.arange(4), chunk=chunk
-    )
+CLIP_IMAGES = np.repeat(np.arange(4), 2)
+# The dot products of one-hot clips with the rows of the matrix are the matrix.
+SMALL_CASE = (np.eye(8, dtype=np.float32), SCORES, CLIP_IMAGES, np.arange(4))
 
 
 def brute_force(z_s, z_i, ids_s, ids_i):
@@ -35,7 +30,7 @@ def brute_force(z_s, z_i, ids_s, ids_i):
 
     def rank(row, right):
         order = sorted(range(len(row)), key=lambda j: (-row[j], right[j]))
-        return next(place for place, j in enumerate(order, 1) if right[j])
+        return next(n for n, j in enumerate(order, 1) if right[j])
 
     s2i = [rank(row, ids_i == own) for row, own in zip(scores, ids_s, strict=True)]
     i2s = [
@@ -51,23 +46,21 @@ def random_case(seed, images, counts, width=16):
     image_ids = rng.permutation(1000)[:images]
     speech_ids = rng.permutation(np.repeat(image_ids, counts))
     z_i = rng.normal(size=(images, width)).astype(np.float32)
-    place = {own: row for row, own in enumerate(image_ids)}
-    z_s = z_i[[place[own] for own in speech_ids]]
+    row_of = {image_id: row for row, image_id in enumerate(image_ids)}
+    z_s = z_i[[row_of[image_id] for image_id in speech_ids]]
     z_s = (z_s + 2 * rng.normal(size=z_s.shape)).astype(np.float32)
     return z_s, z_i, speech_ids, image_ids
 
 
-def test_hand_made_matrix_with_duplicates_and_ties():
-    s2i, i2s = ranking.retrieval_ranks(
-        np.eye(8, dtype=np.float32), HAND_SCORES, HAND_S, np.arange(4)
-    )
-    # clip 0 first; clip 1: 5 behind 6 and tied with 5; clip 2: 7 tied with 7; clip 3: 6 with 6;
-    # clips 4 and 5: 3 tied with two; clip 6: 9 tied with 9; clip 7: 0 behind 1 and 2, tied with 0.
+def test_small_matrix_with_duplicates_and_ties():
+    s2i, i2s = ranking.retrieval_ranks(*SMALL_CASE)
+    # Clip 1, for example, scores 5 with its image: one image scores 6 and another one 5, too, so
+    # its rank is 3. Clip 7 scores 0 behind 1 and 2, and another image scores 0, too: rank 4.
     np.testing.assert_array_equal(s2i, [1, 3, 2, 2, 3, 3, 2, 4])
-    # image 0: 9 first; image 1: 7 behind 9; image 2: 3 behind 7 and 4; image 3: 9 first.
+    # Image 2, for example, scores 3 with its best clips, behind 7 and 4: rank 3.
     np.testing.assert_array_equal(i2s, [1, 2, 3, 1])
 
-    flat = hand_metrics().flat()
+    flat = ranking.retrieval_metrics(*SMALL_CASE).flat()
     assert flat["s2i_r1"] == 1 / 8 and flat["s2i_r5"] == flat["s2i_r10"] == 1.0
     assert flat["i2s_r1"] == 2 / 4 and flat["i2s_r5"] == 1.0
     assert flat["s2i_median_rank"] == 2.5 and flat["i2s_median_rank"] == 1.5
@@ -78,8 +71,8 @@ def test_hand_made_matrix_with_duplicates_and_ties():
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 1024])
-def test_equals_brute_force_whatever_the_chunk(chunk):
-    # Between 0 and 5 captions per image; the image without any is only a distractor.
+def test_equals_brute_force_for_every_chunk_size(chunk):
+    # Images have 0 to 5 captions; those without a caption are only distractors.
     case = random_case(0, 12, [5, 1, 3, 0, 2, 2, 5, 1, 4, 0, 1, 3])
     s2i, i2s = ranking.retrieval_ranks(*case, chunk=chunk)
     expected_s2i, expected_i2s = brute_force(*case)
@@ -96,7 +89,8 @@ def test_equals_brute_force_whatever_the_chunk(chunk):
 
 
 def test_equal_vectors_tie_in_every_chunk():
-    # The right image and 36 copies of it: every copy counts as ranked before, at any tile's edge.
+    # The right image and 36 copies of it, spread over several tiles: each copy has the same score
+    # and so counts as ranked before the right image.
     rng = np.random.default_rng(1)
     vector = rng.normal(size=(1, 256)).astype(np.float32)
     z_i = np.repeat(vector, 37, axis=0)
@@ -122,7 +116,7 @@ def test_order_of_items_does_not_matter():
     )
 
 
-def test_repeated_image_ids_are_all_right():
+def test_all_images_of_a_repeated_id_are_right():
     z_i = np.array([[1, 0], [0.9, 0], [0, 1]], np.float32)
     s2i, i2s = ranking.retrieval_ranks(z_i[:1], z_i, np.array([7]), np.array([7, 7, 8]))
     np.testing.assert_array_equal(s2i, [1])
@@ -137,12 +131,12 @@ def test_chance_is_exact():
     mixed = (1 - comb(19, 5) / comb(20, 5) + 1 - comb(16, 5) / comb(20, 5)) / 2
     assert ranking.chance_recall(20, np.array([1, 4]), 5) == pytest.approx(mixed, abs=1e-15)
     assert ranking.chance_median_rank(500, np.ones(3, int)) == 250
-    # Best of 4 in 2000: P(rank <= 318) is the first to reach a half.
+    # With 4 right items of 2000, P(rank <= r) first reaches 1/2 at r = 318.
     below, at = (1 - comb(1996, r) / comb(2000, r) for r in (317, 318))
     assert below < 0.5 <= at and ranking.chance_median_rank(2000, np.array([4])) == 318
 
 
-def test_chance_is_what_random_embeddings_reach():
+def test_random_embeddings_reach_the_chance_level():
     rng = np.random.default_rng(4)
     ids = np.arange(10)
     hits = []
@@ -155,7 +149,7 @@ def test_chance_is_what_random_embeddings_reach():
 
 
 def test_table_prints_percent_gallery_captions_and_chance():
-    table = hand_metrics().table()
+    table = ranking.retrieval_metrics(*SMALL_CASE).table()
     header, speech, image, both, note = table.splitlines()
     assert header.split() == "gallery captions/image R@1 % R@5 % R@10 % median rank".split()
     assert speech.split() == (
@@ -176,12 +170,8 @@ def test_table_prints_percent_gallery_captions_and_chance():
         ({"z_s": np.zeros((0, 8)), "speech_image_ids": np.zeros(0, int)}, "nothing to rank"),
     ],
 )
-def test_refuses_what_has_no_rank(change, message):
-    case = {
-        "z_s": np.eye(8, dtype=np.float32),
-        "z_i": HAND_SCORES,
-        "speech_image_ids": HAND_S,
-        "image_ids": np.arange(4),
-    }
+def test_inputs_that_cannot_be_ranked_are_refused(change, message):
+    names = ("z_s", "z_i", "speech_image_ids", "image_ids")
+    case = dict(zip(names, SMALL_CASE, strict=True))
     with pytest.raises(ValueError, match=message):
         ranking.retrieval_metrics(**(case | change))

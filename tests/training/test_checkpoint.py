@@ -1,3 +1,5 @@
+"""Checkpoints: any mesh, donation, the best and the last, missing and damaged ones."""
+
 import functools
 
 import jax
@@ -18,7 +20,7 @@ from sir_jax.training.state import init_state
 
 
 def placed_state(cfg):
-    """Return (abstract, shardings, state) of a config, the state on its mesh."""
+    """Return (abstract, shardings, state) of a config, with the state on the config's mesh."""
     model, tx = build_model(cfg.model), make_optimizer(cfg.optim, cfg.train.steps)
     init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
     abstract = jax.eval_shape(init, jax.random.key(0))
@@ -84,7 +86,7 @@ def test_best_and_last_two_are_kept_over_a_restart(tmp_path, on_4x2):
                 checkpoints.note_evaluation(step, {BEST_METRIC: scores[step]})
             checkpoints.save(state, step, cfg)
         checkpoints.close()
-    # Of the equal scores at 2 and 3 the earlier one is kept.
+    # Steps 2 and 3 have equal scores; the earlier one is kept.
     folders = [p.name for p in (tmp_path / CHECKPOINTS).iterdir() if p.is_dir()]
     assert sorted(folders) == ["2", "4", "5"]
     opened = Checkpoints(tmp_path, read_only=True)
@@ -104,17 +106,17 @@ def test_restore_params_gives_numpy_and_the_config(tmp_path):
     checkpoints.save(state, 2, cfg)
     checkpoints.close()
     for which, params in (("best", best), ("last", state.params)):
-        found, restored = restore_params(tmp_path, which)
-        assert to_json(found) == to_json(cfg)
-        # Tuples again, not JSON's lists: the model must be hashable.
-        hash(build_model(found.model))
+        stored_cfg, restored = restore_params(tmp_path, which)
+        assert to_json(stored_cfg) == to_json(cfg)
+        # Lists of the JSON file are tuples again, because the model must be hashable.
+        hash(build_model(stored_cfg.model))
         assert {type(leaf) for leaf in leaf_paths(restored).values()} == {np.ndarray}
         assert_equal_trees(restored, params)
 
 
 def test_missing_checkpoints_say_what_to_do(tmp_path, on_4x2):
     cfg, _, _, state = on_4x2
-    with pytest.raises(UserError, match="has no checkpoints; give the --workdir of a run"):
+    with pytest.raises(UserError, match="has no checkpoints; give the workdir of a run"):
         restore_params(tmp_path)
     with pytest.raises(UserError, match="'newest' is neither 'best' nor 'last'"):
         restore_params(tmp_path, "newest")
@@ -145,14 +147,14 @@ def test_checkpoint_of_another_model_names_the_leaves(tmp_path, on_4x2):
 
 
 def test_evaluation_after_its_checkpoint_counts(tmp_path, on_4x2):
-    """SIGTERM may have cut the evaluation short; the resumed run makes it when the save is old."""
+    """If SIGTERM ends an evaluation, the resumed run makes it, after its checkpoint was saved."""
     cfg, _, _, state = on_4x2
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state, 1, cfg)
     checkpoints.close()
     checkpoints = Checkpoints(tmp_path)
     checkpoints.note_evaluation(1, {BEST_METRIC: 0.4})
-    # Of a save that a kill then prevented: forgotten, as the run comes to step 2 again.
+    # A kill prevented the save of step 2. Its evaluation is dropped: the run reaches step 2 again.
     checkpoints.note_evaluation(2, {BEST_METRIC: 0.8})
     checkpoints.close()
     opened = Checkpoints(tmp_path, read_only=True)
@@ -160,7 +162,7 @@ def test_evaluation_after_its_checkpoint_counts(tmp_path, on_4x2):
     opened.close()
 
 
-def test_folder_without_its_meta_is_passed_over_and_made_again(tmp_path, on_4x2):
+def test_incomplete_checkpoint_is_ignored_and_made_again(tmp_path, on_4x2):
     cfg, _, _, state = on_4x2
     checkpoints = Checkpoints(tmp_path)
     checkpoints.note_evaluation(1, {BEST_METRIC: 0.5})

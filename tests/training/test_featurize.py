@@ -99,7 +99,7 @@ def compare(fields, tmp_path, corpus, monkeypatch, modalities=("speech", "image"
     live = losses(plain, tmp_path / "live", corpus)
     from_store = losses(stored, tmp_path / "stored", corpus)
     build = functools.partial(build_rounded, frozen=modalities)
-    monkeypatch.setattr(loop, "build_model", build)
+    monkeypatch.setattr("sir_jax.training.setup.build_model", build)
     rounded = losses(plain, tmp_path / "rounded", corpus)
     return live, rounded, from_store
 

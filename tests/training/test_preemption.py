@@ -1,4 +1,4 @@
-"""Saves that are disturbed: by a signal, a full disk, a lost end of a file, a second job."""
+"""Saves that are disturbed by a signal, a full disk, a truncated file or a second job."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def corpus():
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, corpus):
-    """Return the workdir of a run of six steps that nothing disturbed."""
+    """Return the workdir of an uninterrupted run of six steps."""
     folder = tmp_path_factory.mktemp("whole")
     loop.train(tiny_config(**RUN), folder, None, corpus)
     return folder
@@ -49,7 +49,7 @@ def assert_same_run(folder, whole):
 
 
 def data_files(step):
-    """Return the files of a checkpoint that hold bytes of its arrays, with the last one's place."""
+    """Return the files with a checkpoint's arrays, and the end of the bytes in use in each."""
     return {
         step / item / name: end
         for item in ("params", "train")
@@ -57,17 +57,17 @@ def data_files(step):
     }
 
 
-def test_checkpoint_that_lost_its_end_is_passed_over(whole, corpus, tmp_path, capsys):
+def test_truncated_checkpoint_is_ignored(whole, corpus, tmp_path, capsys):
     cfg = tiny_config(**RUN | {"train.steps": 5})
     loop.train(cfg, tmp_path, None, corpus)
     cfg.train.steps = 6
     steps = sorted(int(p.name) for p in (tmp_path / CHECKPOINTS).iterdir() if p.is_dir())
-    assert steps == [4, 5]  # two, for this
+    assert steps == [4, 5]  # two are kept for this case
     newest = tmp_path / CHECKPOINTS / "5"
-    # The one that is used furthest, so that half of it is not enough.
-    file, end = max(data_files(newest).items(), key=lambda found: found[1])
+    # Half of the file with the most bytes in use is certainly not enough.
+    file, end = max(data_files(newest).items(), key=lambda item: item[1])
     os.truncate(file, end // 2)
-    (tmp_path / "config.json").unlink()  # `train.steps` is another
+    (tmp_path / "config.json").unlink()  # it has another `train.steps`
     capsys.readouterr()
     loop.train(cfg, tmp_path, None, corpus)
     out = capsys.readouterr().out
@@ -81,8 +81,8 @@ def test_checkpoint_that_lost_its_end_is_passed_over(whole, corpus, tmp_path, ca
 def test_every_file_that_a_restore_reads_is_checked(whole, tmp_path):
     step = whole / CHECKPOINTS / "6"
     assert find_fault(step) is None
-    found = data_files(step)
-    assert len(found) >= 4
+    ends = data_files(step)
+    assert len(ends) >= 4
     names = (
         "_METADATA",
         "_CHECKPOINT_METADATA",
@@ -98,9 +98,9 @@ def test_every_file_that_a_restore_reads_is_checked(whole, tmp_path):
         if (path := step / at / name).is_file()
     ]
     assert len(top) == 10
-    for path in (*found, *top):
+    for path in (*ends, *top):
         content = path.read_bytes()
-        for changed in (content[: found.get(path, len(content)) - 1], None):
+        for changed in (content[: ends.get(path, len(content)) - 1], None):
             if changed is None:
                 path.unlink()
             else:
@@ -113,7 +113,7 @@ def test_every_file_that_a_restore_reads_is_checked(whole, tmp_path):
     assert find_fault(step) is None
 
 
-def test_no_whole_checkpoint_is_no_reason_to_begin_anew(corpus, tmp_path):
+def test_run_without_a_complete_checkpoint_does_not_start_again(corpus, tmp_path):
     cfg = tiny_config(**RUN | {"train.steps": 2})
     loop.train(cfg, tmp_path, None, corpus)
     (tmp_path / CHECKPOINTS / "2" / "params" / "manifest.ocdbt").write_bytes(b"")
@@ -122,11 +122,11 @@ def test_no_whole_checkpoint_is_no_reason_to_begin_anew(corpus, tmp_path):
     assert "\n" not in str(error.value)
     folder = tmp_path / CHECKPOINTS
     assert str(error.value).startswith(f"checkpoint 2 of {folder} is not whole: params")
-    assert str(error.value).endswith("there is no other; choose another --workdir to begin anew")
+    assert str(error.value).endswith("there is no other; choose another workdir to begin anew")
 
 
 def test_sigterm_during_a_save_waits_for_it(whole, corpus, tmp_path, monkeypatch):
-    """The signal comes while the checkpoint of step 4 is on its way to the disk."""
+    """The signal comes while the checkpoint of step 4 is being written."""
     save = Checkpoints.save
 
     def save_and_signal(self, state, step, cfg):
@@ -150,7 +150,7 @@ def test_full_disk_stops_in_one_line_soon_and_loses_nothing(tmp_path):
     root = make_setting(tmp_path, **{"train.steps": steps, "train.checkpoint_every": every})
     Job(root, root / "run", 1, 1, "--config.train.checkpoint_every=4").stop_at(5)
     before = sequence(root / "run")
-    # A limit on each file: enough for the records, too little for a checkpoint's arrays.
+    # A limit on the size of files, large enough for records but not for a checkpoint's arrays.
     few = "--config.train.log_every=10"
     (status,), (out,) = Job(root, root / "run", 1, 1, few, most_bytes=90_000).wait()
     assert status == 2, out
@@ -160,7 +160,7 @@ def test_full_disk_stops_in_one_line_soon_and_loses_nothing(tmp_path):
     kept = before[-1]["step"]
     assert f"; the checkpoint of step {kept} is whole; make room or mend what it says" in line
     assert "Traceback" not in out
-    # Neither the next save nor the end had to come for it.
+    # The error was reported before the next save.
     assert every <= sequence(root / "run")[-1]["step"] < 2 * every
     opened = Checkpoints(root / "run", read_only=True)
     assert opened.last == kept
@@ -181,11 +181,11 @@ def test_second_job_in_a_workdir_is_refused_and_disturbs_nothing(whole, corpus, 
         patch.setattr(loop, "take_step", second_job)
         loop.train(tiny_config(**RUN), tmp_path, None, corpus)
     assert len(errors) == 1 and "\n" not in errors[0]
-    assert errors[0].startswith(f"--workdir={tmp_path} is in use by another job (process ")
+    assert errors[0].startswith(f"workdir {tmp_path} is in use by another job (process ")
     assert_same_run(tmp_path, whole)
 
 
-def test_workdir_in_a_bucket_is_held_by_a_file_that_changes(tmp_path, monkeypatch):
+def test_workdir_in_a_bucket_is_locked_by_a_file_that_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir, "BEAT", 0.05)
     monkeypatch.setattr(workdir, "DEAD", 0.5)
     with workdir._beating(tmp_path):
@@ -193,7 +193,7 @@ def test_workdir_in_a_bucket_is_held_by_a_file_that_changes(tmp_path, monkeypatc
         with pytest.raises(UserError, match="in use by another job"), workdir._beating(tmp_path):
             pass
     assert not (tmp_path / workdir.JOB).exists()
-    # What a killed job left does not change any more.
+    # The file of a killed job does not change any more.
     (tmp_path / workdir.JOB).write_text('{"owner": "process 1 on a", "beat": 7}\n')
     with workdir._beating(tmp_path):
         pass
@@ -201,7 +201,7 @@ def test_workdir_in_a_bucket_is_held_by_a_file_that_changes(tmp_path, monkeypatc
 
 
 def test_everything_but_arrays_goes_into_a_bucket(monkeypatch):
-    """A bucket in memory behind `etils.epath`, which has no locks and appends to nothing."""
+    """The bucket is in memory, behind `etils.epath`; it has no locks and cannot append."""
     cache = type(backend.fsspec_backend)._get_filesystem
     cache.cache_clear()
     monkeypatch.setattr(fsspec, "filesystem", lambda scheme, **_: MemoryFileSystem())
@@ -226,7 +226,7 @@ def test_everything_but_arrays_goes_into_a_bucket(monkeypatch):
     cache.cache_clear()
 
 
-def test_watchdog_shows_each_stall_once_and_counts_no_pause(capfd):
+def test_watchdog_shows_each_stall_once_and_ignores_pauses(capfd):
     with Watchdog(0.3, 7) as watchdog:
         with watchdog.paused():
             time.sleep(0.8)
@@ -234,7 +234,7 @@ def test_watchdog_shows_each_stall_once_and_counts_no_pause(capfd):
         time.sleep(1.0)
         err = capfd.readouterr().err
         assert err.count("no step has finished for") == 1 and "the last was step 7" in err
-        assert "test_watchdog_shows_each_stall_once" in err  # where this thread is
+        assert "test_watchdog_shows_each_stall_once" in err  # in this thread's stack
         watchdog.finished(8)
         time.sleep(1.0)
         assert "the last was step 8" in capfd.readouterr().err
@@ -243,8 +243,8 @@ def test_watchdog_shows_each_stall_once_and_counts_no_pause(capfd):
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_a_signal_while_it_finds_out_who_is_gone_is_not_the_end(monkeypatch, several):
-    """A launcher ends the others with SIGTERM; first each says which process it has lost."""
+def test_a_signal_waits_while_a_process_finds_out_which_peer_is_lost(monkeypatch, several):
+    """When one process is lost, launchers end the others by SIGTERM; they must report it first."""
     noted, before = [], signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(distributed, "several", lambda: several)
     monkeypatch.setattr(distributed, "notify", noted.append)
@@ -254,5 +254,5 @@ def test_a_signal_while_it_finds_out_who_is_gone_is_not_the_end(monkeypatch, sev
     if several:
         os.kill(os.getpid(), signal.SIGTERM)
         assert noted == [signal.SIGTERM]
-    # The second one is final.
+    # The second signal ends the process.
     assert signal.getsignal(signal.SIGTERM) == before
