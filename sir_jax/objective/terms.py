@@ -102,6 +102,12 @@ def _take_rows_bwd(residuals, d_out):
 take_rows.defvjp(_take_rows_fwd, _take_rows_bwd)
 
 
+def _interleaved(*trees: Any) -> Any:
+    """Join trees of leaves [G, B, ...] into one of rows, those of one item beside each other."""
+    stacked = jax.tree.map(lambda *x: jnp.stack(x, axis=2), *trees)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), stacked)
+
+
 def sim_term(
     views: Views, ids, temperature, params, keys, *, model, groups: int, pieces: int = 1
 ) -> tuple[Array, dict]:
@@ -135,10 +141,6 @@ def sim_term(
         jax.random.split(keys[1], groups), jnp.swapaxes(scores, 1, 2), ids
     )
 
-    def triples(*rows):
-        stacked = jax.tree.map(lambda *x: jnp.stack(x, axis=2), *rows)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), stacked)
-
     def match(key, speech, image):
         return model.apply(
             {"params": params},
@@ -153,8 +155,8 @@ def sim_term(
         match,
         jax.random.fold_in(keys[0], groups),
         pieces,
-        triples(speech, speech, _take(speech, speech_rows)),
-        triples(image, _take(image, image_rows), image),
+        _interleaved(speech, speech, _take(speech, speech_rows)),
+        _interleaved(image, _take(image, image_rows), image),
     )
     valid = _flat(jnp.stack([has_image, has_speech], axis=2))
     losses, counted, correct = matching(logits.reshape(-1, 3, 2), valid)
