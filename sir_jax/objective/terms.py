@@ -103,7 +103,7 @@ take_rows.defvjp(_take_rows_fwd, _take_rows_bwd)
 
 
 def _interleaved(*trees: Any) -> Any:
-    """Join trees of leaves [G, B, ...] into one of rows, those of one item beside each other."""
+    """Join n trees of leaves [groups, B / groups, ...] into [n B, ...], a row's n as neighbours."""
     stacked = jax.tree.map(lambda *x: jnp.stack(x, axis=2), *trees)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), stacked)
 
