@@ -1,18 +1,17 @@
-"""Coarse to fine: the best by embedding, ranked again by the fusion encoder's match score.
+"""Re-ranking: order the best items by embedding again, by the fusion encoder's match score.
 
-A query's list is its k best items by the coarse scores of `ranking`; of equal ones, wrong items
-first. An item's fine score is the log-odds that it matches. The list is ordered in three ways:
+A query's list is its k best items by the coarse scores of `ranking`; of items with equal scores,
+wrong ones come first. The fine score of a pair is the log-odds that it matches; for a clip that is
+cut into windows (`inference.embed`), the mean over its windows. A list is ordered in three ways:
 
 - fused, by `losses.fused_score`: the order that `Index.search` and the page show;
 - re-ranked, by the fine score alone (ALBEF, arXiv 2107.07651);
 - summed, by fine plus coarse score (BLIP, arXiv 2201.12086).
 
-A clip of several windows (see `embed`) matches as well as its windows do on average: the pair's
-fine score is the mean of theirs.
-
-Ranks follow `ranking`: the best right item's, from 1, wrong items of equal score before it. A query
-whose list has no right item keeps its coarse rank: what is not in the list stays behind it in
-coarse order. So R@j after re-ranking is never above the coarse R@k, for any j up to k.
+A query's rank is defined as in `ranking`: that of its best right item, from 1, after wrong items of
+equal score. A query without a right item in its list keeps its coarse rank, because items outside
+of the list stay behind it in coarse order. So R@j after re-ranking is at most the coarse R@k, for
+any j up to k.
 """
 
 import dataclasses
@@ -36,7 +35,7 @@ from sir_jax.inference.matching import BUDGET, score_pairs
 from sir_jax.inference.token_store import TokenStore
 from sir_jax.losses.fused_score import fused_score
 
-# The kinds of ranking with the prefix of their numbers and their title in the table.
+# The rankings: the prefix of their numbers, and their name in the table.
 SCORINGS = (
     ("", "coarse"),
     ("reranked_", "re-ranked"),
@@ -47,7 +46,7 @@ SCORINGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Reranked:
-    """Hold the rankings of one split with what caps them and what they cost."""
+    """The metrics of all rankings of a split, their upper bounds and their cost."""
 
     coarse: Metrics
     reranked: Metrics
@@ -59,15 +58,15 @@ class Reranked:
     cap_i2s: float
     pairs: int  # distinct pairs of a clip and an image
     passes: int  # pairs of a window and an image that the fusion encoder read
-    seconds: float  # of these passes, reading of tokens and compilation included
+    seconds: float  # of the passes, including compilation and reading of tokens
 
     @property
     def passes_per_s(self) -> float:
-        """Return fusion passes in a second, compilation included."""
+        """Return fusion passes per second, including compilation."""
         return self.passes / self.seconds
 
     def flat(self) -> dict[str, float]:
-        """Return every number under one name; the coarse ones are named as `Metrics.flat` does."""
+        """Return all numbers in one dictionary; coarse ones have the names of `Metrics.flat`."""
         rankings = (self.coarse, self.reranked, self.summed, self.fused)
         flat = {
             f"{prefix}{name}": value
@@ -86,23 +85,23 @@ class Reranked:
         }
 
     def table(self) -> str:
-        """Return the printed table; see `format_reranked`."""
+        """Return the metrics as a table for printing, see `format_reranked`."""
         return format_reranked(self.flat())
 
 
 def format_reranked(flat: Mapping[str, float]) -> str:
-    """Lay out `Reranked.flat()`: the rankings of a direction below each other.
+    """Format the metrics of all rankings as a table, grouped by direction.
 
     Args:
-      flat: the dictionary of `Reranked.flat`, possibly read back from JSON; an old one lacks a
-        ranking, which is left out.
+      flat: the dictionary of `Reranked.flat`, possibly read from JSON. An old file lacks the fused
+        ranking, which then has no rows.
 
     Returns:
-      Lines joined by newlines; recalls, chances and caps in percent.
+      A text of several lines; recalls, chances and caps in percent.
     """
     fewest, most = int(flat["captions_per_image_min"]), int(flat["captions_per_image_max"])
     captions = str(fewest) if fewest == most else f"{fewest}-{most}"
-    scorings = [(prefix, kind) for prefix, kind in SCORINGS if f"{prefix}mean_r" in flat]
+    scorings = [(prefix, name) for prefix, name in SCORINGS if f"{prefix}mean_r" in flat]
 
     def recalls(prefix: str, side: str) -> list[str]:
         pairs = ((flat[f"{prefix}{side}_r{k}"], flat[f"{side}_chance_r{k}"]) for k in RECALL_AT)
@@ -115,15 +114,15 @@ def format_reranked(flat: Mapping[str, float]) -> str:
         ("i2s", "image->speech", "clips"),
     ):
         gallery = f"{int(flat[f'{side}_gallery'])} {unit}"
-        for prefix, kind in scorings:
+        for prefix, name in scorings:
             cap = f"{100 * flat[f'rerank_cap_{side}']:.1f}" if prefix else ""
             rank = flat[f"{prefix}{side}_median_rank"]
             rank = f"{rank:g} ({flat[f'{side}_chance_median_rank']:g})"
-            rows.append([title, kind, gallery, captions, *recalls(prefix, side), cap, rank])
+            rows.append([title, name, gallery, captions, *recalls(prefix, side), cap, rank])
     both = f"{int(flat['s2i_gallery'])} / {int(flat['i2s_gallery'])}"
-    for prefix, kind in scorings:
-        rows.append(["mean of both", kind, both, captions, *recalls(prefix, "mean"), "", ""])
-    means = ", ".join(f"{kind} {100 * flat[f'{prefix}mean_r']:.1f} %" for prefix, kind in scorings)
+    for prefix, name in scorings:
+        rows.append(["mean of both", name, both, captions, *recalls(prefix, "mean"), "", ""])
+    means = ", ".join(f"{name} {100 * flat[f'{prefix}mean_r']:.1f} %" for prefix, name in scorings)
     return "\n".join(
         [
             *align_columns(rows, left=2),
@@ -140,26 +139,26 @@ def format_reranked(flat: Mapping[str, float]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Lists:
-    """Hold the k best items of each query, best first."""
+    """The k best items of each query, best first."""
 
-    items: np.ndarray  # int64[Q, k], columns of the gallery
-    scores: np.ndarray  # float32[Q, k], coarse
-    right: np.ndarray  # bool[Q, k]
+    items: np.ndarray  # int64[Q, k], numbers of gallery items
+    scores: np.ndarray  # float32[Q, k], their coarse scores
+    right: np.ndarray  # bool[Q, k], whether they are right
 
 
-# A candidate is one integer, so that lists are merged by comparing integers: the score in the upper
-# 32 bits, as an integer in the same order; then 1 for a wrong item; then 31 bits of the item's
-# number, the lower the better.
+# Lists are merged by integer keys, one per candidate, of which larger ones are better. The upper 32
+# bits are the score, as an integer of the same order; the next bit is 1 for a wrong item; the lower
+# 31 bits order items by number, the lower number first.
 _LAST = (1 << 31) - 1
 
 
-def _keys(scores: np.ndarray, right: np.ndarray, items: np.ndarray) -> np.ndarray:
+def _make_keys(scores: np.ndarray, right: np.ndarray, items: np.ndarray) -> np.ndarray:
     bits = scores.view(np.int32).astype(np.int64)
-    ordered = np.where(bits < 0, -(1 << 31) - bits, bits)  # both zeros are 0
+    ordered = np.where(bits < 0, -(1 << 31) - bits, bits)  # 0 for both zeros
     return (ordered << 32) | (~right).astype(np.int64) << 31 | (_LAST - items)
 
 
-def _lists(keys: np.ndarray) -> Lists:
+def _read_keys(keys: np.ndarray) -> Lists:
     keys = -np.sort(-keys, axis=1)
     ordered = keys >> 32
     bits = np.where(ordered < 0, -(1 << 31) - ordered, ordered).astype(np.int32)
@@ -168,10 +167,10 @@ def _lists(keys: np.ndarray) -> Lists:
     )
 
 
-def _best(known: np.ndarray, new: np.ndarray) -> np.ndarray:
-    """Keep as many of the largest keys of each row as `known` has columns."""
-    k = known.shape[1]
-    return np.partition(np.concatenate([known, new], axis=1), new.shape[1], axis=1)[:, -k:]
+def _merge(best: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Return the k largest keys in each row of both arrays, k being the width of `best`."""
+    k = best.shape[1]
+    return np.partition(np.concatenate([best, new], axis=1), new.shape[1], axis=1)[:, -k:]
 
 
 def coarse_lists(
@@ -182,18 +181,18 @@ def coarse_lists(
     k: int,
     chunk: int = 1024,
 ) -> tuple[Lists, Lists]:
-    """Find the k best of each clip and each image, by the scores of `ranking.retrieval_ranks`.
+    """Find the k best images of each clip and clips of each image, by the scores of `ranking`.
 
     Args:
-      z_s: float[Ns, E], spoken captions.
-      z_i: float[Ni, E], images.
-      speech_image_ids: int[Ns], the image that each caption describes.
+      z_s: float[Ns, E], embeddings of spoken captions.
+      z_i: float[Ni, E], embeddings of images.
+      speech_image_ids: int[Ns], the id of the image that each caption describes.
       image_ids: int[Ni].
-      k: at least 1; more than the gallery counts as the gallery.
-      chunk: rows and columns of a tile; the result does not depend on it.
+      k: length of a list, at least 1; at most the whole gallery is used.
+      chunk: scores are computed in tiles of chunk x chunk; the result does not depend on it.
 
     Returns:
-      The lists of all clips [Ns, k], and of all images [Ni, k], those without a caption too.
+      (lists of all clips [Ns, k], lists of all images [Ni, k], also of those without a caption).
     """
     lowest = np.iinfo(np.int64).min
     best_s = np.full((len(z_s), min(k, len(z_i))), lowest)
@@ -205,25 +204,30 @@ def coarse_lists(
             columns = np.arange(c, min(c + chunk, len(z_i)))
             scores = (queries @ z_i[columns].astype(np.float64).T).astype(np.float32)
             right = speech_image_ids[rows, None] == image_ids[None, columns]
-            best_s[rows] = _best(best_s[rows], _keys(scores, right, columns[None, :]))
-            best_i[columns] = _best(best_i[columns], _keys(scores, right, rows[:, None]).T)
-    return _lists(best_s), _lists(best_i)
+            best_s[rows] = _merge(best_s[rows], _make_keys(scores, right, columns[None, :]))
+            best_i[columns] = _merge(best_i[columns], _make_keys(scores, right, rows[:, None]).T)
+    return _read_keys(best_s), _read_keys(best_i)
 
 
 def reranked_ranks(coarse_ranks: np.ndarray, scores: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Rank each query's best right item after its list was ranked again.
+    """Rank each query's best right item after its list got new scores.
 
     Args:
-      coarse_ranks: int[Q], from 1.
-      scores: float[Q, k], the new scores of each list, in any order.
-      right: bool[Q, k].
+      coarse_ranks: int[Q], ranks from 1.
+      scores: float[Q, k], the new scores of the items of each list.
+      right: bool[Q, k], whether these items are right.
 
     Returns:
-      int[Q] from 1: among the list where it has a right item, wrong ones of equal score going
-      first; else the coarse rank.
+      int[Q], ranks from 1: the rank in the list, after wrong items of equal score; the coarse rank
+      if the list has no right item.
 
     Raises:
-      ValueError: a score is not finite; NaN would be ranked first.
+      ValueError: a score is not finite.
+
+    Example:
+      >>> scores, right = np.array([[0.2, 0.9]]), np.array([[True, False]])
+      >>> reranked_ranks(np.array([1]), scores, right)
+      array([2])
     """
     if not np.isfinite(scores).all():
         raise ValueError("match scores hold a value that is not finite")
@@ -234,27 +238,28 @@ def reranked_ranks(coarse_ranks: np.ndarray, scores: np.ndarray, right: np.ndarr
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """Hold one direction: the coarse rank of every query, and the lists of those that have one."""
+    """One direction of retrieval: the coarse ranks, and the lists of the queries."""
 
-    ranks: np.ndarray  # int64[Q], 0 for a query without a right item
-    asked: np.ndarray  # int64[A], the other queries
-    lists: Lists  # of these
+    ranks: np.ndarray  # int64[N], coarse rank of each item; 0 for an item without a right one
+    queries: np.ndarray  # int64[Q], the items with a rank, which are the queries
+    lists: Lists  # the list of each query
 
     @classmethod
     def of(cls, ranks: np.ndarray, lists: Lists) -> "Side":
-        """Leave out the lists of queries without a right item."""
-        asked = np.flatnonzero(ranks)
-        return cls(ranks, asked, Lists(lists.items[asked], lists.scores[asked], lists.right[asked]))
+        """Drop the lists of items that are no queries, because they have no right item."""
+        rows = np.flatnonzero(ranks)
+        return cls(ranks, rows, Lists(lists.items[rows], lists.scores[rows], lists.right[rows]))
 
-    def ranked_again(self, scores: np.ndarray) -> np.ndarray:
-        """Return `reranked_ranks` for the queries that have a list, and 0 for the others.
+    def reranked(self, scores: np.ndarray) -> np.ndarray:
+        """Return the new rank of each item; 0 for an item that is no query.
 
         Args:
-          scores: float[A, k], the new scores of the lists.
+          scores: float[Q, k], the new scores of the lists.
         """
-        again = np.zeros_like(self.ranks)
-        again[self.asked] = reranked_ranks(self.ranks[self.asked], scores, self.lists.right)
-        return again
+        new_ranks = np.zeros_like(self.ranks)
+        old_ranks = self.ranks[self.queries]
+        new_ranks[self.queries] = reranked_ranks(old_ranks, scores, self.lists.right)
+        return new_ranks
 
     @property
     def cap(self) -> float:
@@ -275,24 +280,24 @@ def _check_rerank(model, k: int) -> None:
 def distinct_pairs(
     speech_items: np.ndarray, image_rows: np.ndarray, image_items: np.ndarray, images: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Collect the pairs of both directions' lists, each once.
+    """Collect the pairs in the lists of both directions, each pair once.
 
     Args:
-      speech_items: int[Ns, k], images in the list of each clip.
+      speech_items: int[Ns, k], the images in the list of each clip.
       image_rows: int[Q], the images that are queries.
-      image_items: int[Q, k'], clips in the list of each of them.
-      images: how many there are.
+      image_items: int[Q, k'], the clips in the list of each of these images.
+      images: number of all images.
 
     Returns:
-      int[n, 2], (clip, image); and the place in it of each entry of `speech_items` and of
-      `image_items`, in their shapes.
+      (int[n, 2], the pairs (clip, image); the number of the pair of each entry of `speech_items`;
+      the number of the pair of each entry of `image_items`).
     """
     from_speech = np.arange(len(speech_items))[:, None] * images + speech_items
     from_images = image_items * images + image_rows[:, None]
-    codes, places = np.unique(
+    codes, numbers = np.unique(
         np.concatenate([from_speech.ravel(), from_images.ravel()]), return_inverse=True
     )
-    in_speech, in_images = np.split(places, [from_speech.size])
+    in_speech, in_images = np.split(numbers, [from_speech.size])
     return (
         np.stack(np.divmod(codes, images), axis=1),
         in_speech.reshape(from_speech.shape),
@@ -302,22 +307,22 @@ def distinct_pairs(
 
 def _rankings(
     sides: Sequence[Side],
-    places: Sequence[np.ndarray],
+    pair_numbers: Sequence[np.ndarray],
     fine: np.ndarray,
     temperature: float,
     ids: tuple[np.ndarray, np.ndarray],
 ) -> dict[str, Metrics]:
-    """Rank both directions by every score of a pair.
+    """Compute the metrics of both directions for every way to order the lists.
 
     Args:
-      sides: of clips, of images.
-      places: int[A, k] each, the pair of each entry of a side's lists.
-      fine: float64[n], of the pairs.
-      temperature: of the model.
-      ids: see `metrics_of_ranks`.
+      sides: the directions, that with spoken queries first.
+      pair_numbers: for each direction int[Q, k], the number of the pair of each entry of the lists.
+      fine: float64[n], the fine scores of the pairs.
+      temperature: the model's temperature.
+      ids: (speech_image_ids, image_ids) as in `metrics_of_ranks`.
 
     Returns:
-      The fields of `Reranked` besides `coarse`.
+      The fields `reranked`, `summed` and `fused` of `Reranked`.
     """
     scores: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
         "reranked": lambda coarse, match: match,
@@ -327,8 +332,8 @@ def _rankings(
     return {
         name: metrics_of_ranks(
             *(
-                side.ranked_again(score(side.lists.scores.astype(np.float64), fine[place]))
-                for side, place in zip(sides, places, strict=True)
+                side.reranked(score(side.lists.scores.astype(np.float64), fine[numbers]))
+                for side, numbers in zip(sides, pair_numbers, strict=True)
             ),
             *ids,
         )
@@ -346,23 +351,23 @@ def rerank(
     pair_batch: int | None = None,
     budget: int = BUDGET,
 ) -> Reranked:
-    """Rank a split by embedding, then the k best of each query by the fusion encoder.
+    """Rank a split by embedding, and re-rank the k best items of each query.
 
     Args:
       model: the joint model, with the task 'match'.
-      params: its parameters.
+      params: the model's parameters.
       split: a `sir_jax.data.corpus.Split`.
       data_cfg: `config.data`.
       batch_size: rows of an encoder's batch.
-      k: items of a list, at least 1; more than the gallery counts as the gallery.
+      k: length of a list, at least 1; at most the whole gallery is used.
       pair_batch: pairs in a fusion pass; None for `batch_size`.
-      budget: see `score_pairs`.
+      budget: bytes of token features on one device at once, see `score_pairs`.
 
     Returns:
-      `Reranked`. Images without a caption are in the lists of clips, and have none themselves.
+      `Reranked`. Images without a caption occur in the lists of clips but are no queries.
 
     Raises:
-      UserError: the model cannot match.
+      UserError: the model has no matching head.
       ValueError: k is below 1, or a score is not finite.
     """
     _check_rerank(model, k)
@@ -372,8 +377,8 @@ def rerank(
         vectors = (z.speech, z.image, z.speech_image_ids, z.image_ids)
         ranks = retrieval_ranks(*vectors)
         side_s, side_i = map(Side.of, ranks, coarse_lists(*vectors, k))
-        pairs, *places = distinct_pairs(
-            side_s.lists.items, side_i.asked, side_i.lists.items, len(z.image)
+        pairs, *pair_numbers = distinct_pairs(
+            side_s.lists.items, side_i.queries, side_i.lists.items, len(z.image)
         )
         start = time.monotonic()
         fine, passes = score_pairs(
@@ -381,9 +386,10 @@ def rerank(
         )
         seconds = time.monotonic() - start
 
+    temperature, ids = float(params["temperature"]), vectors[2:]
     return Reranked(
-        coarse=metrics_of_ranks(*ranks, *vectors[2:]),
-        **_rankings((side_s, side_i), places, fine, float(params["temperature"]), vectors[2:]),
+        coarse=metrics_of_ranks(*ranks, *ids),
+        **_rankings((side_s, side_i), pair_numbers, fine, temperature, ids),
         k_s2i=side_s.lists.items.shape[1],
         k_i2s=side_i.lists.items.shape[1],
         cap_s2i=side_s.cap,

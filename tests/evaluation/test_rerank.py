@@ -1,4 +1,4 @@
-"""Re-ranking: lists, ranks and tables against expected ones, scores against each pair alone."""
+"""Re-ranking: lists, ranks and tables, compared with naive loops and with a search."""
 
 import dataclasses
 import itertools
@@ -26,7 +26,7 @@ from sir_jax.inference.retriever import Retriever
 
 
 def tied_case(seed=0, images=9, clips=17):
-    """Return few-valued vectors, so that scores tie and are negative; ids repeat on both sides."""
+    """Return vectors of small integers, with tied and negative scores; ids repeat on both sides."""
     rng = np.random.default_rng(seed)
     z_i = rng.integers(-1, 2, (images, 3)).astype(np.float32)
     z_s = rng.integers(-1, 2, (clips, 3)).astype(np.float32)
@@ -35,29 +35,29 @@ def tied_case(seed=0, images=9, clips=17):
 
 
 def naive_list(scores, right, k):
-    """Sort one query's items: the best first, of equal ones the wrong, then the first."""
+    """Return the list of one query: best first, among equals wrong items first, then by number."""
     order = sorted(range(len(scores)), key=lambda j: (-scores[j], right[j], j))
     return order[:k]
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 1024])
 @pytest.mark.parametrize("k", [1, 5, 100])
-def test_lists_are_the_best_by_coarse_score_wrong_ones_first(k, chunk):
+def test_lists_hold_the_best_items_with_wrong_ones_first_among_equals(k, chunk):
     z_s, z_i, ids_s, ids_i = tied_case()
     scores = z_s.astype(np.float64) @ z_i.astype(np.float64).T
     right = ids_s[:, None] == ids_i[None, :]
     lists = coarse_lists(z_s, z_i, ids_s, ids_i, k, chunk)
-    for found, table, same in zip(lists, (scores, scores.T), (right, right.T), strict=True):
-        assert found.items.shape == (len(table), min(k, table.shape[1]))
+    for side, table, same in zip(lists, (scores, scores.T), (right, right.T), strict=True):
+        assert side.items.shape == (len(table), min(k, table.shape[1]))
         for row in range(len(table)):
             expected = naive_list(table[row], same[row], k)
-            np.testing.assert_array_equal(found.items[row], expected)
-            np.testing.assert_array_equal(found.scores[row], table[row, expected])
-            np.testing.assert_array_equal(found.right[row], same[row, expected])
+            np.testing.assert_array_equal(side.items[row], expected)
+            np.testing.assert_array_equal(side.scores[row], table[row, expected])
+            np.testing.assert_array_equal(side.right[row], same[row, expected])
     assert lists[0].scores.dtype == np.float32
 
 
-def test_lists_keep_the_scores_to_the_last_bit_and_the_cap_is_the_coarse_recall():
+def test_lists_keep_exact_scores_and_their_cap_is_the_coarse_recall():
     rng = np.random.default_rng(1)
     z_s, z_i = (rng.normal(size=(n, 16)).astype(np.float32) for n in (40, 23))
     ids_s = rng.integers(0, 20, 40)
@@ -72,7 +72,8 @@ def test_lists_keep_the_scores_to_the_last_bit_and_the_cap_is_the_coarse_recall(
 
 
 def test_a_negative_zero_ties_with_zero():
-    # -1e-60 is -0 as float32. The right item is the one of +0, so the other goes first.
+    # The score of item 0, -1e-60, becomes -0.0 as float32. Item 1, which scores +0.0, is right, so
+    # the wrong item 0 comes first.
     z_s, z_i = np.array([[1e-30]]), np.array([[-1e-30], [0.0], [-1.0]])
     lists, _ = coarse_lists(z_s, z_i, np.array([1]), np.array([0, 1, 2]), 3)
     np.testing.assert_array_equal(lists.items, [[0, 1, 2]])
@@ -80,17 +81,17 @@ def test_a_negative_zero_ties_with_zero():
     np.testing.assert_array_equal(lists.items, [[1, 0, 2]])
 
 
-def test_ranks_by_hand():
+def test_ranks_of_small_lists():
     coarse = np.array([2, 1, 9, 3, 4, 3, 1])
     scores = np.array(
         [
-            [0.1, 0.9, 0.5, 0.2],  # right 0.9: first
-            [0.1, 0.9, 0.5, 0.2],  # right 0.1: last, from the coarse first
-            [9.0, 8.0, 7.0, 6.0],  # none right: stays where it was
-            [0.5, 0.5, 0.5, 0.4],  # right 0.5 ties with two wrong ones: behind both
-            [-3.0, -1.0, -2.0, -4.0],  # two right, -2 and -4: the better counts, behind -1
-            [0.7, 0.7, 0.6, 0.6],  # two right of equal score: not against each other
-            [0.5, 0.5, 0.5, 0.5],  # a head that has learnt nothing is last, not first
+            [0.1, 0.9, 0.5, 0.2],  # the right item, 0.9, is first
+            [0.1, 0.9, 0.5, 0.2],  # the right item, 0.1, is last, though first by coarse score
+            [9.0, 8.0, 7.0, 6.0],  # no right item: the coarse rank stays
+            [0.5, 0.5, 0.5, 0.4],  # the right item ties with two wrong ones and is behind both
+            [-3.0, -1.0, -2.0, -4.0],  # of two right items, -2 and -4, the better one counts
+            [0.7, 0.7, 0.6, 0.6],  # two right items of equal score do not count for each other
+            [0.5, 0.5, 0.5, 0.5],  # with all scores equal, the right item is last
         ]
     )
     right = np.zeros((7, 4), bool)
@@ -98,7 +99,7 @@ def test_ranks_by_hand():
         right[row, column] = True
     ranks = reranked_ranks(coarse, scores, right)
     np.testing.assert_array_equal(ranks, [1, 4, 9, 3, 2, 1, 4])
-    # The order within a list means nothing.
+    # The order of the items in a list does not matter.
     np.testing.assert_array_equal(reranked_ranks(coarse, scores[:, ::-1], right[:, ::-1]), ranks)
 
 
@@ -109,7 +110,7 @@ def test_a_score_that_is_not_finite_is_refused(value):
 
 
 def naive_ranks(coarse_ranks, coarse, fine, right, k):
-    """Sort one query at a time: its list by the fine score, all others behind it as they were."""
+    """Rank one query at a time: its list by fine score, then the other items in coarse order."""
     ranks = []
     for row in range(len(coarse)):
         order = naive_list(coarse[row], right[row], len(coarse[row]))
@@ -139,18 +140,18 @@ def test_a_list_as_long_as_the_gallery_is_a_ranking_by_the_fine_score(k):
         np.testing.assert_array_equal(ranks, full)
 
 
-def test_a_pair_of_both_directions_is_there_once():
-    # Three clips, four images; image 2 is no query.
+def test_a_pair_in_the_lists_of_both_directions_is_collected_once():
+    # Three clips, four images; image 2 is not a query.
     speech_items = np.array([[3, 0], [1, 2], [0, 1]])
     image_items = np.array([[0, 2], [1, 0], [1, 2]])
     pairs, in_s, in_i = distinct_pairs(speech_items, np.array([0, 1, 3]), image_items, 4)
     expected = {(0, 3), (0, 0), (1, 1), (1, 2), (2, 0), (2, 1), (0, 1), (1, 3), (2, 3)}
     assert len(pairs) == 9 and {tuple(pair) for pair in pairs.tolist()} == expected
-    for clip, place in itertools.product(range(3), range(2)):
-        assert tuple(pairs[in_s[clip, place]]) == (clip, speech_items[clip, place])
+    for clip, column in itertools.product(range(3), range(2)):
+        assert tuple(pairs[in_s[clip, column]]) == (clip, speech_items[clip, column])
     for query, image in enumerate((0, 1, 3)):
-        for place in range(2):
-            assert tuple(pairs[in_i[query, place]]) == (image_items[query, place], image)
+        for column in range(2):
+            assert tuple(pairs[in_i[query, column]]) == (image_items[query, column], image)
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 40])
@@ -181,11 +182,11 @@ def test_a_split_is_ranked_as_a_naive_loop_ranks_it(case, stores, k):
             (out.fused, fine + rough / float(params["temperature"])),
         ):
             expected = naive_ranks(ranks, rough, scores, same, k)
-            found = getattr(metrics, side)
-            assert found.recall == tuple(np.mean(expected <= n) for n in (1, 5, 10))
-            assert found.median_rank == np.median(expected)
-            assert found.chance == getattr(out.coarse, side).chance
-            assert found.queries == len(expected)
+            side_metrics = getattr(metrics, side)
+            assert side_metrics.recall == tuple(np.mean(expected <= n) for n in (1, 5, 10))
+            assert side_metrics.median_rank == np.median(expected)
+            assert side_metrics.chance == getattr(out.coarse, side).chance
+            assert side_metrics.queries == len(expected)
         assert getattr(out, f"cap_{side}") == np.mean(ranks <= k)
         rows = np.arange(13) if side == "s2i" else np.flatnonzero(asked)
         for row, query in enumerate(rows):
@@ -197,12 +198,12 @@ def test_a_split_is_ranked_as_a_naive_loop_ranks_it(case, stores, k):
 
 
 def ranks_of_search(index, queries, of, right, k):
-    """Return each query's rank from 1 by what a search returns, re-ranking k."""
+    """Return the rank of each query's best right item in an index; 0 without a right item."""
     ranks = np.zeros(len(queries), int)
-    asked = [n for n, wanted in enumerate(right) if wanted]
+    asked = [n for n, right_ids in enumerate(right) if right_ids]
     chosen = [queries[n] for n in asked]
-    found = index.search(chosen, 100, of=of), index.search(chosen, k, rerank=k, of=of)
-    for n, coarse, fused in zip(asked, *found, strict=True):
+    hits = index.search(chosen, 100, of=of), index.search(chosen, k, rerank=k, of=of)
+    for n, coarse, fused in zip(asked, *hits, strict=True):
         first, rest = [hit.id for hit in fused], [hit.id for hit in coarse[k:]]
         assert sorted(first) == sorted(hit.id for hit in coarse[:k])
         ranks[n] = 1 + min(map((first + rest).index, right[n]))
@@ -211,7 +212,7 @@ def ranks_of_search(index, queries, of, right, k):
 
 def test_an_index_ranks_as_the_evaluation_says(case, memory_split, tmp_path):
     cfg, model, params, *_ = case
-    # Of one bucket, and in batches of one, so that few programs are compiled.
+    # Clips of one bucket in batches of one, so that few programs are compiled.
     captions = {30: (8, 2), 10: (5,), 20: (), 40: (1, 9, 3), 50: (11, 4), 60: (6, 7, 10)}
     split = memory_split(captions)
     pictures = [tmp_path / f"{row}.png" for row in range(len(split))]
@@ -240,13 +241,13 @@ def test_a_model_without_the_matching_head_is_refused(tiny, memory_split):
         rerank(model, params, memory_split({30: (8,)}), cfg.data, 4, 2)
 
 
-def test_an_empty_list_is_refused(case):
+def test_a_k_of_zero_is_refused(case):
     cfg, model, params, split, _ = case
     with pytest.raises(ValueError, match="k is 0"):
         rerank(model, params, split, cfg.data, 4, 0)
 
 
-def made_up():
+def example_result():
     z_s, z_i, ids_s, ids_i = tied_case(seed=5)
     coarse = retrieval_metrics(z_s, z_i, ids_s, ids_i)
     side = dataclasses.replace(coarse.s2i, recall=(0.25, 0.5, 1.0), median_rank=7.5)
@@ -267,7 +268,7 @@ def made_up():
 
 
 def test_flat_names():
-    out = made_up()
+    out = example_result()
     flat = out.flat()
     assert format_table(flat) == out.coarse.table()
     for prefix, metrics in (
@@ -291,7 +292,7 @@ def test_flat_names():
 
 
 def test_table_has_the_rankings_below_each_other():
-    out = made_up()
+    out = example_result()
     flat = out.flat()
     assert out.table() == format_reranked(flat)
     head, *rows, means, cost = out.table().splitlines()
@@ -323,6 +324,6 @@ def test_table_has_the_rankings_below_each_other():
         "k: 4 images for a clip, 6 clips for an image; cap: coarse R@k; 90 fusion passes, "
         "22.5 passes/s"
     )
-    # What was written before there was a fused ranking has no line of it.
+    # A file from before the fused ranking existed gives a table without it.
     old = {name: value for name, value in flat.items() if not name.startswith("fused_")}
     assert "fused" not in format_reranked(old) and "summed" in format_reranked(old)
