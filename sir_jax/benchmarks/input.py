@@ -34,10 +34,10 @@ from sir_jax.benchmarks.timing import OtherLoad, cpu_seconds
 from sir_jax.config.presets import base_config
 from sir_jax.config.specs import CLIP_MEAN, CLIP_STD
 from sir_jax.data.corpus import INDEX_DTYPE, Caption, ImageRecord
+from sir_jax.data.features import FlacAudio
 from sir_jax.data.media.audio import longest_window
 from sir_jax.data.media.image import ImageSpec
 from sir_jax.data.pipeline import train_batches
-from sir_jax.data.tfds_features import FlacAudio
 from sir_jax.errors import UserError
 
 IMAGE_SIZE = 224

@@ -85,7 +85,7 @@ class Split:
     def _data_source(self):
         import tensorflow_datasets as tfds
 
-        from sir_jax.data.tfds_features import KeepEncoded
+        from sir_jax.data.features import KeepEncoded
 
         builder = tfds.builder_from_directory(self.directory)
         keep = KeepEncoded()

@@ -27,8 +27,8 @@ from sir_jax.config.specs import MODALITIES
 from sir_jax.objective.switches import frozen_patterns, has_teacher, noisy_modalities
 from sir_jax.runtime.sharding import count_slices
 from sir_jax.runtime.trees import leaf_paths, split_tree
-from sir_jax.training.features import bucket_frames
 from sir_jax.training.setup import Setup
+from sir_jax.training.stored_features import bucket_frames
 
 
 class Expected(NamedTuple):

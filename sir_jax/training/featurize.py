@@ -34,7 +34,8 @@ from sir_jax.errors import UserError
 from sir_jax.runtime import sharding
 from sir_jax.runtime.console import say
 from sir_jax.runtime.locks import only_one
-from sir_jax.training.features import (
+from sir_jax.training.setup import prepare
+from sir_jax.training.stored_features import (
     check_cacheable,
     frozen_modalities,
     identity,
@@ -43,7 +44,6 @@ from sir_jax.training.features import (
     make_layout,
     store_folder,
 )
-from sir_jax.training.setup import prepare
 
 SAMPLE_RATE = 16_000
 

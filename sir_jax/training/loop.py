@@ -45,7 +45,6 @@ from sir_jax.runtime.workdir import (
     make_folder,
 )
 from sir_jax.training.checkpoint import Checkpoints
-from sir_jax.training.features import open_features
 from sir_jax.training.fingerprint import check_same
 from sir_jax.training.metrics import MetricWriter, Progress
 from sir_jax.training.setup import Setup, describe, prepare
@@ -53,6 +52,7 @@ from sir_jax.training.state import (
     TrainState,
 )
 from sir_jax.training.step import bucket_length
+from sir_jax.training.stored_features import open_features
 
 Evaluate = Callable[[Any, SpeechImageModel, Any], dict[str, float]]
 

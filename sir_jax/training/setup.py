@@ -19,7 +19,6 @@ from sir_jax.models import SpeechImageModel, build_model
 from sir_jax.objective.switches import frozen_patterns, fusion_tasks, has_teacher, queue_size
 from sir_jax.runtime import distributed, sharding
 from sir_jax.runtime.console import say
-from sir_jax.training.features import cached_modalities, check_cacheable
 from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.state import (
     TrainState,
@@ -30,6 +29,7 @@ from sir_jax.training.state import (
     state_shardings,
 )
 from sir_jax.training.step import batch_shapes, bucket_length, jit_train_step
+from sir_jax.training.stored_features import cached_modalities, check_cacheable
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,9 +16,9 @@ from sir_jax.objective.switches import frozen_patterns
 from sir_jax.objective.total import Objective
 from sir_jax.runtime.sharding import batch_sharding, replicated, row_shards
 from sir_jax.runtime.trees import merge_trees, split_tree
-from sir_jax.training.features import bucket_frames, image_tokens, speech_states
 from sir_jax.training.optimizer import make_schedule
 from sir_jax.training.state import TrainState, update_ema
+from sir_jax.training.stored_features import bucket_frames, image_tokens, speech_states
 
 Array = jax.Array
 

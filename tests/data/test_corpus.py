@@ -13,9 +13,9 @@ from PIL import Image
 
 from sir_jax.data.builders.spoken_scenes import SPLITS, SceneConfig, plan_corpus
 from sir_jax.data.corpus import INDEX_DTYPE, Corpus, index_path, open_corpus, write_index
+from sir_jax.data.features import FlacAudio
 from sir_jax.data.paths import data_dir
 from sir_jax.data.preparation.scenes import make_spoken_scenes
-from sir_jax.data.tfds_features import FlacAudio
 from sir_jax.errors import UserError
 
 CONFIG = SceneConfig("compositional", 14, 4, 6, captions=2, voices=12, image_size=48, seed=3)
@@ -173,6 +173,11 @@ def test_data_dir_comes_from_argument_environment_or_default(monkeypatch, tmp_pa
     monkeypatch.setenv("SIR_JAX_DATA", str(tmp_path))
     assert data_dir() == data_dir("") == tmp_path
     assert str(data_dir("elsewhere")) == "elsewhere"
+
+
+def test_corpora_on_disk_name_the_feature_by_a_path_that_stays(corpus):
+    features = (corpus.directory / "features.json").read_text()
+    assert '"pythonClassName": "sir_jax.data.features.FlacAudio"' in features
 
 
 def test_flac_feature_round_trips_arrays_and_bytes():

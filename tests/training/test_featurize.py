@@ -30,11 +30,11 @@ from sir_jax.models import HubertSpec, SpeechImageModel, VitSpec, build_model
 from sir_jax.training import features as features_module
 from sir_jax.training import featurize as featurize_module
 from sir_jax.training import loop
-from sir_jax.training.features import make_layout, open_features, params_hash
 from sir_jax.training.featurize import featurize
 from sir_jax.training.metrics import JSONL, read_records
 from sir_jax.training.setup import Setup
 from sir_jax.training.step import batch_shapes, bucket_length
+from sir_jax.training.stored_features import make_layout, open_features, params_hash
 
 # All clips of `memory_corpus` fit the bucket: training on waveforms crops longer ones at random.
 FROZEN = {"optim.freeze": ("speech", "image"), "data.buckets": (7_000,), "train.steps": 3}

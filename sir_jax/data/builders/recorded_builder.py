@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from sir_jax.data.builders.recorded import read_chunks
 from sir_jax.data.builders.recordings import Plan, PlannedImage, load_layout
-from sir_jax.data.tfds_features import FlacAudio
+from sir_jax.data.features import FlacAudio
 from sir_jax.errors import UserError
 
 

@@ -11,7 +11,7 @@ from sir_jax.data.builders.spoken_scenes.config import SPLITS, SceneConfig
 from sir_jax.data.builders.spoken_scenes.generate import fingerprint, generate_chunks, read_chunks
 from sir_jax.data.builders.spoken_scenes.plan import plan_corpus
 from sir_jax.data.builders.work_chunks import default_workers
-from sir_jax.data.tfds_features import FlacAudio
+from sir_jax.data.features import FlacAudio
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -1,4 +1,7 @@
-"""TFDS features that do not import TensorFlow."""
+"""TFDS features that do not import TensorFlow.
+
+Every prepared corpus names this module in its features.json: it must keep its name.
+"""
 
 import io
 
