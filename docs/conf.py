@@ -32,6 +32,7 @@ nb_execution_mode = "off"
 # `[x](page.md#heading)`: anchors as a git host makes them, so that links work there as well.
 myst_heading_anchors = 4
 
+smartquotes = False  # a quoted message is searched for as it was printed
 # Docstrings are prose with `code` in single backticks, and name shapes themselves.
 default_role = "code"
 autodoc_typehints = "none"

@@ -112,7 +112,7 @@ class Retriever:
 
     @property
     def temperature(self) -> float:
-        """Return the temperature of training: similarity / temperature is a logit."""
+        """Return the temperature of training; similarity / temperature is a logit."""
         return float(self.params["temperature"])
 
     def encode_speech(
