@@ -30,7 +30,8 @@ def restore_params(workdir: str | Path, which: str = "best") -> tuple[ConfigDict
     """
     if which not in ("best", "last"):
         raise UserError(f"checkpoint {which!r} is neither 'best' nor 'last'")
-    folder = as_path(workdir) / CHECKPOINTS
+    # Orbax reads no metadata by a relative path.
+    folder = (as_path(workdir) / CHECKPOINTS).resolve()
     if not folder.is_dir():
         raise UserError(
             f"workdir {workdir} has no checkpoints; give the workdir of a run of `sir-jax train`"

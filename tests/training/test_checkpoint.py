@@ -114,6 +114,12 @@ def test_restore_params_gives_numpy_and_the_config(tmp_path):
         assert_equal_trees(restored, params)
 
 
+def test_restore_params_takes_a_relative_workdir(workdir, monkeypatch):
+    monkeypatch.chdir(workdir.parent)
+    restored, expected = (restore_params(path)[1] for path in (workdir.name, workdir))
+    jax.tree.map(np.testing.assert_array_equal, restored, expected)
+
+
 def test_missing_checkpoints_say_what_to_do(tmp_path, on_4x2):
     cfg, _, _, state = on_4x2
     with pytest.raises(UserError, match="has no checkpoints; give the workdir of a run"):
