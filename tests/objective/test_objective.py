@@ -62,6 +62,7 @@ def test_total_is_the_weighted_sum_of_the_terms(everything):
     assert 0 <= float(m["sim_accuracy"]) <= 1
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def views_of(model, params, batch):
     return (
         model.apply({"params": params}, batch["wave"], batch["lengths"], method="encode_speech"),
@@ -110,6 +111,7 @@ def test_matching_scores_the_pairs_it_says(everything):
     ids = jnp.array(batch["image_ids"])
     image_rows, _ = hard_negatives(jax.random.split(keys[2], 1)[0], scores, ids)
     speech_rows, _ = hard_negatives(jax.random.split(keys[3], 1)[0], scores.T, ids)
+    match = jax.jit(lambda *one: model.apply({"params": state.params}, *one, method="match"))
     losses = []
     for b in range(len(ids)):
         for speech_row, image_row, label in (
@@ -121,7 +123,7 @@ def test_matching_scores_the_pairs_it_says(everything):
                 jax.tree.map(lambda x, r=r: x[r : r + 1], e)
                 for e, r in ((s, speech_row), (i, image_row))
             ]
-            logits = np.float64(model.apply({"params": state.params}, *one, method="match")[0])
+            logits = np.float64(match(*one)[0])
             losses.append(np.log(np.exp(logits).sum()) - logits[label])
     assert float(metrics["sim"]) == pytest.approx(np.mean(losses), rel=1e-5)
 
@@ -144,6 +146,7 @@ def test_denoising_rebuilds_towards_the_teacher_and_its_control_has_another_cont
     noise = draw_noise(jax.random.split(key_noise, 1)[0], clean.mask, ids, cfg.loss.cmd.ratio)
     noisy = clean._replace(tokens=add_noise(clean.tokens, noise))
 
+    @jax.jit
     def rebuild(context):
         return model.apply({"params": state.params}, noisy, context, modality, method="denoise")
 

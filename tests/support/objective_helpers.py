@@ -4,6 +4,7 @@ import functools
 
 import jax
 import numpy as np
+from ml_collections import FrozenConfigDict
 from training_helpers import filled, tiny_config
 
 from sir_jax.losses.queue import Queue
@@ -43,21 +44,18 @@ def made(**fields):
 
 
 def loss_of(cfg, model, state, batch, key=1, **changes):
-    """Return (loss, aux) under jit; arrays of the state can be replaced by name."""
+    """Return (loss, aux); arrays of the state can be replaced by name.
+
+    The program is the same for all calls with one config: it is traced and compiled once.
+    """
     arrays = {"params": state.params, "ema": state.ema_params, "queue": state.queue, "step": 0}
-    arrays |= changes
+    return _jit_loss(FrozenConfigDict(cfg), model)(arrays | changes, batch, jax.random.key(key))
 
-    @jax.jit
-    def run(arrays, batch):
-        return loss_fn(
-            arrays["params"],
-            arrays["ema"],
-            arrays["queue"],
-            batch,
-            arrays["step"],
-            jax.random.key(key),
-            model=model,
-            cfg=cfg,
-        )
 
-    return run(arrays, batch)
+@functools.lru_cache
+def _jit_loss(cfg, model):
+    def run(arrays, batch, key):
+        inputs = [arrays[name] for name in ("params", "ema", "queue")]
+        return loss_fn(*inputs, batch, arrays["step"], key, model=model, cfg=cfg)
+
+    return jax.jit(run)
