@@ -6,10 +6,12 @@ for the whole session: a program that two files or two processes need is compile
 """
 
 import atexit
+import fnmatch
 import gc
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 # The programs that tests start inherit all of it.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -27,6 +29,8 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
+TESTS = Path(__file__).parent
+
 pytest_plugins = ("retriever_fixtures", "split_fixtures")
 
 # Eight virtual devices, so that every mesh from 1 to 8 runs on one CPU.
@@ -34,6 +38,44 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 # Grain's worker processes read absl flags, which no absl app has parsed here.
 flags.FLAGS.mark_as_parsed()
+
+
+# What `--quick` runs: files of every room that take seconds. `test_quick.py` checks that no room
+# is left out.
+QUICK = """
+    test_rooms.py test_quick.py benchmarks/test_encoder_flops.py benchmarks/test_search_bench.py
+    cli/test_verbs.py config/test_check.py config/test_command_line.py config/test_compare.py
+    config/test_fields.py config/test_upgrade.py data/builders/test_archives.py data/media/test_*.py
+    data/preparation/test_prepare_published.py data/test_corpus.py evaluation/test_folds.py
+    evaluation/test_ranking.py index/engines/test_exact.py index/test_folder.py index/test_query.py
+    index/test_vectors.py inference/test_inputs.py inference/test_shipped.py
+    inference/test_token_store.py interop/test_mteb_adapter.py launch/test_tpu_script.py
+    losses/test_fused_score.py losses/test_matching.py losses/test_queue.py
+    models/test_convolution.py models/test_layers.py objective/test_grad_cache.py
+    page/test_decoder.py page/test_item_files.py pods/test_collectives.py pods/test_loops.py
+    pretrained/test_files.py pretrained/test_parity.py pretrained/test_rules.py
+    runtime/test_files.py runtime/test_locks.py runtime/test_trees.py training/test_metrics.py
+    training/test_optimizer.py
+""".split()
+
+
+def is_quick(path: Path) -> bool:
+    """Tell whether `--quick` runs a test file."""
+    place = path.relative_to(TESTS).as_posix()
+    return any(fnmatch.fnmatchcase(place, pattern) for pattern in QUICK)
+
+
+def pytest_addoption(parser):
+    """Add `--quick`."""
+    parser.addoption("--quick", action="store_true", help="a choice of tests in every room")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave out the files that `--quick` does not run."""
+    if config.getoption("--quick") and collection_path.name.startswith("test_"):
+        if collection_path.suffix == ".py" and not is_quick(collection_path):
+            return True
+    return None
 
 
 @pytest.fixture(autouse=True, scope="module")
