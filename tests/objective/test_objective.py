@@ -187,16 +187,8 @@ def test_control_is_computed_at_logged_steps_alone():
     ]
 
 
-SUBSETS = [
-    ("sic",),
-    ("sim",),
-    ("cmd",),
-    ("sic", "sim"),
-    ("sic", "cmd"),
-    ("sim", "cmd"),
-    ("sic", "sim", "cmd"),
-    ("sic", "queue", "sim", "cmd"),
-]
+# Each term alone, and all of them: a pair has no code of its own.
+SUBSETS = [("sic",), ("sim",), ("cmd",), ("sic", "queue", "sim", "cmd")]
 
 
 def subset_fields(terms):
@@ -208,7 +200,8 @@ def subset_fields(terms):
 
 @pytest.mark.parametrize("terms", SUBSETS, ids="+".join)
 def test_any_subset_trains_just_its_own_parameters(terms):
-    cfg, model, state = made(**subset_fields(terms))
+    # Without dropout, whose random numbers are half of what is compiled.
+    cfg, model, state = made(**subset_fields(terms), **STILL)
     tx = make_optimizer(cfg.optim, cfg.train.steps)
     step = jax.jit(functools.partial(train_step, model=model, tx=tx, cfg=cfg))
     batch = synthetic_batch(cfg)
