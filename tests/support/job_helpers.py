@@ -51,7 +51,7 @@ class Process:
                 env=os.environ | {"PYTHONUNBUFFERED": "1"},
             )
 
-    def wait(self, timeout=300):
+    def wait(self, timeout=600):
         """Return its exit status and its output."""
         try:
             status = self.popen.wait(timeout)
@@ -78,7 +78,7 @@ class Job:
             more = (own or {}).get(number, [])
             self.processes.append(Process(log, devices, [*argv, *at, *more], most_bytes))
 
-    def wait(self, timeout=300):
+    def wait(self, timeout=600):
         """Return the processes' exit statuses and outputs."""
         ends = [process.wait(timeout) for process in self.processes]
         return [status for status, _ in ends], [out for _, out in ends]
