@@ -213,7 +213,8 @@ def test_bad_configs_stop_before_anything_is_written(corpus, tmp_path):
 
 
 def test_the_set_up_is_described(capsys):
-    cfg = tiny_config(**{"train.grad_accum": 2, "mesh.fsdp": 8, "optim.freeze": ("image",)})
+    fields = {"train.grad_accum": 2, "mesh.fsdp": 8, "optim.freeze": ("image",)}
+    cfg = tiny_config(**fields, **{"data.batch_size": 16})
     setup = prepare(cfg, make_mesh(cfg.mesh))
     abstract = setup.abstract
     abstract.params["image"]["position"] = jax.ShapeDtypeStruct((5, 30), np.float32)
@@ -223,9 +224,11 @@ def test_the_set_up_is_described(capsys):
     assert f" trainable, {frozen:,} frozen" in out
     assert "mesh: data 1 x fsdp 8 x tensor 1 on 8 of 8 cpu devices" in out
     assert "replicated: axis 1 of image/position[5, 30] is not a multiple of fsdp=8" in out
-    assert "2 programs, one a length bucket: wave[8,3200], wave[8,6400]; each with pixels[8," in out
-    assert "train.grad_accum=2: a gradient is the mean over 2 microbatches of 4; a caption's" in out
-    assert "negatives come from its own microbatch only, so it sees 3 other pairs, not 7" in out
+    assert (
+        "2 programs, one a length bucket: wave[16,3200], wave[16,6400]; each with pixels[16," in out
+    )
+    assert "train.grad_accum=2: a gradient is the mean over 2 microbatches of 8; a caption's" in out
+    assert "negatives come from its own microbatch only, so it sees 7 other pairs, not 15" in out
 
 
 def test_next_batch_is_on_its_way_before_a_step_is_waited_for(corpus, tmp_path, monkeypatch):
