@@ -63,7 +63,7 @@ speakers = {
     name: {caption.speaker for record in found for caption in record.captions}
     for name, found in records.items()
 }
-pd.DataFrame(
+pd.DataFrame.from_dict(
     {
         name: {
             "pictures": len(split),
@@ -72,8 +72,9 @@ pd.DataFrame(
             "speakers": len(speakers[name]),
         }
         for name, split in corpus.splits.items()
-    }
-).T.round(1)
+    },
+    orient="index",
+).round(1)
 
 # %% [markdown]
 # A number on the test split says something about new voices only if its speakers occur in no other
