@@ -63,7 +63,7 @@ def reference_page() -> str:
         "command line a field is set as `--config.data.batch_size=64`, a tuple as "
         "`--config.data.buckets=40000,80000`; `sir-jax train --help` prints the same table, and "
         "`sir-jax train --help --config=FILE.py` the values of a config file.",
-        "A value that is out of bounds is refused in one line, with status 2, before anything is built.",
+        "A value out of bounds is refused in one line, with status 2, before anything is built.",
         f"A run may go on in its workdir with another value of {free}: they change where or how "
         "fast it runs, or what it writes down, never what it computes.",
     ]
