@@ -27,9 +27,8 @@ from sir_jax.data.pipeline import read_clip, read_image
 from sir_jax.errors import UserError
 from sir_jax.inference.workdirs import restore_params
 from sir_jax.models import HubertSpec, SpeechImageModel, VitSpec, build_model
-from sir_jax.training import features as features_module
 from sir_jax.training import featurize as featurize_module
-from sir_jax.training import loop
+from sir_jax.training import loop, stored_features
 from sir_jax.training.featurize import featurize
 from sir_jax.training.metrics import JSONL, read_records
 from sir_jax.training.setup import Setup
@@ -350,7 +349,7 @@ def test_augmentation_of_the_trained_modality_is_allowed(stored, corpus):
             "data.features": str(out),
         }
     )
-    features_module.check_cacheable(params, cfg)
+    stored_features.check_cacheable(params, cfg)
     assert open_features(params, cfg, corpus, corpus.splits["train"]).modalities == ("speech",)
 
 
