@@ -1,7 +1,5 @@
-"""Training from stored features equals training from waveforms and pixels, but for rounding."""
+"""Stores of features: what they hold, how they are made again, and when they are refused."""
 
-import dataclasses
-import functools
 import json
 import os
 import signal
@@ -16,7 +14,6 @@ import pytest
 from cli_helpers import finish, start
 from training_helpers import memory_corpus, tiny_config
 
-from sir_jax import pretrained
 from sir_jax.cli.data import featurize as featurize_verb
 from sir_jax.config.compare import compare_workdir, to_json
 from sir_jax.data.corpus import Corpus
@@ -25,141 +22,20 @@ from sir_jax.data.media.audio import normalize_waveform
 from sir_jax.data.media.image import ImageSpec, preprocess_image
 from sir_jax.data.pipeline import read_clip, read_image
 from sir_jax.errors import UserError
-from sir_jax.inference.workdirs import restore_params
-from sir_jax.models import HubertSpec, SpeechImageModel, VitSpec, build_model
 from sir_jax.training import featurize as featurize_module
 from sir_jax.training import loop, stored_features
 from sir_jax.training.featurize import featurize
 from sir_jax.training.metrics import JSONL, read_records
 from sir_jax.training.setup import Setup
 from sir_jax.training.step import batch_shapes, bucket_length
-from sir_jax.training.stored_features import make_layout, open_features, params_hash
+from sir_jax.training.stored_features import make_layout, open_features
 
 # All clips of `memory_corpus` fit the bucket: training on waveforms crops longer ones at random.
-FROZEN = {"optim.freeze": ("speech", "image"), "data.buckets": (7_000,), "train.steps": 3}
-
-# All terms, in both directions.
-UNIFIED = FROZEN | {
-    "loss.sic.queue": 20,
-    "loss.sic.alpha": 0.4,
-    "loss.sim.weight": 1.0,
-    "loss.cmd.weight": 1.0,
-    "loss.cmd.direction": "both",
-    "loss.cmd.ratio": 0.5,
-}
-
-
-class RoundedModel(SpeechImageModel):
-    """The joint model; the outputs of its frozen encoders are rounded as in a store."""
-
-    frozen: tuple[str, ...] = ()
-
-    def speech_features(self, *args, **kwargs):
-        return self._rounded("speech", super().speech_features(*args, **kwargs))
-
-    def image_features(self, *args, **kwargs):
-        return self._rounded("image", super().image_features(*args, **kwargs))
-
-    def _rounded(self, modality, features):
-        if modality not in self.frozen:
-            return features
-        return jax.tree.map(
-            lambda x: x if x.dtype == bool else jax.lax.reduce_precision(x, 8, 7), features
-        )
-
-
-def build_rounded(cfg, tasks=(), *, frozen):
-    model = build_model(cfg, tasks)
-    fields = {
-        field.name: getattr(model, field.name)
-        for field in dataclasses.fields(model)
-        if field.name not in ("parent", "name")
-    }
-    return RoundedModel(**fields, frozen=frozen)
 
 
 @pytest.fixture(scope="module")
 def corpus():
     return memory_corpus()
-
-
-def losses(cfg, workdir, corpus):
-    loop.train(cfg, workdir, None, corpus)
-    return np.array([record["train/loss"] for record in read_records(workdir / JSONL)])
-
-
-def compare(fields, tmp_path, corpus, monkeypatch, modalities=("speech", "image")):
-    """Return losses of live features, of rounded live features, and of stored features."""
-    out = tmp_path / "features"
-    folders = featurize(tiny_config(**fields), corpus, "train", out, 8)
-    assert [folder.name.split("-")[0] for folder in folders] == list(modalities)
-    stored = tiny_config(**fields, **{"data.features": str(out)})
-    plain = tiny_config(**fields)
-    live = losses(plain, tmp_path / "live", corpus)
-    from_store = losses(stored, tmp_path / "stored", corpus)
-    build = functools.partial(build_rounded, frozen=modalities)
-    monkeypatch.setattr("sir_jax.training.setup.build_model", build)
-    rounded = losses(plain, tmp_path / "rounded", corpus)
-    return live, rounded, from_store
-
-
-# Rounding to bfloat16 changes a value by at most 2^-9 of itself. Unit vectors made of features
-# change by about as much, and similarities over the temperature of 0.07 by at most 2 * 2^-9 / 0.07.
-# A loss is a mean over many of these, with errors of both signs. The bound is a tenth of the above;
-# measured differences are twenty times smaller.
-BFLOAT16_BOUND = 0.1 * 2 * 2**-9 / 0.07
-
-# With the same rounding both paths are equal, mostly bit for bit: float32 sums in another order
-# make one value in some thousands round differently.
-ROUNDED_BOUND = 1e-5
-
-
-def check_losses(live, rounded, from_store):
-    assert len(from_store) == 3 and np.isfinite(from_store).all()
-    far, near = np.abs(from_store - live).max(), np.abs(from_store - rounded).max()
-    assert 0 < far < BFLOAT16_BOUND and near < ROUNDED_BOUND, (live, rounded, from_store)
-
-
-@pytest.mark.parametrize("weigh_layers", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_unified_objective_has_the_same_losses(tmp_path, corpus, monkeypatch, weigh_layers):
-    fields = UNIFIED | {"model.head.weigh_layers": weigh_layers}
-    runs = compare(fields, tmp_path, corpus, monkeypatch)
-    check_losses(*runs)
-    # A checkpoint holds the frozen encoders, too: evaluation and search need them.
-    _, params = restore_params(tmp_path / "stored", "last")
-    _, other = restore_params(tmp_path / "live", "last")
-    for modality in ("speech", "image"):
-        assert params_hash(params[modality]) == params_hash(other[modality])
-
-
-@pytest.mark.parametrize("modality", ["speech", "image"])
-def test_one_frozen_modality_with_accumulated_gradients(tmp_path, corpus, monkeypatch, modality):
-    # Without dropout, because the updates of the encoder that is trained must be the same.
-    fields = FROZEN | {"optim.freeze": (modality,), "train.grad_accum": 2, "loss.sic.queue": 20}
-    runs = compare(fields, tmp_path, corpus, monkeypatch, (modality,))
-    check_losses(*runs)
-
-
-@pytest.mark.slow
-def test_losses_from_features_do_not_depend_on_the_mesh(tmp_path, corpus):
-    # The encoders come from a file: random ones created in shards differ in their last bits.
-    cfg = frozen_config()
-    _, params = featurize_module._frozen_model(cfg, loop.sharding.make_mesh(cfg.mesh))
-    for name, spec in (("speech", HubertSpec), ("image", VitSpec)):
-        pretrained.save(tmp_path / name, spec(**cfg.model[name]), jax.device_get(params[name]))
-    fields = UNIFIED | {
-        "data.features": str(tmp_path / "f"),
-        "model.head.weigh_layers": True,
-        "init.speech": str(tmp_path / "speech"),
-        "init.image": str(tmp_path / "image"),
-    }
-    # Eight devices write the store; one and eight read it.
-    featurize(tiny_config(**fields, **{"mesh.data": 8}), corpus, "train", tmp_path / "f", 4)
-    one = losses(tiny_config(**fields), tmp_path / "one", corpus)
-    for sizes in ((8, 1), (4, 2)):
-        mesh = dict(zip(("mesh.data", "mesh.fsdp"), sizes, strict=True))
-        many = losses(tiny_config(**fields, **mesh), tmp_path / f"many{sizes}", corpus)
-        np.testing.assert_allclose(many, one, rtol=0, atol=1e-5)
 
 
 def frozen_config(**fields):
