@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import logging
 
 from sir_jax.errors import UserError
-from sir_jax.runtime.allocator import keep_memory
+from sir_jax.runtime.process import keep_memory
 
 # verb -> (module, or module:function, that runs it with argv; one line of help). The function is
 # `main` where none is named. A verb without a module is a group: its verbs begin with its name.
