@@ -1,7 +1,6 @@
 """Load images, and turn them into the float arrays that an image encoder reads."""
 
 import dataclasses
-import io
 import math
 import os
 from typing import Any, BinaryIO
@@ -10,12 +9,15 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from sir_jax.config.check import check_section
+from sir_jax.data.media.picture_files import failure, open_picture, too_large
 from sir_jax.data.media.sources import read_source
 from sir_jax.errors import BadMedia, UserError
 
 MAX_PIXELS = 25_000_000
-# Pillow reads more formats, but those parsers have had many vulnerabilities.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+# Grey levels of 255 by which something must differ from the ground it is laid on to be seen.
+_SEEN = 16
+# Grey levels that the eye takes for one colour.
+_ONE_COLOUR = 2
 # With a larger ratio of sides the whole resized image could exceed the memory.
 _MAX_ASPECT = 16
 # torchvision's RandomResizedCrop: bounds of the crop's aspect ratio, and draws before giving up.
@@ -99,18 +101,25 @@ def load_image(
 ) -> Image.Image:
     """Load an image as upright 8-bit RGB.
 
-    EXIF rotation is applied, transparency is laid on white, 16 bits are reduced to 8, and grey,
-    palette and CMYK images are converted. An animation gives its first frame. A PIL image that
-    needs none of this is returned itself.
+    EXIF rotation is applied, 16 bits are reduced to 8, and grey, palette and CMYK images are
+    converted. An animation gives its first frame. A PIL image that needs none of this is returned
+    itself. A JPEG file with more pixels than `max_pixels` is decoded at a half, a quarter or an
+    eighth of its sides.
+
+    Transparency is laid on white; on black, if nothing would be seen on white; and is ignored, if
+    nothing would be seen on either, as where it is 0 everywhere. To be seen, one value of one pixel
+    must differ from the ground by 16 of 255 levels.
 
     Args:
-      source: path, bytes or open file (JPEG, PNG, WebP, GIF, BMP), a PIL image, or an array
-        [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] of uint8 or uint16.
+      source: path, bytes or open file (JPEG, PNG, WebP, GIF, BMP; with `sir_jax[media]` also HEIC,
+        AVIF, TIFF and JPEG XL), a PIL image, or an array [h, w], [h, w, 1], [h, w, 3] or [h, w, 4]
+        of uint8 or uint16.
       name: name of the image in error messages; None for its path.
       max_pixels: largest width x height; it is checked before decoding.
 
     Raises:
-      UserError: the image is invalid or too large. The message names it and the remedy.
+      UserError: the image is damaged, not supported or too large. The message names it and the
+        remedy.
 
     Example:
       >>> load_image(np.zeros((2, 3), np.uint8)).getpixel((0, 0))
@@ -124,7 +133,7 @@ def load_image(
             return _to_rgb(source, label, max_pixels)
         if data is None:
             return _to_rgb(_from_array(source, label), label, max_pixels)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with open_picture(data, label, max_pixels) as image:
             return _to_rgb(image, label, max_pixels)
     except UserError:
         raise
@@ -132,14 +141,27 @@ def load_image(
         raise BadMedia(
             f"{label}: more than {max_pixels} pixels; shrink it first", "too large"
         ) from None
-    except Image.UnidentifiedImageError:
-        raise BadMedia(
-            f"{label}: not a picture (JPEG, PNG, WebP, GIF or BMP); replace or remove it"
-        ) from None
     # On damaged data Pillow's parsers raise any exception: SyntaxError, struct.error, ...
     except Exception as error:
-        fault = "truncated" if data is not None and _is_cut(data) else "undecodable"
-        raise BadMedia(f"{label}: damaged picture ({error}); replace or remove it", fault) from None
+        raise failure(error, data or b"", label) from None
+
+
+def blank_reason(image: Image.Image) -> str | None:
+    """Say why nothing can be seen in a loaded image; None if something can.
+
+    Args:
+      image: RGB, from `load_image`.
+
+    Example:
+      >>> blank_reason(Image.new("RGB", (9, 9), "white"))
+      'is of one colour (#ffffff)'
+    """
+    # A few pixels tell nearly every image apart from a blank one.
+    for sample in (image.resize((8, 8), Image.Resampling.NEAREST), image):
+        ranges = sample.getextrema()
+        if any(high - low > _ONE_COLOUR for low, high in ranges):
+            return None
+    return "is of one colour (#{:02x}{:02x}{:02x})".format(*image.getpixel((0, 0)))
 
 
 def preprocess_image(image: Image.Image, spec: ImageSpec) -> np.ndarray:
@@ -299,10 +321,7 @@ def _resize_centre(image: Image.Image, size: int) -> Image.Image:
 def _to_rgb(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
     width, height = image.size
     if width * height > max_pixels:
-        raise BadMedia(
-            f"{label}: {width} x {height} is more than {max_pixels} pixels; shrink it first",
-            "too large",
-        )
+        raise too_large(label, width, height, max_pixels)
     if not width * height:
         raise UserError(f"{label}: {width} x {height} has no pixels; replace or remove it")
     image.load()
@@ -313,25 +332,19 @@ def _to_rgb(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
     if image.mode == "F":
         raise UserError(f"{label}: float pixels have no agreed range; give 8 or 16 bits")
     if "A" in image.getbands() or image.info.get("transparency") is not None:
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        return _on_ground(image.convert("RGBA"))
     # `convert` would copy an RGB image.
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _is_cut(data: bytes) -> bool:
-    """Tell whether an image file lacks the end that its format prescribes."""
-    # A few bytes after the end are common and harmless.
-    tail = data[-64:]
-    if data[:2] == b"\xff\xd8":
-        return b"\xff\xd9" not in tail
-    if data[:4] == b"\x89PNG":
-        return b"IEND" not in tail
-    if data[:3] == b"GIF":
-        return b"\x3b" not in tail
-    if data[:4] == b"RIFF":
-        return int.from_bytes(data[4:8], "little") + 8 > len(data)
-    return data[:2] == b"BM" and int.from_bytes(data[2:6], "little") > len(data)
+def _on_ground(image: Image.Image) -> Image.Image:
+    """Lay an RGBA image on white, or on black if nothing of it would be seen on white."""
+    for ground in (255, 0):
+        paper = Image.new("RGBA", image.size, (ground, ground, ground, 255))
+        laid = Image.alpha_composite(paper, image).convert("RGB")
+        if max(abs(value - ground) for pair in laid.getextrema() for value in pair) >= _SEEN:
+            return laid
+    return image.convert("RGB")
 
 
 def _is_rotated(image: Image.Image) -> bool:

@@ -5,6 +5,7 @@ A kind is given for every known format, whether or not it can be read here. `loa
 """
 
 import os
+import re
 import struct
 from typing import BinaryIO, NamedTuple
 
@@ -44,7 +45,8 @@ _SOUNDS = (
     (0, b"\x0b\x77", "ac3"),
 )
 _PICTURES = (
-    (0, b"\xff\xd8\xff", "jpeg"),
+    (0, b"\xff\xd8\xff", "jpeg"),  # whatever follows: JFIF, Exif or neither
+    (0, b"II*\0\x10\0\0\0CR\2\0", "raw"),
     (0, b"\x89PNG\r\n\x1a\n", "png"),
     (0, b"GIF87a", "gif"),
     (0, b"GIF89a", "gif"),
@@ -55,6 +57,25 @@ _PICTURES = (
     (0, b"\xff\x0a", "jxl"),
     (0, b"\0\0\0\x0cJXL \r\n\x87\n", "jxl"),
     (0, b"\0\0\0\x0cjP  \r\n\x87\n", "jpeg2000"),
+    (0, b"\xff\x4f\xff\x51", "jpeg2000"),
+    (0, b"II\xbc\x01", "jpeg xr"),
+    (0, b"8BPS\0", "psd"),
+    (0, b"gimp xcf ", "xcf"),
+    (0, b"\0\0\1\0", "ico"),
+    (0, b"icns", "icns"),
+    (0, b"DDS |", "dds"),
+    (0, b"qoif", "qoi"),
+    (0, b"\x76\x2f\x31\x01", "exr"),
+    (0, b"#?RADIANCE\n", "hdr"),
+    (0, b"%!PS-Adobe", "eps"),
+    (0, b"\xc5\xd0\xd3\xc6", "eps"),
+    (0, b"AT&TFORM", "djvu"),
+    (0, b"\xd7\xcd\xc6\x9a", "wmf"),
+    (0, b"/* XPM */", "xpm"),
+    (0, b"FUJIFILMCCD-RAW", "raw"),
+    (0, b"IIU\0", "raw"),
+    (0, b"IIRO", "raw"),
+    (0, b"IIRS", "raw"),
 )
 _OTHERS = (
     (0, b"%PDF", "pdf"),
@@ -76,6 +97,7 @@ _BRANDS = {
     **dict.fromkeys((b"heic", b"heix", b"hevc", b"heim", b"heis"), ("image", "heic")),
     **dict.fromkeys((b"mif1", b"msf1", b"heif"), ("image", "heif")),
     **dict.fromkeys((b"avif", b"avis"), ("image", "avif")),
+    b"crx ": ("image", "raw"),
     **dict.fromkeys((b"M4A ", b"M4B ", b"F4A "), ("speech", "m4a")),
 }
 # The first packet of an Ogg stream. A Skeleton precedes the streams that it describes.
@@ -119,6 +141,8 @@ def content_of(first: bytes) -> Content:
         return Content("image", "bmp")
     if name := _mpeg_format(rest):
         return Content("speech", name)
+    if re.match(rb"P[1-6]\s+(#.*\n\s*)*\d+\s+\d+\s|P7\nWIDTH ", rest):
+        return Content("image", "pnm")
     if b"<svg" in rest[:1024].lower():
         return Content("image", "svg")
     return UNKNOWN
@@ -176,7 +200,7 @@ def _content_of_form(first: bytes) -> Content | None:
     if form is not None:
         return Content(*form.get(first[8:12], UNKNOWN))
     if first[4:8] == b"ftyp":
-        return Content(*_BRANDS.get(first[8:12], ("speech", "mp4")))
+        return _content_of_iso(first)
     if first[:4] == b"\x1a\x45\xdf\xa3":
         if any(codec in first for codec in _VIDEO_CODECS):
             return Content(None, "video")
@@ -184,6 +208,17 @@ def _content_of_form(first: bytes) -> Content | None:
     if first[:4] == b"OggS":
         return Content("speech", _ogg_format(first))
     return None
+
+
+def _content_of_iso(first: bytes) -> Content:
+    kind, name = _BRANDS.get(first[8:12], ("speech", "mp4"))
+    # A general brand of pictures: the brands that it is compatible with say how they are coded.
+    if name == "heif":
+        others = first[16 : int.from_bytes(first[:4], "big")]
+        brands = [others[at : at + 4] for at in range(0, len(others), 4)]
+        known = [_BRANDS[brand][1] for brand in brands if brand in _BRANDS]
+        name = next((brand for brand in known if brand != "heif"), name)
+    return Content(kind, name)
 
 
 def _ogg_format(first: bytes) -> str:

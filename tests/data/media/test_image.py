@@ -17,6 +17,7 @@ from sir_jax.data.media.image import (
     ColorJitter,
     ImageSpec,
     augment_image,
+    blank_reason,
     load_image,
     preprocess_image,
 )
@@ -142,7 +143,75 @@ def test_transparency_is_laid_on_white():
     np.testing.assert_array_equal(np.asarray(load_image(pixels)), expected)
     palette = Image.new("P", (4, 4), 1)
     palette.putpalette([0, 0, 0, 9, 9, 9])
-    assert load_image(encode(palette, transparency=1)).getpixel((0, 0)) == (255, 255, 255)
+    palette.putpixel((3, 3), 0)
+    laid = load_image(encode(palette, transparency=1))
+    assert laid.getpixel((0, 0)) == (255, 255, 255) and laid.getpixel((3, 3)) == (0, 0, 0)
+
+
+def drawing(ink: int, alpha: int = 255, around: int = 0) -> np.ndarray:
+    """Return a disc of one grey with soft edges on transparency, uint8 [40, 40, 4]."""
+    y, x = np.mgrid[:40, :40] - 20
+    inside = (15 - np.hypot(x, y)).clip(0, 1)
+    pixels = np.full((40, 40, 4), ink, np.uint8)
+    pixels[..., 3] = around + inside * (alpha - around)
+    return pixels
+
+
+def laid_on(pixels: np.ndarray, ground: int) -> np.ndarray:
+    paper = Image.new("RGBA", pixels.shape[1::-1], (ground, ground, ground, 255))
+    return np.asarray(Image.alpha_composite(paper, Image.fromarray(pixels)).convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    ("ink", "alpha", "ground"),
+    [(0, 255, 255), (128, 60, 255), (239, 255, 255), (240, 255, 0), (255, 255, 0), (255, 40, 0)],
+)
+def test_a_drawing_is_laid_on_the_ground_it_shows_on(ink, alpha, ground):
+    pixels = drawing(ink, alpha)
+    expected = laid_on(pixels, ground)
+    assert np.ptp(expected) >= 16
+    image = Image.fromarray(pixels)
+    sources = [pixels, image, encode(image), encode(image, "WEBP", lossless=True, exact=True)]
+    for source in [*sources, image.convert("LA"), encode(image.convert("LA"))]:
+        np.testing.assert_array_equal(np.asarray(load_image(source)), expected)
+
+
+def test_a_white_palette_drawing_on_transparency_shows():
+    picture = Image.new("P", (4, 4), 1)
+    picture.putpalette([255, 255, 255, 0, 0, 0])
+    picture.putpixel((2, 1), 0)
+    for data in (encode(picture, transparency=1), encode(picture, "GIF", transparency=1)):
+        actual = np.asarray(load_image(data))
+        assert (actual[1, 2] == 255).all() and actual.sum() == 3 * 255
+
+
+@pytest.mark.parametrize("alpha", [0, 9])
+def test_alpha_that_hides_everything_is_ignored(alpha):
+    """Programs leave the fourth byte of a 32-bit bitmap at 0, or at anything."""
+    pixels = np.dstack([scene(40, 30), np.full((30, 40), alpha, np.uint8)])
+    image = Image.fromarray(pixels)
+    bitmap = encode(Image.fromarray(pixels[..., :3]), "BMP")  # 24 bits
+    header = struct.pack("<IiiHHIIiiII", 108, 40, -30, 1, 32, 3, 0, 0, 0, 0, 0)
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000) + bytes(52)
+    body = pixels[..., [2, 1, 0, 3]].tobytes()
+    bitmap = struct.pack("<2sIII", b"BM", 122 + len(body), 0, 122) + header + masks + body
+    assert Image.open(io.BytesIO(bitmap)).mode == "RGBA"
+    sources = [pixels, image, encode(image), bitmap]
+    if alpha:
+        dark = pixels.copy()
+        dark[..., :3] //= 2
+        sources, pixels = [dark], dark
+    for source in sources:
+        np.testing.assert_array_equal(np.asarray(load_image(source)), pixels[..., :3])
+
+
+def test_a_picture_of_one_colour_is_said():
+    white = load_image(encode(Image.new("RGB", (50, 40), "white"), "JPEG"))
+    assert blank_reason(white) == "is of one colour (#ffffff)"
+    assert blank_reason(load_image(np.zeros((9, 9, 4), np.uint8))) == "is of one colour (#000000)"
+    white.putpixel((31, 7), (255, 252, 255))
+    assert blank_reason(white) is None
+    assert blank_reason(load_image(drawing(255))) is None
 
 
 def test_sixteen_bits_become_eight():
@@ -270,9 +339,37 @@ def test_a_limit_of_pixels_is_held_before_decoding(file_format):
     # Half a file has a complete header; only the parser of WebP refuses it at once.
     unread = data if file_format == "WEBP" else data[: len(data) // 2]
     assert file_format == "WEBP" or "damaged" in refusal(unread)
-    assert refusal(unread, name="big", max_pixels=29_999) == (
-        "big: 200 x 150 is more than 29999 pixels; shrink it first"
-    )
+    if file_format != "JPEG":
+        assert refusal(unread, name="big", max_pixels=29_999) == (
+            "big: 200 x 150 is more than 29999 pixels; shrink it first"
+        )
+
+
+@pytest.mark.parametrize(
+    ("most", "size"),
+    [(30_000, (200, 150)), (29_999, (100, 75)), (7_499, (50, 38)), (1_899, (25, 19))],
+)
+def test_a_jpeg_of_more_pixels_comes_at_a_smaller_scale(most, size):
+    smooth = Image.fromarray(scene(50, 38)).resize((200, 150), Image.Resampling.BICUBIC)
+    data = encode(smooth, "JPEG", quality=95)
+    actual = load_image(data, max_pixels=most)
+    assert actual.size == size
+    whole = np.asarray(load_image(data).resize(size, Image.Resampling.BOX), np.int32)
+    assert np.abs(np.asarray(actual, np.int32) - whole).mean() < 3
+    assert "200 x 150 is more than 474 pixels" in refusal(data, max_pixels=474)
+    # A progressive file is held whole while it is decoded, at any scale.
+    slow = encode(smooth, "JPEG", progressive=True)
+    assert load_image(slow, max_pixels=7_500).size == (100, 75)
+    assert "200 x 150 is more than 7499 pixels" in refusal(slow, max_pixels=7_499)
+
+
+def test_a_large_jpeg_is_read_without_a_warning_and_upright():
+    # 91 megapixels: Pillow itself would warn.
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(Image.new("L", (11_400, 8_000), 90), "JPEG", exif=exif)
+    image = load_image(data)
+    assert image.size == (4_000, 5_700) and image.getpixel((7, 7)) == (90, 90, 90)
 
 
 PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "grey": 0.0}
