@@ -51,10 +51,12 @@ def matching(logits: Array, valid: Array) -> tuple[Array, Array, Array]:
       >>> print(f"{loss.sum():.3f}", counted, correct)
       1.386 [[ True  True False]] [[False  True  True]]
     """
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    counted = jnp.concatenate([jnp.ones_like(valid[:, :1]), valid], axis=1)
+    # Zeroed before the softmax: a NaN that is masked only after it would still reach the gradient.
+    present = jnp.where(counted[..., None], logits.astype(jnp.float32), 0.0)
+    log_p = jax.nn.log_softmax(present, axis=-1)
     labels = jnp.array([1, 0, 0])
     loss = -jnp.take_along_axis(log_p, labels[None, :, None], axis=-1)[..., 0]
-    counted = jnp.concatenate([jnp.ones_like(valid[:, :1]), valid], axis=1)
     correct = logits.argmax(axis=-1) == labels[None, :]
     return jnp.where(counted, loss, 0.0), counted, correct
 

@@ -158,7 +158,7 @@ def test_equals_albef_in_torch_with_gradients(all_there):
     np.testing.assert_allclose(grad, leaf.grad.numpy(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("garbage", [100.0, 1e30])
+@pytest.mark.parametrize("garbage", [100.0, 1e30, np.inf, np.nan])
 def test_absent_pairs_never_matter(garbage):
     logits, valid = random_pairs()
     step = jax.value_and_grad(lambda x: masked_mean(*matching(x, valid)[:2]))

@@ -323,14 +323,18 @@ def _to_rgb(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise too_large(label, width, height, max_pixels)
     if not width * height:
-        raise UserError(f"{label}: {width} x {height} has no pixels; replace or remove it")
+        raise BadMedia(f"{label}: {width} x {height} has no pixels; replace or remove it")
     image.load()
     if _is_rotated(image):
         image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or (image.mode == "I" and image.getextrema()[1] > 65535):
+        raise BadMedia(
+            f"{label}: pixels of 32 bits have no agreed range; give 8 or 16 bits", "not supported"
+        )
     if image.mode.startswith("I"):
         return _from_array(np.asarray(image).clip(0, 65535).astype(np.uint16), label).convert("RGB")
-    if image.mode == "F":
-        raise UserError(f"{label}: float pixels have no agreed range; give 8 or 16 bits")
+    if image.mode in ("La", "RGBa"):  # colours are multiplied by their alpha already
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         return _on_ground(image.convert("RGBA"))
     # `convert` would copy an RGB image.

@@ -268,7 +268,8 @@ def test_bad_arrays_are_refused():
     assert "float32" in refusal(np.zeros((4, 4, 3), np.float32))
     assert "(3, 4, 4)" not in refusal(np.zeros((0, 4, 3), np.uint8))
     assert "(3, 9, 9)" in refusal(np.zeros((3, 9, 9), np.uint8))
-    assert "float" in refusal(Image.new("F", (4, 4)))
+    assert "32 bits" in refusal(Image.new("F", (4, 4)))
+    assert "32 bits" in refusal(Image.new("I", (4, 4), 70_000))
 
 
 @pytest.mark.parametrize("side", [5_001, 12_000, 60_000])
