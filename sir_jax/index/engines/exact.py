@@ -17,6 +17,7 @@ from sir_jax.errors import UserError
 from sir_jax.index.engines.exact_device import DeviceGallery, device_candidates
 from sir_jax.index.engines.exact_scorer import (
     GROUP,
+    LONGEST,
     PRECISIONS,
     Chunk,
     ChunkScores,
@@ -59,7 +60,7 @@ def exact_search(
     Args:
       queries: float32[n, E], finite.
       gallery: float32[G, E], G from 0 up; a memory map is read piece by piece. Rows with a value
-        that is not finite are ignored.
+        that is not finite are ignored; vectors longer than `LONGEST` are refused.
       k: most rows per query, at least 1.
       device: 'cpu' or 'accelerator'; None for JAX's default backend.
       precision: the precision in which a CPU finds candidates, one of `PRECISIONS`; None for the
@@ -71,7 +72,8 @@ def exact_search(
       `SearchResult`, the same for every device and precision.
 
     Raises:
-      UserError: an array has another dtype or shape, or a query is not finite.
+      UserError: an array has another dtype or shape, a query is not finite, or a vector is too long
+        for its square to fit into float32.
 
     Example:
       >>> gallery = np.array([[1, 0], [0, 1], [1, 1]], np.float32)
@@ -117,10 +119,13 @@ def check_arrays(queries, gallery, k: int) -> tuple[np.ndarray, np.ndarray]:
             f"queries are {queries.shape[1]} wide, the gallery {gallery.shape[1]}; "
             "encode both with one model"
         )
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(np.square(queries).sum(1))
-    if not finite.all():
-        raise UserError(f"query {int(np.argmin(finite))} is not finite; leave it out")
+    squares = np.square(queries, dtype=np.float64).sum(1)
+    usable = squares < LONGEST**2
+    if not usable.all():
+        row = int(np.argmin(usable))
+        if not np.isfinite(squares[row]):
+            raise UserError(f"query {row} is not finite; leave it out")
+        raise UserError(f"query {row} is longer than {LONGEST:.1e}; scale it down")
     return queries, gallery
 
 

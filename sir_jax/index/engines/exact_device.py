@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sir_jax.index.engines.exact_scorer import LONGEST, check_length, longest, product_error
+
 ROWS = 131_072  # gallery rows in a chunk
 GROUP = 128  # gallery rows in a group
 
@@ -76,9 +78,12 @@ def device_candidates(
     norm = jnp.zeros((), jnp.float32)
     for start, part in gallery:
         rows, scores, norm = _merge(z_q, part, start, rows, scores, norm)
-    n = len(queries)
+    if not np.isfinite(norm):
+        for start in range(0, len(gallery.vectors), ROWS):
+            check_length(gallery.vectors[start : start + ROWS], start)
+    n, width = queries.shape
     norms = np.linalg.norm(queries.astype(np.float64), axis=1)
-    error = norms * float(norm) * (1 + 1e-5) * (queries.shape[1] + 2) * 2.0**-22
+    error = product_error(norms, longest(norm, width), width, 2.0**-22)
     return np.asarray(rows[:n], np.int64), np.asarray(scores[:n]), error.astype(np.float32)
 
 
@@ -86,7 +91,8 @@ def device_candidates(
 def _merge(queries, part, start, rows, scores, norm):
     """Merge the best rows of one more chunk into the best rows so far."""
     squares = jnp.square(part).sum(1)
-    usable = squares < jnp.finfo(jnp.float32).max / 4
+    finite = jnp.isfinite(part).all(1)
+    usable = finite & (squares < LONGEST**2)
     part = jnp.where(usable[:, None], part, 0)
     values = jnp.einsum("ne,ce->nc", queries, part, precision=jax.lax.Precision.HIGHEST)
     values = jnp.where(usable, values, -jnp.inf)
@@ -100,5 +106,7 @@ def _merge(queries, part, start, rows, scores, norm):
     scores, order = jax.lax.top_k(scores, count)
     rows = jnp.take_along_axis(rows, order, 1)
     rows = jnp.where(scores > -jnp.inf, rows, -1)
-    norm = jnp.maximum(norm, jnp.sqrt(jnp.where(usable, squares, 0).max()))
+    # A finite row that is too long makes it infinite.
+    norm = jnp.maximum(norm, jnp.sqrt(jnp.where(finite, squares, 0).max()))
+    norm = jnp.where(norm < LONGEST, norm, jnp.inf)
     return rows, scores, norm

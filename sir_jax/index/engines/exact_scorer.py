@@ -11,6 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sir_jax.errors import UserError
+
+# Longer vectors are refused: the squares of two of them, and so their scores, fit into float32.
+LONGEST = float(np.sqrt(np.finfo(np.float32).max / 4))
+# What float32 loses of a product or a square where it gets too small for it, with a margin:
+# accelerators multiply in several parts, each of which can get too small.
+LOST = 2.0**-120
 GROUP = 32  # gallery rows that are ruled out together by the largest of their scores
 # A later precision is used if the earlier one leaves too many candidates (nearly equal vectors).
 PRECISIONS = ("bfloat16", "float32", "float64")
@@ -92,7 +99,7 @@ class Scorer:
         values, peaks, norm, rounding = (np.asarray(x) for x in started)
         n = len(self._norms)
         values, peaks = values[:, :n], peaks[:, :n]
-        if chunk.valid < len(chunk.rows) or not np.isfinite(norm):
+        if chunk.valid < len(chunk.rows) or not norm < LONGEST:
             usable = _usable_rows(chunk)
             values = np.where(usable[:, None], values, -np.inf)
             peaks = values.reshape(-1, GROUP, n).max(1)
@@ -100,10 +107,9 @@ class Scorer:
             if PRECISIONS[level] == "bfloat16":
                 rest = chunk.rows[usable] - np.asarray(_round_to_bfloat16(chunk.rows))[usable]
                 rounding = np.sqrt(_squares(rest).max(initial=0))
-        norm, rounding = float(norm) * (1 + 1e-5), float(rounding) * (1 + 1e-5)
         width = self._exact.shape[1]
-        # Error of a float32 sum of `width` terms, twice the textbook's bound.
-        error = self._norms * norm * (width + 2) * 2.0**-23
+        norm, rounding = longest(norm, width), longest(rounding, width)
+        error = product_error(self._norms, norm, width, 2.0**-23)
         if PRECISIONS[level] == "bfloat16":
             error += (self._norms + self._rounding) * rounding + self._rounding * norm
         return ChunkScores(values, peaks, error.astype(np.float32))
@@ -122,13 +128,54 @@ class Scorer:
         return ChunkScores(values, peaks, np.zeros(len(error), np.float32))
 
 
+def longest(norm, width: int) -> float:
+    """Return a bound on the length of vectors whose largest float32 length is `norm`."""
+    # The root is monotone: of squares that got too small for float32, no length was left.
+    return float(np.sqrt(np.square(np.float64(norm)) + width * LOST)) * (1 + 1e-5)
+
+
+def product_error(norms: np.ndarray, norm: float, width: int, unit: float) -> np.ndarray:
+    """Return a bound on the error of products of vectors in float32.
+
+    Args:
+      norms: lengths of the vectors on one side, [n].
+      norm: largest length on the other side.
+      width: of the vectors.
+      unit: relative error of one operation; twice its value leaves a margin.
+
+    Returns:
+      float64[n].
+    """
+    return norms * norm * (width + 2) * unit + width * LOST * (1 + norms + norm)
+
+
+def check_length(rows: np.ndarray, start: int) -> None:
+    """Refuse finite vectors whose squares overflow: their scores cannot be compared.
+
+    Args:
+      rows: float32[C, E], rows of the gallery.
+      start: the number of the first of them.
+
+    Raises:
+      UserError: naming the first such row.
+    """
+    squares = _squares(rows)
+    long = np.isfinite(squares) & (squares >= LONGEST**2)
+    if long.any():
+        raise UserError(
+            f"row {start + int(np.argmax(long))} of the gallery is longer than {LONGEST:.1e}; "
+            "scale the vectors down"
+        )
+
+
 def _squares(rows: np.ndarray) -> np.ndarray:
     return np.square(rows, dtype=np.float64).sum(1)
 
 
 def _usable_rows(chunk: Chunk) -> np.ndarray:
-    """Return bool[C]: False for padding and for rows whose squared norm overflows float32."""
-    usable = _squares(chunk.rows) < np.finfo(np.float32).max / 4
+    """Return bool[C]: False for padding and for rows that are not finite."""
+    check_length(chunk.rows, chunk.start)
+    usable = np.isfinite(chunk.rows).all(1)
     usable[chunk.valid :] = False
     return usable
 

@@ -87,6 +87,35 @@ def test_vectors_of_any_length(way, scale):
 
 
 @ways
+@pytest.mark.parametrize("scale", [1e-18, 1e-19, 1e-22, 1e-30, 1e-37, 1e-41])
+@pytest.mark.parametrize("of_query", [1.0, 1e-20])
+def test_no_row_is_lost_where_squares_are_too_small_for_float32(way, scale, of_query):
+    rng = np.random.default_rng(10)
+    gallery = (unit(rng, 3_000) * rng.exponential(scale, (3_000, 1))).astype(np.float32)
+    queries = unit(rng, 40) * np.float32(of_query)
+    assert_result(exact_search(queries, gallery, 9, **way), expected_result(queries, gallery, 9))
+    # Beside vectors of usual length, too.
+    gallery[::700] = unit(rng, 5)
+    assert_result(exact_search(queries, gallery, 9, **way), expected_result(queries, gallery, 9))
+
+
+@ways
+def test_vectors_whose_squares_overflow_are_refused_by_name(way):
+    rng = np.random.default_rng(11)
+    gallery, queries = unit(rng, 4_500), unit(rng, 40)
+    gallery[7, 0], gallery[4_321] = np.inf, 9e18
+    assert_result(
+        exact_search(queries, gallery[:4_000], 9, **way),
+        expected_result(queries, gallery[:4_000], 9),
+    )
+    with pytest.raises(UserError, match=r"row 4321 of the gallery is longer than 9\.2e\+18"):
+        exact_search(queries, gallery, 9, **way)
+    queries[3] *= np.float32(2e19)
+    with pytest.raises(UserError, match=r"query 3 is longer than 9\.2e\+18; scale it down"):
+        exact_search(queries, gallery[:9], 9, **way)
+
+
+@ways
 def test_negative_scores_and_k_above_the_size_of_the_gallery(way):
     rng = np.random.default_rng(5)
     queries = np.abs(unit(rng, 40))
