@@ -103,7 +103,7 @@ class Scorer:
             usable = _usable_rows(chunk)
             values = np.where(usable[:, None], values, -np.inf)
             peaks = values.reshape(-1, GROUP, n).max(1)
-            norm, rounding = np.sqrt(_squares(chunk.rows[usable]).max(initial=0)), norm * 0
+            norm, rounding = np.sqrt(_squares(chunk.rows[usable]).max(initial=0)), 0.0
             if PRECISIONS[level] == "bfloat16":
                 rest = chunk.rows[usable] - np.asarray(_round_to_bfloat16(chunk.rows))[usable]
                 rounding = np.sqrt(_squares(rest).max(initial=0))
