@@ -20,6 +20,7 @@ from sir_jax.data.media.audio import load_audio, normalize_waveform
 from sir_jax.data.media.augment import AugmentSpec, augment_wave
 from sir_jax.data.media.image import ColorJitter, ImageSpec, augment_image, load_image
 from sir_jax.errors import UserError
+from sir_jax.runtime.process import end_with_parent
 
 if TYPE_CHECKING:
     from sir_jax.data.corpus import ImageRecord, Split
@@ -174,7 +175,8 @@ def train_batches(
     if num_workers:
         _parse_absl_flags()
         dataset = dataset.mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2)
+            grain.MultiprocessingOptions(num_workers=num_workers, per_worker_buffer_size=2),
+            worker_init_fn=_begin_worker,
         )
     return iter(dataset)
 
@@ -370,6 +372,12 @@ def _spread(items: np.ndarray, image_ids: np.ndarray) -> np.ndarray:
     repeats = np.empty(len(items), np.int64)
     repeats[by_image] = np.arange(len(items)) - begins
     return items[np.argsort(repeats, kind="stable")]
+
+
+def _begin_worker(worker: int, workers: int) -> None:
+    """Let a worker process end when the trainer is gone; grain calls this."""
+    del worker, workers
+    end_with_parent()
 
 
 def _parse_absl_flags() -> None:

@@ -31,6 +31,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="share of a split that may be missing (default %(default)s)",
     )
     parser.add_argument(
+        "--allow-leaks",
+        "--allow_leaks",
+        action="store_true",
+        help="of `manifest`: keep what is in more than one split",
+    )
+    parser.add_argument(
         "--max-seconds",
         "--max_seconds",
         type=float,
@@ -62,6 +68,8 @@ def choose(args: argparse.Namespace) -> tuple:
         for option, value in of_manifest.items():
             if value is not None:
                 raise UserError(f"{option} is for `prepare manifest`; give --archives")
+        if args.allow_leaks:
+            raise UserError("--allow_leaks is for `prepare manifest`; a published corpus is kept")
         if not args.archives:
             raise UserError("--archives is missing: give the folder of the archives, here or gs://")
         return layout, config, Source(args.archives)
@@ -92,7 +100,7 @@ def main(argv: list[str]) -> int:
     from sir_jax.data.preparation.report import read_report
 
     layout, config, source = choose(args)
-    options = Options(args.tolerance, args.max_seconds, args.workers)
+    options = Options(args.tolerance, args.max_seconds, args.workers, args.allow_leaks)
     start = time.monotonic()
     try:
         corpus = prepare(layout, config, source, args.data_dir, options)

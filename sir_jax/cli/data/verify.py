@@ -11,7 +11,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     """Read the options."""
     parser = make_parser(
         "data verify",
-        "Compare a prepared corpus with its checksums, its index and its counts.",
+        "Compare a prepared corpus with its checksums, its index and its counts, and its splits "
+        "with each other.",
     )
     parser.add_argument("name", help="of the corpus, e.g. flickr8k_audio/official")
     parser.add_argument("--full", action="store_true", help="decode everything as well")
@@ -35,11 +36,13 @@ def main(argv: list[str]) -> int:
     from sir_jax.data.preparation.verify import count_images, open_named, verify
 
     corpus = open_named(args.name, args.data_dir)
-    wrong = verify(corpus, args.full)
+    wrong = verify(corpus, args.full, notes := [])
     for line in wrong[:_SHOWN]:
         print(line)
     if len(wrong) > _SHOWN:
         print(f"... and {len(wrong) - _SHOWN:,} more")
+    for line in notes:
+        print(line)
     state = f"{len(wrong):,} things wrong" if wrong else "whole"
     print(f"{corpus.name}: {state} ({count_images(corpus):,} pictures in {corpus.directory})")
     return 1 if wrong else 0

@@ -123,6 +123,29 @@ def published_path(value) -> str:
     return "" if ".." in parts else "/".join(parts)
 
 
+class RealPaths:
+    """Where files lie, links followed: `./a.png`, `b/../a.png` and a link to it are one file.
+
+    Args:
+      root: folder that paths are relative to.
+    """
+
+    def __init__(self, root: Path):
+        self._root = os.path.realpath(root)
+        # There are far fewer folders than files, and to follow each costs many system calls.
+        self._folders: dict[str, str] = {}
+
+    def __call__(self, path: str) -> str:
+        """Return where a file lies, whether or not it exists."""
+        folder, name = os.path.split(path)
+        if name in ("", ".", ".."):
+            return os.path.realpath(os.path.join(self._root, path))
+        if folder not in self._folders:
+            self._folders[folder] = os.path.realpath(os.path.join(self._root, folder))
+        file = os.path.join(self._folders[folder], name)
+        return os.path.realpath(file) if os.path.islink(file) else file
+
+
 def word(entry: dict, field: str) -> str:
     """Return a field of a JSON entry as stripped text; '' if the entry lacks it."""
     value = entry.get(field)

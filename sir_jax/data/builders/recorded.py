@@ -1,7 +1,8 @@
 """Read, check and store the images and recordings of a plan; list those that cannot be used.
 
-A chunk is two files: the bytes of usable images and recordings (.npz), and one line per problem
-(.problems). The .problems file is written first, so that a chunk whose .npz exists is complete.
+A chunk is two files: the records of usable images with their recordings, and one line per problem
+(.problems). The .problems file is written first, so that a chunk whose first file exists is
+complete.
 """
 
 import dataclasses
@@ -16,8 +17,22 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from sir_jax.data.builders.recordings import Plan, PlannedCaption, PlannedImage, Problem
-from sir_jax.data.builders.work_chunks import chunks_of, make_chunks, parts_of, save_chunk
+from sir_jax.data.builders.chunk_files import (
+    CONTENT_DTYPE,
+    SUFFIX,
+    ChunkWriter,
+    digest,
+    new_chunk,
+    read_contents,
+)
+from sir_jax.data.builders.recordings import (
+    Plan,
+    PlannedCaption,
+    PlannedImage,
+    Problem,
+    no_audio,
+)
+from sir_jax.data.builders.work_chunks import RECORD_FORM, chunks_of, files_of, make_chunks
 from sir_jax.data.media.audio import SAMPLE_RATE, load_audio, read_header
 from sir_jax.data.media.image import load_image
 from sir_jax.data.media.sources import read_source
@@ -29,6 +44,8 @@ CHUNK_IMAGES = 24
 MAX_CHANNELS = 8
 # A chunk takes a second, or a minute from a slow network disk.
 DEADLINE_SECONDS = 120.0
+# Raised when the same plan gives other chunks than before.
+_FORM = 2
 # The values of `BadMedia.fault` to which a reason adds 'audio' or 'image'.
 _MEDIUM_FAULTS = ("missing", "undecodable", "truncated")
 
@@ -41,11 +58,13 @@ class Rules:
       folder: folder that the plan's paths are relative to.
       rate: sampling rate in Hz that every recording must have; None for any.
       max_seconds: longest duration of a recording.
+      once: leave out a recording that sounds, sample by sample, like another one of its image.
     """
 
     folder: Path
     rate: int | None
     max_seconds: float
+    once: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,12 +135,11 @@ def make_chunk(rules: Rules, path: Path, images: Sequence[PlannedImage]) -> None
       path: path of the chunk, in an existing folder.
       images: planned images.
     """
-    arrays, lost = {}, []
-    for image in images:
-        stored, lost_here = _read_image(rules, image)
-        arrays.update(stored)
-        lost += lost_here
-    _save(path, arrays, lost)
+    lost = []
+    with new_chunk(path) as chunk:
+        for image in images:
+            lost += _add_image(chunk, rules, image)
+        _write_problems(path, lost)
 
 
 def make_chunks_of(
@@ -136,7 +154,7 @@ def make_chunks_of(
     """Make the missing chunks, and again those whose problem files have changed.
 
     Args:
-      plan: from `without_duplicates`.
+      plan: from `recordings.without_duplicates`.
       rules: the limits for recordings.
       folder: folder of the chunks; created if missing.
       workers: number of processes at a time.
@@ -148,60 +166,26 @@ def make_chunks_of(
       UserError: a file cannot be written, for example because the disk is full.
     """
     for path in _stale(folder, rules):
-        path.with_suffix(".npz").unlink(missing_ok=True)
+        path.with_suffix(SUFFIX).unlink(missing_ok=True)
         path.unlink()
     chunks = chunks_of(plan.images, folder, CHUNK_IMAGES)
-    make_chunks(chunks, functools.partial(make, rules), workers, report, deadline, _give_up)
+    make = functools.partial(make, rules)
+    make_chunks(chunks, make, workers, report, deadline, _give_up, preload=[RECORD_FORM])
 
 
 def fingerprint(plan: Plan, rules: Rules) -> str:
     """Return a short hash of a plan and its rules, for the name of the folder of its chunks."""
-    digest = hashlib.blake2b(f"{rules} {CHUNK_IMAGES}".encode(), digest_size=6)
+    digest = hashlib.blake2b(f"{_FORM} {rules} {CHUNK_IMAGES}".encode(), digest_size=6)
     for image in plan.images:
         digest.update(repr(image).encode(errors="surrogatepass"))
     return digest.hexdigest()
 
 
-def without_duplicates(plan: Plan) -> Plan:
-    """Keep the first image or recording with an id, key or sound file; report the others."""
-    images, problems = [], list(plan.problems)
-    ids, names, captions = set(), set(), set()
-
-    def repeated(path: str, detail: str, image: PlannedImage, key: str) -> None:
-        problems.append(Problem(path, "duplicate id", detail, image.split, key))
-
-    for image in plan.images:
-        # Places Audio has images in two splits, with one id in each.
-        if image.image_id in ids or (image.split, image.key) in names:
-            detail = f"another picture has the id {image.key!r}"
-            for caption in image.captions:
-                repeated(caption.audio, detail, image, caption.key)
-            repeated(image.image, detail, image, image.key)
-            continue
-        ids.add(image.image_id)
-        names.add((image.split, image.key))
-        kept = []
-        for caption in image.captions:
-            marks = {("id", caption.caption_id), ("key", caption.key), ("file", caption.audio)}
-            if twice := sorted(marks & captions, key=repr):
-                detail = f"another recording has the {twice[0][0]} {twice[0][1]!r}"
-                repeated(caption.audio, detail, image, caption.key)
-            else:
-                captions |= marks
-                kept.append(caption)
-        if kept:
-            images.append(dataclasses.replace(image, captions=tuple(kept)))
-        else:
-            problems.append(_no_audio(image))
-    return Plan(tuple(images), tuple(problems))
-
-
 def read_losses(plan: Plan, folder: Path) -> list[Lost]:
     """Return the lost images and recordings of a plan's chunks, in the plan's order."""
     lost = []
-    for path, images in chunks_of(plan.images, folder, CHUNK_IMAGES).items():
-        for part in [path] if path.exists() else parts_of(path, images):
-            lost += _load(part.with_suffix(".problems"))
+    for path, _ in files_of(chunks_of(plan.images, folder, CHUNK_IMAGES)):
+        lost += _load(path.with_suffix(".problems"))
     return lost
 
 
@@ -209,78 +193,78 @@ def kept_images(plan: Plan, lost: Sequence[Lost]) -> tuple[PlannedImage, ...]:
     """Return a plan's images and recordings without the lost ones."""
     images = {entry.image_id for entry in lost}
     captions = {entry.caption_id for entry in lost}
-    return tuple(
-        dataclasses.replace(
-            image, captions=tuple(c for c in image.captions if c.caption_id not in captions)
-        )
-        for image in plan.images
-        if image.image_id not in images
-    )
+    kept = []
+    for image in plan.images:
+        if image.image_id in images:
+            continue
+        left = tuple(c for c in image.captions if c.caption_id not in captions)
+        whole = len(left) == len(image.captions)
+        kept.append(image if whole else dataclasses.replace(image, captions=left))
+    return tuple(kept)
 
 
-def read_chunks(
+def records_of(
     plan: Plan, kept: Sequence[PlannedImage], folder: Path
-) -> Iterator[tuple[PlannedImage, bytes, list[bytes], list[int]]]:
-    """Yield images with their bytes from the chunks of a plan.
+) -> Iterator[tuple[PlannedImage, Path]]:
+    """Yield images with the chunk file that holds the record of each.
 
     Args:
       plan: the plan that the chunks were made of.
       kept: images to yield, from `kept_images`.
       folder: folder of the chunks.
-
-    Yields:
-      The image, its bytes, and the FLAC bytes and number of samples of each of its recordings.
     """
     by_id = {image.image_id: image for image in kept}
-    for path, images in chunks_of(plan.images, folder, CHUNK_IMAGES).items():
-        if not any(image.image_id in by_id for image in images):
-            continue
-        parts = {path: images} if path.exists() else parts_of(path, images)
-        for part, inside in parts.items():
-            with np.load(part) as arrays:
-                for image in (by_id.get(planned.image_id) for planned in inside):
-                    if image is not None:
-                        ids = [caption.caption_id for caption in image.captions]
-                        yield (
-                            image,
-                            arrays[f"image-{image.image_id}"].tobytes(),
-                            [arrays[f"audio-{i}"].tobytes() for i in ids],
-                            [int(arrays[f"samples-{i}"]) for i in ids],
-                        )
+    for path, images in files_of(chunks_of(plan.images, folder, CHUNK_IMAGES)):
+        for image in images:
+            if image.image_id in by_id:
+                yield by_id[image.image_id], path
 
 
-def _read_image(rules: Rules, image: PlannedImage) -> tuple[dict[str, np.ndarray], list[Lost]]:
-    """Return the arrays to store of one image and its recordings, and the lost ones."""
-    stored, lost = {}, []
+def contents_of(plan: Plan, folder: Path) -> np.ndarray:
+    """Return a CONTENT_DTYPE entry for each picture and recording that a plan's chunks hold."""
+    files = files_of(chunks_of(plan.images, folder, CHUNK_IMAGES))
+    none = np.empty(0, CONTENT_DTYPE)
+    return np.concatenate([none, *(read_contents(path) for path, _ in files)])
+
+
+def _add_image(chunk: ChunkWriter, rules: Rules, image: PlannedImage) -> list[Lost]:
+    """Add the record of an image and its recordings to a chunk; return the lost ones."""
+    from sir_jax.data.builders.record_form import published_record
+
+    sounds, lengths, first, lost = {}, {}, {}, []
     for caption in image.captions:
         try:
             wave = read_recording(rules.folder / caption.audio, rules, caption.audio)
+            sound = encode_wave(wave)
+            same = first.setdefault(digest(sound), caption)
+            if rules.once and same is not caption:
+                detail = f"{caption.audio}: the same sound as {same.audio}, of the same picture"
+                raise BadMedia(detail, "duplicate id")
         except UserError as error:
             lost.append(_lost_caption(rules, image, caption, error))
         else:
-            flac = np.frombuffer(encode_wave(wave), np.uint8)
-            stored[f"audio-{caption.caption_id}"] = flac
-            stored[f"samples-{caption.caption_id}"] = np.array(len(wave), np.int64)
+            sounds[caption.caption_id], lengths[caption.caption_id] = sound, len(wave)
     try:
         picture = read_picture(rules.folder / image.image, image.image)
     except UserError as error:
         problem = _problem(image.image, error, "image", image.split, image.key)
         stamp = _stamp(rules.folder / image.image)
-        good = [c for c in image.captions if f"audio-{c.caption_id}" in stored]
         without = [
             Lost(
                 Problem(c.audio, "no image", f"{image.image} is out", image.split, c.key),
                 caption_id=c.caption_id,
                 stamp=_stamp(rules.folder / c.audio),
             )
-            for c in good
+            for c in image.captions
+            if c.caption_id in sounds
         ]
-        return {}, [Lost(problem, image.image_id, stamp=stamp), *lost, *without]
-    if not any(name.startswith("audio-") for name in stored):
+        return [Lost(problem, image.image_id, stamp=stamp), *lost, *without]
+    if not sounds:
         stamp = _stamp(rules.folder / image.image)
-        return {}, [*lost, Lost(_no_audio(image), image.image_id, stamp=stamp)]
-    stored[f"image-{image.image_id}"] = np.frombuffer(picture, np.uint8)
-    return stored, lost
+        return [*lost, Lost(no_audio(image), image.image_id, stamp=stamp)]
+    record = published_record(image, picture, sounds, lengths)
+    chunk.add(image.image_id, record, picture, sounds)
+    return lost
 
 
 def _lost_caption(
@@ -298,11 +282,6 @@ def _problem(path: str, error: UserError, medium: str, split: str, key: str) -> 
     return Problem(path, reason, detail, split, key)
 
 
-def _no_audio(image: PlannedImage) -> Problem:
-    detail = "no usable recording is left of it"
-    return Problem(image.image, "no audio", detail, image.split, image.key)
-
-
 def _give_up(path: Path, image: PlannedImage, why: str) -> None:
     """Exclude an image and its recordings, because decoding one of them kills the process."""
     # No file has this stamp, so the next call tries again.
@@ -314,7 +293,8 @@ def _give_up(path: Path, image: PlannedImage, why: str) -> None:
         detail = f"{why}, reading this recording, its picture or another recording of it"
         problem = Problem(caption.audio, "decoder died", detail, image.split, caption.key)
         lost.append(Lost(problem, caption_id=caption.caption_id, stamp=stamp))
-    _save(path, {}, lost)
+    with new_chunk(path):
+        _write_problems(path, lost)
 
 
 def _regular(path: Path, name: str) -> Path:
@@ -349,14 +329,13 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return info.st_size, info.st_mtime_ns
 
 
-def _save(path: Path, arrays: dict[str, np.ndarray], lost: Sequence[Lost]) -> None:
+def _write_problems(path: Path, lost: Sequence[Lost]) -> None:
     problems = path.with_suffix(".problems")
     # Left by a call that was killed before it wrote the second file.
     problems.unlink(missing_ok=True)
     if lost:
         lines = (json.dumps(dataclasses.asdict(entry)) + "\n" for entry in lost)
         write_text(problems, "".join(lines), own=True)
-    save_chunk(path, arrays)
 
 
 def _load(path: Path) -> list[Lost]:

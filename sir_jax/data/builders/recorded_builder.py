@@ -1,15 +1,14 @@
 """The TFDS builder shared by all corpora of recorded captions: one record per image."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import tensorflow_datasets as tfds
 
-from sir_jax.data.builders.recorded import read_chunks
+from sir_jax.data.builders.chunked_builder import ChunkedBuilder
+from sir_jax.data.builders.record_form import published_features
+from sir_jax.data.builders.recorded import records_of
 from sir_jax.data.builders.recordings import Plan, PlannedImage, load_layout
-from sir_jax.data.features import FlacAudio
 from sir_jax.errors import UserError
 
 
@@ -28,7 +27,7 @@ def configs_of(name: str) -> list[tfds.core.BuilderConfig]:
     return [tfds.core.BuilderConfig(name=config, description=text) for config, text in configs]
 
 
-class RecordedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class RecordedBuilder(ChunkedBuilder, skip_registration=True):
     """Images with recorded captions, read from finished chunks."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -56,56 +55,11 @@ class RecordedBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return self.source.folder
 
     def _info(self) -> tfds.core.DatasetInfo:
-        text = tfds.features.Text
-        return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
-                {
-                    # The published bytes, whatever their format.
-                    "image": tfds.features.Image(),
-                    "image_id": np.int64,
-                    "key": text(),
-                    "captions": tfds.features.Sequence(
-                        {
-                            "audio": FlacAudio(sample_rate=16_000),
-                            "samples": np.int64,
-                            "caption_id": np.int64,
-                            "key": text(),
-                            "text": text(),
-                            "speaker": text(),
-                        }
-                    ),
-                }
-            ),
-        )
+        return self.dataset_info_from_configs(features=published_features())
 
-    def _split_generators(self, dl_manager):
-        del dl_manager
-        assert self.chunks  # raises if not called by `sir-jax data prepare`
-        splits: dict[str, list[PlannedImage]] = {}
-        for image in self.source.kept:
-            splits.setdefault(image.split, []).append(image)
-        return {split: self._generate_examples(images) for split, images in splits.items()}
-
-    def _generate_examples(self, images: Sequence[PlannedImage]):
-        for image, picture, audio, samples in read_chunks(self.source.plan, images, self.chunks):
-            yield (
-                image.image_id,
-                {
-                    "image": picture,
-                    "image_id": image.image_id,
-                    "key": image.key,
-                    "captions": [
-                        {
-                            "audio": flac,
-                            "samples": length,
-                            "caption_id": caption.caption_id,
-                            "key": caption.key,
-                            "text": caption.text,
-                            "speaker": caption.speaker,
-                        }
-                        for caption, flac, length in zip(
-                            image.captions, audio, samples, strict=True
-                        )
-                    ],
-                },
-            )
+    def chunk_records(self) -> dict[str, list[tuple[int, Path]]]:
+        """Return for each split the image ids of its records, and the chunk file of each."""
+        folder, splits = self.chunks, {}
+        for image, path in records_of(self.source.plan, self.source.kept, folder):
+            splits.setdefault(image.split, []).append((image.image_id, path))
+        return splits

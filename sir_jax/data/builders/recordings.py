@@ -39,7 +39,7 @@ class Problem:
     key: str = ""  # published id of the caption or image; '' if it has none
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)  # there may be a million of them
 class PlannedCaption:
     """One recording as its publisher names it."""
 
@@ -50,7 +50,7 @@ class PlannedCaption:
     speaker: str  # '' if unknown
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class PlannedImage:
     """One image with its recordings."""
 
@@ -103,6 +103,8 @@ class Layout:
       rate: sampling rate in Hz that every recording must have; None for any.
       refused: by config and name, splits that people expect and the corpus does not have: the
         reason, and which split to use instead.
+      own: True for a user's own list, where what is in two splits is a mistake to refuse. A
+        published corpus keeps what its publisher gave it.
     """
 
     name: str
@@ -112,6 +114,59 @@ class Layout:
     expected: Mapping[str, Mapping[str, Counts]]
     rate: int | None = 16_000
     refused: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    own: bool = False
+
+
+def without_duplicates(plan: Plan, by_split: bool = False) -> Plan:
+    """Keep the first image or recording with an id, key or sound file; report the others.
+
+    Args:
+      plan: from a layout.
+      by_split: True to keep what is in two splits, which is a leak, in both of them.
+    """
+    images, problems = [], list(plan.problems)
+    ids, names = set(), set()
+    captions = {"id": set(), "key": set(), "file": set()}
+
+    def repeated(path: str, detail: str, image: PlannedImage, key: str) -> None:
+        problems.append(Problem(path, "duplicate id", detail, image.split, key))
+
+    for image in plan.images:
+        # Places Audio has images in two splits, with one id in each.
+        if image.image_id in ids or (image.split, image.key) in names:
+            detail = f"another picture has the id {image.key!r}"
+            for caption in image.captions:
+                repeated(caption.audio, detail, image, caption.key)
+            repeated(image.image, detail, image, image.key)
+            continue
+        ids.add(image.image_id)
+        names.add((image.split, image.key))
+        kept, split = [], image.split if by_split else ""
+        for caption in image.captions:
+            marks = {"file": (split, caption.audio), "id": caption.caption_id}
+            marks["key"] = (split, caption.key) if by_split else caption.key
+            twice = [kind for kind, mark in marks.items() if mark in captions[kind]]
+            if twice:
+                value = {"file": caption.audio, "id": caption.caption_id, "key": caption.key}
+                detail = f"another recording has the {twice[0]} {value[twice[0]]!r}"
+                repeated(caption.audio, detail, image, caption.key)
+            else:
+                for kind, mark in marks.items():
+                    captions[kind].add(mark)
+                kept.append(caption)
+        if len(kept) == len(image.captions) > 0:
+            images.append(image)
+        elif kept:
+            images.append(dataclasses.replace(image, captions=tuple(kept)))
+        else:
+            problems.append(no_audio(image))
+    return Plan(tuple(images), tuple(problems))
+
+
+def no_audio(image: PlannedImage) -> Problem:
+    """Return the problem of an image that has no usable recording."""
+    detail = "no usable recording is left of it"
+    return Problem(image.image, "no audio", detail, image.split, image.key)
 
 
 LAYOUTS = {

@@ -4,6 +4,7 @@ import contextlib
 import io
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 from tqdm import tqdm
@@ -41,6 +42,8 @@ def write_records(builder, **download_config) -> None:
                 download_dir=str(builder.chunks / "downloads"),
                 download_config=tfds.download.DownloadConfig(**download_config),
             )
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{error}; run the same command again, which makes it anew") from None
     # ArrayRecord reports errors of the operating system so.
     except RuntimeError as error:
         raise UserError(

@@ -9,19 +9,22 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from sir_jax.data.builders.chunk_files import SUFFIX, is_readable
 from sir_jax.errors import UserError
-from sir_jax.runtime.files import PART, whole_file
+from sir_jax.runtime.files import PART
+from sir_jax.runtime.process import end_with_parent
 
 _ATTEMPTS = 2
 # An exit status from here up is this number plus the errno of an OSError.
 _OS_ERROR = 100
+
+# A module that makers import late.
+RECORD_FORM = "sir_jax.data.builders.record_form"
 
 # Make(path, items) writes all items into the file at path, which must appear only when complete.
 Make = Callable[[Path, Sequence[Any]], None]
@@ -34,19 +37,18 @@ def default_workers() -> int:
 
 def chunks_of(items: Sequence[Any], folder: Path, size: int) -> dict[Path, Sequence[Any]]:
     """Return the items of each chunk file: `size` items, fewer in the last one."""
-    return {folder / f"{i:06d}.npz": items[i : i + size] for i in range(0, len(items), size)}
+    return {folder / f"{i:06d}{SUFFIX}": items[i : i + size] for i in range(0, len(items), size)}
 
 
 def parts_of(path: Path, items: Sequence[Any]) -> dict[Path, Sequence[Any]]:
     """Return the files that replace a chunk whose items are made one by one."""
-    return {path.with_name(f"{path.stem}+{i:04d}.npz"): [item] for i, item in enumerate(items)}
+    return {path.with_name(f"{path.stem}+{i:04d}{SUFFIX}"): [item] for i, item in enumerate(items)}
 
 
-def save_chunk(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write arrays into a file that appears only when complete."""
-    # The partial file is this process's own: a worker of a killed call may still write the chunk.
-    with whole_file(path, own=True) as part, part.open("wb") as stream:
-        np.savez(stream, **arrays)
+def files_of(chunks: dict[Path, Sequence[Any]]) -> Iterator[tuple[Path, Sequence[Any]]]:
+    """Yield the files that hold finished chunks, with their items: a chunk's, or its parts'."""
+    for path, items in chunks.items():
+        yield from [(path, items)] if path.exists() else parts_of(path, items).items()
 
 
 def make_chunks(
@@ -56,8 +58,9 @@ def make_chunks(
     report: Callable[[int], None] = lambda items: None,
     deadline: float | None = None,
     give_up: Callable[[Path, Any, str], None] | None = None,
+    preload: Sequence[str] = (),
 ) -> None:
-    """Make the missing chunks.
+    """Make the missing chunks, and again those that a crash of the machine has torn.
 
     Args:
       chunks: from `chunks_of`. Their folder is created if missing.
@@ -69,6 +72,7 @@ def make_chunks(
       give_up: called as `give_up(path, item, why)` for an item that kills its process or hangs; it
         must write the file at path. To find that item, a chunk that failed twice is made item by
         item (see `parts_of`). With None, a chunk that fails twice is an error.
+      preload: modules that `make` imports late. They are imported once for all processes.
 
     Raises:
       UserError: a chunk failed twice, for example because the disk is full.
@@ -77,19 +81,22 @@ def make_chunks(
         folder.mkdir(parents=True, exist_ok=True)
         for part in folder.glob(f"*{PART}"):
             part.unlink(missing_ok=True)
-    _Run(make, workers, report, deadline, give_up).all(chunks)
+        for path in folder.glob(f"*{SUFFIX}"):
+            if not is_readable(path):
+                path.unlink()
+    _Run(make, workers, report, deadline, give_up, preload).all(chunks)
 
 
 class _Run:
     """One call of `make_chunks`."""
 
-    def __init__(self, make, workers, report, deadline, give_up):
+    def __init__(self, make, workers, report, deadline, give_up, preload):
         self._make, self._workers, self._report = make, workers, report
         self._deadline, self._give_up = deadline, give_up
         self._pending: list[tuple[Path, Sequence[Any]]] = []
         self._parts: set[Path] = set()
         self._failures: dict[Path, int] = {}
-        self._context = _context(make)
+        self._context = _context(make, preload)
 
     def all(self, chunks: dict[Path, Sequence[Any]]) -> None:
         """Make the missing chunks, `workers` at a time."""
@@ -166,6 +173,7 @@ def _why(status: int, deadline: float | None) -> str:
 
 
 def _work(make: Make, path: Path, items: Sequence[Any], deadline: float | None) -> None:
+    end_with_parent()
     # Ctrl-C reaches every process of the terminal, but only the parent shall act on it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if deadline is not None:
@@ -178,10 +186,10 @@ def _work(make: Make, path: Path, items: Sequence[Any], deadline: float | None) 
         sys.exit(_OS_ERROR + (error.errno or errno.EIO))
 
 
-def _context(make: Make):
+def _context(make: Make, preload: Sequence[str]):
     # Not fork, because the caller may have threads. A fork server imports once and then forks
     # children that have none.
     context = multiprocessing.get_context("forkserver")
     module = getattr(make, "func", make).__module__
-    context.set_forkserver_preload(["__main__", __name__, module])
+    context.set_forkserver_preload(["__main__", __name__, module, *preload])
     return context

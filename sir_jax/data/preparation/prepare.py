@@ -2,7 +2,9 @@
 
 import dataclasses
 import importlib
+import itertools
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from sir_jax.data.builders.archives import Source, gather
@@ -10,13 +12,13 @@ from sir_jax.data.builders.checksums import NAME as CHECKSUMS
 from sir_jax.data.builders.checksums import checked_files, write_checksums
 from sir_jax.data.builders.recorded import (
     Rules,
+    contents_of,
     fingerprint,
     kept_images,
     make_chunks_of,
     read_losses,
-    without_duplicates,
 )
-from sir_jax.data.builders.recordings import Layout, Plan, PlannedImage
+from sir_jax.data.builders.recordings import Layout, Plan, PlannedImage, without_duplicates
 from sir_jax.data.builders.records import progress, write_records
 from sir_jax.data.builders.work_chunks import default_workers
 from sir_jax.data.corpus import (
@@ -28,6 +30,7 @@ from sir_jax.data.corpus import (
     write_index,
 )
 from sir_jax.data.paths import data_dir as resolve_data_dir
+from sir_jax.data.preparation import leaks
 from sir_jax.data.preparation.report import Report, make_report, write_report
 from sir_jax.errors import UserError
 from sir_jax.runtime.locks import only_one
@@ -44,11 +47,14 @@ class Options:
       tolerance: the largest share of a split's recordings or images that may be missing.
       max_seconds: longest duration of a recording.
       workers: number of processes; 0 for one per CPU core.
+      allow_leaks: keep what a user's own list has in more than one split. A published corpus is
+        always kept as published.
     """
 
     tolerance: float = 0.01
     max_seconds: float = 60.0
     workers: int = 0
+    allow_leaks: bool = False
 
     def __post_init__(self):
         if not 0 <= self.tolerance <= 1:
@@ -79,8 +85,8 @@ def prepare(
       The corpus; if it exists already, without preparing it again.
 
     Raises:
-      UserError: an archive is missing or damaged, more is missing than tolerated, another call
-        prepares the corpus, or the disk is full.
+      UserError: an archive is missing or damaged, more is missing than tolerated, a user's list has
+        something in two splits, another call prepares the corpus, or the disk is full.
     """
     options = options or Options()
     name = f"{layout.name}/{config}"
@@ -109,39 +115,60 @@ def _prepare(layout: Layout, config: str, source: Source, folder: Path, options:
         start, archives = gather(layout.archives, source, folder / "extracted")
     else:
         start, archives = source.local.resolve(), {}
-    print(f"planning {layout.name}/{config}", flush=True)
+    name = f"{layout.name}/{config}"
+    print(f"planning {name}", flush=True)
     planned = layout.plan(start, config)
-    plan = without_duplicates(planned)
+    plan = without_duplicates(planned, by_split=layout.own)
     _check_ids(plan)
-    rules = Rules(start, layout.rate, options.max_seconds)
+    strict = layout.own and not options.allow_leaks
+    if strict:
+        _refuse_leaks(name, plan.images, leaks.file_copies(plan, start), folder)
+    rules = Rules(start, layout.rate, options.max_seconds, once=layout.own)
     chunks = folder / f"chunks-{fingerprint(plan, rules)}"
     with progress(len(plan.images), "image", "read and check") as bar:
         make_chunks_of(plan, rules, chunks, options.workers or default_workers(), bar.update)
     lost = read_losses(plan, chunks)
     kept = kept_images(plan, lost)
     problems = [*plan.problems, *(entry.problem for entry in lost)]
+    copies = leaks.find_copies(leaks.content_entries(contents_of(plan, chunks), kept))
     accepted = {"max_seconds": options.max_seconds, "tolerance": options.tolerance}
+    if layout.own:
+        accepted["allow_leaks"] = options.allow_leaks
     report = make_report(
-        f"{layout.name}/{config}",
+        name,
         planned,
         kept,
         problems,
         layout.expected.get(config, {}),
         archives,
         accepted,
+        copies,
     )
     listed = write_report(folder, report, problems)
     print(report.table())
     print(f"{len(problems):,} things left out, listed in {listed}", flush=True)
     report.check(options.tolerance, listed)
+    if strict:
+        _refuse_leaks(name, kept, copies, folder)
+    else:
+        leaks.list_leaks(folder, copies, leaks.planned_places(kept))
     print("writing the records", flush=True)
     _write(layout, config, folder, plan, kept, chunks)
 
 
+def _refuse_leaks(
+    name: str, images: Sequence[PlannedImage], copies: leaks.Copies, folder: Path
+) -> None:
+    listed = leaks.list_leaks(folder, copies, leaks.planned_places(images))
+    leaks.refuse(name, copies, listed)
+
+
 def _check_ids(plan: Plan) -> None:
-    ids = [image.image_id for image in plan.images]
-    ids += [caption.caption_id for image in plan.images for caption in image.captions]
-    if ids and not (min(ids) >= 0 and max(ids) < 1 << 31):
+    ids = itertools.chain.from_iterable(
+        [image.image_id, *(caption.caption_id for caption in image.captions)]
+        for image in plan.images
+    )
+    if not all(0 <= number < 1 << 31 for number in ids):
         raise ValueError("a layout's ids must lie between 0 and 2^31")
 
 

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from sir_jax.data.builders.recordings import Counts, Plan, PlannedImage, Problem
+from sir_jax.data.preparation.leaks import LEAKS, Copies, counted
 from sir_jax.errors import UserError
-from sir_jax.runtime.files import write_text
+from sir_jax.runtime.files import whole_file, write_text
 
 QUARANTINE, REPORT = "quarantine.jsonl", "report.json"
 
@@ -49,7 +50,9 @@ class Report:
       splits: counts by split.
       reasons: number of problems by reason and split; '' is an unknown split.
       archives: size and sha256 of the extracted archives by name.
-      rules: the limits: 'max_seconds' and 'tolerance'.
+      rules: the limits: 'max_seconds' and 'tolerance'; of a user's list also 'allow_leaks'.
+      leaks: number of 'pictures' and 'recordings' that are in more than one split.
+      repeats: number of those that their own split has already; they are kept.
     """
 
     name: str
@@ -57,6 +60,8 @@ class Report:
     reasons: Mapping[str, Mapping[str, int]]
     archives: Mapping[str, Mapping[str, object]]
     rules: Mapping[str, float]
+    leaks: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    repeats: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def table(self) -> str:
         """Return the report as a table of text."""
@@ -80,6 +85,10 @@ class Report:
             for reason, row in self.reasons.items():
                 rows.append((reason, *(f"{row.get(split, 0):,}" for split in splits)))
             lines += ["", *_columns(rows)]
+        if any(self.leaks.values()):
+            lines += ["", f"in more than one split: {counted(self.leaks)}, listed in {LEAKS}"]
+        if any(self.repeats.values()):
+            lines += ["", f"twice in one split: {counted(self.repeats)}, kept"]
         return "\n".join(lines)
 
     def check(self, tolerance: float, where: Path) -> None:
@@ -117,6 +126,7 @@ def make_report(
     published: Mapping[str, Counts],
     archives: Mapping[str, Mapping[str, object]],
     rules: Mapping[str, float],
+    copies: Copies,
 ) -> Report:
     """Count what a preparation kept and left out.
 
@@ -127,22 +137,22 @@ def make_report(
       problems: the problems of metadata, images and recordings.
       published: published counts by split.
       archives: size and sha256 of the extracted archives, from `gather`.
-      rules: the limits: 'max_seconds' and 'tolerance'.
+      rules: see `Report`.
+      copies: what the corpus has more than once.
     """
     # If no count is published, problems of metadata count as missing recordings. If their split is
     # unknown, they count in every split.
     unplanned = Counter(p.split for p in planned.problems if p.reason != "no audio")
     splits = dict.fromkeys([*published, *(image.split for image in planned.images)])
+    of_plan, of_kept = _count(planned.images), _count(kept)
     counts = {}
     for split in splits:
-        of_plan = [image for image in planned.images if image.split == split]
-        of_kept = [image for image in kept if image.split == split]
         stated = published.get(split, Counts(0, 0))
         counts[split] = SplitReport(
-            images=len(of_kept),
-            captions=sum(len(image.captions) for image in of_kept),
-            planned_images=len(of_plan),
-            planned_captions=sum(len(image.captions) for image in of_plan)
+            images=of_kept[split].images,
+            captions=of_kept[split].captions,
+            planned_images=of_plan[split].images,
+            planned_captions=of_plan[split].captions
             + unplanned[split]
             + (unplanned[""] if split else 0),
             published_images=stated.images,
@@ -152,7 +162,17 @@ def make_report(
     for problem in problems:
         reasons.setdefault(problem.reason, Counter())[problem.split] += 1
     ordered = {reason: dict(sorted(reasons[reason].items())) for reason in sorted(reasons)}
-    return Report(name, counts, ordered, archives, rules)
+    return Report(name, counts, ordered, archives, rules, copies.counts, copies.repeats)
+
+
+def _count(images: Sequence[PlannedImage]) -> Mapping[str, Counts]:
+    """Return the number of images and recordings of each split; a split that has none has 0."""
+    pictures = Counter(image.split for image in images)
+    captions = Counter()
+    for image in images:
+        captions[image.split] += len(image.captions)
+    counts = {split: Counts(pictures[split], captions[split]) for split in pictures}
+    return defaultdict(lambda: Counts(0, 0), counts)
 
 
 def write_report(folder: Path, report: Report, problems: Sequence[Problem]) -> Path:
@@ -163,8 +183,8 @@ def write_report(folder: Path, report: Report, problems: Sequence[Problem]) -> P
       report: the report.
       problems: all problems; the list has one line for each.
     """
-    lines = (json.dumps(dataclasses.asdict(problem)) + "\n" for problem in problems)
-    write_text(folder / QUARANTINE, "".join(lines))
+    with whole_file(folder / QUARANTINE) as part, part.open("w") as stream:
+        stream.writelines(json.dumps(dataclasses.asdict(p)) + "\n" for p in problems)
     write_text(folder / REPORT, json.dumps(dataclasses.asdict(report), indent=1) + "\n")
     return folder / QUARANTINE
 

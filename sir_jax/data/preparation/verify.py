@@ -1,23 +1,27 @@
 """Verify that a prepared corpus is complete and undamaged."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from sir_jax.data.builders.checksums import checked_files, file_sha256, read_checksums
+from sir_jax.data.builders.chunk_files import digest
 from sir_jax.data.builders.recordings import LAYOUTS, load_layout
 from sir_jax.data.builders.records import progress
 from sir_jax.data.builders.work_chunks import default_workers
 from sir_jax.data.corpus import Corpus, ImageRecord, Split, open_corpus
 from sir_jax.data.media.audio import load_audio
 from sir_jax.data.media.image import load_image
-from sir_jax.data.preparation.report import read_report
+from sir_jax.data.preparation.leaks import ENTRY_DTYPE, Copies, counted, find_copies, leak_line
+from sir_jax.data.preparation.report import Report, read_report
 from sir_jax.errors import UserError
 
 # Records that are checked together, which bounds the memory in use.
 _ROWS = 256
+# Leaks that are named.
+_NAMED = 50
 
 
 def open_named(name: str, data_dir: str) -> Corpus:
@@ -46,12 +50,16 @@ def count_images(corpus: Corpus) -> int:
     return sum(map(_length, corpus.splits.values()))
 
 
-def verify(corpus: Corpus, full: bool = False) -> list[str]:
+def verify(corpus: Corpus, full: bool = False, notes: list[str] | None = None) -> list[str]:
     """Compare a prepared corpus with its checksums, its index, its report and published counts.
+
+    Pictures and recordings that are in more than one split are faults of a user's own corpus,
+    unless it was prepared with `allow_leaks`. A published corpus may have some, and is kept.
 
     Args:
       corpus: the corpus to check.
       full: True to decode all images and recordings, too.
+      notes: gets lines that are worth knowing and no faults.
 
     Returns:
       A line for each fault.
@@ -61,9 +69,44 @@ def verify(corpus: Corpus, full: bool = False) -> list[str]:
     if unreadable:
         return wrong + unreadable
     wrong += check_counts(corpus)
-    for split in corpus.splits.values():
-        wrong += check_split(split, full)
-    return wrong
+    contents = []
+    for number, split in enumerate(corpus.splits.values()):
+        wrong += check_split(split, full, lambda row, n=number: contents.append(_entries(n, *row)))
+    copies = find_copies(np.concatenate([np.empty(0, ENTRY_DTYPE), *contents]))
+    faults, remarks = _judge(corpus, copies)
+    if notes is not None:
+        notes += remarks
+    return wrong + faults
+
+
+def _judge(corpus: Corpus, copies: Copies) -> tuple[list[str], list[str]]:
+    """Return the faults and the notes that copies are."""
+    splits = list(corpus.splits.values())
+
+    def place(entry: np.void) -> tuple[str, str]:
+        split, slot = splits[entry["split"]], int(entry["caption"])
+        record = split[int(entry["image"])]
+        if slot < 0:
+            return split.name, record.key or f"image {record.image_id}"
+        caption = record.captions[slot]
+        return split.name, caption.key or f"caption {caption.caption_id}"
+
+    lines = [leak_line(leak, place) for leak in copies.leaks[:_NAMED]]
+    if len(copies.leaks) > _NAMED:
+        lines.append(f"... and {len(copies.leaks) - _NAMED:,} more in more than one split")
+    notes = []
+    if any(copies.repeats.values()):
+        notes.append(f"twice in one split: {counted(copies.repeats)}, kept")
+    report = read_report(corpus.directory.parent)
+    if not lines or (corpus.name.startswith("manifest/") and not _allowed(report)):
+        return lines, notes
+    why = "accepted when it was prepared" if _allowed(report) else "kept as published"
+    notes.append(f"in more than one split: {counted(copies.counts)}, {why}")
+    return [], notes + lines
+
+
+def _allowed(report: Report | None) -> bool:
+    return report is not None and bool(report.rules.get("allow_leaks"))
 
 
 def check_files(directory: Path) -> Iterator[str]:
@@ -129,8 +172,17 @@ def check_counts(corpus: Corpus) -> Iterator[str]:
         yield f"split {name}: not in the report"
 
 
-def check_split(split: Split, full: bool) -> Iterator[str]:
-    """Yield a line for each fault of a split's records, by its index and, if full, by decoding."""
+def check_split(
+    split: Split, full: bool, report: Callable[[tuple[int, list[bytes]]], None] = lambda row: None
+) -> Iterator[str]:
+    """Yield a line for each fault of a split's records, by its index and, if full, by decoding.
+
+    Args:
+      split: the split.
+      full: True to decode all images and recordings, too.
+      report: called for each record that can be read, with its row and the digests of its picture
+        and recordings.
+    """
     rows = _length(split)
     order = np.lexsort((split.index["slot"], split.index["row"]))
     index = split.index[order]
@@ -147,8 +199,10 @@ def check_split(split: Split, full: bool) -> Iterator[str]:
             some = range(first, min(first + _ROWS, rows))
             entries = [index[starts[row] : starts[row + 1]] for row in some]
             arguments = ([split] * len(some), some, entries, [full] * len(some))
-            for lines in pool.map(_check_row, *arguments):
+            for row, (lines, digests) in zip(some, pool.map(_check_row, *arguments), strict=True):
                 yield from lines
+                if digests:
+                    report((row, digests))
             bar.update(len(some))
 
 
@@ -160,18 +214,27 @@ def _length(split: Split) -> int:
         return 0
 
 
-def _check_row(split: Split, row: int, entries: np.ndarray, full: bool) -> list[str]:
+def _entries(split: int, row: int, digests: list[bytes]) -> np.ndarray:
+    # The picture comes first, and has the number -1.
+    return np.array([(d, split, row, slot - 1) for slot, d in enumerate(digests)], ENTRY_DTYPE)
+
+
+def _check_row(
+    split: Split, row: int, entries: np.ndarray, full: bool
+) -> tuple[list[str], list[bytes]]:
+    """Return a line for each fault of a record, and the digests of its picture and recordings."""
     where = f"split {split.name}, record {row}"
     try:
         record = split[row]
     except Exception as error:
-        return [f"{where}: cannot be read ({type(error).__name__}: {_one_line(error)})"]
+        return [f"{where}: cannot be read ({type(error).__name__}: {_one_line(error)})"], []
     held = [
         (slot, c.samples, record.image_id, c.caption_id) for slot, c in enumerate(record.captions)
     ]
     indexed = entries[["slot", "samples", "image_id", "caption_id"]].tolist()
     wrong = [] if held == indexed else [f"{where}: not as its index says"]
-    return wrong + (_decode(where, record) if full else [])
+    digests = [digest(record.image), *(digest(caption.audio) for caption in record.captions)]
+    return wrong + (_decode(where, record) if full else []), digests
 
 
 def _decode(where: str, record: ImageRecord) -> list[str]:

@@ -7,10 +7,10 @@ import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from sir_jax.data.builders.work_chunks import chunks_of, make_chunks, parts_of, save_chunk
+from sir_jax.data.builders.chunk_files import new_chunk, read_record, record_sizes
+from sir_jax.data.builders.work_chunks import chunks_of, files_of, make_chunks, parts_of
 from sir_jax.errors import UserError
 
 
@@ -29,7 +29,9 @@ def make(tries, path, items):
             os.kill(os.getpid(), signal.SIGKILL)
         if item == "full":
             resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
-    save_chunk(path, {"items": np.array(items)})
+    with new_chunk(path) as chunk:
+        for i, item in enumerate(items):
+            chunk.add(i, item.encode(), b"", {})
 
 
 @pytest.fixture
@@ -43,7 +45,8 @@ def run(tries, items, folder, deadline=5.0, size=3):
 
     def give_up(path, item, why):
         dead.append((path.stem, item, why))
-        save_chunk(path, {"items": np.array([], str)})
+        with new_chunk(path):
+            pass
 
     make_chunks(
         chunks_of(items, folder, size),
@@ -57,12 +60,8 @@ def run(tries, items, folder, deadline=5.0, size=3):
 
 
 def stored(items, folder, size=3):
-    out = []
-    for path, some in chunks_of(items, folder, size).items():
-        for part in [path] if path.exists() else parts_of(path, some):
-            with np.load(part) as arrays:
-                out += arrays["items"].tolist()
-    return out
+    files = [path for path, _ in files_of(chunks_of(items, folder, size))]
+    return [read_record(path, i).decode() for path in files for i in record_sizes(path)]
 
 
 def attempts(tries):
@@ -72,13 +71,13 @@ def attempts(tries):
 def test_names_and_sizes_of_chunks():
     chunks = chunks_of("abcde", Path("f"), 2)
     assert chunks == {
-        Path("f/000000.npz"): "ab",
-        Path("f/000002.npz"): "cd",
-        Path("f/000004.npz"): "e",
+        Path("f/000000.chunk"): "ab",
+        Path("f/000002.chunk"): "cd",
+        Path("f/000004.chunk"): "e",
     }
-    assert parts_of(Path("f/000002.npz"), "cd") == {
-        Path("f/000002+0000.npz"): ["c"],
-        Path("f/000002+0001.npz"): ["d"],
+    assert parts_of(Path("f/000002.chunk"), "cd") == {
+        Path("f/000002+0000.chunk"): ["c"],
+        Path("f/000002+0001.chunk"): ["d"],
     }
 
 
@@ -114,13 +113,13 @@ def test_item_with_an_unknown_error_is_isolated(tries, tmp_path):
 def test_chunk_that_fails_once_is_not_split(tries, tmp_path):
     reported, dead = run(tries, ["a", "once"], tmp_path / "chunks")
     assert (reported, dead) == ([0, 2], [])
-    assert [p.name for p in (tmp_path / "chunks").iterdir()] == ["000000.npz"]
+    assert [p.name for p in (tmp_path / "chunks").iterdir()] == ["000000.chunk"]
 
 
 def test_second_call_makes_the_missing_parts_alone(tries, tmp_path):
     items = ["a", "crash", "b"]
     run(tries, items, tmp_path / "chunks")
-    (tmp_path / "chunks/000000+0002.npz").unlink()
+    (tmp_path / "chunks/000000+0002.chunk").unlink()
     before = attempts(tries)
     reported, dead = run(tries, items, tmp_path / "chunks")
     assert (reported, dead) == ([2, 1], [])
@@ -128,13 +127,26 @@ def test_second_call_makes_the_missing_parts_alone(tries, tmp_path):
     assert attempts(tries) == before | {"000000+0002": 2}
 
 
+def test_chunk_torn_by_a_crash_of_the_machine_is_made_again(tries, tmp_path):
+    """The name may be on the disk before the bytes are."""
+    run(tries, "abcd", tmp_path / "chunks", size=1)
+    whole = (tmp_path / "chunks/000001.chunk").read_bytes()
+    (tmp_path / "chunks/000001.chunk").write_bytes(b"")
+    (tmp_path / "chunks/000002.chunk").write_bytes(whole[: len(whole) // 2])
+    reported, _ = run(tries, "abcd", tmp_path / "chunks", size=1)
+    assert reported == [2, 1, 1]
+    assert stored("abcd", tmp_path / "chunks", size=1) == ["a", "b", "c", "d"]
+
+
 def test_full_disk_stops_with_one_line_and_blames_no_item(tries, tmp_path):
-    with pytest.raises(UserError, match="^cannot write '.*000000.npz': File too large; mend that"):
+    with pytest.raises(
+        UserError, match="^cannot write '.*000000.chunk': File too large; mend that"
+    ):
         run(tries, ["full"], tmp_path / "chunks")
 
 
 def test_without_give_up_a_crash_stops_everything(tries, tmp_path):
     chunks = chunks_of(["a", "crash"], tmp_path / "chunks", 1)
-    with pytest.raises(UserError, match=r"making 000001.npz failed 2 times \(exit status -11\)"):
+    with pytest.raises(UserError, match=r"making 000001.chunk failed 2 times \(exit status -11\)"):
         make_chunks(chunks, functools.partial(make, tries), 1)
-    assert [p.name for p in (tmp_path / "chunks").glob("*.npz")] == ["000000.npz"]
+    assert [p.name for p in (tmp_path / "chunks").glob("*.chunk")] == ["000000.chunk"]

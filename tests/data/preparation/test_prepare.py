@@ -26,12 +26,17 @@ from sir_jax.data.builders.recorded import (
     kept_images,
     make_chunk,
     make_chunks_of,
-    read_chunks,
     read_losses,
     read_recording,
+    records_of,
+)
+from sir_jax.data.builders.recordings import (
+    Counts,
+    Plan,
+    PlannedCaption,
+    PlannedImage,
     without_duplicates,
 )
-from sir_jax.data.builders.recordings import Counts, Plan, PlannedCaption, PlannedImage
 from sir_jax.data.corpus import corpus_directory, make_command, open_corpus
 from sir_jax.data.preparation.prepare import Options, prepare
 from sir_jax.errors import BadMedia, UserError
@@ -103,7 +108,8 @@ def test_report_counts_splits_and_reasons(prepared):
     assert report["splits"]["val"]["planned_captions"] == 24 + 1 + 1  # a/folder.wav; no split
     assert report["reasons"]["no image"] == {"train": 7}
     assert report["reasons"]["bad metadata"] == {"": 1}
-    assert report["rules"] == {"max_seconds": 60.0, "tolerance": 0.5}
+    assert report["rules"] == {"max_seconds": 60.0, "tolerance": 0.5, "allow_leaks": False}
+    assert report["leaks"] == report["repeats"] == {"pictures": 0, "recordings": 0}
 
 
 def test_nothing_but_the_corpus_is_left_behind(broken, prepared):
@@ -154,7 +160,7 @@ def test_killed_and_restarted_gives_the_same_corpus_and_report(broken, prepared,
     folder = root / "manifest/mine"
 
     def chunks():
-        return {p.name: p.stat().st_mtime_ns for p in folder.glob("chunks-*/*.npz")}
+        return {p.name: p.stat().st_mtime_ns for p in folder.glob("chunks-*/*.chunk")}
 
     kill_when(broken[0], root, tmp_path, lambda: len(chunks()) >= 2)
     kept = chunks()
@@ -341,7 +347,10 @@ def test_picture_that_kills_or_hangs_the_decoder_is_left_out_with_its_recordings
     assert lost[0].problem.detail.startswith("killed its process (SIGABRT), reading this picture")
     assert lost[2].problem.detail.startswith("not done after 2 s")
     kept = kept_images(plan, lost)
-    assert [image.key for image, *_ in read_chunks(plan, kept, chunks)] == ["green", "white"]
+    assert [(image.key, path.name) for image, path in records_of(plan, kept, chunks)] == [
+        ("green", "000000+0000.chunk"),
+        ("white", "000000+0002.chunk"),
+    ]
     # With a better decoder, the same call reads them.
     make_chunks_of(plan, rules, chunks, 2)
     assert read_losses(plan, chunks) == []
@@ -418,7 +427,7 @@ def test_stored_pictures_decode_as_plain_tfds(prepared):
 
 
 def test_problems_file_of_a_killed_call_is_ignored(tmp_path):
-    """If the .problems file was written and the .npz file was not, both are made again."""
+    """If the .problems file was written and the chunk was not, both are made again."""
     (tmp_path / "a.png").write_bytes(picture())
     (tmp_path / "a.wav").write_bytes(wav())
     caption = PlannedCaption(0, "a.wav", "a.wav", "", "")
@@ -426,8 +435,8 @@ def test_problems_file_of_a_killed_call_is_ignored(tmp_path):
     chunks = tmp_path / "chunks"
     chunks.mkdir()
     rules = Rules(tmp_path, None, 60.0)
-    make_chunk(dataclasses.replace(rules, max_seconds=0.01), chunks / "000000.npz", plan.images)
+    make_chunk(dataclasses.replace(rules, max_seconds=0.01), chunks / "000000.chunk", plan.images)
     assert len(read_losses(plan, chunks)) == 2
-    (chunks / "000000.npz").unlink()
+    (chunks / "000000.chunk").unlink()
     make_chunks_of(plan, rules, chunks, 1)
     assert read_losses(plan, chunks) == []

@@ -41,7 +41,7 @@ def start(root):
 
 
 def finished(root):
-    return {p.name: p.stat().st_mtime_ns for p in (root / NAME).glob("chunks-*/*.npz")}
+    return {p.name: p.stat().st_mtime_ns for p in (root / NAME).glob("chunks-*/*.chunk")}
 
 
 def run(root, capsys, *more):
@@ -106,7 +106,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, option, message):
     status, printed = run(tmp_path, capsys, option)
     assert status == 2
     assert message in printed.err and printed.err.count("\n") == 1
-    assert not list(tmp_path.rglob("*.npz"))
+    assert not list(tmp_path.rglob("*.chunk"))
 
 
 def test_unwritable_folder_is_one_line(tmp_path, capsys):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from sir_jax.data.builders.publisher import RealPaths
 from sir_jax.data.builders.recordings import Layout, Plan, PlannedCaption, PlannedImage, Problem
 from sir_jax.errors import UserError
 
@@ -48,17 +49,22 @@ def manifest_layout(manifest: Path, name: str, root: Path) -> Layout:
         name="manifest",
         configs={check_name(name): f"what {manifest.name} lists"},
         archives=(),
-        plan=lambda folder, config: plan_manifest(manifest),
+        plan=lambda folder, config: plan_manifest(manifest, folder),
         expected={name: {}},
         rate=None,
+        own=True,
     )
 
 
-def plan_manifest(manifest: Path) -> Plan:
+def plan_manifest(manifest: Path, root: Path) -> Plan:
     """Plan a corpus from its manifest.
+
+    Files are told apart by where they lie, not by how a line spells it. A picture or recording that
+    lines of two splits name is planned in both: that is a leak, which the preparation refuses.
 
     Args:
       manifest: a .jsonl or .csv file.
+      root: folder that its paths are relative to.
 
     Returns:
       The plan. `image_id` numbers the images in the order of their first lines; `caption_id` is
@@ -67,46 +73,72 @@ def plan_manifest(manifest: Path) -> Plan:
     Raises:
       UserError: the manifest has a column that is none of COLUMNS.
     """
-    images: dict[str, _Image] = {}
-    sounds: dict[str, str] = {}
-    problems = []
     lines = _read_json(manifest) if manifest.suffix == ".jsonl" else _read_csv(manifest)
+    planner = _Planner(root)
     for number, row in lines:
-        where = f"{manifest.name}:{number}"
+        planner.add(f"{manifest.name}:{number}", number, row)
+    return planner.plan()
+
+
+class _Planner:
+    """The plan while the lines are read."""
+
+    def __init__(self, root: Path):
+        self._real = RealPaths(root)
+        self._problems: list[Problem] = []
+        # By split and key, or by split and file. A given image_id has one split.
+        self._images: dict[tuple[str, str], _Image] = {}
+        self._files: dict[tuple[str, str], _Image] = {}
+        self._splits: dict[str, str] = {}
+        self._sounds: dict[tuple[str, str], str] = {}
+
+    def add(self, where: str, number: int, row: dict[str, str] | str) -> None:
+        """Add a line: a row, or what is wrong with it."""
         if isinstance(row, str):
-            problems.append(Problem(where, "bad metadata", row))
-            continue
+            self._problems.append(Problem(where, "bad metadata", row))
+            return
         split = row.get("split") or "train"
-        fault = _fault(row, split)
         key = row.get("image_id") or row.get("image", "")
-        image = images.get(key)
-        if not fault and image and image.split != split:
-            fault = f"its picture {key!r} is in split {image.split!r} by an earlier line"
+        fault = _fault(row, split)
+        before = self._splits.get(key, split) if row.get("image_id") else split
+        if not fault and before != split:
+            fault = f"its picture {key!r} is in split {before!r} by an earlier line"
         if fault:
             known = split if _SPLIT.fullmatch(split) else ""
-            problems.append(Problem(where, "bad metadata", fault, known))
-        elif image and image.path != row["image"]:
+            self._problems.append(Problem(where, "bad metadata", fault, known))
+            return
+        picture, sound = self._real(row["image"]), self._real(row["audio"])
+        image = self._images.get((split, key))
+        if not row.get("image_id"):
+            image = self._files.get((split, picture), image)
+        if image and image.real != picture:
             detail = f"{where}: an earlier line gives the image_id {key!r} to {image.path}"
-            problems.append(Problem(row["image"], "duplicate id", detail, split, key))
-        elif row["audio"] in sounds:
-            detail = f"{where}: {sounds[row['audio']]} names this recording as well"
-            problems.append(Problem(row["audio"], "duplicate id", detail, split, row["audio"]))
+            self._problems.append(Problem(row["image"], "duplicate id", detail, split, key))
+        elif (split, sound) in self._sounds:
+            detail = f"{where}: {self._sounds[split, sound]} names this recording as well"
+            self._problems.append(
+                Problem(row["audio"], "duplicate id", detail, split, row["audio"])
+            )
         else:
             if image is None:
-                image = images[key] = _Image(split, row["image"])
-            sounds[row["audio"]] = where
+                image = _Image(key, split, row["image"], picture)
+                self._images[split, key] = image
+                self._files.setdefault((split, picture), image)
+                self._splits.setdefault(key, split)
+            self._sounds[split, sound] = where
             image.add(number, row)
-    return Plan(
-        tuple(image.planned(i, key) for i, (key, image) in enumerate(images.items())),
-        tuple(problems),
-    )
+
+    def plan(self) -> Plan:
+        """Return the plan."""
+        images = enumerate(self._images.values())
+        return Plan(tuple(image.planned(i) for i, image in images), tuple(self._problems))
 
 
 class _Image:
     """One image while the lines are read."""
 
-    def __init__(self, split: str, path: str):
-        self.split, self.path = split, path
+    def __init__(self, key: str, split: str, path: str, real: str):
+        self.key, self.split, self.path, self.real = key, split, path, real
         self._captions: list[PlannedCaption] = []
 
     def add(self, number: int, row: dict[str, str]) -> None:
@@ -116,9 +148,9 @@ class _Image:
             PlannedCaption(number, audio, audio, row.get("text", ""), row.get("speaker", ""))
         )
 
-    def planned(self, image_id: int, key: str) -> PlannedImage:
+    def planned(self, image_id: int) -> PlannedImage:
         """Return the image with its recordings."""
-        return PlannedImage(image_id, key, self.split, self.path, tuple(self._captions))
+        return PlannedImage(image_id, self.key, self.split, self.path, tuple(self._captions))
 
 
 def _fault(row: dict[str, str], split: str) -> str:

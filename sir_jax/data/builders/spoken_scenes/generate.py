@@ -5,23 +5,24 @@ Each chunk is made by its own process, because eSpeak NG keeps state between utt
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
+from sir_jax.data.builders.chunk_files import new_chunk
 from sir_jax.data.builders.spoken_scenes.plan import PlannedImage
 from sir_jax.data.builders.spoken_scenes.render import encode_png, render
-from sir_jax.data.builders.work_chunks import chunks_of, make_chunks, save_chunk
+from sir_jax.data.builders.work_chunks import RECORD_FORM, chunks_of, make_chunks
 from sir_jax.data.media.synthesis import Synthesiser, encode_flac
 
 # About half a second of work; an interrupt loses that per worker.
 CHUNK_IMAGES = 24
+# Raised when the same plan gives other chunks than before.
+_FORM = 2
 
 
 def fingerprint(plan: Sequence[PlannedImage], image_size: int) -> str:
     """Return a short hash of a plan, for the name of the folder of its chunks."""
-    digest = hashlib.blake2b(f"{image_size} {CHUNK_IMAGES}".encode(), digest_size=6)
+    digest = hashlib.blake2b(f"{_FORM} {image_size} {CHUNK_IMAGES}".encode(), digest_size=6)
     for image in plan:
         digest.update(repr(image).encode())
     return digest.hexdigest()
@@ -35,16 +36,19 @@ def make_chunk(image_size: int, path: Path, images: Sequence[PlannedImage]) -> N
       path: path of the chunk, in an existing folder.
       images: planned images.
     """
+    from sir_jax.data.builders.record_form import scene_record
+
     synthesiser = Synthesiser()
-    arrays = {}
-    for image in images:
-        picture = encode_png(render(image.scene, image_size, image.looks))
-        arrays[f"image-{image.image_id}"] = np.frombuffer(picture, np.uint8)
-        for caption in image.captions:
-            wave = synthesiser.speak(caption.text, caption.speaker, caption.rate, caption.pitch)
-            arrays[f"audio-{caption.caption_id}"] = np.frombuffer(encode_flac(wave), np.uint8)
-            arrays[f"samples-{caption.caption_id}"] = np.array(len(wave), np.int64)
-    save_chunk(path, arrays)
+    with new_chunk(path) as chunk:
+        for image in images:
+            picture = encode_png(render(image.scene, image_size, image.looks))
+            sounds, lengths = {}, {}
+            for caption in image.captions:
+                wave = synthesiser.speak(caption.text, caption.speaker, caption.rate, caption.pitch)
+                sounds[caption.caption_id] = encode_flac(wave)
+                lengths[caption.caption_id] = len(wave)
+            record = scene_record(image, picture, sounds, lengths)
+            chunk.add(image.image_id, record, picture, sounds)
 
 
 def generate_chunks(
@@ -68,31 +72,5 @@ def generate_chunks(
       UserError: a chunk failed twice, for example because the disk is full.
     """
     make = functools.partial(make_chunk, image_size)
-    make_chunks(chunks_of(plan, folder, CHUNK_IMAGES), make, workers, report)
-
-
-def read_chunks(plan: Sequence[PlannedImage], folder: Path) -> Iterator[tuple[PlannedImage, dict]]:
-    """Yield images with their bytes from the chunks of a plan.
-
-    Args:
-      plan: images to yield: all of the corpus, or those of one split.
-      folder: folder of the chunks of the whole corpus.
-
-    Yields:
-      The planned image and {'image': bytes, 'audio': [bytes per caption], 'samples': [int]}.
-    """
-    by_chunk: dict[int, list[PlannedImage]] = {}
-    for image in plan:
-        by_chunk.setdefault(image.image_id // CHUNK_IMAGES * CHUNK_IMAGES, []).append(image)
-    for start, images in by_chunk.items():
-        with np.load(folder / f"{start:06d}.npz") as arrays:
-            for image in images:
-                ids = [caption.caption_id for caption in image.captions]
-                yield (
-                    image,
-                    {
-                        "image": arrays[f"image-{image.image_id}"].tobytes(),
-                        "audio": [arrays[f"audio-{i}"].tobytes() for i in ids],
-                        "samples": [int(arrays[f"samples-{i}"]) for i in ids],
-                    },
-                )
+    chunks = chunks_of(plan, folder, CHUNK_IMAGES)
+    make_chunks(chunks, make, workers, report, preload=[RECORD_FORM])

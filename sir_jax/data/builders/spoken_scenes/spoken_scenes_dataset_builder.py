@@ -4,14 +4,18 @@ import dataclasses
 import functools
 from pathlib import Path
 
-import numpy as np
 import tensorflow_datasets as tfds
 
+from sir_jax.data.builders.chunked_builder import ChunkedBuilder
+from sir_jax.data.builders.record_form import scene_features
 from sir_jax.data.builders.spoken_scenes.config import SPLITS, SceneConfig
-from sir_jax.data.builders.spoken_scenes.generate import fingerprint, generate_chunks, read_chunks
+from sir_jax.data.builders.spoken_scenes.generate import (
+    CHUNK_IMAGES,
+    fingerprint,
+    generate_chunks,
+)
 from sir_jax.data.builders.spoken_scenes.plan import plan_corpus
-from sir_jax.data.builders.work_chunks import default_workers
-from sir_jax.data.features import FlacAudio
+from sir_jax.data.builders.work_chunks import chunks_of, default_workers
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -25,7 +29,7 @@ class BuilderConfig(tfds.core.BuilderConfig):
         self.name = self.scenes.name
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(ChunkedBuilder):
     """Rendered scenes with spoken captions by synthetic voices."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -50,48 +54,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(encoding_format="png"),
-                    "image_id": np.int64,
-                    "captions": tfds.features.Sequence(
-                        {
-                            "audio": FlacAudio(sample_rate=16_000),
-                            "samples": np.int64,
-                            "caption_id": np.int64,
-                            "text": tfds.features.Text(),
-                            "speaker": tfds.features.Text(),
-                        }
-                    ),
-                }
-            ),
-        )
+        return self.dataset_info_from_configs(features=scene_features())
 
-    def _split_generators(self, dl_manager):
-        del dl_manager
+    def chunk_records(self) -> dict[str, list[tuple[int, Path]]]:
+        """Return for each split the image ids of its records, and the chunk file of each."""
         self.generate(default_workers())
-        return {split: self._generate_examples(split) for split in SPLITS}
-
-    def _generate_examples(self, split):
-        images = [image for image in self.plan if image.split == split]
-        for image, stored in read_chunks(images, self.chunks):
-            yield (
-                image.image_id,
-                {
-                    "image": stored["image"],
-                    "image_id": image.image_id,
-                    "captions": [
-                        {
-                            "audio": audio,
-                            "samples": samples,
-                            "caption_id": caption.caption_id,
-                            "text": caption.text,
-                            "speaker": caption.speaker,
-                        }
-                        for caption, audio, samples in zip(
-                            image.captions, stored["audio"], stored["samples"], strict=True
-                        )
-                    ],
-                },
-            )
+        splits: dict[str, list[tuple[int, Path]]] = {split: [] for split in SPLITS}
+        for path, images in chunks_of(self.plan, self.chunks, CHUNK_IMAGES).items():
+            for image in images:
+                splits[image.split].append((image.image_id, path))
+        return splits
