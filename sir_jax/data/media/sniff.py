@@ -9,8 +9,11 @@ import re
 import struct
 from typing import BinaryIO, NamedTuple
 
+from sir_jax.data.media.sound.mpeg import find_frames, is_frame
+from sir_jax.data.media.sound.tags import tag_end, tags_end
+
 # Bytes of a file's start that tell its format.
-HEAD_BYTES = 4096
+HEAD_BYTES = 8192
 
 
 class Content(NamedTuple):
@@ -123,10 +126,8 @@ def content_of(first: bytes) -> Content:
       >>> content_of(b"dear diary")
       Content(kind=None, format='')
     """
-    start = 0
-    while end := tag_end(first[start:]):
-        start += end
-    if start and start >= len(first):
+    start = tags_end(first)
+    if start and start == len(first):
         # Nearly always an mp3 file has a tag longer than what was given; `sniff` looks behind it.
         return Content("speech", "mp3")
     rest = first[start:]
@@ -178,22 +179,6 @@ def sniff_file(file: BinaryIO) -> Content:
     return content_of(head)
 
 
-def tag_end(first: bytes) -> int:
-    """Return the length of the ID3v2 or APEv2 tag that bytes start with; 0 where there is none.
-
-    The tag may be longer than what is given.
-    """
-    if first[:3] == b"ID3" and len(first) >= 10 and not any(byte & 0x80 for byte in first[6:10]):
-        size = 0
-        for byte in first[6:10]:
-            size = size << 7 | byte
-        footer = 10 if first[5] & 0x10 else 0
-        return 10 + size + footer
-    if first[:8] == b"APETAGEX" and len(first) >= 32:
-        return 32 + struct.unpack_from("<I", first, 12)[0]
-    return 0
-
-
 def _content_of_form(first: bytes) -> Content | None:
     """Tell RIFF, IFF, ISO, Matroska and Ogg files apart; None for any other file."""
     form = _FORMS.get(first[:4])
@@ -234,13 +219,11 @@ def _is_bmp(first: bytes) -> bool:
 
 
 def _mpeg_format(first: bytes) -> str:
-    """Return 'mp3', 'aac' or '' for bytes that start with a frame header of MPEG audio."""
-    if len(first) < 4 or first[0] != 0xFF or first[1] & 0xE0 != 0xE0:
-        return ""
-    if first[1] & 0xF6 == 0xF0:
-        return "aac"
-    version, layer = first[1] >> 3 & 3, first[1] >> 1 & 3
-    bitrate, rate = first[2] >> 4, first[2] >> 2 & 3
-    # 0xFFFE is the byte order mark of a UTF-16 text, too.
-    good = version != 1 and layer != 0 and bitrate != 15 and rate != 3 and first[1] != 0xFE
-    return "mp3" if good else ""
+    """Return 'mp3', 'aac' or '' for the start of a file."""
+    if len(first) >= 7 and first[0] == 0xFF and first[1] & 0xF6 == 0xF0:
+        return "aac" if first[2] >> 2 & 15 < 13 else ""
+    # 0xFFFE is the byte order mark of a UTF-16 text, too. Other bytes may precede the first frame
+    # of a file that was cut out of a stream.
+    if (is_frame(first, 0) and first[1] != 0xFE) or find_frames(first, 0, len(first)) >= 0:
+        return "mp3"
+    return ""

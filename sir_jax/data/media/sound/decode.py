@@ -1,0 +1,181 @@
+"""Decode sound files by libsndfile, in blocks, to the end of the stream."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+
+from sir_jax.data.media.sniff import HEAD_BYTES, content_of
+from sir_jax.data.media.sound import libav
+from sir_jax.data.media.sound.flac import flac_parts
+from sir_jax.data.media.sound.mpeg import mpeg_parts
+from sir_jax.data.media.sound.ogg import ogg_parts
+from sir_jax.data.media.sound.parts import (
+    AGAIN,
+    CONVERT,
+    UNKNOWN,
+    Part,
+    truncated,
+    unsupported,
+)
+from sir_jax.data.media.sound.tags import ID3V1_BYTES, tags_end
+from sir_jax.data.media.sound.wav import wav_part
+from sir_jax.errors import BadMedia
+
+# Values (samples x channels) that are decoded at a time: 16 MiB as float32.
+BLOCK_VALUES = 1 << 22
+
+# libsndfile reads more formats. The others are refused before its parsers see a byte, and its own
+# word on what it found is checked before its samples are used.
+_FOUND = {
+    "WAV": {"WAV", "WAVEX", "RF64"},
+    "FLAC": {"FLAC"},
+    "OGG": {"OGG"},
+    "MP3": {"MP3"},
+}
+_SUBTYPES = {
+    *("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"),
+    *("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"),
+}
+# Samples that are asked for after the end that a header states.
+_MORE = 4096
+_OGG = ("ogg", "opus", "ogg flac", "speex")
+
+
+class Stream(NamedTuple):
+    """A stream of sound that is ready to be decoded.
+
+    Attributes:
+      samples: samples per channel as its header states them; None if it does not.
+      channels: the number of channels.
+      rate: in Hz.
+      blocks: yields float32 [n, channels] up to the end of the stream; raises `BadMedia`.
+    """
+
+    samples: int | None
+    channels: int
+    rate: int
+    blocks: Iterator[np.ndarray]
+
+
+def streams_of(data: bytes, label: str) -> Iterator[Stream]:
+    """Open the streams of a sound file, one after the other; most files have one.
+
+    Args:
+      data: the whole file; tags in front of it are skipped.
+      label: its name in error messages.
+
+    Raises:
+      BadMedia: the file is damaged, truncated, or of a format that is not read.
+    """
+    if start := tags_end(data):
+        data = data[start:]
+    form = content_of(data[:HEAD_BYTES]).format
+    parts = _parts(data, form, label)
+    if parts is None:
+        yield from libav.streams(data, form, label)
+        return
+    for part in parts:
+        with _opened(part, label) as sound:
+            known = sound.frames if part.samples is None else part.samples
+            known = None if known >= UNKNOWN else known
+            blocks = _blocks(sound, known, part.slack, label)
+            yield Stream(known, sound.channels, sound.samplerate, blocks)
+
+
+def _parts(data: bytes, form: str, label: str) -> list[Part] | None:
+    """Check a file by its format; return None for one that libsndfile does not read."""
+    if form == "wav":
+        return [wav_part(data, label)]
+    if form == "flac":
+        return flac_parts(data, label)
+    if form == "mp3":
+        return mpeg_parts(data, label)
+    if form in _OGG and not (form == "speex" and libav.installed()):
+        return ogg_parts(data, label)
+    if form in libav.DEMUXERS:
+        if not libav.installed():
+            raise unsupported(label, form, extra=True)
+        return None
+    if form:
+        raise unsupported(label, form)
+    raise BadMedia(f"{label}: not a wav, flac, ogg or mp3 file; {CONVERT}")
+
+
+class _OneWay(soundfile.SoundFile):
+    """A sound that is read once from its start.
+
+    soundfile seeks after each read if the file is seekable, and FLAC decodes a block for that.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _Endless(io.BytesIO):
+    """Bytes that claim to be 64 times as long, see `Part.endless`."""
+
+    def __init__(self, data: bytes):
+        super().__init__(data)
+        self._claimed = 64 * len(data) + (1 << 20)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        if whence == io.SEEK_END:
+            offset, whence = self._claimed + offset, io.SEEK_SET
+        return super().seek(offset, whence)
+
+    def readinto(self, buffer) -> int:
+        if self.tell() != self._claimed - ID3V1_BYTES:
+            return super().readinto(buffer)
+        # A tag is looked for at the end. There is none.
+        buffer[:] = bytes(len(buffer))
+        self.seek(len(buffer), io.SEEK_CUR)
+        return len(buffer)
+
+
+@contextlib.contextmanager
+def _reporting(label: str) -> Iterator[None]:
+    """Report what libsndfile says against a file."""
+    try:
+        yield
+    except soundfile.SoundFileError as error:
+        reason = getattr(error, "error_string", str(error)).rstrip(". ")
+        raise BadMedia(f"{label}: damaged or truncated ({reason}); {AGAIN}") from None
+
+
+@contextlib.contextmanager
+def _opened(part: Part, label: str) -> Iterator[soundfile.SoundFile]:
+    """Open a part of a file and check what libsndfile takes it for."""
+    with _reporting(label):
+        file = (_Endless if part.endless else io.BytesIO)(part.data)
+        sound = _OneWay(file)
+    with sound:
+        if sound.format not in _FOUND[part.form] or sound.subtype not in _SUBTYPES:
+            raise unsupported(label, f"{sound.format} with {sound.subtype}")
+        yield sound
+
+
+def _blocks(
+    sound: soundfile.SoundFile, known: int | None, slack: int, label: str
+) -> Iterator[np.ndarray]:
+    """Read to the end of the stream, wherever its header puts it."""
+    step, done = max(1, BLOCK_VALUES // sound.channels), 0
+    while True:
+        left = step if known is None else known - done
+        try:
+            with _reporting(label):
+                want = min(step, left) if left > 0 else _MORE
+                block = sound.read(want, "float32", always_2d=True)
+        except BadMedia:
+            if left > 0:
+                raise
+            break  # what follows the end is no sound
+        done += len(block)
+        if not len(block):
+            break
+        yield block
+    if known is not None and done < known - slack:
+        raise truncated(label, f"{known} samples", str(done))
