@@ -23,9 +23,10 @@ from sir_jax.benchmarks.timing import OtherLoad
 from sir_jax.config.presets import base_config
 from sir_jax.data.media.image import ImageSpec, load_image, preprocess_image
 from sir_jax.errors import UserError
-from sir_jax.index.embed_lists import ChunkPlan, embed_list, items_in_folder
+from sir_jax.index.embed_lists import ChunkPlan, embed_list
 from sir_jax.index.folder import kind_of, scan_folder
 from sir_jax.index.index import Index
+from sir_jax.index.items import items_in_folder
 from sir_jax.index.merge import merge_chunks
 from sir_jax.inference.embed import fetch_results, jit_encode
 from sir_jax.inference.retriever import Retriever

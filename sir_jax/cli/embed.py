@@ -33,8 +33,8 @@ def read_inputs(inputs: str) -> tuple[list, Path | None]:
       UserError: it is neither, it names nothing, or a suffix is neither a picture's nor a
         recording's.
     """
-    from sir_jax.index.embed_lists import item_of_path, items_in_folder
     from sir_jax.index.folder import scan_folder
+    from sir_jax.index.items import item_of_path, items_in_folder
 
     path = Path(inputs)
     if path.is_dir():

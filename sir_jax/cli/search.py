@@ -1,19 +1,33 @@
-"""The `search` verb: find pictures by a recording, or recordings by a picture."""
+"""The `search` verb: find pictures by a recording, or recordings by a picture.
+
+Status 3: some of the files that were found are gone or cannot be read; each is marked.
+"""
 
 import argparse
 import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image, ImageDraw
 
+from sir_jax.cli.index import SOME_FAILED
 from sir_jax.cli.options import add_batch_size, add_model, make_parser, require_least
 from sir_jax.data.media.audio import SAMPLE_RATE, load_audio
 from sir_jax.data.media.image import load_image
 from sir_jax.errors import UserError, first_few
-from sir_jax.index.folder import IMAGE_SUFFIXES, kind_of, scan_folder
-from sir_jax.index.grid import Cell, Row, draw_grid, save_picture, thumbnail, writable_suffixes
+from sir_jax.index.folder import IMAGE_SUFFIXES, kinds_of_files, scan_folder
+from sir_jax.index.grid import (
+    CELL,
+    Cell,
+    Row,
+    draw_grid,
+    save_picture,
+    thumbnail,
+    writable_suffixes,
+)
 from sir_jax.index.query import Hit
 
 # Pictures up to which nothing is said of how far it is.
@@ -35,7 +49,9 @@ def find_images(folder: str | os.PathLike) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"--images {folder} is not a folder; give one that holds pictures")
-    found = [folder / name for name in scan_folder(folder) if kind_of(name) == "image"]
+    names = list(scan_folder(folder))
+    kinds = kinds_of_files(folder, names)
+    found = [folder / name for name, kind in zip(names, kinds, strict=True) if kind == "image"]
     if not found:
         raise UserError(f"--images {folder} holds no picture ({' '.join(IMAGE_SUFFIXES)})")
     return found
@@ -164,8 +180,31 @@ def text_beside(query: str) -> str:
     return beside.read_text(errors="replace").strip() if beside.is_file() else ""
 
 
-def show_pictures(index, queries: list[str], waves, found, truth: dict) -> list[Row]:
-    """Print what recordings found and return the rows of the grid.
+def find_problem(path: Path | None) -> str:
+    """Say why the file of a hit cannot be shown; '' where it can, as far as can be seen."""
+    if path is None:
+        return "added from memory"
+    if not path.is_file():
+        return "gone"
+    return "" if os.access(path, os.R_OK) else "may not be read"
+
+
+def read_picture(path: Path | None) -> tuple[Image.Image, str]:
+    """Return a thumbnail of a hit and what is wrong with its file, '' for nothing."""
+    problem = find_problem(path)
+    if not problem:
+        try:
+            return thumbnail(load_image(path)), ""
+        except UserError as error:
+            problem = str(error).removeprefix(f"{path}: ").partition(";")[0]
+    blank = Image.new("RGB", (CELL, CELL), "#e6e6e6")
+    word = problem if len(problem) < 20 else "cannot be read"
+    ImageDraw.Draw(blank).text((CELL / 2, CELL / 2), word, fill="#6b6b6b", anchor="mm")
+    return blank, problem
+
+
+def show_pictures(index, queries: list[str], waves, found, truth: dict) -> tuple[list[Row], int]:
+    """Print what recordings found.
 
     Args:
       index: the `Index` that was searched.
@@ -173,46 +212,70 @@ def show_pictures(index, queries: list[str], waves, found, truth: dict) -> list[
       waves: their samples.
       found: `Hit`s of each.
       truth: see `read_truth`.
+
+    Returns:
+      The rows of the grid, and the number of hits that cannot be shown.
     """
-    rows = []
+    rows, bad = [], 0
     for query, wave, hits in zip(queries, waves, found, strict=True):
         text, right = text_beside(query), truth.get(Path(query).name)
         print(f"{query} ({len(wave) / SAMPLE_RATE:.1f} s){': ' + text if text else ''}")
         cells = []
         for rank, hit in enumerate(hits, 1):
-            path = index.path_of(hit.id)
-            mark = "  <- right" if path.name == right else ""
-            print(f"{rank:>4}  {_score(hit)}  {path}{mark}")
-            cells.append(Cell(thumbnail(load_image(path)), hit.score, path.name == right))
+            path = _path_of(index, hit)
+            picture, problem = read_picture(path)
+            bad += bool(problem)
+            is_right = path is not None and path.name == right
+            mark = ("  <- right" if is_right else "") + (f"  <- {problem}" if problem else "")
+            print(f"{rank:>4}  {_score(hit)}  {path or hit.id}{mark}")
+            cells.append(Cell(picture, hit.score, is_right))
         rows.append(Row(Path(query).name, text, cells))
-    return rows
+    return rows, bad
 
 
-def show_recordings(index, queries: list[str], found: list[list[Hit]]) -> None:
-    """Print what pictures found, with the text beside each recording."""
+def show_recordings(index, queries: list[str], found: list[list[Hit]]) -> int:
+    """Print what pictures found, with the text beside each recording.
+
+    Returns:
+      The number of hits that cannot be shown.
+    """
+    bad = 0
     for query, hits in zip(queries, found, strict=True):
         print(query)
         for rank, hit in enumerate(hits, 1):
-            path = index.path_of(hit.id)
-            text = text_beside(str(path))
-            print(f"{rank:>4}  {_score(hit)}  {path}{': ' + text if text else ''}")
+            path = _path_of(index, hit)
+            text, problem = text_beside(str(path)) if path else "", find_problem(path)
+            bad += bool(problem)
+            mark = f"  <- {problem}" if problem else ""
+            print(f"{rank:>4}  {_score(hit)}  {path or hit.id}{': ' + text if text else ''}{mark}")
+    return bad
+
+
+def _path_of(index, hit: Hit) -> Path | None:
+    try:
+        return index.path_of(hit.id)
+    except UserError:
+        return None  # added from memory
 
 
 def _score(hit: Hit) -> str:
     return f"{hit.score:6.3f}" + ("" if hit.match is None else f"  {hit.match:+6.2f}")
 
 
-def as_json(index, queries: list[str], found: list[list[Hit]]) -> str:
-    """Return one JSON object: what each query found."""
-    return json.dumps(
-        [
-            {
-                "query": query,
-                "hits": [hit._asdict() | {"path": str(index.path_of(hit.id))} for hit in hits],
-            }
-            for query, hits in zip(queries, found, strict=True)
-        ]
-    )
+def as_data(index, queries: list[str], found: list[list[Hit]]) -> list[dict[str, Any]]:
+    """Return what each query found as plain data, with the `problem` of each file, None for none.
+
+    A file is not read for this; that it is there is all that is known of it.
+    """
+    answers = []
+    for query, hits in zip(queries, found, strict=True):
+        rows = []
+        for hit in hits:
+            path = _path_of(index, hit)
+            place = {"path": None if path is None else str(path)}
+            rows.append(hit._asdict() | place | {"problem": find_problem(path) or None})
+        answers.append({"query": query, "hits": rows})
+    return answers
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -263,6 +326,9 @@ def main(argv: list[str]) -> int:
     Args:
       argv: the arguments after the verb.
 
+    Returns:
+      0, or 3 where some of the files that were found cannot be shown.
+
     Raises:
       UserError: a query, the folder, the index, the model or an option cannot be used.
     """
@@ -283,10 +349,18 @@ def main(argv: list[str]) -> int:
     queries = [(wave, SAMPLE_RATE) for wave in waves] if args.query else pictures
     found = find(index, queries, "image" if args.query else "speech", args.k, args.rerank)
     if args.json:
-        print(as_json(index, names, found))
+        answers = as_data(index, names, found)
+        print(json.dumps(answers))
+        bad = sum(hit["problem"] is not None for answer in answers for hit in answer["hits"])
     elif args.picture:
-        show_recordings(index, names, found)
+        bad = show_recordings(index, names, found)
     else:
-        rows = show_pictures(index, names, waves, found, truth)
+        rows, bad = show_pictures(index, names, waves, found, truth)
         print(f"picture grid: {save_picture(draw_grid(rows), args.out)}")
-    return 0
+    if bad:
+        print(
+            f"{bad} of {sum(map(len, found))} results have no file that can be shown; bring the "
+            "index up to date with `sir-jax index`",
+            file=sys.stderr,
+        )
+    return SOME_FAILED if bad else 0

@@ -2,26 +2,24 @@
 
 The list is cut into chunks of one kind each, pictures first. Host i of n embeds the chunks whose
 number is i modulo n. Each chunk becomes a matrix and then a JSON file, which marks the chunk as
-done. A chunk that is done is skipped unless the model, the chunk's list or one of its files has
-changed.
+done. A chunk that is done is skipped unless the model, the chunk's list, one of its files or its
+matrix has changed.
 """
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sir_jax.data.parallel import GROUP
 from sir_jax.errors import UserError
 from sir_jax.index import vectors as files
-from sir_jax.index.folder import KINDS, Stamp, kind_of, stamp_of
-from sir_jax.index.gallery import IN_ROOT, Gallery, StoredGallery, load_stored
-from sir_jax.index.query import kind_of_content
-from sir_jax.inference.inputs import Reader, load_speech
+from sir_jax.index.embedding import Embedded, embed_items
+from sir_jax.index.folder import KINDS, Stamp
+from sir_jax.index.gallery import Gallery, StoredGallery, load_stored
+from sir_jax.index.items import Failure, Item, read_failure
 from sir_jax.runtime.locks import only_one
 
 FOLDER = "chunks"
@@ -29,37 +27,18 @@ FORMAT = "sir_jax.chunk"
 SIZE = 1024
 
 
-class Item(NamedTuple):
-    """An item to embed.
+class Outcome(NamedTuple):
+    """What became of a list.
 
     Attributes:
-      id: the item's name in the index.
-      kind: 'image' or 'speech'.
-      content: a path, or another form that `Retriever.encode_image` or `encode_speech` takes.
-      source: the item's file, as in `Gallery.sources`.
-      stamp: the file's stamp before it is read; None if there is no file.
+      galleries: the gallery of each kind: a `Gallery`, or a `StoredGallery` that is read on demand.
+      failed: id -> `Failure`.
+      noted: id -> what is odd about an item, as in `Embedded`.
     """
 
-    id: str
-    kind: str
-    content: Any
-    source: str | None
-    stamp: Stamp | None
-
-
-class Failure(NamedTuple):
-    """An item that could not be read: why, its file (as in `Gallery.sources`) and its stamp."""
-
-    reason: str
-    source: str | None
-    stamp: Stamp | None
-
-
-class Embedded(NamedTuple):
-    """The outcome of embedding items of one kind: their gallery, and the failures by id."""
-
-    gallery: Gallery
+    galleries: dict[str, Any]
     failed: dict[str, Failure]
+    noted: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,114 +88,6 @@ class ChunkPlan:
         return self.items[kind][start:end]
 
 
-def items_in_folder(root: Path, stamps: dict[str, Stamp], ids: Iterable[str]) -> list[Item]:
-    """Make items of files in a folder.
-
-    Args:
-      root: the folder.
-      stamps: the stamp of each file in the folder, by id.
-      ids: the ids of the items to make.
-    """
-    return [Item(name, kind_of(name), root / name, IN_ROOT, stamps[name]) for name in ids]
-
-
-def item_of_path(path: str, name: str | None = None) -> Item:
-    """Make an item of one file.
-
-    Args:
-      path: a picture or a recording.
-      name: the item's id; None for the path as it is given.
-
-    Raises:
-      UserError: the suffix is neither a picture's nor a recording's.
-    """
-    if (kind := kind_of(path)) is None:
-        raise UserError(
-            f"{path}: its suffix is neither a picture's nor a recording's; leave it out"
-        )
-    source = str(Path(path).absolute())
-    return Item(name or path, kind, Path(path), source, stamp_of(path))
-
-
-def item_of_content(
-    position: int, content: Any, name: str | None, of: str | None, root: Path | None
-) -> Item:
-    """Make an item of a path or of content in memory.
-
-    Args:
-      position: the item's number in a list, for messages.
-      content: a path, or another form that `Retriever.encode_image` or `encode_speech` takes.
-      name: the item's id; None for the path of a file, relative to `root` if it is under it.
-      of: the kind of content that shows none itself (bytes).
-      root: the folder of the index, or None.
-
-    Raises:
-      UserError: the content is in memory and has no name, or its kind is unknown.
-    """
-    if isinstance(content, str | os.PathLike):
-        item, path = item_of_path(os.fspath(content), name), Path(content).absolute()
-        if name is None and root is not None and path.is_relative_to(root):
-            item = item._replace(id=path.relative_to(root).as_posix(), source=IN_ROOT)
-        return item
-    if name is None:
-        raise UserError(f"item {position} is no path; give ids")
-    kind = kind_of_content(content, of)
-    if kind is None:
-        raise UserError(f"{name}: bytes do not say what they are of; add of='image' or 'speech'")
-    return Item(name, kind, content, None, None)
-
-
-def embed_items(
-    model,
-    items: Sequence[Item],
-    kind: str,
-    *,
-    errors: str = "skip",
-    batch_size: int | None = None,
-    done: Callable[[], None] = lambda: None,
-) -> Embedded:
-    """Embed items of one kind; decoding overlaps with encoding.
-
-    Args:
-      model: a `Retriever`.
-      items: the items, all of one kind.
-      kind: 'image' or 'speech'.
-      errors: what happens to an item that cannot be read: 'skip' or 'raise'.
-      batch_size: most items that are encoded at once; None for the model's own.
-      done: called after each item.
-
-    Returns:
-      `Embedded`.
-
-    Raises:
-      UserError: an item cannot be read and errors is 'raise'.
-    """
-    if not items:
-        return Embedded(Gallery.empty(kind, model.width), {})
-    if kind == "image":
-        reader, encode = Reader(model.load_pixels, errors, False, kind, GROUP), model.encode_pixels
-    else:
-        reader, encode = Reader(load_speech, errors, False, kind), model.encode_waves
-
-    def contents() -> Iterator:
-        for item in items:
-            yield item.content
-            done()
-
-    rows = encode(reader(contents()), len(items), batch_size)
-    failed = {
-        items[n].id: Failure(why, items[n].source, items[n].stamp) for n, why in reader.failures
-    }
-    read = [items[n] for n in reader.positions]
-    if len(rows) and not np.isfinite(rows).all():
-        bad = read[int(np.argmin(np.isfinite(rows).all(1)))]
-        raise UserError(f"{bad.id}: its vector is not finite; model {model.name} is damaged")
-    gallery = Gallery(
-        kind, [x.id for x in read], rows, [x.source for x in read], [x.stamp for x in read]
-    )
-    return Embedded(gallery, failed)
-
-
 def embed_list(
     model,
     plan: ChunkPlan,
@@ -227,7 +98,7 @@ def embed_list(
     batch_size: int | None = None,
     done: Callable[[int], None] = lambda count: None,
 ) -> dict[str, int]:
-    """Embed the chunks of a shard that are not done yet.
+    """Embed the chunks of a shard that are not done yet, and what failed in those that are.
 
     Args:
       model: a `Retriever`.
@@ -250,31 +121,31 @@ def embed_list(
         for number in plan.of_shard(shard):
             items, kind = plan.chunk(number), plan.chunks[number][0]
             key = _key(model.fingerprint, items)
-            if _is_done(_path(out, number), key, items):
-                counts["skipped"] += len(items)
-                done(len(items))
+            before = _read_done(_path(out, number), key, items, model.width)
+            todo = items if before is None else [x for x in items if x.id in before.failed]
+            counts["skipped"] += len(items) - len(todo)
+            done(len(items) - len(todo))
+            if not todo:
                 continue
             embedded = embed_items(
-                model, items, kind, errors=errors, batch_size=batch_size, done=lambda: done(1)
+                model, todo, kind, errors=errors, batch_size=batch_size, done=lambda: done(1)
             )
-            _write(_path(out, number), key, embedded)
             counts["embedded"] += len(embedded.gallery)
             counts["failed"] += len(embedded.failed)
+            if before is None:
+                _write(_path(out, number), key, embedded)
+            elif len(embedded.gallery):
+                _write(_path(out, number), key, _joined(before, embedded, items))
     return counts
 
 
-def read_chunks(
-    model, plan: ChunkPlan, out: Path
-) -> tuple[dict[str, StoredGallery], dict[str, Failure]]:
+def read_chunks(model, plan: ChunkPlan, out: Path) -> Outcome:
     """Combine the chunks of all hosts.
 
     Args:
       model: the model that made the chunks; only its fingerprint and width are used.
       plan: the list that was embedded.
       out: the folder that `embed_list` wrote to.
-
-    Returns:
-      (the gallery of each kind, whose vectors are read on demand; the failures by id).
 
     Raises:
       UserError: chunks are missing, damaged, or of another model or list.
@@ -297,7 +168,9 @@ def read_chunks(
         for number, head in enumerate(heads):
             if plan.chunks[number][0] == kind:
                 path = _path(out, number).with_suffix(files.SUFFIX)
-                yield files.read_matrix(path, len(head["ids"]), model.width)
+                matrix = files.read_matrix(path, len(head["ids"]), model.width)
+                files.check_matrix(path, matrix, head["ids"], head.get("checksum", ""))
+                yield matrix
 
     galleries = {}
     for kind in KINDS:
@@ -308,16 +181,15 @@ def read_chunks(
         )
         galleries[kind] = StoredGallery(ids, sources, [_stamp(x) for x in stamps], parts(kind))
     failed = {
-        name: Failure(why, source, _stamp(stamp))
-        for head in heads
-        for name, (why, source, stamp) in head["failed"].items()
+        name: read_failure(values) for head in heads for name, values in head["failed"].items()
     }
-    return galleries, failed
+    noted = {name: note for head in heads for name, note in head.get("noted", {}).items()}
+    return Outcome(galleries, failed, noted)
 
 
 def embed_galleries(
     model, plan: ChunkPlan, out: Path | None, *, errors: str, done: Callable[..., None]
-) -> tuple[dict[str, Gallery], dict[str, Failure]]:
+) -> Outcome:
     """Embed a whole list on this host.
 
     Args:
@@ -326,20 +198,21 @@ def embed_galleries(
       out: a folder in which finished chunks survive an interrupt; None to keep nothing on disk.
       errors: what happens to an item that cannot be read: 'skip' or 'raise'.
       done: called with the number of finished items, or without an argument after each item.
-
-    Returns:
-      (the gallery of each kind, the failures by id).
     """
     if out is not None:
         embed_list(model, plan, out, errors=errors, done=done)
-        stored, failed = read_chunks(model, plan, out)
-        return {kind: load_stored(kind, stored[kind], model.width) for kind in stored}, failed
-    galleries, failed = {}, {}
+        found = read_chunks(model, plan, out)
+        loaded = {
+            kind: load_stored(kind, stored, model.width) for kind, stored in found.galleries.items()
+        }
+        return found._replace(galleries=loaded)
+    found = Outcome({}, {}, {})
     for kind, items in plan.items.items():
         embedded = embed_items(model, items, kind, errors=errors, done=done)
-        galleries[kind] = embedded.gallery
-        failed |= embedded.failed
-    return galleries, failed
+        found.galleries[kind] = embedded.gallery
+        found.failed.update(embedded.failed)
+        found.noted.update(embedded.noted)
+    return found
 
 
 def _path(out: Path, number: int) -> Path:
@@ -357,13 +230,35 @@ def _head(path: Path) -> dict | None:
     return files.read_head(path, FORMAT) if path.is_file() else None
 
 
-def _is_done(path: Path, key: str, items: Sequence[Item]) -> bool:
+def _read_done(path: Path, key: str, items: Sequence[Item], width: int) -> Embedded | None:
+    """Return a chunk that is done and still fits its list and its files; None for any other."""
     head = _head(path)
     if head is None or head["key"] != key:
-        return False
-    stamps = dict(zip(head["ids"], head["stamps"], strict=True))
-    stamps |= {name: stamp for name, (_, _, stamp) in head["failed"].items()}
-    return all(_stamp(stamps.get(item.id)) == item.stamp for item in items)
+        return None
+    failed = {name: read_failure(values) for name, values in head["failed"].items()}
+    stamps = [_stamp(stamp) for stamp in head["stamps"]]
+    known = dict(zip(head["ids"], stamps, strict=True))
+    known |= {name: failure.stamp for name, failure in failed.items()}
+    for item in items:
+        before = known.get(item.id)
+        if not (before.fits(item.stamp) if before and item.stamp else before == item.stamp):
+            return None
+    # A matrix that another program has changed, or that a full disk has cut off, is made again.
+    try:
+        matrix = files.read_matrix(path.with_suffix(files.SUFFIX), len(head["ids"]), width)
+    except UserError:
+        return None
+    if files.checksum_of(matrix) != head.get("checksum"):
+        return None
+    gallery = Gallery(items[0].kind, head["ids"], matrix, head["sources"], stamps)
+    return Embedded(gallery, failed, head.get("noted", {}))
+
+
+def _joined(before: Embedded, now: Embedded, items: Sequence[Item]) -> Embedded:
+    """Return a chunk with what did not fail any more, in the order of its items."""
+    gallery = before.gallery.joined(now.gallery)
+    rows = [gallery.rows[item.id] for item in items if item.id in gallery.rows]
+    return Embedded(gallery.taken(rows), now.failed, before.noted | now.noted)
 
 
 def _stamp(values) -> Stamp | None:
@@ -375,12 +270,15 @@ def _write(path: Path, key: str, embedded: Embedded) -> None:
     # The JSON of an older chunk must never be beside the vectors of the new one.
     path.unlink(missing_ok=True)
     matrix = path.with_suffix(files.SUFFIX)
-    files.write_matrix(matrix, [gallery.vectors], len(gallery), gallery.vectors.shape[1])
+    rows, width = gallery.vectors.shape
+    checksum = files.write_matrix(matrix, [gallery.vectors], rows, width)
     content = dict(
         key=key,
+        checksum=checksum,
         ids=list(gallery.ids),
         sources=list(gallery.sources),
         stamps=list(gallery.stamps),
         failed=embedded.failed,
+        noted=embedded.noted,
     )
     files.write_head(path, FORMAT, content)

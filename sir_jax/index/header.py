@@ -1,4 +1,4 @@
-"""The header of an index: its model, its folder, how it is searched, which files failed."""
+"""The header of an index: its model, its folder, how it is searched, what is not in it."""
 
 import os
 from collections.abc import Mapping
@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sir_jax.errors import UserError
-from sir_jax.index.embed_lists import Failure
 from sir_jax.index.engines.faiss_search import choose_way
-from sir_jax.index.folder import Stamp
+from sir_jax.index.folder import Passed, Stamp
+from sir_jax.index.items import Failure, read_failure
 from sir_jax.inference.retriever import Retriever
 
 
@@ -20,12 +20,16 @@ class Header(NamedTuple):
       root: the folder that ids are relative to; None for an index of other items.
       way: how the index is searched, one of `engines.WAYS`.
       failed: id -> `Failure` of each file that could not be read.
+      passed: id -> `Passed` of each file of the folder that is neither picture nor recording.
+      noted: id -> what is odd about an item, such as digital silence.
     """
 
     about: dict[str, Any]
     root: Path | None
     way: str
     failed: dict[str, Failure]
+    passed: dict[str, Passed]
+    noted: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
         """Return the header as plain data."""
@@ -35,6 +39,8 @@ class Header(NamedTuple):
             "root": None if self.root is None else str(self.root),
             "way": self.way,
             "failed": dict(self.failed),
+            "passed": dict(self.passed),
+            "noted": dict(self.noted),
         }
 
     @classmethod
@@ -50,17 +56,20 @@ class Header(NamedTuple):
         """
         try:
             about = {name: content["model"][name] for name in ("name", "fingerprint", "width")}
-            failed = {
-                name: Failure(why, source, None if stamp is None else Stamp(*stamp))
-                for name, (why, source, stamp) in content["failed"].items()
+            failed = {name: read_failure(values) for name, values in content["failed"].items()}
+            # Older indexes do not have these two.
+            passed = {
+                name: Passed(why, None if stamp is None else Stamp(*stamp))
+                for name, (why, stamp) in content.get("passed", {}).items()
             }
+            noted = {str(name): str(note) for name, note in content.get("noted", {}).items()}
             if content["normalised"] is not True:
                 raise ValueError("its vectors are not normalised")
             choose_way(0, content["way"])
             root = None if content["root"] is None else Path(content["root"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error!r}); build the index again") from error
-        return cls(about, root, content["way"], failed)
+        return cls(about, root, content["way"], failed, passed, noted)
 
 
 def as_model(model) -> Retriever:

@@ -8,20 +8,21 @@ them by both scores.
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from sir_jax.errors import UserError
-from sir_jax.index import embed_lists
-from sir_jax.index.embed_lists import ChunkPlan, Failure, Item
+from sir_jax.index import embed_lists, updates
+from sir_jax.index import gallery as stored
 from sir_jax.index.engines.faiss_search import choose_way
 from sir_jax.index.engines.searcher import Searcher
-from sir_jax.index.folder import KINDS, Stamp, Update, compare, scan_folder
-from sir_jax.index.gallery import IN_ROOT, INDEX_FILE, Gallery, read_index, to_stored, write_index
+from sir_jax.index.folder import KINDS, Passed, Stamp, Update
+from sir_jax.index.gallery import Gallery
 from sir_jax.index.header import Header, as_model, check_model, describe_model
-from sir_jax.index.query import OTHER, Hit, check_search, group_queries, rerank_hits
+from sir_jax.index.items import Failure, Item, item_of_content, items_of_source, rerank_readable
+from sir_jax.index.query import OTHER, Hit, check_search, group_queries
 from sir_jax.runtime.console import Progress
 from sir_jax.runtime.locks import only_one
 
@@ -34,6 +35,8 @@ class Index:
       about: 'name', 'fingerprint' and 'width' of the model.
       root: the folder that ids are relative to; None for an index of other items.
       failed: id -> `Failure` of each file that could not be read.
+      passed: id -> `Passed` of each file of the folder that is neither picture nor recording.
+      noted: id -> what is odd about an item: a picture of one colour, digital silence.
       way: how the index is searched: 'auto', 'exact', 'ivf' or 'hnsw'.
 
     Example:
@@ -61,6 +64,9 @@ class Index:
         self.about = describe_model(self.model)
         self.root, self.way = root, way
         self.failed: dict[str, Failure] = {}
+        self.passed: dict[str, Passed] = {}
+        self.noted: dict[str, str] = {}
+        self._generations: dict[Path, str | None] = {}
         self._galleries = {kind: Gallery.empty(kind, self.model.width) for kind in KINDS}
         self._searchers: dict[str, Searcher] = {}
 
@@ -80,7 +86,7 @@ class Index:
         Args:
           model: a `Retriever`, or what `Retriever.load` takes.
           source: a folder: ids are paths relative to it. Or paths of files, which become the ids.
-            The suffix tells a picture from a recording.
+            What a file holds, else its suffix, tells a picture from a recording.
           out: a folder without an index. The index is saved there, and so are finished chunks while
             it is built: after an interrupt the same call continues.
           progress: whether to report progress on stderr.
@@ -92,18 +98,14 @@ class Index:
           UserError: the folder does not exist or is empty, a file cannot be read and `errors` is
             'raise', or `out` cannot be written or holds an index already.
         """
-        if isinstance(source, str | os.PathLike):
-            root = Path(source).absolute()
-            stamps = scan_folder(source)
-            if not stamps:
-                raise UserError(f"{source} holds no picture and no recording; give another folder")
-            items = embed_lists.items_in_folder(root, stamps, stamps)
-        else:
-            root, items = None, [embed_lists.item_of_path(os.fspath(path)) for path in source]
+        root, items, passed = items_of_source(source, None if out is None else Path(out))
         index = cls(model, root, way)
-        if out is not None and (Path(out) / INDEX_FILE).exists():
-            raise UserError(f"{out} holds an index already; update it or choose another folder")
-        index._apply(items, set(), out, progress, errors)
+        if out is not None:
+            if (Path(out) / stored.INDEX_FILE).exists():
+                raise UserError(f"{out} holds an index already; update it or choose another folder")
+            index._generations[Path(out).resolve()] = None
+        index.passed = passed
+        index.put(items, set(), out, progress, errors)
         return index if out is None else cls.load(out, index.model)
 
     @property
@@ -122,6 +124,8 @@ class Index:
             "images": len(self.images),
             "recordings": len(self.recordings),
             "failed": len(self.failed),
+            "passed_over": len(self.passed),
+            "noted": len(self.noted),
             "root": str(self.root or ""),
             "model": self.about["name"],
             "fingerprint": self.about["fingerprint"],
@@ -160,10 +164,10 @@ class Index:
             raise UserError(f"{len(ids)} ids for {len(items)} items; give one each")
         names = [None] * len(items) if ids is None else ids
         named_items = [
-            embed_lists.item_of_content(position, item, name, of, self.root)
+            item_of_content(position, item, name, of, self.root)
             for position, (item, name) in enumerate(zip(items, names, strict=True))
         ]
-        self._apply(named_items, set(), None, progress, errors)
+        self.put(named_items, set(), None, progress, errors)
 
     def remove(self, ids: Iterable[str]) -> None:
         """Remove items; if an id is not in the index, none is removed.
@@ -187,11 +191,14 @@ class Index:
         out: str | os.PathLike | None = None,
         progress: bool = False,
         errors: str = "skip",
+        allow_removal: bool = False,
+        checksum: bool = False,
     ) -> Update:
         """Bring the index up to date with its folder.
 
-        New and changed files are embedded, files that are gone are removed. A file that could not
-        be read is tried again only when it has changed. Items that `add` took from elsewhere stay.
+        New and changed files are embedded, and files that could not be read are tried again. Files
+        that are gone are removed, if they are few (`updates.REMOVED_SHARE`); those that a link to
+        nothing or an empty subfolder stands for are kept, and so are items from elsewhere.
 
         Args:
           folder: the folder if it was moved; None for the root.
@@ -199,29 +206,26 @@ class Index:
           progress: whether to report progress on stderr.
           errors: what happens to a file that cannot be read: 'skip' notes it in `failed`, 'raise'
             stops.
+          allow_removal: whether to remove everything that is not in the folder any more.
+          checksum: whether to compare the files' contents instead of their sizes and times.
 
         Returns:
           `Update`: the ids that were added, changed and removed, and those that failed.
 
         Raises:
-          UserError: the index was not built from a folder, a file cannot be read and `errors` is
-            'raise', or `out` cannot be written.
+          UserError: the index was not built from a folder, more files are gone than may be removed
+            without `allow_removal`, a file cannot be read and `errors` is 'raise', `out` cannot be
+            written, or another process has written there since the index was read.
         """
         self._require_model()
-        if self.root is None:
-            raise UserError("the index was not built from a folder; use add and remove")
-        root = self.root if folder is None else Path(folder).absolute()
-        now, before = scan_folder(root), self._stamps_in_root()
-        changes = compare(before, now)
-        items = embed_lists.items_in_folder(root, now, [*changes.added, *changes.changed])
-        self.root = root
-        failed = self._apply(items, {*changes.changed, *changes.removed}, out, progress, errors)
-        return Update(
-            [name for name in changes.added if name not in failed],
-            [name for name in changes.changed if name not in failed],
-            changes.removed,
-            sorted(failed),
-        )
+        guards = dict(allow_removal=allow_removal, checksum=checksum)
+        plan = updates.plan_update(self, folder, out=out, **guards)
+        if plan.refusal:
+            raise UserError(
+                f"{plan.refusal}; nothing was changed: see that its drive is mounted, or give "
+                "allow_removal=True"
+            )
+        return updates.carry_out(self, plan, out=out, progress=progress, errors=errors)
 
     def search(self, query, k: int = 10, *, rerank: int = 0, of: str | None = None) -> list:
         """Find the items that match a query best.
@@ -237,7 +241,8 @@ class Index:
 
         Returns:
           A list of `Hit`s, best first: by score or, with re-ranking, by
-          `score / temperature + match`. For a list or matrix of queries, a list of such lists.
+          `score / temperature + match`; those whose file cannot be read come last then. For a list
+          or matrix of queries, a list of such lists.
 
         Raises:
           UserError: a query cannot be read or its kind is unknown; with re-ranking, the model has
@@ -269,33 +274,44 @@ class Index:
           folder: created if it is missing; an index in it is replaced.
 
         Raises:
-          UserError: the folder cannot be written to.
+          UserError: the folder cannot be written to, another process is writing there, or has done
+            so since the index was read from there.
         """
-        folder = Path(folder)
+        with only_one(Path(folder), "folder"):
+            self._write(Path(folder))
+
+    def _write(self, folder: Path) -> None:
+        """Save to a folder whose lock this process holds."""
+        stored.require_generation(folder, self._generations)
+        faiss = {kind: searcher.faiss for kind, searcher in self._searchers.items()}
         galleries = {
-            kind: to_stored(gallery, folder, getattr(self._searchers.get(kind), "faiss", None))
+            kind: stored.to_stored(gallery, folder, faiss.get(kind))
             for kind, gallery in self._galleries.items()
         }
-        header = Header(self.about, self.root, self.way, self.failed)
-        write_index(folder, header.to_json(), galleries)
+        header = Header(self.about, self.root, self.way, self.failed, self.passed, self.noted)
+        generation = stored.write_index(folder, header.to_json(), galleries)
+        self._generations[folder.resolve()] = generation
 
     @classmethod
-    def load(cls, folder: str | os.PathLike, model=None) -> "Index":
+    def load(cls, folder: str | os.PathLike, model=None, *, verify: bool | None = None) -> "Index":
         """Read an index; its vectors stay on disk until they are searched.
 
         Args:
           folder: the folder that the index was saved in.
           model: a `Retriever` or what `Retriever.load` takes; None to search with vectors only.
+          verify: whether to compare the vectors with their checksums. None: if that takes less than
+            a moment (`gallery.CHECKED_BYTES`).
 
         Raises:
           UserError: there is no index, it is damaged, or another model made it.
         """
-        content, galleries, faiss = read_index(Path(folder))
+        content, galleries, faiss = stored.read_index(Path(folder), verify)
         index = cls.__new__(cls)
+        index._generations = {Path(folder).resolve(): content.get("generation", "")}
         index.model, index._galleries = None, galleries
         index._searchers = {kind: Searcher(galleries[kind].vectors, faiss[kind]) for kind in faiss}
-        header = Header.from_json(content, Path(folder) / INDEX_FILE)
-        index.about, index.root, index.way, index.failed = header
+        header = Header.from_json(content, Path(folder) / stored.INDEX_FILE)
+        index.about, index.root, index.way, index.failed, index.passed, index.noted = header
         if model is not None:
             index.model = as_model(model)
             check_model(index.about, index.model, folder)
@@ -308,39 +324,37 @@ class Index:
     def _has(self, name: str) -> bool:
         return any(name in gallery.rows for gallery in self._galleries.values())
 
-    def _stamps_in_root(self) -> dict[str, Stamp]:
-        """Return the stamps of the known files under the root, failed ones included."""
-        stamps = {
-            name: stamp
-            for gallery in self._galleries.values()
-            for name, source, stamp in zip(
-                gallery.ids, gallery.sources, gallery.stamps, strict=True
-            )
-            if source == IN_ROOT
-        }
-        failed = self.failed.items()
-        return stamps | {name: f.stamp for name, f in failed if f.source == IN_ROOT}
-
-    def _apply(
-        self, items: Sequence[Item], gone: set[str], out, progress: bool, errors: str
+    def put(
+        self,
+        items: Sequence[Item],
+        gone: set[str],
+        out: str | os.PathLike | None,
+        progress: bool,
+        errors: str,
+        restamped: Mapping[str, Stamp] = {},
     ) -> dict[str, Failure]:
         """Embed items, remove the ids in `gone`, save to `out` if given; return the failures."""
         for item in items:
             if item.id not in gone and self._has(item.id):
                 raise UserError(f"{item.id} is in the index already; remove it first")
-        plan, out = ChunkPlan.of_items(items), None if out is None else Path(out)
+        plan, out = embed_lists.ChunkPlan.of_items(items), None if out is None else Path(out)
         lock = contextlib.nullcontext() if out is None else only_one(out, "folder")
         with lock, Progress(len(items), "files embedded", progress) as bar:
+            if out is not None:
+                # Before the work, and not only after it.
+                stored.require_generation(out, self._generations)
             embed = embed_lists.embed_galleries
-            galleries, failed = embed(self.model, plan, out, errors=errors, done=bar.update)
+            galleries, failed, noted = embed(self.model, plan, out, errors=errors, done=bar.update)
             self._drop(gone)
             for kind, gallery in galleries.items():
+                self._galleries[kind] = self._galleries[kind].restamped(restamped)
                 self._set(kind, self._galleries[kind].joined(gallery))
                 for name in gallery.ids:
                     self.failed.pop(name, None)
             self.failed |= failed
+            self.noted |= noted
             if out is not None:
-                self.save(out)
+                self._write(out)
                 shutil.rmtree(out / embed_lists.FOLDER, ignore_errors=True)
         return failed
 
@@ -349,6 +363,7 @@ class Index:
             self._set(kind, gallery.without(ids))
         for name in ids:
             self.failed.pop(name, None)
+            self.noted.pop(name, None)
 
     def _set(self, kind: str, gallery: Gallery) -> None:
         if gallery is not self._galleries[kind]:
@@ -357,8 +372,7 @@ class Index:
 
     def _find(self, z: np.ndarray, target: str, k: int) -> list[list[Hit]]:
         gallery = self._galleries[target]
-        if target not in self._searchers:
-            self._searchers[target] = Searcher(gallery.vectors)
+        self._searchers.setdefault(target, Searcher(gallery.vectors))
         samples = self._galleries[OTHER[target]].vectors
         result = self._searchers[target].search(z, k, self.way, samples)
         return [
@@ -369,7 +383,7 @@ class Index:
     def _rerank(self, query, kind: str, target: str, hits: list[Hit]) -> list[Hit]:
         if kind == target:
             raise UserError("re-ranking needs a recording and a picture; this search has one kind")
-        return rerank_hits(self.model, query, kind, hits, self.path_of) if hits else hits
+        return rerank_readable(self.model, query, kind, hits, self.path_of) if hits else hits
 
     def path_of(self, name: str) -> Path:
         """Return the file of an item.
@@ -382,8 +396,5 @@ class Index:
         """
         for gallery in self._galleries.values():
             if name in gallery.rows:
-                source = gallery.sources[gallery.rows[name]]
-                if source is None:
-                    raise UserError(f"{name} was added from memory, so there is no file to read")
-                return self.root / name if source == IN_ROOT else Path(source)
+                return gallery.path_of(name, self.root)
         raise UserError(f"{name} is not in the index; see `ids` of its galleries")

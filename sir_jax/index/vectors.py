@@ -4,8 +4,9 @@ The JSON names its matrix and is written last, under its final name at once. So 
 killed leaves what was there before, or all of the new; never half. A matrix is read memory-mapped.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,13 @@ TENSOR = "vectors"
 _ALIGN = 64
 
 
-def write_matrix(path: Path, parts: Iterable[np.ndarray], rows: int, width: int) -> None:
+# Rows that are looked at together, so that a large matrix is checked in little memory.
+_PIECE = 1 << 16
+# How far the squared length of a unit vector may be from 1 by rounding, and much more.
+_OFF_UNIT = 1e-3
+
+
+def write_matrix(path: Path, parts: Iterable[np.ndarray], rows: int, width: int) -> str:
     """Write a matrix, piece by piece.
 
     Args:
@@ -30,9 +37,13 @@ def write_matrix(path: Path, parts: Iterable[np.ndarray], rows: int, width: int)
       rows: of all parts together.
       width: of a vector.
 
+    Returns:
+      The matrix's checksum, as `checksum_of` gives it.
+
     Raises:
       ValueError: the parts are not of that many rows, that width, or float32.
     """
+    digest = hashlib.blake2b(digest_size=16)
 
     def checked() -> Iterator[np.ndarray]:
         left = rows
@@ -40,6 +51,8 @@ def write_matrix(path: Path, parts: Iterable[np.ndarray], rows: int, width: int)
             if part.dtype != np.float32 or part.ndim != 2 or part.shape[1] != width:
                 raise ValueError(f"vectors are {part.dtype} {part.shape}, not float32 [n, {width}]")
             left -= len(part)
+            part = np.ascontiguousarray(part)
+            digest.update(memoryview(part).cast("B") if part.size else b"")
             yield part
         if left:
             raise ValueError(f"{rows - left} vectors came, not {rows}")
@@ -47,6 +60,7 @@ def write_matrix(path: Path, parts: Iterable[np.ndarray], rows: int, width: int)
     shapes, dtype = {TENSOR: (rows, width)}, np.dtype(np.float32)
     with whole_file(path, sync=True) as part_path, part_path.open("wb") as file:
         write_parts(file, shapes, dtype, checked(), align=_ALIGN)
+    return digest.hexdigest()
 
 
 def read_matrix(path: Path, rows: int, width: int) -> np.ndarray:
@@ -75,6 +89,63 @@ def read_matrix(path: Path, rows: int, width: int) -> np.ndarray:
     if not rows:
         return np.zeros((0, width), np.float32)
     return np.memmap(path, np.float32, "r", entry.offset, (rows, width))
+
+
+def checksum_of(matrix: np.ndarray) -> str:
+    """Return the checksum of a matrix's values, 32 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    for start in range(0, len(matrix), _PIECE):
+        piece = np.ascontiguousarray(matrix[start : start + _PIECE])
+        digest.update(memoryview(piece).cast("B"))
+    return digest.hexdigest()
+
+
+def are_usable(vectors: np.ndarray) -> np.ndarray:
+    """Tell which vectors are unit vectors, bool[n]; NaN, infinity and zero are none.
+
+    Args:
+      vectors: float32[n, E].
+
+    Example:
+      >>> are_usable(np.array([[0, 1], [0, 0], [np.nan, 1], [0, 1e30]], np.float32)).tolist()
+      [True, False, False, False]
+    """
+    good = np.empty(len(vectors), bool)
+    for start in range(0, len(vectors), _PIECE):
+        piece = np.asarray(vectors[start : start + _PIECE])
+        # Squares of large values overflow to infinity, which is not 1 either.
+        with np.errstate(over="ignore", invalid="ignore"):
+            length = np.einsum("ge,ge->g", piece, piece)
+            good[start : start + _PIECE] = np.abs(length - 1) <= _OFF_UNIT
+    return good
+
+
+def check_matrix(path: Path, matrix: np.ndarray, ids: Sequence[str], checksum: str) -> None:
+    """Refuse a matrix that is not what was written.
+
+    Args:
+      path: its file, for the message.
+      matrix: float32[n, E], from `read_matrix`.
+      ids: of the n rows.
+      checksum: what `write_matrix` returned; '' for an older file, of which the rows alone tell.
+
+    Raises:
+      UserError: naming the first row that is no unit vector, if there is one.
+    """
+    if checksum and checksum_of(matrix) == checksum:
+        return
+    bad = np.flatnonzero(~are_usable(matrix))
+    if len(bad):
+        row = int(bad[0])
+        raise UserError(
+            f"{path} is damaged: the vector of {ids[row]} (row {row}) is no unit vector, and "
+            f"{len(bad) - 1:,} others; build the index again"
+        )
+    if checksum:
+        raise UserError(
+            f"{path} is damaged: it does not hold the vectors that were written (its checksum "
+            "differs); build the index again"
+        )
 
 
 def write_head(path: Path, kind: str, content: dict) -> None:

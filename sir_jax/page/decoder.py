@@ -23,6 +23,7 @@ from PIL import Image
 from sir_jax.data.media.audio import load_audio
 from sir_jax.data.media.image import load_image
 from sir_jax.errors import BadMedia, UserError
+from sir_jax.runtime.process import end_with_parent
 
 SIZES = struct.Struct(">II")
 MAX_CHANNELS = 8  # each channel takes memory while it is decoded
@@ -129,6 +130,7 @@ def serve(requests: BinaryIO, replies: BinaryIO, cpu_seconds: int) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()  # also in the middle of a file
     Image.init()  # imports Pillow's format modules before the memory is limited
     limit_process(int(sys.argv[1]))
     # Ctrl-C reaches all processes of the terminal; the server ends this one by closing its pipe.

@@ -12,7 +12,8 @@ import numpy as np
 
 from sir_jax.data.media.audio import SAMPLE_RATE
 from sir_jax.errors import UserError
-from sir_jax.index.query import OTHER, Hit, rerank_hits
+from sir_jax.index.items import rerank_readable
+from sir_jax.index.query import OTHER, Hit
 from sir_jax.page.item_files import ItemFiles, Missing
 
 # Most columns of a drawn waveform, and most frames of a drawn map: more than a screen can show.
@@ -35,7 +36,7 @@ class Engine:
         """
         self.model, self.index = model, index
         self.pictures, self.recordings = (
-            ItemFiles(index.root, gallery.rows, index.path_of, kind)
+            ItemFiles(index.root, gallery.rows, index.path_of, kind, gallery.stamp_of)
             for gallery, kind in ((index.images, "picture"), (index.recordings, "recording"))
         )
 
@@ -109,7 +110,7 @@ class Engine:
         }
 
     def _rerank(self, query, kind: str, hits: list[Hit], files: ItemFiles) -> list[Hit]:
-        """Re-rank hits; those whose file is missing come last, in their old order."""
+        """Re-rank hits; those whose file cannot be read come last, in their old order."""
         present, missing = [], []
         for hit in hits:
             try:
@@ -117,7 +118,7 @@ class Engine:
                 present.append(hit)
             except Missing:
                 missing.append(hit)
-        return rerank_hits(self.model, query, INDEX_KIND[kind], present, files.path) + missing
+        return rerank_readable(self.model, query, INDEX_KIND[kind], present, files.path) + missing
 
     def explain(self, wave: np.ndarray, picture: np.ndarray) -> dict[str, Any]:
         """Compute the attention of a recording and a picture.

@@ -5,6 +5,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import io
 import json
 import secrets
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -20,11 +22,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
+from sir_jax.data.media.audio import SAMPLE_RATE
 from sir_jax.errors import BadMedia, UserError
 from sir_jax.page.engine import DEFAULT_RESULTS, RERANK, Engine, peaks
 from sir_jax.page.form import Part, read_form
 from sir_jax.page.guard import Guard, Refused, is_loopback
-from sir_jax.page.item_files import TYPES, Missing
+from sir_jax.page.item_files import TYPES, Missing, format_of
 from sir_jax.page.workers import Decoders
 
 STATIC = Path(__file__).parent / "static"
@@ -35,6 +38,7 @@ STATIC_TYPES = {
     ".svg": "image/svg+xml",
 }
 THUMBNAIL = 480  # pixels of the longer side: twice the size of a card, for dense screens
+WHOLE = 2048  # likewise of a picture in a format that browsers do not know
 QUIET = 0.003  # a recording below this peak (-50 dB) counts as silent
 
 
@@ -154,7 +158,7 @@ class Server:
         answer.update(token=self._keep_query(kind, query), kind=kind, name=name)
         if kind == "speech":
             answer.update(
-                seconds=len(query) / 16_000,
+                seconds=len(query) / SAMPLE_RATE,
                 peaks=peaks(query),
                 quiet=bool(np.abs(query).max() < QUIET),
             )
@@ -185,13 +189,11 @@ class Server:
         if size not in ("", "thumbnail"):
             raise HTTPException(400, f"size={size[:80]!r}: leave it out, or ask for 'thumbnail'")
         if not size:
-            return _file(await asyncio.to_thread(self.engine.pictures.path, item))
+            path = await asyncio.to_thread(self.engine.pictures.path, item)
+            # What a browser cannot show is shown as JPEG.
+            return _file(path) or Response(await self._jpeg(item, WHOLE), media_type="image/jpeg")
         if item not in self._thumbnails:
-            data = await asyncio.to_thread(self.engine.pictures.read, item, self.limits.file_bytes)
-            thumbnail = await self.decoders.thumbnail(
-                one_line(item), data, self.limits.pixels, THUMBNAIL
-            )
-            self._thumbnails[item] = thumbnail
+            self._thumbnails[item] = await self._jpeg(item, THUMBNAIL)
             if len(self._thumbnails) > self.limits.thumbnails:
                 self._thumbnails.popitem(last=False)
         return Response(self._thumbnails[item], media_type="image/jpeg")
@@ -199,7 +201,20 @@ class Server:
     async def recording(self, request: Request) -> Response:
         """Serve a recording of the index, or the range of it that the request names."""
         item = request.path_params["item"]
-        return _file(await asyncio.to_thread(self.engine.recordings.path, item))
+        path = await asyncio.to_thread(self.engine.recordings.path, item)
+        return _file(path) or Response(await self._wav(item), media_type="audio/wav")
+
+    async def _jpeg(self, item: str, side: int) -> bytes:
+        data = await asyncio.to_thread(self.engine.pictures.read, item, self.limits.file_bytes)
+        return await self.decoders.thumbnail(one_line(item), data, self.limits.pixels, side)
+
+    async def _wav(self, item: str) -> bytes:
+        """Return a recording in a format that no browser plays as WAV."""
+        data = await asyncio.to_thread(self.engine.recordings.read, item, self.limits.file_bytes)
+        wave = await self._decode("speech", item, data)
+        out = io.BytesIO()
+        soundfile.write(out, wave, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+        return out.getvalue()
 
     async def _form(self, request: Request) -> tuple[str, str, bytes, int, bool]:
         """Read the form of a search; return (kind, name, contents, k, rerank)."""
@@ -315,8 +330,10 @@ async def _json_body(request: Request) -> dict[str, str]:
         raise HTTPException(400, 'send JSON: {"token": "...", "id": "..."}') from None
 
 
-def _file(path: Path) -> Response:
-    return FileResponse(path, media_type=TYPES[path.suffix.lower()])
+def _file(path: Path) -> Response | None:
+    """Return a file of a format that browsers know; None for another one."""
+    media_type = TYPES.get(format_of(path))
+    return FileResponse(path, media_type=media_type) if media_type else None
 
 
 def _json(value: Any) -> Response:

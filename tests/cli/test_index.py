@@ -12,6 +12,7 @@ from PIL import Image
 
 from sir_jax.cli.main import main
 from sir_jax.index.index import Index
+from sir_jax.index.vectors import checksum_of
 
 
 def picture(path, seed):
@@ -43,7 +44,7 @@ def test_build_update_and_failures(workdir, folder, tmp_path, capsys):
     assert (found["images"], found["recordings"], found["width"]) == (7, 0, 32)
     assert f"skipped: {folder}/b.png: " in captured.err
     assert Index.load(out).images.ids[-1] == "new.png"
-    # Still not in the index, but nothing is tried again.
+    # Still not in the index, though tried again.
     assert main(command) == 3
     assert "2 failed" in capsys.readouterr().out
 
@@ -104,10 +105,13 @@ def test_killed_and_given_again(workdir, tmp_path, capsys):
     first = (out / "chunks" / "000000.safetensors").read_bytes()
     matrix = np.frombuffer(first[-1024 * 32 * 4 :], np.float32).reshape(1024, 32)
     # A mark in the finished chunk shows that it is used as it is.
-    marked = first[:-4] + np.float32(0.5).tobytes()
-    (out / "chunks" / "000000.safetensors").write_bytes(marked)
+    marked = matrix.copy()
+    marked[1023] = np.eye(32)[5]
+    (out / "chunks" / "000000.safetensors").write_bytes(first[: -marked.nbytes] + marked.tobytes())
+    head = out / "chunks" / "000000.json"
+    head.write_text(json.dumps(json.loads(head.read_text()) | {"checksum": checksum_of(marked)}))
     assert main(command) == 0
     assert "3,000 added" in capsys.readouterr().out
     vectors = Index.load(out).images.vectors
     np.testing.assert_array_equal(vectors[:1023], matrix[:1023])
-    assert vectors[1023, -1] == 0.5 and not (out / "chunks").exists()
+    assert vectors[1023, 5] == 1 and not (out / "chunks").exists()

@@ -173,6 +173,38 @@ def test_an_index_answers_both_ways(matching_workdir, folder, query, tmp_path, c
     assert re.search(r"   1  [ -]\d\.\d+  \S*query\.wav: a tone\n", capsys.readouterr().out)
 
 
+def test_files_that_were_deleted_since_are_marked(
+    matching_workdir, folder, query, tmp_path, capsys
+):
+    for name in ("one.wav", "two.wav"):
+        (folder / name).write_bytes(query.read_bytes())
+    index, model = f"--index={tmp_path / 'index'}", f"--workdir={matching_workdir}"
+    made = ["index", f"--model={matching_workdir}", f"--folder={folder}", f"--out={index[8:]}"]
+    assert cli.main(made) == 0
+    (folder / "a.jpg").unlink()
+    (folder / "b.png").write_bytes(b"no picture any more")
+    (folder / "one.wav").unlink()
+    command = ["search", index, model, f"--query={query}", "-k=8", f"--out={tmp_path / 'g.png'}"]
+    capsys.readouterr()
+    assert cli.main(command) == 3
+    captured = capsys.readouterr()
+    assert len(ranked(captured.out)) == 8 and "picture grid:" in captured.out
+    marks = dict(re.findall(r"/([^/\s]+)  <- (.*)", captured.out))
+    assert marks.keys() == {"a.jpg", "b.png"} and marks["a.jpg"] == "gone"
+    assert marks["b.png"].startswith("not a picture")
+    assert captured.err.startswith("2 of 8 results have no file that can be shown")
+    assert cli.main([*command, "--json", "--rerank=8"]) == 3
+    (found,) = json.loads(capsys.readouterr().out)
+    assert {hit["id"]: hit["problem"] for hit in found["hits"] if hit["problem"]} == {
+        "a.jpg": "gone"
+    }
+    assert {hit["id"] for hit in found["hits"] if hit["match"] is None} == {"a.jpg", "b.png"}
+    picture = ["search", index, model, f"--picture={folder / 'd.bmp'}"]
+    assert cli.main(picture) == 3
+    out = capsys.readouterr().out
+    assert out.count("one.wav  <- gone\n") == 1 and out.count("two.wav\n") == 1
+
+
 def test_an_index_of_another_model(matching_workdir, workdir, folder, query, tmp_path, capsys):
     made = ["index", f"--model={matching_workdir}", f"--folder={folder}"]
     assert cli.main([*made, f"--out={tmp_path / 'index'}"]) == 0

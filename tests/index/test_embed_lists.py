@@ -15,16 +15,11 @@ from PIL import Image
 
 from sir_jax.errors import UserError
 from sir_jax.index import embed_lists
-from sir_jax.index.embed_lists import (
-    ChunkPlan,
-    embed_list,
-    item_of_path,
-    items_in_folder,
-    read_chunks,
-)
+from sir_jax.index.embed_lists import ChunkPlan, embed_list, read_chunks
 from sir_jax.index.folder import scan_folder
 from sir_jax.index.gallery import load_stored
 from sir_jax.index.index import Index
+from sir_jax.index.items import item_of_path, items_in_folder
 from sir_jax.inference.retriever import Retriever
 
 
@@ -61,7 +56,7 @@ def test_chunks_hold_the_same_as_an_index_of_the_folder(model, media, tmp_path):
     plan, out, done = plan_of(media), tmp_path / "out", []
     counts = embed_list(model, plan, out, done=done.append)
     assert counts == {"embedded": 10, "failed": 1, "skipped": 0} and sum(done) == 11
-    stored, failed = read_chunks(model, plan, out)
+    stored, failed, _ = read_chunks(model, plan, out)
     images, recordings = (load_stored(kind, stored[kind], 32) for kind in ("image", "speech"))
     index = Index.build(model, media)
     assert list(images.ids) == list(index.images.ids)
@@ -78,20 +73,21 @@ def test_all_shards_together_embed_the_whole_list(model, media, tmp_path):
     with pytest.raises(UserError, match="2 of 4 chunks are not there yet.*: 0, 2; run"):
         read_chunks(model, plan, tmp_path)
     embed_list(model, plan, tmp_path, shard=(0, 2))
-    stored, _ = read_chunks(model, plan, tmp_path)
+    stored = read_chunks(model, plan, tmp_path).galleries
     assert len(stored["image"].ids) == 7 and len(stored["speech"].ids) == 3
 
 
 def test_done_chunks_are_skipped_and_changed_ones_embedded_again(model, media, tmp_path):
     embed_list(model, plan_of(media), tmp_path)
+    # What could not be read is tried again.
     again = embed_list(model, plan_of(media), tmp_path)
-    assert again == {"embedded": 0, "failed": 0, "skipped": 11}
+    assert again == {"embedded": 0, "failed": 1, "skipped": 10}
     # A file of the first chunk has changed.
     path = media / "b.png"
     Image.new("RGB", (9, 9)).save(path)
     os.utime(path, ns=(1, path.stat().st_mtime_ns + 10**9))
     counts = embed_list(model, plan_of(media), tmp_path)
-    assert counts == {"embedded": 3, "failed": 0, "skipped": 8}
+    assert counts == {"embedded": 3, "failed": 1, "skipped": 7}
     # The broken file, which is in the second chunk, has been repaired.
     Image.new("RGB", (9, 9)).save(media / "d.bmp")
     counts = embed_list(model, plan_of(media), tmp_path)
@@ -114,9 +110,18 @@ def test_errors_raise_and_damaged_chunks(model, media, tmp_path):
     plan = plan_of(media)
     embed_list(model, plan, tmp_path)
     matrix = tmp_path / embed_lists.FOLDER / "000001.safetensors"
-    matrix.write_bytes(matrix.read_bytes()[:-4])
-    with pytest.raises(UserError, match=r"000001\.safetensors is truncated"):
-        load_stored("image", read_chunks(model, plan, tmp_path)[0]["image"], 32)
+    whole = matrix.read_bytes()
+    for damaged, message in (
+        (whole[:-4], "is truncated"),
+        (whole[:-4] + np.float32(np.nan).tobytes(), r"the vector of deeper/g\.png \(row 1\) is no unit"),
+        (whole[:-1] + bytes([whole[-1] ^ 0x80]), "its checksum differs"),
+    ):
+        matrix.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"000001\.safetensors " + ".*" + message):
+            load_stored("image", read_chunks(model, plan, tmp_path).galleries["image"], 32)
+        counts = embed_list(model, plan, tmp_path)
+        assert counts == {"embedded": 2, "failed": 1, "skipped": 8}
+        assert matrix.read_bytes() == whole
     (tmp_path / embed_lists.FOLDER / "000001.json").write_text("{")
     with pytest.raises(UserError, match=r"000001\.json cannot be read"):
         embed_list(model, plan, tmp_path)
@@ -163,7 +168,7 @@ def test_killed_and_resumed(model, workdir, tmp_path):
     counts = embed_list(model, plan, out)
     assert counts["skipped"] == 2 * len(done) and counts["embedded"] == 400 - 2 * len(done)
     assert {path: path.stat().st_mtime_ns for path in done} == done
-    stored, failed = read_chunks(model, plan, out)
+    stored, failed, _ = read_chunks(model, plan, out)
     images = load_stored("image", stored["image"], 32)
     assert images.ids == [f"{number:03d}.png" for number in range(400)] and not failed
     z = model.encode_image([root / name for name in kept])

@@ -75,7 +75,7 @@ def test_search_equals_the_librarys(client, page_engine, spoken):
 
 def test_reranking_equals_the_librarys(client, page_engine, spoken):
     answer = ask(client, "speech", "q.wav", spoken, k=3, rerank=1).json()
-    # The link that leads out of the folder is not read, so it comes after the re-ranked hits.
+    # The link leads to another file than was indexed: it is not read, and comes last.
     names = [n for n in page_engine.index.images.ids if _inside(page_engine)(n)]
     match = page_engine.model.match([spoken], list(map(_inside(page_engine), names)))
     score = {hit.id: hit.score for hit in page_engine.index.search(spoken, 9, of="image")}

@@ -32,7 +32,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--model", default="", help="a release, a workdir, or a name that ships")
     source.add_argument("--index", default="", help="a folder that `sir-jax index` wrote")
-    parser.add_argument("--verify", action="store_true", help="hash the model's weights again")
+    parser.add_argument("--verify", action="store_true", help="hash the weights or vectors again")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser.parse_args(argv)
 
@@ -44,8 +44,8 @@ def main(argv: list[str]) -> int:
       argv: the arguments after the verb.
 
     Raises:
-      UserError: there is no such model or index; or, with --verify, its weights are not those that
-        it was written with.
+      UserError: there is no such model or index; or, with --verify, its weights or vectors are not
+        those that it was written with.
     """
     args = parse(argv)
     from sir_jax.inference import release
@@ -54,7 +54,9 @@ def main(argv: list[str]) -> int:
     if args.index:
         from sir_jax.index.index import Index
 
-        found = Index.load(Path(args.index)).describe()
+        found = Index.load(Path(args.index), verify=args.verify or None).describe()
+        if args.verify:
+            found["verified"] = True
     elif args.model:
         model = Retriever.load(args.model)
         if args.verify:

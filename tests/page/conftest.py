@@ -1,0 +1,16 @@
+"""The page's index has a link to a file outside of its folder, which was another one then."""
+
+import os
+import shutil
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def page_engine(page_engine, page_root):
+    """Return the engine, with another file where a link of its index leads to."""
+    outside = page_root.parent / "outside.png"
+    shutil.copy2(outside, outside.with_name("indexed.png"))
+    shutil.copyfile(page_root / "pictures" / "0.png", outside)
+    os.utime(outside, ns=(0, 0))
+    return page_engine
