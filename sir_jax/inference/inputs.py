@@ -1,25 +1,39 @@
 """Read recordings and pictures of any form in threads, in order, with a policy for bad items."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from sir_jax.data.media.audio import load_audio
+from sir_jax.data.media.audio import Sound, load_sound
 from sir_jax.data.media.image import load_image
 from sir_jax.data.parallel import ordered_map
-from sir_jax.errors import UserError
+from sir_jax.errors import BadMedia, UserError, first_few
 from sir_jax.runtime.console import Progress
 
-# A path or the bytes of a sound file; (samples [N] or [N, channels], rate in Hz); or a dict as in
-# transformers, {"array": samples, "sampling_rate": rate}.
+# A path or the bytes of a sound file; (samples [N] or [N, channels], rate in Hz); a dict as in
+# transformers, {"array": samples, "sampling_rate": rate}, or as in datasets before decoding,
+# {"bytes": .., "path": ..}; or an AudioDecoder of datasets or torchcodec. Samples may be a NumPy or
+# JAX array or a tensor.
 Speech = str | os.PathLike | bytes | tuple[np.ndarray, int] | Mapping[str, Any]
 # A path or the bytes of a picture file; a PIL image; or uint8 [h, w], [h, w, 3] or [h, w, 4].
 Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
 
 ERRORS = ("raise", "skip", "nan")
+
+
+class Noted(NamedTuple):
+    """An item that was read, and a line about it for the user; an empty line says nothing."""
+
+    value: Any
+    note: str
+
+
+class QuietMedia(UserWarning):
+    """Warn of items that can be read but show or say nothing, such as digital silence."""
 
 
 class Reader:
@@ -28,6 +42,8 @@ class Reader:
     Attributes:
       positions: the positions of the items that could be read so far, ascending.
       failures: (position, message) of each item that could not be read.
+      notes: (position, message) of each item that was read but of which something must be said,
+        such as that it is digital silence.
     """
 
     def __init__(
@@ -41,7 +57,8 @@ class Reader:
         """Prepare to read.
 
         Args:
-          load: is given a position and the item there, returns what it reads; raises `UserError`.
+          load: is given a position and the item there, returns what it reads, or that as `Noted`;
+            raises `UserError`.
           errors: one of `ERRORS`; 'skip' and 'nan' go on after a failure.
           progress: whether to report progress on stderr.
           unit: plural noun for the items in the progress report, such as 'clips'.
@@ -56,6 +73,7 @@ class Reader:
         self._group = group
         self.positions: list[int] = []
         self.failures: list[tuple[int, str]] = []
+        self.notes: list[tuple[int, str]] = []
 
     def __call__(self, items: Iterable) -> Iterator:
         """Yield the items that could be read, in order.
@@ -68,6 +86,10 @@ class Reader:
                 bar.update()
                 if error is None:
                     self.positions.append(position)
+                    if isinstance(value, Noted):
+                        if value.note:
+                            self.notes.append((position, value.note))
+                        value = value.value
                     yield value
                 elif self._errors == "raise":
                     raise error
@@ -80,6 +102,22 @@ class Reader:
             return position, self._load(position, source), None
         except UserError as error:
             return position, None, error
+
+    def say(self, notes: list[tuple[int, str]] | None) -> None:
+        """Hand the notes over, or warn of them where nobody takes them.
+
+        Args:
+          notes: the list that takes them; None to warn.
+        """
+        if notes is not None:
+            notes += self.notes
+        elif self.notes:
+            warnings.warn(
+                f"{len(self.notes)} of {len(self.positions)} {self._unit} hold nothing to find: "
+                f"{first_few([message for _, message in self.notes])}",
+                QuietMedia,
+                stacklevel=3,
+            )
 
     def add_nan_rows(self, rows: np.ndarray) -> np.ndarray:
         """Insert a row of NaN for each failed item if the policy is 'nan'.
@@ -97,26 +135,55 @@ class Reader:
         return out
 
 
-def load_speech(position: int, source: Speech) -> np.ndarray:
-    """Read a recording as float32[N] at 16 kHz.
+def read_speech(position: int, source: Speech) -> Noted:
+    """Read a recording as float32[N] at 16 kHz, with a note if nothing can be heard in it.
 
     Args:
       position: its number in the list, for the message about an item that has no path.
       source: any form of `Speech`.
 
     Raises:
-      UserError: the recording cannot be read, or is an array without its rate.
+      UserError: the recording cannot be read, holds no sample, or is an array without its rate.
     """
-    label = None if _is_path(source) else f"clip {position}"
+    label, source = _plain(source, f"clip {position}")
+    sound: Sound = load_sound(source, label)
+    name = label or str(source)
+    if not sound.wave.size:
+        raise BadMedia(f"{name}: holds no sound (0 samples); record it again", "no samples")
+    return Noted(sound.wave, f"{name}: {sound.warning}" if sound.warning else "")
+
+
+def load_speech(position: int, source: Speech) -> np.ndarray:
+    """Read a recording as `read_speech` does, without the note."""
+    return read_speech(position, source).value
+
+
+def _plain(source: Speech, label: str) -> tuple[str | None, Any]:
+    """Return a recording as `load_sound` takes it, and its name; None for that of its path."""
     if isinstance(source, Mapping):
-        if "array" not in source or "sampling_rate" not in source:
-            raise UserError(f"{label}: a dict needs 'array' and 'sampling_rate'")
-        source = (np.asarray(source["array"]), source["sampling_rate"])
-    if isinstance(source, np.ndarray | list):
+        if source.get("array") is not None and "sampling_rate" in source:
+            return label, (np.asarray(source["array"]), source["sampling_rate"])
+        if source.get("bytes") is not None:
+            return source.get("path") or label, source["bytes"]
+        if source.get("path") is not None:
+            return None, source["path"]
+        raise UserError(
+            f"{label}: a dict needs 'array' and 'sampling_rate', or 'bytes', or 'path'; it has "
+            f"{', '.join(map(repr, source)) or 'nothing'}"
+        )
+    if hasattr(source, "get_all_samples"):
+        try:
+            samples = source.get_all_samples()
+        except Exception as error:
+            # torchcodec raises RuntimeError, and FFmpeg's reason is its first line.
+            reason = str(error).partition("\n")[0]
+            raise BadMedia(f"{label}: its {type(source).__name__} fails ({reason})") from error
+        return label, (np.asarray(samples.data).T, samples.sample_rate)
+    if isinstance(source, list) or hasattr(source, "__dlpack__"):
         raise UserError(f"{label}: an array does not say its rate; give (samples, rate in Hz)")
     if isinstance(source, tuple) and len(source) != 2:
         raise UserError(f"{label}: a tuple of {len(source)} is not (samples, rate in Hz)")
-    return load_audio(source, label)
+    return None if _is_path(source) else label, source
 
 
 def load_picture(position: int, source: Picture) -> Image.Image:
@@ -129,18 +196,28 @@ def load_picture(position: int, source: Picture) -> Image.Image:
     Raises:
       UserError: the picture cannot be read.
     """
+    if hasattr(source, "__dlpack__"):
+        source = np.asarray(source)  # a JAX array or a tensor
     return load_image(source, None if _is_path(source) else f"picture {position}")
 
 
 def require_list(items: Iterable) -> Iterable:
     """Return `items` unless it is one item, whose letters, samples or rows would pass for items.
 
+    An array of names is a list.
+
     Raises:
       TypeError: `items` is one recording or one picture.
     """
-    if isinstance(items, str | bytes | os.PathLike | Image.Image | np.ndarray | Mapping):
+    if isinstance(items, np.ndarray) and items.dtype.kind in "OU" and items.ndim == 1:
+        return items.tolist()
+    if (
+        isinstance(items, str | bytes | os.PathLike | Image.Image | Mapping)
+        or hasattr(items, "__dlpack__")
+        or hasattr(items, "get_all_samples")
+    ):
         raise TypeError(f"expected a list of items, got one {type(items).__name__}: write [item]")
-    if isinstance(items, tuple) and len(items) == 2 and isinstance(items[0], np.ndarray):
+    if isinstance(items, tuple) and len(items) == 2 and hasattr(items[0], "__dlpack__"):
         raise TypeError("expected a list of items, got one (samples, rate): write [item]")
     return items
 

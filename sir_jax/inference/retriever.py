@@ -8,19 +8,21 @@ import numpy as np
 from PIL import Image
 
 from sir_jax.data.media.audio import SAMPLE_RATE
-from sir_jax.data.media.image import ImageSpec, preprocess_image
+from sir_jax.data.media.image import ImageSpec, blank_reason, preprocess_image
 from sir_jax.data.parallel import GROUP
 from sir_jax.errors import UserError
 from sir_jax.inference import release
 from sir_jax.inference.attention import Attention, attend_pair
 from sir_jax.inference.embed import KeepTokens, embed_images, embed_speech
 from sir_jax.inference.inputs import (
+    Noted,
     Picture,
     Reader,
     Speech,
     known_length,
     load_picture,
     load_speech,
+    read_speech,
     require_list,
 )
 from sir_jax.inference.matching import score_pairs
@@ -123,6 +125,7 @@ class Retriever:
         progress: bool = False,
         errors: str = "raise",
         failures: list[tuple[int, str]] | None = None,
+        notes: list[tuple[int, str]] | None = None,
     ) -> np.ndarray:
         """Encode recordings of any length, rate and channel count.
 
@@ -131,25 +134,32 @@ class Retriever:
         to unit length.
 
         Args:
-          clips: a list or generator of paths, file contents, (samples, rate in Hz), or dicts with
-            'array' and 'sampling_rate'. A generator is read only as fast as it is encoded.
+          clips: a list, generator or array of paths, file contents, (samples, rate in Hz), dicts
+            with 'array' and 'sampling_rate', or audio of `datasets`, decoded or not. A generator is
+            read only as fast as it is encoded.
           batch_size: most clips that are encoded at once; None for the model's own.
           progress: whether to report progress on stderr: a bar on a terminal, else lines.
           errors: what happens to a clip that cannot be read: 'raise', 'skip' (it gets no row) or
             'nan' (its row is NaN).
           failures: a list to which (position, message) of each clip that cannot be read is added.
+          notes: a list to which (position, message) of each clip is added in which nothing can be
+            heard: digital silence, or channels that cancel each other. None: a `QuietMedia` warning
+            names them.
 
         Returns:
           float32[n, E], unit norm, in input order.
 
         Raises:
-          UserError: a clip cannot be read; it is named by its path or its position in the list.
+          UserError: a clip cannot be read, or holds no sample; it is named by its path or its
+            position in the list.
           TypeError: `clips` is one item instead of a list.
         """
-        reader = Reader(load_speech, errors, progress, "clips")
-        rows = self.encode_waves(reader(require_list(clips)), known_length(clips), batch_size)
+        clips = require_list(clips)
+        reader = Reader(read_speech, errors, progress, "clips")
+        rows = self.encode_waves(reader(clips), known_length(clips), batch_size)
         if failures is not None:
             failures += reader.failures
+        reader.say(notes)
         return reader.add_nan_rows(rows)
 
     def encode_image(
@@ -160,17 +170,20 @@ class Retriever:
         progress: bool = False,
         errors: str = "raise",
         failures: list[tuple[int, str]] | None = None,
+        notes: list[tuple[int, str]] | None = None,
     ) -> np.ndarray:
         """Encode pictures of any size.
 
         Args:
-          images: a list or generator of paths, file contents, PIL images or uint8 arrays.
+          images: a list, generator or array of paths, file contents, PIL images or uint8 arrays.
           batch_size: most pictures that are encoded at once; None for the model's own.
           progress: whether to report progress on stderr.
           errors: what happens to a picture that cannot be read: 'raise', 'skip' or 'nan', as in
             `encode_speech`.
           failures: a list to which (position, message) of each picture that cannot be read is
             added.
+          notes: a list to which (position, message) of each picture of one colour is added. None: a
+            `QuietMedia` warning names them.
 
         Returns:
           float32[n, E], unit norm, in input order.
@@ -179,10 +192,12 @@ class Retriever:
           UserError: a picture cannot be read; it is named by its path or its position in the list.
           TypeError: `images` is one item instead of a list.
         """
-        reader = Reader(self.load_pixels, errors, progress, "pictures", GROUP)
-        rows = self.encode_pixels(reader(require_list(images)), known_length(images), batch_size)
+        images = require_list(images)
+        reader = Reader(self.read_pixels, errors, progress, "pictures", GROUP)
+        rows = self.encode_pixels(reader(images), known_length(images), batch_size)
         if failures is not None:
             failures += reader.failures
+        reader.say(notes)
         return reader.add_nan_rows(rows)
 
     def encode_waves(
@@ -221,7 +236,16 @@ class Retriever:
         Raises:
           UserError: the picture cannot be read.
         """
-        return preprocess_image(load_picture(position, source), self._image_spec)
+        return self.read_pixels(position, source).value
+
+    def read_pixels(self, position: int, source: Picture) -> Noted:
+        """Read a picture as `load_pixels` does, with a note if it is of one colour."""
+        image = load_picture(position, source)
+        name = f"picture {position}" if not isinstance(source, str | os.PathLike) else source
+        reason = blank_reason(image)
+        return Noted(
+            preprocess_image(image, self._image_spec), f"{name} {reason}" if reason else ""
+        )
 
     def encode_pixels(
         self,
@@ -318,7 +342,7 @@ class Retriever:
           rerank: how many pictures re-ranking pairs with a query; 0 for no re-ranking.
         """
         black = Image.new("RGB", (self._image_spec.size,) * 2)
-        self.encode_image([black])
+        self.encode_image([black], notes=[])
         for samples in self.cfg.data.buckets:
             silence = np.zeros(samples, np.float32)
             self.encode_waves([silence], 1)

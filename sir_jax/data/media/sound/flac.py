@@ -1,4 +1,4 @@
-"""Take FLAC files apart: the header's number of samples, and streams that follow each other."""
+"""Take the number of samples out of a FLAC file's header; find a file that was joined to it."""
 
 import re
 
@@ -12,26 +12,22 @@ _WORD = slice(18, 26)
 _COUNT = (1 << 36) - 1
 
 
-def flac_parts(data: bytes, label: str) -> list[Part]:
-    """Return the streams of a FLAC file; most have one.
+def next_flac(data: bytes) -> bytes:
+    """Return the FLAC stream that follows the first one of a file; empty if none does."""
+    found = _START.search(data, len(_MARKER))
+    return data[found.start() :] if found else b""
+
+
+def flac_part(data: bytes, label: str) -> Part:
+    """Return a FLAC file without its number of samples, so that libsndfile reads to its end.
+
+    The number is 0 where the encoder wrote into a pipe.
 
     Raises:
       BadMedia: the file has no valid header.
     """
     if not _START.match(data) or len(data) < 42:
         raise damaged(label, "its FLAC header is invalid")
-    if data.find(_MARKER, 4) < 0:
-        return [flac_part(data)]
-    starts = [found.start() for found in _START.finditer(data)]
-    ends = [*starts[1:], len(data)]
-    return [flac_part(data[start:end]) for start, end in zip(starts, ends, strict=True)]
-
-
-def flac_part(data: bytes) -> Part:
-    """Return one FLAC stream without its number of samples, so that libsndfile reads to its end.
-
-    The number is 0 where the encoder wrote into a pipe.
-    """
     word = int.from_bytes(data[_WORD], "big")
     unknown = (word & ~_COUNT).to_bytes(8, "big")
     whole = b"".join((data[: _WORD.start], unknown, memoryview(data)[_WORD.stop :]))
