@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from sir_jax.data.builders.recordings import LAYOUTS, load_layout
+from sir_jax.data.parallel import GROUP, ordered_map
 from sir_jax.data.paths import data_dir as resolve_data_dir
 from sir_jax.errors import UserError
 from sir_jax.runtime.files import whole_file
@@ -160,13 +161,20 @@ def write_index(directory: Path, split: str) -> None:
       directory: folder of the prepared corpus.
       split: name of the split.
     """
+    from sir_jax.data.builders.records import progress
+
     records = Split(directory, split)
-    entries = [
-        (row, slot, caption.samples, record.image_id, caption.caption_id)
-        for row, record in enumerate(records[i] for i in range(len(records)))
-        for slot, caption in enumerate(record.captions)
-    ]
-    index = np.sort(np.array(entries, INDEX_DTYPE), order="caption_id")
+    parts = [np.empty(0, INDEX_DTYPE)]
+    with progress(len(records), "image", f"index of {split}") as bar:
+        # Threads, because records of a large corpus come from the disk.
+        for row, record in enumerate(ordered_map(records.__getitem__, range(len(records)), GROUP)):
+            entries = [
+                (row, slot, caption.samples, record.image_id, caption.caption_id)
+                for slot, caption in enumerate(record.captions)
+            ]
+            parts.append(np.array(entries, INDEX_DTYPE))
+            bar.update(1)
+    index = np.sort(np.concatenate(parts), order="caption_id")
     with whole_file(index_path(directory, split)) as part, part.open("wb") as file:
         np.savez(file, index=index)
 

@@ -35,9 +35,6 @@ from sir_jax.data.preparation.report import Report, make_report, write_report
 from sir_jax.errors import UserError
 from sir_jax.runtime.locks import only_one
 
-# TFDS chooses a power of two as the number of shards, so that their sizes lie between these.
-_MIN_SHARD, _MAX_SHARD = 384 << 20, 768 << 20
-
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -192,7 +189,7 @@ def _write(
         chosen = tfds.core.BuilderConfig(name=config, description=layout.configs[config])
     builder = make(data_dir=str(folder.parent.parent), config=chosen, file_format="array_record")
     builder.source = Chunks(chunks, plan, kept)
-    write_records(builder, min_shard_size=_MIN_SHARD, max_shard_size=_MAX_SHARD)
+    write_records(builder)
 
 
 def summary(corpus: Corpus, report: Report | None) -> str:

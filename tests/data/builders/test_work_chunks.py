@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from orphans import left_behind
 
 from sir_jax.data.builders.chunk_files import new_chunk, read_record, record_sizes
 from sir_jax.data.builders.work_chunks import chunks_of, files_of, make_chunks, parts_of
@@ -150,3 +151,25 @@ def test_without_give_up_a_crash_stops_everything(tries, tmp_path):
     with pytest.raises(UserError, match=r"making 000001.chunk failed 2 times \(exit status -11\)"):
         make_chunks(chunks, functools.partial(make, tries), 1)
     assert [p.name for p in (tmp_path / "chunks").glob("*.chunk")] == ["000000.chunk"]
+
+
+KILLED = """
+import functools, sys, time
+from pathlib import Path
+from sir_jax.data.builders.work_chunks import chunks_of, make_chunks
+
+def make(path, items):
+    print("ready", flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    make_chunks(chunks_of("ab", Path(sys.argv[1]), 1), make, 2)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
+def test_a_killed_preparation_leaves_no_process_behind(tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    # The fork server, the resource tracker, and two workers.
+    before, after = left_behind(tmp_path / "killed.py", 4, str(tmp_path / "chunks"))
+    assert len(before) == 5 and not after
