@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run every test and the linter, from nothing but Python and a shell. Arguments are those of pytest;
-# --quick runs a choice of a few minutes that touches every room.
+# --quick runs a choice of a few minutes that touches every room; --all adds what takes long, such as
+# a full-size compile for TPUs, and is run before a release.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh" test
 ruff check .
@@ -13,5 +14,8 @@ if ! command -v chromium chromium-browser google-chrome >/dev/null && [ "$(id -u
     echo "launch: chromium cannot be installed; the page's tests need one" >&2
 fi
 # A choice of tests runs in this process; all of them run in two, each of which takes whole files.
-case "$*" in "" | --quick) set -- --numprocesses=2 --dist=loadfile --max-worker-restart=0 "$@" ;; esac
+case "$*" in "" | --quick | --all) 
+  set -- --numprocesses=2 --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 "$@"
+  ;;
+esac
 exec python -m pytest "$@"

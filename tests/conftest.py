@@ -59,6 +59,17 @@ QUICK = """
 """.split()
 
 
+# Two processes take whole files. These take minutes: begun last, one would go on alone.
+FIRST = """
+    runtime/test_distributed.py objective/test_objective.py training/test_featurize.py
+    pods/test_program_report.py benchmarks/test_bench_step.py training/test_loop.py
+    objective/test_objective_devices.py objective/test_grad_cache.py training/test_preemption.py
+    training/test_kill.py training/test_published_corpora.py training/test_stored_features.py
+    inference/test_matching.py training/test_step.py models/test_fusion.py
+    models/test_speech_image.py page/test_browser.py
+""".split()
+
+
 def is_quick(path: Path) -> bool:
     """Tell whether `--quick` runs a test file."""
     place = path.relative_to(TESTS).as_posix()
@@ -66,8 +77,9 @@ def is_quick(path: Path) -> bool:
 
 
 def pytest_addoption(parser):
-    """Add `--quick`."""
+    """Add `--quick` and `--all`."""
     parser.addoption("--quick", action="store_true", help="a choice of tests in every room")
+    parser.addoption("--all", action="store_true", help="also what takes long; before a release")
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -76,6 +88,16 @@ def pytest_ignore_collect(collection_path, config):
         if collection_path.suffix == ".py" and not is_quick(collection_path):
             return True
     return None
+
+
+def pytest_collection_modifyitems(config, items):
+    """Put files of minutes first, and skip what only `--all` runs."""
+    order = {TESTS / name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+    if not config.getoption("--all"):
+        for item in items:
+            if item.get_closest_marker("release"):
+                item.add_marker(pytest.mark.skip(reason="takes long; --all runs it"))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,12 +1,14 @@
 """Read and write encoder checkpoints: a directory with `config.json` and `model.safetensors`."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
 import jax
 import numpy as np
@@ -81,7 +83,8 @@ def family_of(spec: Spec) -> ModuleType:
     return hubert if isinstance(spec, HubertSpec) else blip2
 
 
-def leaf_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
+@functools.lru_cache(maxsize=32)
+def leaf_shapes(spec: Spec) -> Mapping[str, tuple[int, ...]]:
     """Return the shape of every leaf of an encoder by '/'-joined path, computing nothing."""
     if isinstance(spec, HubertSpec):
         args = np.zeros((1, spec.min_samples), np.float32), np.full((1,), spec.min_samples)
@@ -90,7 +93,8 @@ def leaf_shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
         args = (np.zeros((1, size, size, 3), np.float32),)
     # The key too is made inside: outside, it would start a backend.
     tree = jax.eval_shape(lambda: build_encoder(spec).init(jax.random.key(0), *args))["params"]
-    return {k: v.shape for k, v in flatten_dict(tree, sep="/").items()}
+    # The mapping is shared by all callers of the cache, so it is read-only.
+    return MappingProxyType({k: v.shape for k, v in flatten_dict(tree, sep="/").items()})
 
 
 def load(path: str | os.PathLike, image_size: int | None = None) -> tuple[Spec, dict]:

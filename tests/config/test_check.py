@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from training_helpers import tiny_config
+from tiny_models import tiny_config
 
 from sir_jax.cli.main import main
 from sir_jax.config.check import check_batch, check_config

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from training_helpers import tiny_config
+from tiny_models import tiny_config
 
 from sir_jax.cli.model.train import main
 from sir_jax.config.command_line import load_config, parse_flags

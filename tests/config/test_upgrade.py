@@ -4,7 +4,7 @@ import json
 from importlib import resources
 
 import pytest
-from training_helpers import tiny_config
+from tiny_models import tiny_config
 
 from sir_jax.config.check import check_config
 from sir_jax.config.command_line import load_config

@@ -5,6 +5,7 @@ import csv
 import jax
 import numpy as np
 import pytest
+from tiny_models import random_params
 
 from sir_jax.cli import main as cli
 from sir_jax.cli.model.ablate import main
@@ -20,7 +21,7 @@ from sir_jax.evaluation.ablate import (
     summarise,
 )
 from sir_jax.evaluation.denoise import denoising_metrics
-from sir_jax.models import build_model, init_params
+from sir_jax.models import build_model
 from sir_jax.objective.switches import fusion_tasks
 
 CONFIG = """
@@ -218,12 +219,12 @@ def denoiser(toy):
     base = load_config(f"{toy}/toy.py")
     cfg = run_config(base, {"loss.cmd.weight": 1.0, "loss.cmd.direction": "both"}, 0)
     model = build_model(cfg.model, fusion_tasks(cfg.loss))
-    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda p: p + np.float32(0.2) * rng.normal(size=p.shape).astype("f"), params
+    return (
+        cfg,
+        model,
+        random_params(model),
+        open_corpus(cfg.data.corpus, cfg.data.data_dir).splits["test"],
     )
-    return cfg, model, params, open_corpus(cfg.data.corpus, cfg.data.data_dir).splits["test"]
 
 
 def test_a_wrong_context_changes_the_cosine_of_a_head_that_reads_it_and_of_no_other(denoiser):

@@ -7,43 +7,32 @@ import ml_dtypes
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from tiny_models import random_params, tiny_config
 
-from sir_jax.config.presets import base_config
 from sir_jax.errors import UserError
 from sir_jax.inference import release
-from sir_jax.models import build_model, init_params
+from sir_jax.models import build_model
 from sir_jax.objective.switches import fusion_tasks
 from sir_jax.pretrained.files import read_header
 from sir_jax.runtime.trees import leaf_paths
 
 
-def tiny_config(sim: float = 1.0, cmd: float = 1.0) -> ConfigDict:
-    c = base_config("tiny", "tiny")
-    c.data.corpus = "spoken_scenes/one-i16-d4-t4-c2-v64-p32-s7"
-    c.data.update(buckets=(24_000, 48_000), image_size=16)
-    c.model.speech.update(
-        width=32,
-        layers=1,
-        heads=2,
-        mlp_width=64,
-        conv_width=(16, 16, 32),
-        conv_kernel=(32, 8, 4),
-        conv_stride=(16, 5, 4),
-        pos_kernel=8,
-        pos_groups=4,
+def release_config(sim: float = 1.0, cmd: float = 1.0) -> ConfigDict:
+    return tiny_config(
+        **{
+            "data.buckets": (24_000, 48_000),
+            "model.remat": "full",
+            "model.scan": True,
+            "model.attention": "cudnn",
+            "loss.sim.weight": sim,
+            "loss.cmd.weight": cmd,
+            "eval.rerank": 16,
+        }
     )
-    c.model.image.update(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=64)
-    c.model.head.update(heads=2, mlp_width=64)
-    c.model.fusion.update(layers=1, width=32, heads=2, mlp_width=64)
-    c.model.update(embed_width=32, remat="full", scan=True, attention="cudnn")
-    c.loss.sim.weight, c.loss.cmd.weight = sim, cmd
-    c.eval.rerank = 16
-    return c
 
 
 def params_of(cfg) -> dict:
-    model = build_model(cfg.model, fusion_tasks(cfg.loss))
-    return jax.device_get(jax.jit(lambda key: init_params(model, key))(jax.random.key(0)))
+    return random_params(build_model(cfg.model, fusion_tasks(cfg.loss)))
 
 
 def write(out, cfg, params, dtype="float32"):
@@ -52,7 +41,7 @@ def write(out, cfg, params, dtype="float32"):
 
 @pytest.fixture(scope="module")
 def run():
-    cfg = tiny_config()
+    cfg = release_config()
     return cfg, params_of(cfg)
 
 
@@ -78,7 +67,7 @@ def test_round_trip(run, tmp_path):
     ("sim", "cmd", "inside"), [(1, 1, True), (1, 0, True), (0, 1, False), (0, 0, False)]
 )
 def test_no_denoising_head_and_no_fusion_encoder_without_matching(tmp_path, sim, cmd, inside):
-    cfg = tiny_config(sim, cmd)
+    cfg = release_config(sim, cmd)
     write(tmp_path / "out", cfg, params_of(cfg))
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
         "README.md",
@@ -221,7 +210,7 @@ def test_training_starts_from_a_retriever_and_keeps_what_the_retriever_lacks(run
 
     # A retriever without a fusion encoder leaves the model's own; a model without a fusion encoder
     # ignores the retriever's.
-    plain = tiny_config(0, 0)
+    plain = release_config(0, 0)
     write(tmp_path / "plain", plain, params_of(plain))
     cfg.init.model = str(tmp_path / "plain")
     kept = release.start_from(cfg, before)

@@ -1,22 +1,21 @@
 """Exported StableHLO programs give the model's vectors, also in a process without sir_jax."""
 
-import functools
 import json
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from jax import export
 from safetensors.numpy import load_file, save_file
+from tiny_models import random_params
 
 from sir_jax.errors import UserError
 from sir_jax.inference.retriever import Retriever
 from sir_jax.interop import stablehlo
 from sir_jax.interop.stablehlo import check_export, export_encoders
-from sir_jax.models import build_model, init_params
+from sir_jax.models import build_model
 
 # A program that a user without sir_jax could write according to `encoders.json`.
 READER = """
@@ -177,8 +176,7 @@ def test_other_forms_of_the_encoders_can_be_exported(model, tmp_path, monkeypatc
     cfg.model.qformer.update(
         width=32, layers=1, heads=2, mlp_width=64, queries=4, projection=cfg.model.embed_width
     )
-    init = functools.partial(init_params, build_model(cfg.model))
-    other = Retriever(cfg, jax.jit(init)(jax.random.key(0)))
+    other = Retriever(cfg, random_params(build_model(cfg.model)))
     export_encoders(other, tmp_path)
     assert all(each.error < 1e-2 for each in check_export(other, tmp_path))
     assert stablehlo.read_description(tmp_path)["speech"]["normalize"] is False

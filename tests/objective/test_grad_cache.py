@@ -6,32 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objective_helpers import STILL, TERMS, made
+from objective_helpers import STILL, TERMS, gradient, made
 from training_helpers import synthetic_batch
 
 from sir_jax.objective.gradient import loss_and_grads
 from sir_jax.objective.microbatches import join_rows, map_rows, split_rows
 from sir_jax.objective.switches import frozen_patterns
 from sir_jax.objective.total import Objective
-from sir_jax.runtime.trees import leaf_paths, split_tree
+from sir_jax.runtime.trees import split_tree
 
 SUBSETS = {
     "sic": ("sic",),
-    "queue": ("sic", "queue"),
-    "sim": ("sim",),
-    "cmd": ("cmd",),
+    "no sic": ("sim", "cmd"),
     "all": ("sic", "queue", "sim", "cmd"),
 }
-
-
-def gradient(cfg, model, state, batch, count: int):
-    """Return (loss, aux, gradient by path) by GradCache in `count` microbatches."""
-    cfg = cfg.copy_and_resolve_references()
-    cfg.train.grad_cache = count
-    trainable, frozen = split_tree(state.params, frozen_patterns(cfg))
-    run = jax.jit(functools.partial(loss_and_grads, Objective(model, cfg)))
-    loss, aux, grads = run(trainable, frozen, state, batch, jax.random.key(1))
-    return loss, aux, leaf_paths(grads)
 
 
 @pytest.mark.parametrize("terms", SUBSETS.values(), ids=SUBSETS)

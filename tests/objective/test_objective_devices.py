@@ -16,13 +16,14 @@ from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.step import train_step
 
 
-def compiled_step(devices: int, mining: str = "global", queue: int = 1009):
+@functools.cache
+def compiled_step(devices: int, mining: str = "global"):
     """Compile the train step with every term on; return (cfg, state, batch, program)."""
     cfg, model, state = made(
         **{
             **EVERYTHING,
             "data.batch_size": 16,
-            "loss.sic.queue": queue,
+            "loss.sic.queue": 1009,
             "mesh.data": devices,
             "loss.sim.mining": mining,
             "loss.cmd.source": mining,
@@ -63,7 +64,7 @@ def test_no_collective_of_eight_devices_moves_the_queue(mining):
 def test_update_on_eight_devices_is_that_of_one():
     by_devices = {}
     for devices in (1, 8):
-        _, state, batch, step = compiled_step(devices, queue=50)
+        _, state, batch, step = compiled_step(devices)
         after, metrics = step(state, batch)
         by_devices[devices] = leaf_paths(
             jax.device_get((after.params, after.ema_params, after.queue, metrics))

@@ -45,13 +45,19 @@ def reduced(name: str):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "topology"),
-    [("cmd", V5E), ("coarse_to_fine", V5E), ("unified", V5E), ("unified", TWO_SLICES)],
+    [
+        pytest.param("cmd", V5E, marks=pytest.mark.release),
+        pytest.param("coarse_to_fine", V5E, marks=pytest.mark.release),
+        pytest.param("unified", V5E, marks=pytest.mark.release),
+        # All terms, and both kinds of network.
+        ("unified", TWO_SLICES),
+    ],
 )
 def test_reduced_depth(name, topology):
     compile_and_check(reduced(name), topology, samples=67_000)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(1800)
 def test_full_size():
     # In another process, whose memory is freed when it ends.

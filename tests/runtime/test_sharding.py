@@ -4,7 +4,8 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
-from training_helpers import synthetic_batch, tiny_config
+from tiny_models import tiny_config
+from training_helpers import synthetic_batch
 
 from sir_jax.errors import UserError
 from sir_jax.models import build_model, init_params

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from training_helpers import tiny_config
+from tiny_models import tiny_config
 
 from sir_jax.config.compare import to_json
 from sir_jax.training.metrics import JSONL, read_records

@@ -5,12 +5,14 @@ import functools
 import jax
 import numpy as np
 from ml_collections import FrozenConfigDict
-from training_helpers import filled, tiny_config
+from tiny_models import filled, tiny_config
 
 from sir_jax.losses.queue import Queue
 from sir_jax.models import build_model
-from sir_jax.objective.switches import fusion_tasks
-from sir_jax.objective.total import loss_fn
+from sir_jax.objective.gradient import loss_and_grads
+from sir_jax.objective.switches import frozen_patterns, fusion_tasks
+from sir_jax.objective.total import Objective, loss_fn
+from sir_jax.runtime.trees import leaf_paths, split_tree
 from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.state import init_state
 
@@ -41,6 +43,16 @@ def made(**fields):
         ids = rng.integers(0, 6, size).astype(np.int32)
         state = state.replace(queue=Queue(*rows, ids, np.int32(size // 2), np.int32(size // 2)))
     return cfg, model, state
+
+
+def gradient(cfg, model, state, batch, count: int = 1):
+    """Return (loss, aux, gradient by path) by GradCache in `count` microbatches."""
+    cfg = cfg.copy_and_resolve_references()
+    cfg.train.grad_cache = count
+    trainable, frozen = split_tree(state.params, frozen_patterns(cfg))
+    run = jax.jit(functools.partial(loss_and_grads, Objective(model, cfg)))
+    loss, aux, grads = run(trainable, frozen, state, batch, jax.random.key(1))
+    return loss, aux, leaf_paths(grads)
 
 
 def loss_of(cfg, model, state, batch, key=1, **changes):

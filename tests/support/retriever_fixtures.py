@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+from tiny_models import filled, tiny_config
 
-from sir_jax.config.presets import base_config
 from sir_jax.models import build_model
 from sir_jax.objective.switches import fusion_tasks
 from sir_jax.training.checkpoint import Checkpoints
@@ -17,25 +17,15 @@ from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.state import init_state
 
 
-def tiny_config():
-    c = base_config("tiny", "tiny")
-    c.data.corpus = "spoken_scenes/one-i16-d4-t4-c2-v64-p32-s7"
-    c.data.update(buckets=(24_000, 48_000), image_size=16, batch_size=8)
-    c.model.speech.update(
-        width=32,
-        layers=1,
-        heads=2,
-        mlp_width=64,
-        conv_width=(16, 16, 32),
-        conv_kernel=(32, 8, 4),
-        conv_stride=(16, 5, 4),
-        pos_kernel=8,
-        pos_groups=4,
+def search_config():
+    """Return the tiny config with buckets of seconds, as search has them."""
+    return tiny_config(
+        **{
+            "data.corpus": "spoken_scenes/one-i16-d4-t4-c2-v64-p32-s7",
+            "data.buckets": (24_000, 48_000),
+            "model.embed_width": 32,
+        }
     )
-    c.model.image.update(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=64)
-    c.model.head.update(heads=2, mlp_width=64)
-    c.model.embed_width = 32
-    return c
 
 
 def save_run(cfg, folder: Path, seed: int = 0) -> Path:
@@ -48,7 +38,8 @@ def save_run(cfg, folder: Path, seed: int = 0) -> Path:
     )
     checkpoints = Checkpoints(folder)
     checkpoints.note_evaluation(3, {"val/mean_r1": 0.5})
-    checkpoints.save(jax.jit(init)(jax.random.key(seed)), 3, cfg)
+    state = filled(jax.eval_shape(init, jax.random.key(seed)), seed)
+    checkpoints.save(jax.device_put(state), 3, cfg)
     checkpoints.wait()
     checkpoints.close()
     return folder
@@ -57,14 +48,14 @@ def save_run(cfg, folder: Path, seed: int = 0) -> Path:
 @pytest.fixture(scope="session")
 def workdir(tmp_path_factory) -> Path:
     """Return a workdir of a model that cannot match."""
-    return save_run(tiny_config(), tmp_path_factory.mktemp("run"))
+    return save_run(search_config(), tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="session")
 def matching_workdir(tmp_path_factory) -> Path:
     """Return a workdir of all terms: teacher, queue, matching and denoising."""
-    cfg = tiny_config()
-    cfg.model.fusion.update(layers=2, width=32, heads=2, mlp_width=64, init_std=32**-0.5)
+    cfg = search_config()
+    cfg.model.fusion.init_std = 32**-0.5
     cfg.loss.sic.queue = 8
     cfg.loss.sim.weight = cfg.loss.cmd.weight = 1.0
     return save_run(cfg, tmp_path_factory.mktemp("matching"), seed=1)

@@ -3,43 +3,24 @@
 import io
 from types import SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
 from rerank_helpers import fill_stores, matching_model, scores_alone
+from tiny_models import random_params, tiny_config
 
-from sir_jax.config.presets import base_config
-from sir_jax.models import build_model, init_params
-
-
-def tiny_config():
-    c = base_config("tiny", "tiny")
-    c.data.update(buckets=(1600, 3200), image_size=16, batch_size=4)
-    c.model.speech.update(
-        width=32,
-        layers=1,
-        heads=2,
-        mlp_width=64,
-        conv_width=(16, 16, 32),
-        conv_kernel=(16, 8, 4),
-        conv_stride=(8, 5, 4),
-        pos_kernel=8,
-        pos_groups=4,
-    )
-    c.model.image.update(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=64)
-    c.model.head.update(heads=2, mlp_width=64)
-    c.model.embed_width = 32
-    return c
+from sir_jax.models import build_model
 
 
 @pytest.fixture(scope="session")
 def tiny():
     """Return (cfg, model, params)."""
-    cfg = tiny_config()
+    cfg = tiny_config(
+        **{"data.buckets": (1_600, 3_200), "data.batch_size": 4, "model.embed_width": 32}
+    )
     model = build_model(cfg.model)
-    return cfg, model, jax.jit(init_params, static_argnums=0)(model, jax.random.key(0))
+    return cfg, model, random_params(model)
 
 
 class MemorySplit:

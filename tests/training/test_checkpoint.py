@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from training_helpers import filled, tiny_config
+from tiny_models import filled, tiny_config
 
 from sir_jax.config.compare import to_json
 from sir_jax.errors import UserError

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cli_helpers import finish, start
-from training_helpers import memory_corpus, tiny_config
+from tiny_models import tiny_config
+from training_helpers import memory_corpus
 
 from sir_jax.cli.data import featurize as featurize_verb
 from sir_jax.config.compare import compare_workdir, to_json

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from cli_helpers import finish, start
-from training_helpers import tiny_config
+from tiny_models import tiny_config
 
 from sir_jax.config.compare import to_json
 from sir_jax.inference.workdirs import restore_params

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training_helpers import tiny_config
+from tiny_models import tiny_config
 
 from sir_jax.errors import UserError
 from sir_jax.runtime.trees import leaf_paths

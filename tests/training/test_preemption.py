@@ -11,7 +11,8 @@ import pytest
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 from job_helpers import Job, make_setting, sequence
-from training_helpers import memory_corpus, tiny_config
+from tiny_models import tiny_config
+from training_helpers import memory_corpus
 
 from sir_jax.config.compare import compare_workdir
 from sir_jax.errors import UserError

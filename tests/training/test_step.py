@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training_helpers import filled, synthetic_batch, tiny_config
+from tiny_models import filled, tiny_config
+from training_helpers import synthetic_batch
 
 from sir_jax.models import build_model
 from sir_jax.objective.gradient import loss_and_grads

@@ -6,7 +6,8 @@ import functools
 import jax
 import numpy as np
 import pytest
-from training_helpers import memory_corpus, tiny_config
+from tiny_models import tiny_config
+from training_helpers import memory_corpus
 
 from sir_jax import pretrained
 from sir_jax.inference.workdirs import restore_params
