@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sir_jax.data.media.image import blank_reason
 from sir_jax.data.parallel import GROUP
 from sir_jax.errors import BadMedia, UserError
 from sir_jax.index.folder import digest_of
 from sir_jax.index.gallery import Gallery
 from sir_jax.index.items import Failure, Item
 from sir_jax.index.vectors import are_usable
-from sir_jax.inference.inputs import Reader, load_picture, load_speech
+from sir_jax.inference.inputs import Reader, read_speech
 
 
 class Embedded(NamedTuple):
@@ -102,8 +101,10 @@ class _Loader:
     """
 
     def __init__(self, model, items: Sequence[Item], kind: str):
-        self._model, self._items = model, items
-        self._read = self._picture if kind == "image" else self._recording
+        self._items = items
+        picture = kind == "image"
+        self._read = model.read_pixels if picture else read_speech
+        self._noun = "picture" if picture else "clip"
         self.faults: dict[int, str] = {}
         self.notes: dict[int, str] = {}
         self.digests: dict[int, str] = {}
@@ -113,7 +114,7 @@ class _Loader:
         if item.source is not None:
             self.digests[position] = digest_of(content)
         try:
-            return self._read(position, item)
+            value, note = self._read(position, content)
         except UserError as error:
             self.faults[position] = getattr(error, "fault", "error")
             raise
@@ -125,20 +126,11 @@ class _Loader:
                 f"{item.label}: cannot be read "
                 f"({type(error).__name__}: {lines[0][:200]}); convert or replace it"
             ) from error
-
-    def _picture(self, position: int, item: Item) -> np.ndarray:
-        image = load_picture(position, item.content)
-        if reason := blank_reason(image):
-            self.notes[position] = reason
-        return self._model.load_pixels(position, image)
-
-    def _recording(self, position: int, item: Item) -> np.ndarray:
-        wave = load_speech(position, item.content)
-        if not wave.size:
-            raise BadMedia(
-                f"{item.label}: holds no sound (0 samples); record it again", "no samples"
-            )
-        return wave
+        if note:
+            name = f"{self._noun} {position}" if item.source is None else str(content)
+            # Without the name, so that items with the same note can be counted.
+            self.notes[position] = note.removeprefix(name).lstrip(": ")
+        return value
 
 
 def _failure(item: Item, why: str, fault: str) -> Failure:

@@ -26,7 +26,8 @@ FORMAT = "sir_jax.index"
 NAMES = {"image": "images", "speech": "recordings"}
 # The source of an item whose file is ROOT/ID, ROOT being the folder of the index.
 IN_ROOT = ""
-# Vectors up to this many bytes are checked whenever they are read; that takes 0.1 s.
+# A file up to this size is checked whenever it is read, which takes 0.1 s; a larger one if it has
+# changed since the JSON was written, after it.
 CHECKED_BYTES = 64 << 20
 _TRIES = 3  # at reading an index while another process replaces it
 
@@ -239,8 +240,8 @@ def read_index(
 
     Args:
       folder: the folder that `write_index` wrote.
-      verify: whether to compare vectors with their checksums; None for those of up to
-        `CHECKED_BYTES`.
+      verify: whether to compare files with their checksums; None for those of up to
+        `CHECKED_BYTES`, and those that have changed since they were written.
 
     Returns:
       (header, the gallery of each kind, the FAISS index of each kind that has one).
@@ -273,7 +274,11 @@ def _read_galleries(
             galleries[kind] = _read_gallery(path, kind, entry, width, verify)
             if saved := entry.get("faiss"):
                 file = path.parent / _bare_name(saved["file"])
-                _check_faiss(file, saved.get("checksum", ""), verify)
+                checksum = saved.get("checksum", "")
+                if checksum and _is_checked(file, path, verify) and digest_of(file) != checksum:
+                    raise UserError(
+                        f"{file} is damaged (its checksum differs); build the index again"
+                    )
                 vectors = galleries[kind].vectors
                 faiss[kind] = FaissSearch.load(file, vectors, saved["way"], saved["recall"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -288,15 +293,17 @@ def _read_gallery(path: Path, kind: str, entry: dict, width: int, verify: bool |
     stamps = [None if stamp is None else Stamp(*stamp) for stamp in stamps]
     file, checksum = path.parent / _bare_name(entry["file"]), entry.get("checksum", "")
     matrix = files.read_matrix(file, len(ids), width)
-    if verify or (verify is None and matrix.nbytes <= CHECKED_BYTES):
+    if _is_checked(file, path, verify):
         files.check_matrix(file, matrix, ids, checksum)
     return Gallery(kind, ids, matrix, sources, stamps, checksum)
 
 
-def _check_faiss(file: Path, checksum: str, verify: bool | None) -> None:
-    small = file.is_file() and file.stat().st_size <= CHECKED_BYTES
-    if checksum and (verify or (verify is None and small)) and digest_of(file) != checksum:
-        raise UserError(f"{file} is damaged (its checksum differs); build the index again")
+def _is_checked(file: Path, head: Path, verify: bool | None) -> bool:
+    """Tell whether to compare a file with its checksum, see `read_index`."""
+    if verify is not None or not file.is_file():
+        return bool(verify)
+    status = file.stat()
+    return status.st_size <= CHECKED_BYTES or status.st_mtime_ns > head.stat().st_mtime_ns
 
 
 def _bare_name(name: str) -> str:

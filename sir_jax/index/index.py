@@ -299,8 +299,8 @@ class Index:
         Args:
           folder: the folder that the index was saved in.
           model: a `Retriever` or what `Retriever.load` takes; None to search with vectors only.
-          verify: whether to compare the vectors with their checksums. None: if that takes less than
-            a moment (`gallery.CHECKED_BYTES`).
+          verify: whether to compare the vectors with their checksums. None: unless they are many
+            (`gallery.CHECKED_BYTES`) and their file is as old as the index.
 
         Raises:
           UserError: there is no index, it is damaged, or another model made it.

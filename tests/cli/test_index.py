@@ -49,6 +49,98 @@ def test_build_update_and_failures(workdir, folder, tmp_path, capsys):
     assert "2 failed" in capsys.readouterr().out
 
 
+def test_an_absent_folder_loses_nothing_until_it_is_pruned(workdir, folder, tmp_path, capsys):
+    out = tmp_path / "index"
+    command = ["index", f"--model={workdir}", f"--folder={folder}", f"--out={out}"]
+    assert main(command) == 0
+    before = (out / "index.json").read_bytes()
+    away, other = tmp_path / "away", tmp_path / "other"
+    folder.rename(away)
+    other.mkdir()
+    picture(other / "1.png", 1)
+    capsys.readouterr()
+    for place, message in (
+        (folder, "is not a folder"),
+        (
+            other,
+            f"{other} is another folder than {folder}, of which the index was made: it holds 0",
+        ),
+    ):
+        assert main([*command, f"--folder={place}"]) == 2
+        err = capsys.readouterr().err
+        assert message in err and err.count("\n") == 1
+    folder.mkdir()
+    assert main(command) == 2
+    err = capsys.readouterr().err
+    assert "holds none of the 8 files" in err and "nothing was changed" in err and "--prune" in err
+    assert (out / "index.json").read_bytes() == before
+
+    # What --prune would do is shown first, and nothing is done.
+    assert main([*command, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "it would be: 0 added, 0 changed, 8 removed, 0 retried\n" in shown
+    assert "  removed deeper/g.png\n" in shown and "refused without --prune" in shown
+    assert main([*command, "--dry-run", "--json", "--prune"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["removed"]) == 8
+    assert (out / "index.json").read_bytes() == before
+    folder.rmdir()
+    away.rename(folder)
+    assert main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["added"] == []  # nothing is embedded again
+    (folder / "a.jpg").unlink()
+    for name in ("b.png", "d.bmp", "e.gif"):
+        (folder / name).unlink()
+    assert main(command) == 2
+    assert main([*command, "--prune"]) == 0
+    assert "0 added, 0 changed, 4 removed" in capsys.readouterr().out
+    assert len(Index.load(out)) == 4
+
+
+def test_a_dry_run_without_an_index_shows_what_it_would_hold(workdir, folder, tmp_path, capsys):
+    out = tmp_path / "index"
+    command = ["index", f"--model={workdir}", f"--folder={folder}", f"--out={out}", "--dry-run"]
+    assert main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["added"]) == 8 and not out.exists()
+    assert found["passed_over"] == {"neither a picture nor a recording": {".txt": 1}}
+
+
+def test_every_file_is_accounted_for(workdir, folder, tmp_path, capsys):
+    out, blob = folder / "index", tmp_path / "5f3a"
+    (folder / "a.jpg").rename(folder / "a.jfif")
+    (folder / "b.png").rename(blob)
+    (folder / "b.png").symlink_to(blob)  # as the hub's cache has it
+    (folder / "page.html").write_text("<html></html>")
+    (folder / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    (folder / "cut.png").write_bytes((folder / "deeper" / "g.png").read_bytes()[:60])
+    (folder / "gone.wav").symlink_to(tmp_path / "gone.wav")
+    Image.new("RGB", (9, 9), "white").save(folder / "white.png")
+    command = ["index", f"--model={workdir}", f"--folder={folder}", f"--out={out}"]
+    for _ in range(2):
+        assert main([*command, "--json"]) == 3
+        captured = capsys.readouterr()
+        found = json.loads(captured.out)
+        assert found["images"] == 9 and found["noted"] == {
+            "white.png": "is of one colour (#ffffff)"
+        }
+        left_out = found["not_indexed"]
+        counts = {(why, suffix): n for why, of in left_out.items() for suffix, n in of.items()}
+        assert counts.pop(("a link to nothing", ".wav")) == 1
+        assert counts.pop(("neither a picture nor a recording", ".txt")) == 1
+        assert counts.pop(("neither a picture nor a recording", ".html")) == 1
+        # Of the picture that is cut off, and the one that is none.
+        assert {suffix for _, suffix in counts} == {".heic", ".png"} and sum(counts.values()) == 2
+        assert "warning: 1 x of one colour: white.png\n" in captured.err
+        assert found["images"] + sum(n for of in left_out.values() for n in of.values()) == 14
+        assert ("b.png" in found["links_outside"]) == bool(found["added"])
+    assert main(command) == 3
+    captured = capsys.readouterr()
+    assert "\nnot indexed: " in captured.out
+    assert "neither a picture nor a recording: 1 .html, 1 .txt" in captured.out.replace(
+        "1 .txt, 1 .html", "1 .html, 1 .txt"
+    )
+
+
 def test_many_failures_are_not_all_named(workdir, tmp_path, capsys):
     for number in range(23):
         (tmp_path / f"{number}.png").write_bytes(b"x")

@@ -113,7 +113,10 @@ def test_errors_raise_and_damaged_chunks(model, media, tmp_path):
     whole = matrix.read_bytes()
     for damaged, message in (
         (whole[:-4], "is truncated"),
-        (whole[:-4] + np.float32(np.nan).tobytes(), r"the vector of deeper/g\.png \(row 1\) is no unit"),
+        (
+            whole[:-4] + np.float32(np.nan).tobytes(),
+            r"the vector of deeper/g\.png \(row 1\) is no unit",
+        ),
         (whole[:-1] + bytes([whole[-1] ^ 0x80]), "its checksum differs"),
     ):
         matrix.write_bytes(damaged)

@@ -1,6 +1,7 @@
 """What is on disk: damage is told, and of two writers one is refused."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -77,7 +78,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", [*DAMAGE, "one bit"])
-def test_vectors_that_were_overwritten_are_refused(model, media, tmp_path, capsys, kind):
+def test_vectors_that_were_overwritten_are_refused(model, media, tmp_path, monkeypatch, kind):
     saved = tmp_path / "a"
     Index.build(model, media, out=saved)
     path, start = matrix_of(saved)
@@ -93,10 +94,15 @@ def test_vectors_that_were_overwritten_are_refused(model, media, tmp_path, capsy
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert main(["info", f"--index={saved}", "--verify"]) == 2
     assert main(["index", f"--model={saved}", f"--folder={media}", f"--out={saved}"]) == 2
-    # An index that is too large for that is loaded, and refused when asked.
     Index.load(saved, verify=False)
-    with pytest.raises(UserError, match=message):
-        Index.load(saved, verify=True)
+    # Many vectors are checked if their file has changed since, or when asked.
+    monkeypatch.setattr(gallery, "CHECKED_BYTES", 100)
+    for change, verify in ((10**9, None), (-(10**9), True)):
+        mtime = (saved / "index.json").stat().st_mtime_ns + change
+        os.utime(path, ns=(mtime, mtime))
+        with pytest.raises(UserError, match=message):
+            Index.load(saved, verify=verify)
+    assert len(Index.load(saved)) == 9
 
 
 def test_an_index_from_before_checksums_loads_and_its_rows_are_looked_at(model, media, tmp_path):

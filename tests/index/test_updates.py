@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import soundfile
@@ -216,7 +217,7 @@ def test_what_failed_for_a_while_is_tried_again(model, media, monkeypatch):
         raise OSError(116, "Stale file handle")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Retriever, "load_pixels", down)
+        patched.setattr(Retriever, "read_pixels", down)
         index = Index.build(model, media)
     assert len(index.images) == 0 and len(index.failed) == 8
     failure = index.failed["b.png"]
@@ -261,3 +262,51 @@ def test_files_that_are_passed_over_are_opened_once(index, media, monkeypatch):
     (media / "notes.txt").write_text("other words")
     (media / "new.bin").write_bytes(b"\0\0")
     assert index.update() == ([], [], [], []) and sorted(opened) == ["new.bin", "notes.txt"]
+
+
+def test_one_bad_item_costs_the_others_nothing(model, media, make_tone, monkeypatch):
+    soundfile.write(media / "no sound.wav", np.zeros(0), 16_000)
+    real = Retriever.encode_waves
+
+    def overflowing(self, waves, count=None, batch_size=None, keep=None):
+        rows = real(self, waves, count, batch_size, keep)
+        rows[(count or 1) // 3] = np.nan
+        return rows
+
+    monkeypatch.setattr(Retriever, "encode_waves", overflowing)
+    monkeypatch.setattr("sir_jax.index.embedding._require_sound", lambda model, kind: None)
+    index = Index.build(model, media)
+    assert len(index.images) == 8 and len(index.recordings) == 2
+    faults = {name: failure.fault for name, failure in index.failed.items()}
+    assert faults == {"no sound.wav": "no samples", "one.wav": "undecodable"}
+    assert "its samples give no vector of finite length" in index.failed["one.wav"].reason
+    with pytest.raises(UserError, match="no vector of finite length"):
+        Index(model).add([media / "one.wav", media / "three.ogg"])
+
+
+def test_a_model_without_finite_vectors_is_refused(model, media):
+    broken = Retriever(model.cfg, jax.tree.map(lambda leaf: leaf * np.nan, model.params), 4)
+    with pytest.raises(UserError, match="is damaged: its vectors are not finite"):
+        Index.build(broken, media)
+
+
+def test_what_shows_or_says_nothing_is_noted(model, media, make_tone, tmp_path):
+    wave = make_tone(8_000)
+    soundfile.write(media / "silent.wav", 0 * wave, 16_000)
+    soundfile.write(media / "anti.wav", np.stack([wave, -wave], 1), 16_000)
+    Image.new("RGB", (20, 20), "#ff0000").save(media / "red.png")
+    index = Index.build(model, media, out=tmp_path / "i")
+    assert index.noted == {
+        "anti.wav": "its channels cancel each other",
+        "red.png": "is of one colour (#ff0000)",
+        "silent.wav": "digital silence",
+    }
+    index.add([np.zeros((9, 9, 3), np.uint8), (np.zeros(9_000), 16_000)], ["black", "quiet"])
+    assert index.noted["black"] == "is of one colour (#000000)"
+    assert index.noted["quiet"] == "digital silence"
+    index.remove(["black", "quiet"])
+    soundfile.write(media / "silent.wav", wave, 16_000)
+    later(media / "silent.wav")
+    (media / "red.png").unlink()
+    index.update()
+    assert index.noted == {"anti.wav": "its channels cancel each other"}
