@@ -9,48 +9,69 @@ Status 3: some files cannot be read; each is named in its chunk, and in the inde
 """
 
 import argparse
+import codecs
 import json
 import os
 import re
 import sys
 from pathlib import Path
 
-from sir_jax.cli.index import INTERRUPTED, SOME_FAILED, report_failures
+from sir_jax.cli.index import (
+    INTERRUPTED,
+    SOME_FAILED,
+    count_left_out,
+    describe_left_out,
+    report_failures,
+)
 from sir_jax.cli.options import add_batch_size, add_model, make_parser, require_least
 from sir_jax.errors import UserError
 
 
-def read_inputs(inputs: str) -> tuple[list, Path | None]:
+def read_inputs(inputs: str) -> tuple[list, Path | None, dict]:
     """Return what is to be embedded.
 
     Args:
       inputs: a folder, or a text file with the path of one file a line.
 
     Returns:
-      The `Item`s, and the folder, None for a list.
+      The `Item`s; the folder, None for a list; id -> `Passed` of the folder's other files.
 
     Raises:
       UserError: it is neither, it names nothing, or a suffix is neither a picture's nor a
         recording's.
     """
-    from sir_jax.index.folder import scan_folder
-    from sir_jax.index.items import item_of_path, items_in_folder
+    from sir_jax.index.items import item_of_path, items_of_source
 
     path = Path(inputs)
     if path.is_dir():
-        stamps, root = scan_folder(path), path.absolute()
-        items = items_in_folder(root, stamps, stamps)
+        root, items, passed = items_of_source(path)
     else:
-        root = None
+        root, passed = None, {}
         try:
-            # A name can be any bytes.
-            lines = os.fsdecode(path.read_bytes()).splitlines()
+            lines = read_names(path.read_bytes())
         except OSError as error:
             raise UserError(f"--inputs {inputs} cannot be read ({error.strerror})") from error
-        items = [item_of_path(line) for line in lines if line.strip()]
+        items = [item_of_path(line) for line in lines]
     if not items:
         raise UserError(f"--inputs {inputs} holds no picture and no recording")
-    return items, root
+    return items, root, passed
+
+
+def read_names(text: bytes) -> list[str]:
+    r"""Return the names in a list, one a line.
+
+    Only \n and \r\n end a line: a name can hold any other character, and any bytes. A byte order
+    mark is dropped, and lines of white space are passed over.
+
+    >>> read_names(b"\xef\xbb\xbfa.png\r\n\nb\xe2\x80\xa8c.png\n")
+    ['a.png', 'b\u2028c.png']
+    """
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        lines = text.decode("utf-16", "replace").split("\n")
+    else:
+        lines = os.fsdecode(text.removeprefix(codecs.BOM_UTF8)).split("\n")
+    names = [line.removesuffix("\r") for line in lines]
+    return [name for name in names if name.strip()]
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -100,7 +121,7 @@ def main(argv: list[str]) -> int:
       UserError: the model, the list, an option or what is in `--out` cannot be used.
     """
     args = parse(argv)
-    items, root = read_inputs(args.inputs)
+    items, root, passed = read_inputs(args.inputs)
     from sir_jax.index.embed_lists import SIZE, ChunkPlan, embed_list
     from sir_jax.index.merge import merge_chunks
     from sir_jax.inference.retriever import Retriever
@@ -108,7 +129,7 @@ def main(argv: list[str]) -> int:
 
     plan, out = ChunkPlan.of_items(items, args.chunk or SIZE), Path(args.out)
     model = Retriever.load(args.model, batch_size=args.batch_size)
-    counts, status = {"chunks": len(plan.chunks)}, 0
+    counts, status, left_out = {"chunks": len(plan.chunks)}, 0, {}
     if not args.merge:
         shard = args.shard or (0, 1)
         files = sum(len(plan.chunk(number)) for number in plan.of_shard(shard))
@@ -120,11 +141,14 @@ def main(argv: list[str]) -> int:
             return INTERRUPTED
         status = SOME_FAILED if counts["failed"] else 0
     if not args.shard:
-        made, failures = merge_chunks(model, plan, out, root)
+        made, failures = merge_chunks(model, plan, out, root, passed)
         counts |= made | {"failed": len(failures)}
+        left_out = count_left_out(failures, passed)
         status = report_failures(failures)
     if args.json:
-        print(json.dumps(counts))
+        print(json.dumps(counts | ({"not_indexed": left_out} if left_out else {})))
     else:
         print(f"{args.out}: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
+        if left_out:
+            print(f"not indexed: {describe_left_out(left_out)}")
     return status

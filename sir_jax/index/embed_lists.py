@@ -238,10 +238,10 @@ def _read_done(path: Path, key: str, items: Sequence[Item], width: int) -> Embed
     failed = {name: read_failure(values) for name, values in head["failed"].items()}
     stamps = [_stamp(stamp) for stamp in head["stamps"]]
     known = dict(zip(head["ids"], stamps, strict=True))
-    known |= {name: failure.stamp for name, failure in failed.items()}
     for item in items:
         before = known.get(item.id)
-        if not (before.fits(item.stamp) if before and item.stamp else before == item.stamp):
+        fits = before.fits(item.stamp) if before and item.stamp else before == item.stamp
+        if not fits and item.id not in failed:  # what failed is read again anyway
             return None
     # A matrix that another program has changed, or that a full disk has cut off, is made again.
     try:

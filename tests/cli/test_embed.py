@@ -1,6 +1,9 @@
 """`sir-jax embed` from its command line to what is on disk."""
 
+import codecs
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,7 +37,11 @@ def test_shards_and_merge(workdir, media, tmp_path, capsys):
     assert capsys.readouterr().out == f"{out}: 4 chunks, 5 embedded, 0 failed, 0 skipped\n"
     assert main([*command, "--merge", "--json"]) == 3
     captured = capsys.readouterr()
-    assert json.loads(captured.out) == {"chunks": 4, "images": 7, "recordings": 2, "failed": 1}
+    found = json.loads(captured.out)
+    left_out = found.pop("not_indexed")
+    assert found == {"chunks": 4, "images": 7, "recordings": 2, "failed": 1}
+    assert left_out.pop("neither a picture nor a recording") == {".txt": 1}
+    assert list(left_out.values()) == [{".bmp": 1}]
     assert f"skipped: {media}/d.bmp" in captured.err
 
     merged, built = Index.load(out), Index.build(workdir, media)
@@ -51,7 +58,9 @@ def test_a_list_in_one_go_and_again(workdir, media, tmp_path, capsys, monkeypatc
     command = ["embed", f"--model={workdir}", f"--inputs={inputs}", f"--out={out}", "--json"]
     assert main(command) == 3
     captured = capsys.readouterr()
-    assert json.loads(captured.out) == {
+    found = json.loads(captured.out)
+    assert found.pop("not_indexed") == {"no such file": {".png": 1}}
+    assert found == {
         "chunks": 2,
         "embedded": 2,
         "failed": 1,
@@ -66,7 +75,12 @@ def test_a_list_in_one_go_and_again(workdir, media, tmp_path, capsys, monkeypatc
     z = Retriever.load(workdir).encode_image([media / "b.png"])
     np.testing.assert_allclose(index.images.vectors, z, atol=1e-6)
     assert main(command) == 3
-    assert json.loads(capsys.readouterr().out)["skipped"] == 3
+    # What failed is tried again.
+    assert json.loads(capsys.readouterr().out)["skipped"] == 2
+    (media / "missing.png").write_bytes((media / "b.png").read_bytes())
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["embedded"] == 1
+    assert Index.load(out, workdir).images.ids == ["b.png", "missing.png"]
 
 
 def test_shards():
@@ -94,3 +108,18 @@ def test_mistakes(folder, tmp_path, capsys, monkeypatch, options, message):
     assert main(["embed", "--model=none", f"--out={tmp_path / 'out'}", *options]) == 2
     err = capsys.readouterr().err
     assert err.startswith("sir-jax embed: ") and message in err and err.count("\n") == 1
+
+
+def test_names_in_a_list_may_hold_anything_but_line_ends(media, tmp_path, monkeypatch):
+    monkeypatch.chdir(media)
+    odd = ["a\u2028b.png", "tab\tx.png", "form\x0cfeed.png", "\x85.png", os.fsdecode(b"\xff.png")]
+    odd += [" lead.png", "\x1c.png"]
+    for name in odd:
+        Path(name).write_bytes(Path("b.png").read_bytes())
+    listed = tmp_path / "list.txt"
+    names = ["b.png", *odd]
+    for start, end in ((b"", b"\n"), (codecs.BOM_UTF8, b"\r\n")):
+        listed.write_bytes(start + end.join(map(os.fsencode, names)) + end)
+        assert [item.id for item in embed_main.read_inputs(str(listed))[0]] == names
+    listed.write_text("b.png\r\n\u65e5.png\r\n", encoding="utf-16")
+    assert embed_main.read_names(listed.read_bytes()) == ["b.png", "\u65e5.png"]

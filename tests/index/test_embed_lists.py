@@ -91,7 +91,9 @@ def test_done_chunks_are_skipped_and_changed_ones_embedded_again(model, media, t
     # The broken file, which is in the second chunk, has been repaired.
     Image.new("RGB", (9, 9)).save(media / "d.bmp")
     counts = embed_list(model, plan_of(media), tmp_path)
-    assert counts == {"embedded": 3, "failed": 0, "skipped": 8}
+    assert counts == {"embedded": 1, "failed": 0, "skipped": 10}
+    stored, failed, _ = read_chunks(model, plan_of(media), tmp_path)
+    assert list(stored["image"].ids)[2:5] == ["b.png", "d.bmp", "deeper/a.png"] and not failed
     # The list has changed.
     (media / "f.webp").unlink()
     with pytest.raises(UserError, match="another model or list: 2; run"):
