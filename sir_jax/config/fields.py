@@ -357,7 +357,7 @@ TABLE: tuple[Field, ...] = (
     Field(
         "seed",
         0,
-        Whole(0, 2**63 - 1),
+        Whole(0, 2**32 - 1),
         "seed of initial parameters, order, crops, augmentation, negatives and noise",
     ),
     *_DATA,
