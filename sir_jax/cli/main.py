@@ -1,6 +1,7 @@
 """The `sir-jax` console script: one table of verbs, each imported only when it is called."""
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -9,7 +10,11 @@ from pathlib import Path
 from absl import logging
 
 from sir_jax.errors import UserError
+from sir_jax.runtime import console
 from sir_jax.runtime.process import keep_memory
+
+# What shells report of a process that SIGINT or SIGPIPE has ended.
+INTERRUPTED, CUT_OFF = 130, 141
 
 # verb -> (module, or module:function, that runs it with argv; one line of help). The function is
 # `main` where none is named. A verb without a module is a group: its verbs begin with its name.
@@ -139,7 +144,34 @@ def hide_absent_tpu() -> None:
 
 
 def entry() -> int:
-    """Run the console script: `main`, in a process that is ours to tune."""
+    """Run the console script: `main`, in a process that is ours to tune.
+
+    Returns:
+      The status of `main`; 130 after Ctrl-C; 141 where who read the output has gone.
+    """
     keep_memory()
     hide_absent_tpu()
-    return main()
+    console.write_any_letter()
+    console.note_interrupts()
+    try:
+        try:
+            status = main()
+        except KeyboardInterrupt:
+            print("\nsir-jax: interrupted", file=sys.stderr)
+            status = INTERRUPTED
+        finally:
+            if sys.stdout is not None:  # as after `>&-`
+                sys.stdout.flush()
+    except OSError as error:
+        # Other pipes break, too.
+        if isinstance(error, BrokenPipeError) and console.reader_is_gone():
+            console.drop_output()
+            console.leave(CUT_OFF)
+        if error.errno != errno.ENOSPC:
+            raise
+        print(f"sir-jax: {error}; make room there", file=sys.stderr)
+        console.drop_output()
+        return 1
+    if console.interrupted():
+        console.leave(status)
+    return status
