@@ -27,7 +27,7 @@ from sir_jax.models import build_model, init_params
 from sir_jax.pretrained.files import DTYPES, SINGLE, open_tensors, read_json, write_tensors
 from sir_jax.runtime.files import whole_folder, write_json, write_text
 from sir_jax.runtime.trees import leaf_paths
-from sir_jax.runtime.workdir import CHECKPOINTS, as_path
+from sir_jax.runtime.workdir import CHECKPOINTS, as_path, check_reachable
 
 CONFIG, CARD = "config.json", "README.md"
 FORMAT, VERSION = "sir_jax retriever", 1
@@ -132,6 +132,7 @@ def find(source: str | os.PathLike, which: str = "best") -> Found:
     """
     text = os.fspath(source)
     folder = as_path(text)
+    check_reachable(folder)
     if (folder / CHECKPOINTS).is_dir():
         cfg, params = restore_params(folder, which)
         return Found(cfg, strip(params), folder.name, "")

@@ -12,7 +12,13 @@ from ml_collections import ConfigDict
 
 from sir_jax.config.compare import read_stored
 from sir_jax.errors import UserError
-from sir_jax.runtime.workdir import CHECKPOINTS, as_path, best_step, read_evaluations
+from sir_jax.runtime.workdir import (
+    CHECKPOINTS,
+    as_path,
+    best_step,
+    check_reachable,
+    read_evaluations,
+)
 
 
 def restore_params(workdir: str | Path, which: str = "best") -> tuple[ConfigDict, dict]:
@@ -30,6 +36,7 @@ def restore_params(workdir: str | Path, which: str = "best") -> tuple[ConfigDict
     """
     if which not in ("best", "last"):
         raise UserError(f"checkpoint {which!r} is neither 'best' nor 'last'")
+    check_reachable(as_path(workdir))
     # Orbax reads no metadata by a relative path.
     folder = (as_path(workdir) / CHECKPOINTS).resolve()
     if not folder.is_dir():

@@ -24,6 +24,9 @@ EVALUATIONS = "evaluations.json"
 # Of the evaluations during training, which one tells the best checkpoint.
 BEST_METRIC = "val/mean_r1"
 
+# Scheme of a URL -> the package that reaches such storage.
+SCHEMES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs", "hf": "huggingface_hub"}
+
 # Seconds. A bucket has no locks; there a job that runs rewrites its file so often, and one whose
 # file has not changed for longer than that is dead.
 BEAT = 20.0
@@ -33,9 +36,20 @@ VISIBLE = 20.0
 
 
 def as_path(workdir: str | os.PathLike) -> Path:
-    """Return a workdir's path; a URL's, as gs://BUCKET/run, has the same methods."""
+    """Return a workdir's path; a URL's, as gs://BUCKET/run, has the same methods.
+
+    Raises:
+      UserError: a URL of another kind than those of `SCHEMES`.
+    """
     if not is_remote(workdir):
         return Path(workdir)
+    scheme = os.fspath(workdir).partition("://")[0]
+    if scheme not in SCHEMES:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise UserError(
+            f"{workdir}: no folder can be opened by {scheme}://; download it and give the folder, "
+            f"or a URL of {known}"
+        )
     from etils import epath
 
     return epath.Path(workdir)
@@ -44,6 +58,25 @@ def as_path(workdir: str | os.PathLike) -> Path:
 def is_remote(workdir: str | os.PathLike) -> bool:
     """Tell whether a workdir is a URL."""
     return "://" in os.fspath(workdir)
+
+
+def check_reachable(workdir: Path) -> None:
+    """See that a workdir's storage can be reached; nothing is checked of a local one.
+
+    Raises:
+      UserError: the package for it is missing, or the storage does not answer.
+    """
+    if not is_remote(workdir):
+        return
+    try:
+        workdir.exists()
+    except ImportError as error:
+        package = SCHEMES[os.fspath(workdir).partition("://")[0]]
+        raise UserError(f"{workdir}: {error}; pip install {package}") from None
+    # Each remote file system has its own exceptions.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{workdir} cannot be reached ({type(error).__name__}: {reason})") from None
 
 
 def check_shared(workdir: Path) -> None:

@@ -40,6 +40,7 @@ from sir_jax.runtime.workdir import (
     CHECKPOINTS,
     Hold,
     as_path,
+    check_reachable,
     check_shared,
     claim_workdir,
     make_folder,
@@ -113,9 +114,10 @@ def train(
         finite.
       Interrupted: on SIGTERM or SIGINT, after the state was saved.
     """
+    workdir = as_path(workdir)
+    check_reachable(workdir)
     setup = prepare(cfg, sharding.make_mesh(cfg.mesh))
     corpus = open_corpus(cfg.data.corpus, cfg.data.data_dir or None) if corpus is None else corpus
-    workdir = as_path(workdir)
     check_same(cfg, corpus)
     check_shared(workdir)
     with Hold(workdir) as hold:
