@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from sir_jax.errors import UserError
-from sir_jax.index.folder import KINDS, kind_of
+from sir_jax.index.folder import KINDS, kind_of_file
 from sir_jax.losses.fused_score import fused_score
 
 OTHER = {"image": "speech", "speech": "image"}
@@ -30,11 +30,11 @@ class Hit(NamedTuple):
 
 
 def kind_of_content(content, of: str | None = None) -> str | None:
-    """Return the kind of an item according to its type or its suffix.
+    """Return the kind of an item by its type, or by what its file holds and its suffix.
 
     Args:
       content: an item that `Retriever.encode_image` or `encode_speech` takes.
-      of: the kind of content that shows none: bytes, or a path without a known suffix.
+      of: the kind of content that shows none: bytes, or a path that tells nothing.
 
     Returns:
       'image' or 'speech'; None if the kind is unknown.
@@ -48,7 +48,7 @@ def kind_of_content(content, of: str | None = None) -> str | None:
     if isinstance(content, tuple | Mapping):
         return "speech"
     if isinstance(content, str | os.PathLike):
-        return kind_of(content) or of
+        return kind_of_file(content) or of
     return of
 
 

@@ -22,6 +22,7 @@ TENSOR = "vectors"
 _ALIGN = 64
 
 
+_DIGITS = 32  # of a checksum
 # Rows that are looked at together, so that a large matrix is checked in little memory.
 _PIECE = 1 << 16
 # How far the squared length of a unit vector may be from 1 by rounding, and much more.
@@ -43,7 +44,7 @@ def write_matrix(path: Path, parts: Iterable[np.ndarray], rows: int, width: int)
     Raises:
       ValueError: the parts are not of that many rows, that width, or float32.
     """
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.sha256()
 
     def checked() -> Iterator[np.ndarray]:
         left = rows
@@ -60,7 +61,7 @@ def write_matrix(path: Path, parts: Iterable[np.ndarray], rows: int, width: int)
     shapes, dtype = {TENSOR: (rows, width)}, np.dtype(np.float32)
     with whole_file(path, sync=True) as part_path, part_path.open("wb") as file:
         write_parts(file, shapes, dtype, checked(), align=_ALIGN)
-    return digest.hexdigest()
+    return digest.hexdigest()[:_DIGITS]
 
 
 def read_matrix(path: Path, rows: int, width: int) -> np.ndarray:
@@ -93,11 +94,11 @@ def read_matrix(path: Path, rows: int, width: int) -> np.ndarray:
 
 def checksum_of(matrix: np.ndarray) -> str:
     """Return the checksum of a matrix's values, 32 hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.sha256()
     for start in range(0, len(matrix), _PIECE):
         piece = np.ascontiguousarray(matrix[start : start + _PIECE])
         digest.update(memoryview(piece).cast("B"))
-    return digest.hexdigest()
+    return digest.hexdigest()[:_DIGITS]
 
 
 def are_usable(vectors: np.ndarray) -> np.ndarray:
