@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from sir_jax.cli.index import SOME_FAILED
 from sir_jax.cli.options import add_batch_size, add_model, make_parser, require_least
 from sir_jax.data.media.audio import SAMPLE_RATE, load_audio
+from sir_jax.data.media.fonts import Fonts
 from sir_jax.data.media.image import load_image
 from sir_jax.errors import UserError, first_few
 from sir_jax.index.folder import IMAGE_SUFFIXES, kinds_of_files, scan_folder
@@ -144,7 +145,7 @@ def read_truth(path: str) -> dict[str, str]:
     if not path:
         return {}
     try:
-        truth = json.loads(Path(path).read_text())
+        truth = json.loads(Path(path).read_text("utf-8-sig"))
         return {str(query): str(picture) for query, picture in truth.items()}
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"--truth {path} is not a JSON file {{query: picture}}: {error}") from error
@@ -177,7 +178,7 @@ def text_beside(query: str) -> str:
       query: path of the recording.
     """
     beside = Path(query).with_suffix(".txt")
-    return beside.read_text(errors="replace").strip() if beside.is_file() else ""
+    return beside.read_text("utf-8-sig", "replace").strip() if beside.is_file() else ""
 
 
 def find_problem(path: Path | None) -> str:
@@ -356,7 +357,10 @@ def main(argv: list[str]) -> int:
         bad = show_recordings(index, names, found)
     else:
         rows, bad = show_pictures(index, names, waves, found, truth)
-        print(f"picture grid: {save_picture(draw_grid(rows), args.out)}")
+        fonts = Fonts()
+        print(f"picture grid: {save_picture(draw_grid(rows, fonts), args.out)}")
+        if fonts.missing:
+            print(fonts.note(), file=sys.stderr)
     if bad:
         print(
             f"{bad} of {sum(map(len, found))} results have no file that can be shown; bring the "

@@ -5,8 +5,9 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from sir_jax.data.media.fonts import Face, Fonts
 from sir_jax.runtime.files import whole_file
 
 CELL = 160  # side of a picture, pixels
@@ -34,7 +35,7 @@ class Row:
     hits: Sequence[Cell]
 
 
-def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int) -> list[str]:
+def wrap(text: str, font: Face, width: int, lines: int) -> list[str]:
     """Break text into lines; a word wider than a line is cut, a long text ends in an ellipsis.
 
     Args:
@@ -73,15 +74,18 @@ def thumbnail(image: Image.Image) -> Image.Image:
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
 
 
-def draw_grid(rows: Sequence[Row]) -> Image.Image:
+def draw_grid(rows: Sequence[Row], fonts: Fonts | None = None) -> Image.Image:
     """Draw the grid.
 
     Args:
       rows: at least one row; the row with most hits determines the width.
+      fonts: the fonts; None for the built-in one and the system's. Its `note` then names letters
+        that could not be drawn.
 
     Returns:
       An RGB picture with rank and score below each image.
     """
+    fonts = fonts or Fonts()
     columns = max(len(row.hits) for row in rows)
     width = GAP + TEXT_WIDTH + columns * (CELL + GAP) + GAP
     height = GAP + len(rows) * (CELL + LABEL + GAP)
@@ -91,26 +95,27 @@ def draw_grid(rows: Sequence[Row]) -> Image.Image:
         top = GAP + number * (CELL + LABEL + GAP)
         if number:
             draw.line((GAP, top - GAP // 2, width - GAP, top - GAP // 2), fill=FRAME)
-        _draw_query(draw, row, top)
+        _draw_query(draw, row, top, fonts)
         for rank, hit in enumerate(row.hits, 1):
             left = GAP + TEXT_WIDTH + (rank - 1) * (CELL + GAP) + GAP
-            _draw_hit(canvas, draw, hit, rank, left, top)
+            _draw_hit(canvas, draw, hit, rank, left, top, fonts)
     return canvas
 
 
-def _draw_query(draw: ImageDraw.ImageDraw, row: Row, top: int) -> None:
-    large, small = ImageFont.load_default(17), ImageFont.load_default(13)
+def _draw_query(draw: ImageDraw.ImageDraw, row: Row, top: int, fonts: Fonts) -> None:
+    large, small = fonts.at(17), fonts.at(13)
+    text, name = fonts.writable(row.text), fonts.writable(row.name)
     y = top + 6
-    for line in wrap(row.text, large, TEXT_WIDTH, 5) if row.text else []:
-        draw.text((GAP, y), line, fill=INK, font=large)
+    for line in wrap(text, large, TEXT_WIDTH, 5) if text else []:
+        large.draw(draw, (GAP, y), line, INK)
         y += 23
-    name_font, color = (small, FAINT) if row.text else (large, INK)
-    for line in wrap(row.name, name_font, TEXT_WIDTH, 2):
-        draw.text((GAP, y + 4), line, fill=color, font=name_font)
+    name_font, color = (small, FAINT) if text else (large, INK)
+    for line in wrap(name, name_font, TEXT_WIDTH, 2):
+        name_font.draw(draw, (GAP, y + 4), line, color)
         y += 20
 
 
-def _draw_hit(canvas, draw, hit: Cell, rank: int, left: int, top: int) -> None:
+def _draw_hit(canvas, draw, hit: Cell, rank: int, left: int, top: int, fonts: Fonts) -> None:
     picture = thumbnail(hit.image)
     x = left + (CELL - picture.width) // 2
     y = top + (CELL - picture.height) // 2
@@ -118,13 +123,8 @@ def _draw_hit(canvas, draw, hit: Cell, rank: int, left: int, top: int) -> None:
     thick = 4 if hit.right else 1
     box = (x - thick, y - thick, x + picture.width + thick - 1, y + picture.height + thick - 1)
     draw.rectangle(box, outline=RIGHT if hit.right else FRAME, width=thick)
-    draw.text(
-        (left + CELL // 2, top + CELL + 5),
-        f"{rank}   {hit.score:.3f}",
-        fill=RIGHT if hit.right else INK,
-        font=ImageFont.load_default(14),
-        anchor="mt",
-    )
+    label, ink = f"{rank}   {hit.score:.3f}", RIGHT if hit.right else INK
+    fonts.at(14).draw(draw, (left + CELL // 2, top + CELL + 5), label, ink, "mt")
 
 
 def save_picture(picture: Image.Image, path: str | os.PathLike) -> Path:

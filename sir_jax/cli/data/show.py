@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import sys
 from pathlib import Path
 
 from sir_jax.cli.options import add_data_dir
@@ -20,7 +21,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--split", default="train", help="which split")
     parser.add_argument("--count", type=int, default=6, help="images")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of images")
-    parser.add_argument("--font", default="", help="TrueType file, for letters beyond ASCII")
+    parser.add_argument("--font", default="", help="TrueType file to write with first")
     parser.add_argument("--out", default="sheet.png", help="picture file to write")
     add_data_dir(parser)
     return parser.parse_args(argv)
@@ -39,7 +40,8 @@ def main(argv: list[str]) -> int:
     from PIL import Image
 
     from sir_jax.data.corpus import open_corpus
-    from sir_jax.data.preparation.sheet import Fonts, show
+    from sir_jax.data.media.fonts import Fonts
+    from sir_jax.data.preparation.sheet import show
 
     form = Image.registered_extensions().get(Path(args.out).suffix.lower())
     if form not in ("PNG", "JPEG", "WEBP"):
@@ -53,4 +55,6 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         raise UserError(f"--out={args.out}: cannot be written ({error.strerror})") from None
     print(f"{args.out}: {sheet.width} x {sheet.height} pixels")
+    if fonts.missing:
+        print(fonts.note(), file=sys.stderr)
     return 0

@@ -1,16 +1,15 @@
 """A contact sheet: images with the spectrograms and words of their captions."""
 
 import dataclasses
-import functools
 import math
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from sir_jax.data.corpus import Caption, Corpus, ImageRecord
 from sir_jax.data.media.audio import SAMPLE_RATE, load_audio
+from sir_jax.data.media.fonts import Face, Fonts
 from sir_jax.data.media.image import load_image
 from sir_jax.data.media.spectrogram import colour, hertz_to_mel, log_mel
 from sir_jax.errors import UserError
@@ -27,38 +26,7 @@ PAPER, INK, FAINT, RULE = "#ffffff", "#1d2129", "#6b7280", "#e3e6eb"
 _PITCHES = (1_000, 2_000, 4_000)  # Hz
 
 
-class Fonts:
-    """One typeface at any size.
-
-    Args:
-      path: path of a TrueType file; '' for Pillow's built-in typeface, which has only ASCII.
-
-    Raises:
-      UserError: the file is no TrueType font.
-    """
-
-    def __init__(self, path: str = ""):
-        self._path = path
-        self.at = functools.cache(self._load)
-        self.at(17)
-
-    def _load(self, size: int) -> ImageFont.FreeTypeFont:
-        if not self._path:
-            return ImageFont.load_default(size)
-        try:
-            return ImageFont.truetype(self._path, size)
-        except OSError as error:
-            raise UserError(f"font {self._path}: not a TrueType file ({error})") from None
-
-    def writable(self, text: str) -> str:
-        """Return text that the typeface can write: accents and dashes may be replaced."""
-        if self._path:
-            return text
-        plain = unicodedata.normalize("NFKD", text.translate({0x2013: "-", 0x2014: "-"}))
-        return "".join(letter for letter in plain if not unicodedata.combining(letter))
-
-
-def wrap(text: str, width: float, font: ImageFont.FreeTypeFont) -> list[str]:
+def wrap(text: str, width: float, font: Face) -> list[str]:
     """Break text into lines of at most `width` pixels; long words are broken, too."""
     lines, line = [], ""
     for word in text.split():
@@ -123,10 +91,10 @@ class _Sheet:
         self.y = MARGIN
 
     def text(self, x: float, y: float, text: str, size: int, fill: str = INK, anchor: str = "la"):
-        self.draw.text((x, y), text, fill, self.fonts.at(size), anchor)
+        self.fonts.at(size).draw(self.draw, (x, y), text, fill, anchor)
 
     def title(self, title: str, note: str) -> None:
-        self.text(MARGIN, self.y, title, 24)
+        self.text(MARGIN, self.y, self.fonts.writable(title), 24)
         self.text(MARGIN, self.y + 34, note, 15, FAINT)
         self.y += TITLE
 
@@ -207,7 +175,7 @@ def draw_sheet(
       title: first line.
       note: second line.
       records: records of a corpus, one per row.
-      fonts: the typeface; None for the built-in one.
+      fonts: the fonts; None for the built-in one and the system's.
 
     Returns:
       An RGB image, WIDTH pixels wide and as high as the rows need.
@@ -237,7 +205,7 @@ def show(
       split: name of the split.
       count: number of images; of a smaller split, all images.
       seed: random seed of the choice.
-      fonts: the typeface; None for the built-in one.
+      fonts: the fonts; None for the built-in one and the system's.
 
     Raises:
       UserError: the split does not exist or is empty, or `count` is below 1.

@@ -21,7 +21,6 @@ from sir_jax.data.preparation.sheet import (
     STRIP,
     TITLE,
     WIDTH,
-    Fonts,
     draw_sheet,
     wrap,
 )
@@ -114,15 +113,6 @@ def test_wrap_breaks_at_spaces_and_only_then_in_words():
     words = wrap("aa bb cc dd ee ff gg hh ii jj kk ll mm nn oo pp qq rr ss tt", 120, font)
     for line, after in zip(words, words[1:], strict=False):
         assert font.getlength(f"{line} {after.split()[0]}") > 120
-
-
-def test_letters_that_the_built_in_typeface_lacks():
-    assert Fonts().writable("Zürich, a naïve café – “so”") == "Zurich, a naive cafe - “so”"
-    accented, plain = (
-        draw_sheet("t", "n", [record(caption(1.0, text=text))])
-        for text in ("a café in Zürich", "a cafe in Zurich")
-    )
-    assert accented.tobytes() == plain.tobytes()
 
 
 @pytest.fixture(scope="module")
