@@ -4,9 +4,9 @@
 
 Makes a tree of the form that the publishers ship, with as many pictures and recordings, but small
 ones: noise of a tenth to a third of a second, pictures of 24 x 24 pixels, no two alike. Then it
-prepares the corpus, kills that half-way and goes on, verifies it, opens it, plans an epoch and
-trains 100 steps with tiny encoders. Each stage is a process of its own; its time and the memory of
-it and its children are printed, and added to `size.jsonl` in the folder.
+prepares the corpus, kills that half-way and goes on, verifies it, opens it, plans an epoch, trains
+100 steps with tiny encoders and kills that. Each stage is a process of its own; its time and the
+memory of it and its children are printed, and added to `size.jsonl` in the folder.
 """
 
 import argparse
@@ -229,9 +229,9 @@ def stage_command(stage: str, corpus: str, folder: Path) -> list[str]:
             "data.data_dir": folder / "data",
             "data.buckets": "3200,4800",
             "data.batch_size": 16,
-            "train.steps": 100,
+            "train.steps": 1_000,
             "train.eval_every": 0,
-            "train.checkpoint_every": 0,
+            "train.checkpoint_every": 50,
             "train.num_workers": 1,
         }
         config = f"--config=configs/hubert_base_clip_b32.py:corpus={corpus},runlocal"
@@ -261,8 +261,12 @@ def run_stage(stage: str, name: str, folder: Path, share: float) -> dict[str, ob
     def half_way() -> bool:
         return sum(1 for _ in made.glob("chunks-*/*.chunk")) >= half
 
-    command = stage_command(stage, corpus, folder)
-    result = watch(command, log, half_way if stage == "killed" else lambda: False)
+    def hundred_steps() -> bool:
+        metrics = folder / "run/metrics.jsonl"
+        return metrics.exists() and '"step": 100,' in metrics.read_text()
+
+    enough = {"killed": half_way, "train": hundred_steps}.get(stage, lambda: False)
+    result = watch(stage_command(stage, corpus, folder), log, enough)
     if stage == "prepare":
         files = list(made.glob("1.0.0/*"))
         result["corpus_mib"] = sum(file.stat().st_size for file in files) >> 20
