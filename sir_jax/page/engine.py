@@ -93,7 +93,7 @@ class Engine:
         hits: list[Hit] = []
         if files.known:
             with _Timed(timing, "encode"):
-                vector = encode([item])[0]
+                vector = encode([item], notes=[])[0]  # the server tells of silence
             depth = max(k, RERANK) if rerank else k
             with _Timed(timing, "search"):
                 hits = self.index.search(vector, depth, of=OTHER[INDEX_KIND[kind]])
