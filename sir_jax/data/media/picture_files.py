@@ -72,7 +72,9 @@ def open_picture(data: bytes, label: str, max_pixels: int) -> Image.Image:
       Exception: the file is damaged; parsers raise any kind.
     """
     content = content_of(data[:HEAD_BYTES])
-    known = FORMATS | MEDIA_FORMATS if has_media_extra() else FORMATS
+    # Asked last, because to look for packages takes as long as to decode a small picture.
+    plain = content.format in FORMATS or not has_media_extra()
+    known = FORMATS if plain else MEDIA_FORMATS
     if content.format not in known:
         raise _refusal(label, *content)
     if content.format == "png":
