@@ -22,7 +22,7 @@ from sir_jax.index.folder import KINDS, Passed, Stamp, Update
 from sir_jax.index.gallery import Gallery
 from sir_jax.index.header import Header, as_model, check_model, describe_model
 from sir_jax.index.items import Failure, Item, item_of_content, items_of_source, rerank_readable
-from sir_jax.index.query import OTHER, Hit, check_search, group_queries
+from sir_jax.index.query import OTHER, Hit, check_search, group_queries, plain_queries
 from sir_jax.runtime.console import Progress
 from sir_jax.runtime.locks import only_one
 
@@ -231,13 +231,13 @@ class Index:
         """Find the items that match a query best.
 
         Args:
-          query: a recording or a picture as a path, bytes, (samples, rate), PIL image or uint8
-            array; a list of these; or vectors, float32[E] or float32[n, E].
+          query: a recording or picture as a path, bytes, (samples, rate), PIL image or uint8 array;
+            a list of these; or vectors, [E] or [n, E] of any float type.
           k: most hits per query.
           rerank: how many of the best hits by score the fusion encoder re-ranks: at least k, or 0
             for no re-ranking.
-          of: the kind of item to search for, 'image' or 'speech'. None: pictures if the query is a
-            recording, recordings if it is a picture. Required for bytes and vectors.
+          of: the kind to search for, 'image' or 'speech'. None: pictures for a recording, and the
+            reverse. Required for bytes and vectors.
 
         Returns:
           A list of `Hit`s, best first: by score or, with re-ranking, by
@@ -248,8 +248,8 @@ class Index:
           UserError: a query cannot be read or its kind is unknown; with re-ranking, the model has
             no matching head, `rerank` is below k, or an item has no file.
         """
-        check_search(k, rerank, of)
-        if isinstance(query, np.ndarray) and query.dtype == np.float32:
+        (k, rerank), query = check_search(k, rerank, of), plain_queries(query)
+        if isinstance(query, np.ndarray) and query.dtype == np.float32 and query.ndim < 3:
             if rerank:
                 raise UserError("vectors cannot be re-ranked; give the recordings or pictures")
             if of is None:

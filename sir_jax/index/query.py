@@ -1,10 +1,13 @@
 """Queries of an index: their kind, and the re-ranking of their hits."""
 
+import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
@@ -45,7 +48,7 @@ def kind_of_content(content, of: str | None = None) -> str | None:
     """
     if isinstance(content, Image.Image | np.ndarray):
         return "image"
-    if isinstance(content, tuple | Mapping):
+    if isinstance(content, tuple | Mapping) or hasattr(content, "get_all_samples"):
         return "speech"
     if isinstance(content, str | os.PathLike):
         return kind_of_file(content) or of
@@ -78,18 +81,80 @@ def group_queries(queries: Sequence, of: str | None) -> dict[tuple[str, str], li
     return groups
 
 
-def check_search(k: int, rerank: int, of: str | None) -> None:
-    """Check the options of `Index.search`.
+def check_search(k: int, rerank: int, of: str | None) -> tuple[int, int]:
+    """Check the options of `Index.search`; return `k` and `rerank` as Python's integers.
 
     Raises:
-      UserError: `k` is below 1, `rerank` is below `k`, or `of` is not a kind.
+      UserError: `k` is no whole number from 1 up, `rerank` is below `k`, or `of` is not a kind.
     """
+    k, rerank = whole_number("k", k), whole_number("rerank", rerank)
     if k < 1:
         raise UserError(f"k is {k}; give 1 or more")
     if rerank and rerank < k:
         raise UserError(f"rerank is {rerank}, below k={k}; re-rank at least k results, or 0")
     if of not in (None, *KINDS):
         raise UserError(f"of={of!r} is none of {', '.join(KINDS)}")
+    return k, rerank
+
+
+def whole_number(name: str, value: Any) -> int:
+    """Return a whole number of NumPy, JAX or Python as Python's.
+
+    Raises:
+      UserError: it is none.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise UserError(f"{name} is {value!r}; give a whole number") from None
+
+
+def plain_queries(query: Any) -> Any:
+    """Return queries in the forms that the rest knows: NumPy instead of other arrays, lists.
+
+    Args:
+      query: what `Index.search` was given: besides its own forms, an array of JAX or PyTorch, an
+        array of paths, or a list of vectors or of numbers.
+
+    Returns:
+      The same query; vectors as float32[E] or float32[n, E].
+
+    Raises:
+      UserError: the vectors of a list differ in length.
+
+    Example:
+      >>> plain_queries(np.array(["a.png", "b.png"]))
+      ['a.png', 'b.png']
+      >>> plain_queries([np.ones(2), np.zeros(2)])
+      array([[1., 1.],
+             [0., 0.]], dtype=float32)
+    """
+    query = _as_numpy(query)
+    if isinstance(query, list) and query:
+        query = [_as_numpy(item) for item in query]
+        if all(_is_float(item) and item.ndim == 1 for item in query):
+            if len({len(item) for item in query}) > 1:
+                raise UserError("vectors of different lengths; encode all with one model")
+            query = np.stack(query)
+    if isinstance(query, np.ndarray) and query.dtype.kind in "UO":
+        return query.tolist()
+    if _is_float(query) and query.ndim in (1, 2):
+        with np.errstate(over="ignore"):  # too large is not finite, which is refused
+            return query.astype(np.float32)
+    return query
+
+
+def _as_numpy(content: Any) -> Any:
+    """Return an array of another library, or a list of numbers, as NumPy's; the rest as it is."""
+    if isinstance(content, list) and content and all(isinstance(x, Real) for x in content):
+        return np.array(content, np.float64)
+    known = isinstance(content, Image.Image | np.ndarray | np.generic)
+    return np.asarray(content) if hasattr(content, "__array__") and not known else content
+
+
+def _is_float(content: Any) -> bool:
+    # JAX's knows bfloat16, too.
+    return isinstance(content, np.ndarray) and jnp.issubdtype(content.dtype, jnp.floating)
 
 
 def rerank_hits(

@@ -59,6 +59,10 @@ def _read_path(path: Path, label: str) -> bytes:
             raise BadMedia(f"{label}: is no regular file; give a file, or its bytes")
         return path.read_bytes()
     except FileNotFoundError:
+        if "://" in label:
+            raise BadMedia(
+                f"{label}: is a URL; download it, and give the file or its bytes", "missing"
+            ) from None
         raise BadMedia(f"{label}: no such file", "missing") from None
     except IsADirectoryError:
         raise BadMedia(f"{label}: is a folder; give a file") from None

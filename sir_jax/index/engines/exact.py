@@ -82,6 +82,7 @@ def exact_search(
       ([[2, 0]], [[3.0, 2.0]])
     """
     queries, gallery = check_arrays(queries, gallery, k)
+    k = int(k)  # NumPy's integers lack what is asked of it here
     if device is None:
         device = "cpu" if jax.default_backend() == "cpu" else "accelerator"
     if not len(gallery) or not len(queries):

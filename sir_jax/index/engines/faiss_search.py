@@ -145,7 +145,7 @@ class FaissSearch:
           UserError: an array has another dtype or shape, or a query is not finite.
         """
         queries, _ = check_arrays(queries, self.vectors, k)
-        k = min(k, len(self.vectors))
+        k = min(int(k), len(self.vectors))
         _, rows = self._index.search(np.ascontiguousarray(queries), k)
         if (rows < 0).any():
             return exact_search(queries, self.vectors, k)

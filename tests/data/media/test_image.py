@@ -253,6 +253,7 @@ def test_text_named_jpg_is_refused(tmp_path):
     path.write_text("not a picture at all\n" * 20)
     assert refusal(path).startswith(f"{path}: not a picture")
     assert "no such file" in refusal(tmp_path / "absent.png")
+    assert refusal("https://host/a.jpg").startswith("https://host/a.jpg: is a URL; download it")
     assert "folder" in refusal(tmp_path)
     assert "empty" in refusal(b"", name="void.png")
 

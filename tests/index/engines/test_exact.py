@@ -147,6 +147,15 @@ def test_a_query_has_the_same_result_alone_and_among_others(way, monkeypatch):
     assert_result(exact_search(queries, gallery, 20, **way), together)
 
 
+@ways
+def test_k_of_any_integer_type(way):
+    rng = np.random.default_rng(12)
+    gallery, queries = unit(rng, 300), unit(rng, 3)
+    expected = exact_search(queries, gallery, 7, **way)
+    for k in (np.int64(7), np.uint8(7)):
+        assert_result(exact_search(queries, gallery, k, **way), expected)
+
+
 def test_reads_maps_and_arrays_that_are_not_contiguous(tmp_path):
     rng = np.random.default_rng(8)
     gallery, queries = unit(rng, 5_000), unit(rng, 40)
