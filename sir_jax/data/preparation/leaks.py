@@ -131,16 +131,13 @@ def _of_equal_size(files: np.ndarray) -> np.ndarray:
         return np.zeros(0, bool)
     order = np.lexsort(files.T[::-1])
     sizes, kinds, splits = files[order].T
-    starts = np.flatnonzero(
-        np.concatenate([[True], (sizes[1:] != sizes[:-1]) | (kinds[1:] != kinds[:-1])])[
-            : len(order)
-        ]
-    )
-    lengths = np.diff(np.append(starts, len(order)))
+    begins = (sizes[1:] != sizes[:-1]) | (kinds[1:] != kinds[:-1])
+    starts = np.flatnonzero(np.concatenate([[True], begins]))
+    ends = np.append(starts[1:], len(order))
     # Within a group splits ascend.
-    several = (splits[starts] != splits[starts + lengths - 1]) & (sizes[starts] > 0)
+    several = (splits[starts] != splits[ends - 1]) & (sizes[starts] > 0)
     out = np.zeros(len(order), bool)
-    out[order] = np.repeat(several, lengths)
+    out[order] = np.repeat(several, ends - starts)
     return out
 
 
