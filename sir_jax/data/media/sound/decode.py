@@ -117,12 +117,29 @@ class _OneWay(soundfile.SoundFile):
         return False
 
 
-class _Endless(io.BytesIO):
-    """Bytes that claim to be 64 times as long, see `Part.endless`."""
+class _Patched(io.BytesIO):
+    """The bytes of a part, of which some read as others: a large file is not copied for them."""
 
-    def __init__(self, data: bytes):
-        super().__init__(data)
-        self._claimed = 64 * len(data) + (1 << 20)
+    def __init__(self, part: Part):
+        super().__init__(part.data)
+        self._start, self._bytes = part.patch
+        self._end = self._start + len(self._bytes)
+
+    def readinto(self, buffer) -> int:
+        at = self.tell()
+        count = super().readinto(buffer)
+        first, last = max(at, self._start), min(at + count, self._end)
+        if first < last:
+            buffer[first - at : last - at] = self._bytes[first - self._start : last - self._start]
+        return count
+
+
+class _Endless(io.BytesIO):
+    """The bytes of a part, which claim to be 64 times as long, see `Part.endless`."""
+
+    def __init__(self, part: Part):
+        super().__init__(part.data)
+        self._claimed = 64 * len(part.data) + (1 << 20)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         if whence == io.SEEK_END:
@@ -136,6 +153,12 @@ class _Endless(io.BytesIO):
         buffer[:] = bytes(len(buffer))
         self.seek(len(buffer), io.SEEK_CUR)
         return len(buffer)
+
+
+def _file(part: Part) -> io.BytesIO:
+    if part.endless:
+        return _Endless(part)
+    return _Patched(part) if part.patch else io.BytesIO(part.data)
 
 
 @contextlib.contextmanager
@@ -152,8 +175,7 @@ def _reporting(label: str) -> Iterator[None]:
 def _opened(part: Part, label: str) -> Iterator[soundfile.SoundFile]:
     """Open a part of a file and check what libsndfile takes it for."""
     with _reporting(label):
-        file = (_Endless if part.endless else io.BytesIO)(part.data)
-        sound = _OneWay(file)
+        sound = _OneWay(_file(part))
     with sound:
         if sound.format not in _FOUND[part.form] or sound.subtype not in _SUBTYPES:
             raise unsupported(label, f"{sound.format} with {sound.subtype}")

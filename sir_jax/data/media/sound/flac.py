@@ -30,5 +30,4 @@ def flac_part(data: bytes, label: str) -> Part:
         raise damaged(label, "its FLAC header is invalid")
     word = int.from_bytes(data[_WORD], "big")
     unknown = (word & ~_COUNT).to_bytes(8, "big")
-    whole = b"".join((data[: _WORD.start], unknown, memoryview(data)[_WORD.stop :]))
-    return Part(whole, "FLAC", (word & _COUNT) or None)
+    return Part(data, "FLAC", (word & _COUNT) or None, patch=(_WORD.start, unknown))

@@ -34,7 +34,7 @@ _CODECS = {
 # Demuxers whose files state their length; others only estimate it.
 _COUNTED = ("mov", "matroska")
 # Seconds that may lack of it: encoders count what they put before and behind the sound.
-_SLACK_SECONDS = 0.5
+_SLACK_SECONDS = 0.15
 # Values that are gathered to a block.
 _BLOCK_VALUES = 1 << 20
 # The loudest value of each type of samples, and the value of silence.

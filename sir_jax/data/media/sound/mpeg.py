@@ -224,7 +224,7 @@ def _side_bytes(data: bytes, at: int) -> int:
 def _info_at(data: bytes, at: int) -> bytes:
     """Return the name of the header that a frame holds; empty if it holds sound."""
     name = data[(place := at + 4 + _side_bytes(data, at)) : place + 4]
-    if name in (b"Xing", b"Info"):
+    if name in (b"Xing", b"Info") and not any(data[at + 4 : place]):
         return name
     return b"VBRI" if data.startswith(b"VBRI", at + 36) else b""
 

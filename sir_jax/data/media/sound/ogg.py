@@ -16,6 +16,8 @@ from sir_jax.data.media.sound.parts import UNKNOWN, Part, damaged, truncated, un
 _CAPTURE = b"OggS"
 _CONTINUED, _FIRST, _LAST = 1, 2, 4
 _NO_POSITION = -1
+# Beyond the end of any stream. Opus counts at 48 kHz, and libsndfile divides by up to 6.
+_FAR = UNKNOWN << 4
 # The CRC of Ogg is zlib's with the bits of each byte, and of the result, in reverse order.
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 # First packet of a stream -> its codec, and whether it is read here.
@@ -181,7 +183,7 @@ def _recounted(data: bytes, of_stream: list[_Page]) -> bytes:
     for number, page in enumerate(of_stream):
         position, flags = page.position, page.flags
         if number == last:
-            position, flags = UNKNOWN, flags | _LAST
+            position, flags = _FAR, flags | _LAST
         elif started or (number > 1 and position <= 0):
             position = _NO_POSITION
         started = started or position > 0

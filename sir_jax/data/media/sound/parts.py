@@ -24,6 +24,7 @@ class Part(NamedTuple):
       slack: samples that may lack of them, or the file is truncated.
       endless: whether libsndfile must believe the file to be much longer than it is: it estimates
         a length by the file's, and reads no further.
+      patch: (place, bytes) that libsndfile must read there instead of what `data` has.
     """
 
     data: bytes
@@ -31,6 +32,7 @@ class Part(NamedTuple):
     samples: int | None = None
     slack: int = 0
     endless: bool = False
+    patch: tuple[int, bytes] | None = None
 
 
 def truncated(label: str, announced: str, held: str) -> BadMedia:
