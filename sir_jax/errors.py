@@ -13,7 +13,7 @@ class BadMedia(UserError):
     Args:
       message: the line for people.
       fault: the word for programs: "missing", "undecodable", "truncated", "no samples",
-        "too long", "too large" or "wrong rate".
+        "not supported", "too long", "too large" or "wrong rate".
     """
 
     def __init__(self, message: str, fault: str = "undecodable"):

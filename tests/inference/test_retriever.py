@@ -43,7 +43,7 @@ def test_images_from_path_bytes_pil_and_array_are_the_same(retriever, folder):
 
 
 def test_order_is_kept_alone_or_together(retriever, make_tone):
-    clips = [(make_tone(n), 16_000) for n in (30_000, 100, 16_000, 0, 120_000, 8_000, 399)]
+    clips = [(make_tone(n), 16_000) for n in (30_000, 100, 16_000, 2, 120_000, 8_000, 399)]
     together = retriever.encode_speech(clips)
     alone = np.concatenate([retriever.encode_speech([clip]) for clip in clips])
     np.testing.assert_allclose(together, alone, atol=1e-5)

@@ -110,7 +110,10 @@ _OGG_PACKETS = (
     (b"\x01vorbis", "ogg"),
     (b"Speex   ", "speex"),
     (b"fishead\0", "ogg"),
+    (b"\x80theora", "video"),
 )
+# The most bytes of an mp4 file's table that are searched for its tracks.
+_TABLE = 1 << 20
 _VIDEO_CODECS = (b"V_VP8", b"V_VP9", b"V_AV1", b"V_MPEG")
 
 
@@ -176,7 +179,8 @@ def sniff_file(file: BinaryIO) -> Content:
         start += end
     if start and not head:
         return Content("speech", "mp3")
-    return content_of(head)
+    found = content_of(head)
+    return Content(None, "video") if found.format == "mp4" and _shows(file, start) else found
 
 
 def _content_of_form(first: bytes) -> Content | None:
@@ -191,7 +195,8 @@ def _content_of_form(first: bytes) -> Content | None:
             return Content(None, "video")
         return Content("speech", "webm" if b"webm" in first[:64] else "mka")
     if first[:4] == b"OggS":
-        return Content("speech", _ogg_format(first))
+        name = _ogg_format(first)
+        return Content(None if name == "video" else "speech", name)
     return None
 
 
@@ -204,6 +209,21 @@ def _content_of_iso(first: bytes) -> Content:
         known = [_BRANDS[brand][1] for brand in brands if brand in _BRANDS]
         name = next((brand for brand in known if brand != "heif"), name)
     return Content(kind, name)
+
+
+def _shows(file: BinaryIO, start: int) -> bool:
+    """Tell whether an mp4 file has a track of pictures; its table of tracks may stand last."""
+    for _ in range(64):
+        file.seek(start)
+        head = file.read(16)
+        size = int.from_bytes(head[:4], "big")
+        if head[4:8] == b"moov":
+            return bool(re.search(rb"hdlr.{8}vide", file.read(min(size, _TABLE)), re.DOTALL))
+        size = int.from_bytes(head[8:16], "big") if size == 1 else size
+        if size < 8:
+            break
+        start += size
+    return False
 
 
 def _ogg_format(first: bytes) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sir_jax.data.media.audio import load_audio
+from sir_jax.data.media.sniff import sniff
 from sir_jax.errors import UserError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
@@ -18,6 +19,8 @@ CACHE_BYTES = 1 << 28
 
 class SoundFolder:
     """The sounds in a folder and its sub-folders, sorted by path; safe to share between threads.
+
+    A file is a sound by its suffix or by its content; names that start with a dot are passed over.
 
     It pickles as its path and a digest of the file names. A worker scans the folder itself, and
     raises if the files have changed, because all workers must agree on the number of each sound.
@@ -102,13 +105,20 @@ def _list_sounds(folder: Path, field: str) -> list[str]:
     names = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file()
+        if not path.name.startswith(".") and path.is_file() and _is_sound(path)
     )
     if not names:
-        raise UserError(
-            f"{field}={str(folder)!r}: holds no {', '.join(SUFFIXES)} file; give another folder"
-        )
+        raise UserError(f"{field}={str(folder)!r}: holds no sound file; give another folder")
     return names
+
+
+def _is_sound(path: Path) -> bool:
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        return sniff(path).kind == "speech"
+    except OSError:
+        return False
 
 
 def _digest(names: list[str]) -> str:

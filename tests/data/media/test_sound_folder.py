@@ -65,6 +65,15 @@ def test_memory_is_bounded_and_the_least_recently_used_sound_is_evicted(folder):
     np.testing.assert_array_equal(again, kept)
 
 
+def test_sounds_are_found_by_their_content(folder):
+    write(folder / "d.opus.part", 200, "OGG")
+    write(folder / "._b.wav", 200)
+    (folder / "cover.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(40))
+    sounds = SoundFolder(str(folder), FIELD)
+    assert len(sounds) == 4
+    np.testing.assert_array_equal(sounds[3], load_audio(folder / "d.opus.part"))
+
+
 def test_threads_share_a_folder(folder):
     sounds = SoundFolder(str(folder), FIELD, cache_bytes=2_000)
     with ThreadPoolExecutor(4) as pool:
@@ -92,7 +101,7 @@ def test_workers_scan_the_folder_again_and_refuse_other_files(folder):
 def test_bad_folders_and_files_are_named(folder):
     with pytest.raises(UserError, match=f"{FIELD}='.*absent': no such folder"):
         SoundFolder(str(folder / "absent"), FIELD)
-    with pytest.raises(UserError, match=f"{FIELD}='.*empty.wav': holds no .wav, .flac"):
+    with pytest.raises(UserError, match=f"{FIELD}='.*empty.wav': holds no sound file"):
         SoundFolder(str(folder / "empty.wav"), FIELD)
     (folder / "b.wav").write_bytes(b"no sound")
     write(folder / "c.wav", 0)

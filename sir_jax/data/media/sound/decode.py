@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from sir_jax.data.media.sniff import HEAD_BYTES, content_of
+from sir_jax.data.media.sniff import HEAD_BYTES, Content, content_of
 from sir_jax.data.media.sound import libav
 from sir_jax.data.media.sound.flac import flac_part, next_flac
 from sir_jax.data.media.sound.mpeg import mpeg_parts
@@ -40,7 +40,7 @@ _SUBTYPES = {
     *("PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"),
     *("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"),
 }
-_OGG = ("ogg", "opus", "ogg flac", "speex")
+_FLAC = Content("speech", "flac")
 
 
 class Stream(NamedTuple):
@@ -69,13 +69,13 @@ def streams_of(data: bytes, label: str) -> Iterator[Stream]:
     Raises:
       BadMedia: the file is damaged, truncated, or of a format that is not read.
     """
-    form = "flac"
+    content = _FLAC
     if not data.startswith(b"fLaC"):  # most corpora are FLAC: no time is lost on these
         data = data[tags_end(data) :]
-        form = content_of(data[:HEAD_BYTES]).format
-    parts = _parts(data, form, label)
+        content = content_of(data[:HEAD_BYTES])
+    parts = _parts(data, content, label)
     if parts is None:
-        yield from libav.streams(data, form, label)
+        yield from libav.streams(data, content.format, label)
         return
     for part in parts:
         with _opened(part, label) as sound:
@@ -88,22 +88,25 @@ def streams_of(data: bytes, label: str) -> Iterator[Stream]:
             parts.append(flac_part(joined, label))
 
 
-def _parts(data: bytes, form: str, label: str) -> list[Part] | None:
+def _parts(data: bytes, content: Content, label: str) -> list[Part] | None:
     """Check a file by its format; return None for one that libsndfile does not read."""
+    form = content.format
     if form == "wav":
         return [wav_part(data, label)]
     if form == "flac":
         return [flac_part(data, label)]
     if form == "mp3":
         return mpeg_parts(data, label)
-    if form in _OGG and not (form == "speex" and libav.installed()):
+    if data.startswith(b"OggS") and not (form == "speex" and libav.installed()):
         return ogg_parts(data, label)
     if form in libav.DEMUXERS:
         if not libav.installed():
             raise unsupported(label, form, extra=True)
         return None
-    if form:
+    if content.kind == "speech" or form == "video":
         raise unsupported(label, form)
+    if form:
+        raise BadMedia(f"{label}: a {form} file, not a sound; give a sound file")
     raise BadMedia(f"{label}: not a wav, flac, ogg or mp3 file; {CONVERT}")
 
 

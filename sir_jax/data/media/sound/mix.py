@@ -71,7 +71,8 @@ class Mix:
         if block.shape[1] == 1:
             mono = np.ascontiguousarray(block[:, 0])
         else:
-            mono = np.mean(block.T, axis=0)
+            with np.errstate(over="ignore", invalid="ignore"):  # refused below, by name
+                mono = np.mean(block.T, axis=0)
         self._note_range(block, mono)
         self._count += len(mono)
         self._check(self._seconds + self._count / self._rate, "more than that is")
