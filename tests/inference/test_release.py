@@ -21,6 +21,7 @@ def release_config(sim: float = 1.0, cmd: float = 1.0) -> ConfigDict:
     return tiny_config(
         **{
             "data.buckets": (24_000, 48_000),
+            "model.embed_width": 32,
             "model.remat": "full",
             "model.scan": True,
             "model.attention": "cudnn",
