@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from PIL import Image, ImageDraw
 
 from sir_jax.cli.index import SOME_FAILED
 from sir_jax.cli.options import add_batch_size, add_model, make_parser, require_least
-from sir_jax.data.media.audio import SAMPLE_RATE, load_audio
+from sir_jax.data.media.audio import SAMPLE_RATE, load_sound
 from sir_jax.data.media.fonts import Fonts
-from sir_jax.data.media.image import load_image
+from sir_jax.data.media.image import blank_reason, load_image
 from sir_jax.errors import UserError, first_few
 from sir_jax.index.folder import IMAGE_SUFFIXES, kinds_of_files, scan_folder
 from sir_jax.index.grid import (
@@ -30,6 +31,7 @@ from sir_jax.index.grid import (
     writable_suffixes,
 )
 from sir_jax.index.query import Hit
+from sir_jax.inference.inputs import QuietMedia
 
 # Pictures up to which nothing is said of how far it is.
 QUIET = 200
@@ -61,6 +63,8 @@ def find_images(folder: str | os.PathLike) -> list[Path]:
 def read_queries(paths: list[str]) -> list[np.ndarray]:
     """Read every query before any work is done, so that a bad one costs nothing.
 
+    A query in which nothing can be heard is named on stderr.
+
     Args:
       paths: sound files.
 
@@ -70,11 +74,13 @@ def read_queries(paths: list[str]) -> list[np.ndarray]:
     Raises:
       UserError: a file cannot be read or holds no sample.
     """
-    waves = [load_audio(path) for path in paths]
-    for path, wave in zip(paths, waves, strict=True):
-        if not len(wave):
+    sounds = [load_sound(path) for path in paths]
+    for path, sound in zip(paths, sounds, strict=True):
+        if not len(sound.wave):
             raise UserError(f"{path} holds no sound (0 samples); record it again")
-    return waves
+        if sound.warning:
+            print(f"warning: {path}: {sound.warning}", file=sys.stderr)
+    return [sound.wave for sound in sounds]
 
 
 def open_index(args: argparse.Namespace, model):
@@ -127,7 +133,9 @@ def find(index, queries: list, of: str, k: int, rerank: int) -> list[list[Hit]]:
     if k > len(gallery):
         print(f"-k {k}: there are only {len(gallery)} {what}, all are shown", file=sys.stderr)
         k = len(gallery)
-    return index.search(queries, k, rerank=max(rerank, k) if rerank else 0, of=of)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", QuietMedia)  # named by their paths already
+        return index.search(queries, k, rerank=max(rerank, k) if rerank else 0, of=of)
 
 
 def read_truth(path: str) -> dict[str, str]:
@@ -340,6 +348,9 @@ def main(argv: list[str]) -> int:
     truth = read_truth(args.truth)
     waves = read_queries(args.query or [])
     pictures = [load_image(path) for path in args.picture or []]
+    for path, picture in zip(args.picture or [], pictures, strict=True):
+        if reason := blank_reason(picture):
+            print(f"warning: {path} {reason}", file=sys.stderr)
     if args.images:
         find_images(args.images)  # before the model is loaded
     from sir_jax.inference.retriever import Retriever

@@ -126,6 +126,10 @@ def test_bad_recordings(workdir, folder, query, tmp_path, capsys):
     line = error_of(capsys, search(workdir, silent, folder, tmp_path))
     assert "silent.wav" in line and "0 samples" in line
 
+    soundfile.write(silent, np.zeros(8_000), 16_000, subtype="PCM_16")
+    assert search(workdir, silent, folder, tmp_path) == 0
+    assert f"warning: {silent}: digital silence\n" in capsys.readouterr().err
+
     line = error_of(capsys, search(workdir, tmp_path / "none.wav", folder, tmp_path))
     assert "none.wav" in line and "no such file" in line
 
