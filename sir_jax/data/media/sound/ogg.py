@@ -20,6 +20,8 @@ _NO_POSITION = -1
 _FAR = UNKNOWN << 4
 # The CRC of Ogg is zlib's with the bits of each byte, and of the result, in reverse order.
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+# Where fewer pages are missing behind the header, they were lost.
+_JOINED_PAGES = 16
 # First packet of a stream -> its codec, and whether it is read here.
 _CODECS = (
     (b"\x01vorbis", "Vorbis"),
@@ -132,7 +134,8 @@ def _links(pages: list[_Page], label: str) -> list[dict[int, list[_Page]]]:
         of_stream = links[-1][page.serial]
         missing = (page.number - of_stream[-1].number - 1) % (1 << 32)
         # Who records a running station gets the header's pages and then those from now on.
-        if missing and of_stream[-1].position > 0:
+        joined = of_stream[-1].position == 0 and missing >= _JOINED_PAGES
+        if missing and not joined:
             raise damaged(label, f"Ogg pages are missing before byte {page.start}")
         of_stream.append(page)
     return links
