@@ -24,7 +24,7 @@ class Hit(NamedTuple):
     Attributes:
       id: the item's name in the index.
       score: inner product of the item's vector and the query's, -1 to 1.
-      match: log-odds that speech and picture match; None without re-ranking.
+      match: log-odds that speech and picture match; None without re-ranking, or a file to read.
     """
 
     id: str

@@ -39,7 +39,8 @@ class Retriever:
       >>> model = sir_jax.load("spoken-scenes")
       >>> second = np.random.default_rng(0).normal(size=16_000).astype(np.float32)
       >>> speech = model.encode_speech([(second, 16_000)])  # or paths of sound files
-      >>> image = model.encode_image([np.zeros((64, 64, 3), np.uint8)])  # or paths of pictures
+      >>> picture = np.arange(64 * 64 * 3).astype(np.uint8).reshape(64, 64, 3)
+      >>> image = model.encode_image([picture])  # or paths of pictures
       >>> speech.shape == image.shape == (1, model.width)
       True
       >>> similarity = speech @ image.T
