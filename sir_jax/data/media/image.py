@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -156,9 +157,7 @@ def blank_reason(image: Image.Image) -> str | None:
       >>> blank_reason(Image.new("RGB", (9, 9), "white"))
       'is of one colour (#ffffff)'
     """
-    # A few pixels tell nearly every image apart from a blank one.
-    for sample in (image.resize((8, 8), Image.Resampling.NEAREST), image):
-        ranges = sample.getextrema()
+    for ranges in _ranges(image):
         if any(high - low > _ONE_COLOUR for low, high in ranges):
             return None
     return "is of one colour (#{:02x}{:02x}{:02x})".format(*image.getpixel((0, 0)))
@@ -336,7 +335,7 @@ def _to_rgb(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
     if image.mode in ("La", "RGBa"):  # colours are multiplied by their alpha already
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     if "A" in image.getbands() or image.info.get("transparency") is not None:
-        return _on_ground(image.convert("RGBA"))
+        return _on_ground(image if image.mode == "RGBA" else image.convert("RGBA"))
     # `convert` would copy an RGB image.
     return image if image.mode == "RGB" else image.convert("RGB")
 
@@ -346,9 +345,17 @@ def _on_ground(image: Image.Image) -> Image.Image:
     for ground in (255, 0):
         paper = Image.new("RGBA", image.size, (ground, ground, ground, 255))
         laid = Image.alpha_composite(paper, image).convert("RGB")
-        if max(abs(value - ground) for pair in laid.getextrema() for value in pair) >= _SEEN:
-            return laid
+        for ranges in _ranges(laid):
+            if max(abs(value - ground) for pair in ranges for value in pair) >= _SEEN:
+                return laid
     return image.convert("RGB")
+
+
+def _ranges(image: Image.Image) -> Iterator[tuple[tuple[int, int], ...]]:
+    """Yield the least and largest value of each channel, of a few pixels and then of all."""
+    # The few tell nearly every image apart from an empty one, at no cost.
+    yield image.resize((24, 24), Image.Resampling.NEAREST).getextrema()
+    yield image.getextrema()
 
 
 def _is_rotated(image: Image.Image) -> bool:

@@ -82,7 +82,7 @@ def open_picture(data: bytes, label: str, max_pixels: int) -> Image.Image:
     if content.format == "jxl":
         _check_size(label, *_jxl_size(data), max_pixels)
     # Not `Image.open`: it warns of large pictures, which have a limit of their own here.
-    image = _parser(known[content.format])(io.BytesIO(data), "")
+    image = _load_class(known[content.format])(io.BytesIO(data), "")
     if content.format == "jpeg":
         _shrink(image, max_pixels)
     if content.format == "jxl" and not image.jpeg:
@@ -192,7 +192,7 @@ def _title(name: str) -> str:
     return _NAMES.get(name, name.upper())
 
 
-def _parser(name: str):
+def _load_class(name: str):
     """Return the class that opens a format; its module is imported when the first file comes."""
     module, _, cls = name.partition(":")
     return getattr(importlib.import_module(module), cls)
