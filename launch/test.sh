@@ -14,7 +14,7 @@ if ! command -v chromium chromium-browser google-chrome >/dev/null && [ "$(id -u
     echo "launch: chromium cannot be installed; the page's tests need one" >&2
 fi
 # A choice of tests runs in this process; all of them run in two, each of which takes whole files.
-case "$*" in "" | --quick | --all) 
+case "$*" in "" | --quick | --all)
   set -- --numprocesses=2 --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 "$@"
   ;;
 esac
