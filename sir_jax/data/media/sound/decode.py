@@ -131,6 +131,8 @@ class _Patched(io.BytesIO):
     def readinto(self, buffer) -> int:
         at = self.tell()
         count = super().readinto(buffer)
+        if at >= self._end:
+            return count
         first, last = max(at, self._start), min(at + count, self._end)
         if first < last:
             buffer[first - at : last - at] = self._bytes[first - self._start : last - self._start]
