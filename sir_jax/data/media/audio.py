@@ -9,7 +9,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from sir_jax.data.media.sound import mix
-from sir_jax.data.media.sound.decode import Stream, streams_of
+from sir_jax.data.media.sound.decode import streams_of
+from sir_jax.data.media.sound.parts import Stream
 from sir_jax.data.media.sources import read_source
 from sir_jax.errors import BadMedia, UserError
 

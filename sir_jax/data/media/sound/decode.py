@@ -3,7 +3,6 @@
 import contextlib
 import io
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -18,6 +17,7 @@ from sir_jax.data.media.sound.parts import (
     CONVERT,
     UNKNOWN,
     Part,
+    Stream,
     truncated,
     unsupported,
 )
@@ -41,22 +41,6 @@ _SUBTYPES = {
     *("VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"),
 }
 _FLAC = Content("speech", "flac")
-
-
-class Stream(NamedTuple):
-    """A stream of sound that is ready to be decoded.
-
-    Attributes:
-      samples: samples per channel as its header states them; None if it does not.
-      channels: the number of channels.
-      rate: in Hz.
-      blocks: yields float32 [n, channels] up to the end of the stream; raises `BadMedia`.
-    """
-
-    samples: int | None
-    channels: int
-    rate: int
-    blocks: Iterator[np.ndarray]
 
 
 def streams_of(data: bytes, label: str) -> Iterator[Stream]:

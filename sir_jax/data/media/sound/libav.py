@@ -5,11 +5,10 @@ import importlib.util
 import io
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
-from sir_jax.data.media.sound.parts import damaged, truncated, unsupported
+from sir_jax.data.media.sound.parts import Stream, damaged, truncated, unsupported
 from sir_jax.errors import BadMedia
 
 # Format, as `sniff` names it -> the demuxer that alone may open it.
@@ -46,16 +45,7 @@ def installed() -> bool:
     return importlib.util.find_spec("av") is not None
 
 
-class Opened(NamedTuple):
-    """An opened stream, with the fields of `decode.Stream`."""
-
-    samples: int | None
-    channels: int
-    rate: int
-    blocks: Iterator[np.ndarray]
-
-
-def streams(data: bytes, form: str, label: str) -> Iterator[Opened]:
+def streams(data: bytes, form: str, label: str) -> Iterator[Stream]:
     """Open the first stream of sound of a file.
 
     Args:
@@ -87,12 +77,12 @@ def streams(data: bytes, form: str, label: str) -> Iterator[Opened]:
         with _reporting(label):
             first = next(frames, None)
         if first is None:
-            yield Opened(0, 1, stream.rate, iter(()))
+            yield Stream(0, 1, stream.rate, iter(()))
             return
         seconds = container.duration / av.time_base if container.duration else None
         known = int(seconds * first.sample_rate) if seconds and demuxer in _COUNTED else None
         blocks = _blocks(itertools.chain([first], frames), known, label)
-        yield Opened(known, first.layout.nb_channels, first.sample_rate, blocks)
+        yield Stream(known, first.layout.nb_channels, first.sample_rate, blocks)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,9 @@
 """A part of a sound file as a decoder gets it, and the messages about files that it cannot get."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
+
+import numpy as np
 
 from sir_jax.errors import BadMedia
 
@@ -33,6 +36,22 @@ class Part(NamedTuple):
     slack: int = 0
     endless: bool = False
     patch: tuple[int, bytes] | None = None
+
+
+class Stream(NamedTuple):
+    """A stream of sound that is ready to be decoded.
+
+    Attributes:
+      samples: samples per channel as its header states them; None if it does not.
+      channels: the number of channels.
+      rate: in Hz.
+      blocks: yields float32 [n, channels] up to the end of the stream; raises `BadMedia`.
+    """
+
+    samples: int | None
+    channels: int
+    rate: int
+    blocks: Iterator[np.ndarray]
 
 
 def truncated(label: str, announced: str, held: str) -> BadMedia:
