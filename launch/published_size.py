@@ -210,8 +210,12 @@ def watch(
     result["seconds"] = round(time.monotonic() - start, 1)
     result["peak_mib"], result["first_process_mib"] = peak >> 20, alone >> 20
     if left:
-        time.sleep(3)
-        result["left_behind"] = sum(os.path.exists(f"/proc/{each}") for each in left)
+        killed = time.monotonic()
+        while left and time.monotonic() < killed + 60:
+            time.sleep(0.1)
+            left = [each for each in left if os.path.exists(f"/proc/{each}")]
+        result["left_behind"] = len(left)
+        result["gone_after"] = round(time.monotonic() - killed, 1)
     return result
 
 
