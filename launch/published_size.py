@@ -172,6 +172,14 @@ def family(root: int) -> Iterator[int]:
         waiting += children.get(process, [])
 
 
+def runs(process: int) -> bool:
+    """Tell whether a process runs, and has not only been left unburied by its parent."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def memory(process: int, field: str) -> int:
     """Return a process's memory in bytes: 'Pss' counts a page that n processes share as 1/n."""
     with contextlib.suppress(OSError):
@@ -212,8 +220,8 @@ def watch(
     if left:
         killed = time.monotonic()
         while left and time.monotonic() < killed + 60:
-            time.sleep(0.1)
-            left = [each for each in left if os.path.exists(f"/proc/{each}")]
+            time.sleep(0.05)
+            left = [each for each in left if runs(each)]
         result["left_behind"] = len(left)
         result["gone_after"] = round(time.monotonic() - killed, 1)
     return result
