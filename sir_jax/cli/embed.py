@@ -22,9 +22,11 @@ from sir_jax.cli.index import (
     count_left_out,
     describe_left_out,
     report_failures,
+    report_notes,
 )
 from sir_jax.cli.options import add_batch_size, add_model, make_parser, require_least
 from sir_jax.errors import UserError
+from sir_jax.runtime.workdir import require_local
 
 
 def read_inputs(inputs: str) -> tuple[list, Path | None, dict]:
@@ -104,6 +106,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
     require_least(args, chunk=1, batch_size=1)
+    args.out = require_local(args.out)
     args.shard = parse_shard(args.shard) if args.shard else None
     return args
 
@@ -141,10 +144,11 @@ def main(argv: list[str]) -> int:
             return INTERRUPTED
         status = SOME_FAILED if counts["failed"] else 0
     if not args.shard:
-        made, failures = merge_chunks(model, plan, out, root, passed)
-        counts |= made | {"failed": len(failures)}
-        left_out = count_left_out(failures, passed)
-        status = report_failures(failures)
+        made = merge_chunks(model, plan, out, root, passed)
+        counts |= made.counts | {"failed": len(made.failed)}
+        left_out = count_left_out(made.failed, passed)
+        report_notes(made.noted)
+        status = report_failures(made.failed)
     if args.json:
         print(json.dumps(counts | ({"not_indexed": left_out} if left_out else {})))
     else:

@@ -1,8 +1,7 @@
 """The `Index` of pictures and recordings: a recording finds pictures, a picture finds recordings.
 
-Search is exact up to a million vectors; `engines.faiss_search` tells what happens above. Scores are
-inner products of unit vectors. Re-ranking computes the match scores of the best hits and orders
-them by both scores.
+Search is exact up to a million vectors; see `engines.faiss_search` for more. Scores are inner
+products of unit vectors. Re-ranking orders the best hits by score and match score together.
 """
 
 import contextlib
@@ -25,6 +24,7 @@ from sir_jax.index.items import Failure, Item, item_of_content, items_of_source,
 from sir_jax.index.query import OTHER, Hit, check_search, group_queries, plain_queries
 from sir_jax.runtime.console import Progress
 from sir_jax.runtime.locks import only_one
+from sir_jax.runtime.workdir import require_local
 
 
 class Index:
@@ -90,21 +90,21 @@ class Index:
           out: a folder without an index. The index is saved there, and so are finished chunks while
             it is built: after an interrupt the same call continues.
           progress: whether to report progress on stderr.
-          errors: what happens to a file that cannot be read: 'skip' notes it in `failed`, 'raise'
-            stops.
+          errors: a file that cannot be read is noted in `failed` by 'skip', and stops by 'raise'.
           way: how the index is searched: 'auto', 'exact', 'ivf' or 'hnsw'.
 
         Raises:
           UserError: the folder does not exist or is empty, a file cannot be read and `errors` is
             'raise', or `out` cannot be written or holds an index already.
         """
-        root, items, passed = items_of_source(source, None if out is None else Path(out))
+        out = None if out is None else require_local(out)
+        root, items, passed = items_of_source(source, out)
         index = cls(model, root, way)
-        if out is not None:
-            if (Path(out) / stored.INDEX_FILE).exists():
-                raise UserError(f"{out} holds an index already; update it or choose another folder")
-            index._generations[Path(out).resolve()] = None
         index.passed = passed
+        if out is not None:
+            if (out / stored.INDEX_FILE).exists():
+                raise UserError(f"{out} holds an index already; update it or choose another folder")
+            index._generations[out.resolve()] = None
         index.put(items, set(), out, progress, errors)
         return index if out is None else cls.load(out, index.model)
 
@@ -149,11 +149,10 @@ class Index:
 
         Args:
           items: paths, or other forms that `Retriever.encode_image` and `encode_speech` take.
-          ids: the items' names; None for their paths, relative to the root if they are under it.
+          ids: the items' names; None for their paths, relative to the root where they are under it.
           of: the kind, 'image' or 'speech', of items that show none themselves (bytes).
           progress: whether to report progress on stderr.
-          errors: what happens to an item that cannot be read: 'raise' refuses all items, 'skip'
-            notes it in `failed`.
+          errors: where an item cannot be read 'raise' refuses all, 'skip' notes it in `failed`.
 
         Raises:
           UserError: an id is missing or in the index already, or an item cannot be read.
@@ -204,8 +203,7 @@ class Index:
           folder: the folder if it was moved; None for the root.
           out: a folder to save the index to at the end; after an interrupt the same call continues.
           progress: whether to report progress on stderr.
-          errors: what happens to a file that cannot be read: 'skip' notes it in `failed`, 'raise'
-            stops.
+          errors: a file that cannot be read is noted in `failed` by 'skip', and stops by 'raise'.
           allow_removal: whether to remove everything that is not in the folder any more.
           checksum: whether to compare the files' contents instead of their sizes and times.
 
@@ -277,7 +275,7 @@ class Index:
           UserError: the folder cannot be written to, another process is writing there, or has done
             so since the index was read from there.
         """
-        with only_one(Path(folder), "folder"):
+        with only_one(require_local(folder), "folder"):
             self._write(Path(folder))
 
     def _write(self, folder: Path) -> None:
@@ -337,8 +335,11 @@ class Index:
         for item in items:
             if item.id not in gone and self._has(item.id):
                 raise UserError(f"{item.id} is in the index already; remove it first")
-        plan, out = embed_lists.ChunkPlan.of_items(items), None if out is None else Path(out)
-        lock = contextlib.nullcontext() if out is None else only_one(out, "folder")
+        plan, out = (
+            embed_lists.ChunkPlan.of_items(items),
+            None if out is None else require_local(out),
+        )
+        lock = only_one(out, "folder") if out else contextlib.nullcontext()
         with lock, Progress(len(items), "files embedded", progress) as bar:
             if out is not None:
                 # Before the work, and not only after it.

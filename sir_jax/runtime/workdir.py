@@ -60,6 +60,17 @@ def is_remote(workdir: str | os.PathLike) -> bool:
     return "://" in os.fspath(workdir)
 
 
+def require_local(folder: str | os.PathLike) -> Path:
+    """Return the path of a folder that is memory-mapped and locked, so cannot be in a bucket.
+
+    Raises:
+      UserError: it is a URL.
+    """
+    if is_remote(folder):
+        raise UserError(f"{folder}: an index is a local folder; write it to one and copy it there")
+    return Path(folder)
+
+
 def check_reachable(workdir: Path) -> None:
     """See that a workdir's storage can be reached; nothing is checked of a local one.
 

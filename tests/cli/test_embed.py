@@ -123,3 +123,22 @@ def test_names_in_a_list_may_hold_anything_but_line_ends(media, tmp_path, monkey
         assert [item.id for item in embed_main.read_inputs(str(listed))[0]] == names
     listed.write_text("b.png\r\n\u65e5.png\r\n", encoding="utf-16")
     assert embed_main.read_names(listed.read_bytes()) == ["b.png", "\u65e5.png"]
+
+
+def test_a_merge_does_not_replace_an_index_of_other_files(workdir, folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    names = sorted(path for path in folder.rglob("*") if path.is_file())
+    for name, part in (("all", names), ("some", names[:2])):
+        (tmp_path / f"{name}.txt").write_text("".join(f"{path}\n" for path in part))
+    words = ["embed", f"--model={workdir}", f"--out={out}"]
+    assert main([*words, f"--inputs={tmp_path}/all.txt"]) == 0
+    before = (out / "index.json").read_bytes()
+    assert main([*words, f"--inputs={tmp_path}/some.txt"]) == 2
+    assert f"{len(names) - 2} of {len(names)} items are not in the list" in capsys.readouterr().err
+    assert (out / "index.json").read_bytes() == before
+
+
+def test_an_index_in_a_bucket_is_refused(folder, capsys):
+    for verb, source in (("embed", "--inputs"), ("index", "--folder")):
+        assert main([verb, "--model=x", f"{source}={folder}", "--out=s3://bucket/index"]) == 2
+        assert "s3://bucket/index: an index is a local folder" in capsys.readouterr().err
