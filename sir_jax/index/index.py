@@ -219,10 +219,8 @@ class Index:
         guards = dict(allow_removal=allow_removal, checksum=checksum)
         plan = updates.plan_update(self, folder, out=out, **guards)
         if plan.refusal:
-            raise UserError(
-                f"{plan.refusal}; nothing was changed: see that its drive is mounted, or give "
-                "allow_removal=True"
-            )
+            remedy = "see that its drive is mounted, or give allow_removal=True"
+            raise UserError(f"{plan.refusal}; nothing was changed: {remedy}")
         return updates.carry_out(self, plan, out=out, progress=progress, errors=errors)
 
     def search(self, query, k: int = 10, *, rerank: int = 0, of: str | None = None) -> list:

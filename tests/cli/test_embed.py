@@ -12,6 +12,7 @@ import soundfile
 from sir_jax.cli import embed as embed_main
 from sir_jax.cli.main import main
 from sir_jax.errors import UserError
+from sir_jax.index.folder import IMAGE_SUFFIXES
 from sir_jax.index.index import Index
 from sir_jax.inference.retriever import Retriever
 
@@ -127,7 +128,7 @@ def test_names_in_a_list_may_hold_anything_but_line_ends(media, tmp_path, monkey
 
 def test_a_merge_does_not_replace_an_index_of_other_files(workdir, folder, tmp_path, capsys):
     out = tmp_path / "out"
-    names = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = sorted(path for path in folder.rglob("*.*") if path.suffix in IMAGE_SUFFIXES)
     for name, part in (("all", names), ("some", names[:2])):
         (tmp_path / f"{name}.txt").write_text("".join(f"{path}\n" for path in part))
     words = ["embed", f"--model={workdir}", f"--out={out}"]
