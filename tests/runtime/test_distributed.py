@@ -109,7 +109,8 @@ def assert_same_run(workdir, whole):
     assert ours == theirs
 
 
-@pytest.mark.slow
+# Of what four could break two break already, in the next test.
+@pytest.mark.release
 def test_four_processes_give_the_run_of_one(setting, whole):
     outs = Job(setting, setting / "four", 4, 2).finish()
     assert_same_run(setting / "four", whole)
