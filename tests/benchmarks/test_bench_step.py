@@ -12,9 +12,9 @@ from sir_jax.errors import UserError
 ARGS = [
     "--config=configs/unified.py:runlocal",
     "--config.mesh.data=1",
-    "--rounds=2",
+    "--rounds=1",
     "--batch=4",
-    "--samples=16000",
+    "--samples=4000",
     "--config.model.speech.layers=1",
     "--config.model.image.layers=1",
     "--config.model.fusion.layers=1",

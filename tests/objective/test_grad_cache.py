@@ -43,6 +43,7 @@ def test_gradient_is_the_big_batch(terms):
             np.testing.assert_allclose(cached, row, atol=1e-6)
 
 
+@pytest.mark.release
 def test_accumulation_alone_is_another_gradient():
     cfg, model, state = made(**STILL)
     batch = synthetic_batch(cfg)

@@ -252,9 +252,6 @@ def test_a_term_that_is_off_costs_no_operation():
         term: step_flops(**subset_fields(("sic", term))) - plain for term in ("queue", "sim", "cmd")
     }
     assert all(cost > 0.02 * plain for cost in costs.values()), (plain, costs)
-    # Two terms cost as much together as each alone.
-    both = step_flops(**subset_fields(("sic", "sim", "cmd"))) - plain
-    assert both == pytest.approx(costs["sim"] + costs["cmd"], rel=0.05)
 
 
 @functools.cache
@@ -354,15 +351,12 @@ def test_alpha_rises_from_its_first_step_to_the_end_of_the_ramp():
 
 
 def test_accumulation_queues_every_row_in_the_batchs_order():
-    fields = {**TERMS["queue"], **STILL}
-    cfg, model, state = made(**fields)
+    cfg, model, state = made(**TERMS["queue"], **STILL)
     batch = synthetic_batch(cfg)
     batch["image_ids"] = np.arange(8, dtype=np.int32)
     rows = {}
     for accum in (1, 2):
         cfg.train.grad_accum = accum
-        tx = make_optimizer(cfg.optim, cfg.train.steps)
-        step = jax.jit(functools.partial(train_step, model=model, tx=tx, cfg=cfg))
-        rows[accum] = step(state, batch)[0].queue
-    np.testing.assert_array_equal(rows[2].ids[10:18], np.arange(8))
+        rows[accum] = gradient(cfg, model, state, batch)[1].queue_rows
+    np.testing.assert_array_equal(rows[2].ids, np.arange(8))
     np.testing.assert_allclose(rows[2].speech, rows[1].speech, atol=1e-6)

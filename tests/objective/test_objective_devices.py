@@ -48,7 +48,7 @@ COLLECTIVE = re.compile(
 )
 
 
-@pytest.mark.parametrize("mining", ["global", "shard"])
+@pytest.mark.parametrize("mining", [pytest.param("global", marks=pytest.mark.release), "shard"])
 def test_no_collective_of_eight_devices_moves_the_queue(mining):
     _, _, _, step = compiled_step(8, mining)
     lines = [line for line in step.as_text().splitlines() if COLLECTIVE.search(line)]
@@ -61,6 +61,8 @@ def test_no_collective_of_eight_devices_moves_the_queue(mining):
     assert bool(moved) == (mining == "global")
 
 
+# The next test compares the gradients, and those of the loop the losses of steps on a mesh.
+@pytest.mark.release
 def test_update_on_eight_devices_is_that_of_one():
     by_devices = {}
     for devices in (1, 8):

@@ -15,7 +15,7 @@ from sir_jax.training.metrics import JSONL, read_records
 
 pytestmark = pytest.mark.slow
 
-STEPS, KILLS = 40, 2
+STEPS, KILLS = 40, 1
 CONFIG = """
 import json
 from sir_jax.config.compare import from_json

@@ -12,10 +12,11 @@ from training_helpers import memory_corpus
 from sir_jax import pretrained
 from sir_jax.inference.workdirs import restore_params
 from sir_jax.models import HubertSpec, SpeechImageModel, VitSpec, build_model
-from sir_jax.training import featurize as featurize_module
+from sir_jax.runtime import sharding
 from sir_jax.training import loop
 from sir_jax.training.featurize import featurize
 from sir_jax.training.metrics import JSONL, read_records
+from sir_jax.training.setup import prepare
 from sir_jax.training.stored_features import params_hash
 
 # All clips of `memory_corpus` fit the bucket: training on waveforms crops longer ones at random.
@@ -128,7 +129,7 @@ def test_one_frozen_modality_with_accumulated_gradients(tmp_path, corpus, monkey
 def test_losses_from_features_do_not_depend_on_the_mesh(tmp_path, corpus):
     # The encoders come from a file: random ones created in shards differ in their last bits.
     cfg = tiny_config(**{"optim.freeze": ("speech", "image")})
-    _, params = featurize_module._frozen_model(cfg, loop.sharding.make_mesh(cfg.mesh))
+    params = prepare(cfg, sharding.make_mesh(cfg.mesh)).create_state().params
     for name, spec in (("speech", HubertSpec), ("image", VitSpec)):
         pretrained.save(tmp_path / name, spec(**cfg.model[name]), jax.device_get(params[name]))
     fields = UNIFIED | {
