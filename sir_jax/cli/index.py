@@ -21,7 +21,7 @@ from sir_jax.runtime.workdir import require_local
 
 SOME_FAILED = 3
 INTERRUPTED = 130
-_NAMED = 20  # failures, on stderr
+_NAMED = 20  # files of one fault, on stderr
 # What is said of a `Failure.fault`.
 _FAULTS = {
     "undecodable": "cannot be decoded",
@@ -50,7 +50,8 @@ def report_notes(noted: Mapping[str, str]) -> None:
     for name, note in sorted(noted.items()):
         by_note.setdefault(note.partition(" (")[0].removeprefix("is "), []).append(name)
     for note, names in by_note.items():
-        print(f"warning: {len(names):,} x {note}: {first_few(names, joint=', ')}", file=sys.stderr)
+        shown = first_few(names, _NAMED, joint=", ")
+        print(f"warning: {len(names):,} x {note}: {shown}", file=sys.stderr)
 
 
 def count_left_out(failed: Mapping, passed: Mapping) -> dict[str, dict[str, int]]:

@@ -278,7 +278,7 @@ def test_impossible_specs_are_refused():
 
 def test_kernels_start_with_the_standard_deviation_of_the_config():
     spec = FusionSpec(**{**SMALL, "width": 64, "mlp_width": 256}, init_std=0.125)
-    params = jax.jit(Fusion(spec).init, static_argnums=6)(
+    params = jax.jit(Fusion(spec).init, static_argnums=5)(
         jax.random.key(0),
         jnp.zeros((1, 2, 32)),
         jnp.ones((1, 2), bool),
