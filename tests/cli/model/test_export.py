@@ -77,7 +77,7 @@ def test_the_card_says_what_was_done(released):
         "81.2",
         "CC0-1.0",
         "1 SIC + 1 SIM + 1 CMD",
-        "10,000 steps of 8 pairs",
+        "6 steps of 8 pairs",
         plain["fingerprint"],
         "sir-jax evaluate --workdir=.. --split=test",
         "sir-jax export --workdir=",
