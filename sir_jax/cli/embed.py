@@ -26,7 +26,6 @@ from sir_jax.cli.index import (
 )
 from sir_jax.cli.options import add_batch_size, add_model, make_parser, require_least
 from sir_jax.errors import UserError
-from sir_jax.runtime.workdir import require_local
 
 
 def read_inputs(inputs: str) -> tuple[list, Path | None, dict]:
@@ -106,6 +105,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
     require_least(args, chunk=1, batch_size=1)
+    from sir_jax.runtime.workdir import require_local
+
     args.out = require_local(args.out)
     args.shard = parse_shard(args.shard) if args.shard else None
     return args

@@ -17,7 +17,6 @@ from typing import Any
 from sir_jax.cli.options import add_batch_size, add_model, make_parser, require_least
 from sir_jax.errors import UserError, first_few
 from sir_jax.index.engines import WAYS
-from sir_jax.runtime.workdir import require_local
 
 SOME_FAILED = 3
 INTERRUPTED = 130
@@ -183,6 +182,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args(argv)
     require_least(args, batch_size=1)
+    from sir_jax.runtime.workdir import require_local
+
     args.out = require_local(args.out)
     return args
 

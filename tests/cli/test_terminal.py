@@ -19,6 +19,9 @@ from sir_jax.runtime.console import Progress
 def run(argv):
     {body}
 
+# A shell starts what runs in its background with Ctrl-C ignored.
+if "HEED_CTRL_C" in os.environ:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.modules["fake"] = types.SimpleNamespace(main=run)
 main.VERBS["fake"] = ("fake", "a verb of this test")
 atexit.register(lambda: print("an ordinary end", file=sys.stderr))
@@ -123,7 +126,7 @@ NOTED = f"""
 @pytest.mark.parametrize("body", [SLEEP, LOST, NOTED])
 def test_ctrl_c_ends_a_verb_at_once_and_touches_nothing_more(body):
     begun = time.monotonic()
-    status, out, err = result(start(body))
+    status, out, err = result(start(body, env={"HEED_CTRL_C": "1"}))
     assert status == 130 and time.monotonic() - begun < 20
     # What compiles in a thread must not find its memory freed: Python does not end in its own way.
     assert b"an ordinary end" not in err and b"Traceback" not in err
