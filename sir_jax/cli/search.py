@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -30,8 +30,10 @@ from sir_jax.index.grid import (
     thumbnail,
     writable_suffixes,
 )
-from sir_jax.index.query import Hit
 from sir_jax.inference.inputs import QuietMedia
+
+if TYPE_CHECKING:  # it imports JAX, for which the help need not wait
+    from sir_jax.index.query import Hit
 
 # Pictures up to which nothing is said of how far it is.
 QUIET = 200
@@ -113,7 +115,7 @@ def open_index(args: argparse.Namespace, model):
     return index
 
 
-def find(index, queries: list, of: str, k: int, rerank: int) -> list[list[Hit]]:
+def find(index, queries: list, of: str, k: int, rerank: int) -> list[list["Hit"]]:
     """Rank an index's items for each query.
 
     Args:
@@ -242,7 +244,7 @@ def show_pictures(index, queries: list[str], waves, found, truth: dict) -> tuple
     return rows, bad
 
 
-def show_recordings(index, queries: list[str], found: list[list[Hit]]) -> int:
+def show_recordings(index, queries: list[str], found: list[list["Hit"]]) -> int:
     """Print what pictures found, with the text beside each recording.
 
     Returns:
@@ -260,18 +262,18 @@ def show_recordings(index, queries: list[str], found: list[list[Hit]]) -> int:
     return bad
 
 
-def _path_of(index, hit: Hit) -> Path | None:
+def _path_of(index, hit: "Hit") -> Path | None:
     try:
         return index.path_of(hit.id)
     except UserError:
         return None  # added from memory
 
 
-def _score(hit: Hit) -> str:
+def _score(hit: "Hit") -> str:
     return f"{hit.score:6.3f}" + ("" if hit.match is None else f"  {hit.match:+6.2f}")
 
 
-def as_data(index, queries: list[str], found: list[list[Hit]]) -> list[dict[str, Any]]:
+def as_data(index, queries: list[str], found: list[list["Hit"]]) -> list[dict[str, Any]]:
     """Return what each query found as plain data, with the `problem` of each file, None for none.
 
     A file is not read for this; that it is there is all that is known of it.
