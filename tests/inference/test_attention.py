@@ -79,8 +79,8 @@ def test_attention_is_the_models(retriever, folder, make_tone):
     frames = attention.weights.reshape(len(attention.weights), -1)
     np.testing.assert_allclose(frames[:valid], expected, atol=1e-5)
     np.testing.assert_allclose(frames.sum(axis=1), 1, atol=1e-5)
-    assert attention.weights.shape[1:] == (2, 2) and attention.frame_seconds == 320 / 16_000
-    assert attention.seconds == 1.25 and len(attention.by_frame) == 63  # 62.5 frames of sound
+    assert attention.weights.shape[1:] == (2, 2) and attention.frame_seconds == 160 / 16_000
+    assert attention.seconds == 1.25 and len(attention.by_frame) == 125
     assert (
         attention.by_frame.sum() == pytest.approx(1, abs=1e-5) and (attention.by_frame >= 0).all()
     )
@@ -119,24 +119,26 @@ def test_a_long_recording_is_processed_window_by_window(retriever, folder, make_
     wave = make_tone(100_000)  # windows of 48,000 at 0, 48,000 and 52,000
     attention = retriever.attention((wave, 16_000), folder / "b.png")
     last = retriever.attention((wave[52_000:], 16_000), folder / "b.png")
-    frames = 48_000 // 320 - 2
-    start = 52_000 // 320
+    frames = 48_000 // 160 - 2
+    start = 52_000 // 160
     np.testing.assert_allclose(
         attention.weights[start : start + frames], last.weights[:frames], atol=1e-5
     )
-    assert len(attention.by_frame) == -(-100_000 // 320)
+    assert len(attention.by_frame) == -(-100_000 // 160)
 
 
 def test_an_interval_is_the_mean_of_its_frames(retriever, folder, make_tone):
     attention = retriever.attention((make_tone(20_000), 16_000), folder / "b.png")
     one = attention.during(0.1, 0.1)
-    np.testing.assert_allclose(one, attention.weights[5], atol=1e-5)
+    np.testing.assert_allclose(one, attention.weights[10], atol=1e-5)
     whole = attention.during(0, 99)
     expected = np.einsum("t,tij->ij", attention.by_frame, attention.weights)
     np.testing.assert_allclose(whole, expected, atol=1e-4)
 
 
 def test_silence_and_an_empty_recording(retriever, folder):
-    for samples in (0, 1, 399):
+    with pytest.raises(UserError, match="holds no sound"):
+        retriever.attention((np.zeros(0), 16_000), folder / "b.png")
+    for samples in (1, 399):
         attention = retriever.attention((np.zeros(samples), 16_000), folder / "b.png")
         assert np.isfinite(attention.weights).all() and np.isfinite(attention.score)
