@@ -6,6 +6,7 @@ for the whole session: a program that two files or two processes need is compile
 """
 
 import atexit
+import ctypes
 import fnmatch
 import gc
 import os
@@ -30,6 +31,7 @@ import pytest  # noqa: E402
 from absl import flags  # noqa: E402
 
 TESTS = Path(__file__).parent
+LIBC = ctypes.CDLL(None)
 
 pytest_plugins = ("retriever_fixtures", "split_fixtures")
 
@@ -106,3 +108,6 @@ def programs_of_one_module():
     yield
     jax.clear_caches()
     gc.collect()
+    # glibc keeps what is freed: several GB in the end.
+    if hasattr(LIBC, "malloc_trim"):
+        LIBC.malloc_trim(0)
