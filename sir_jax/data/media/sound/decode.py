@@ -28,6 +28,9 @@ from sir_jax.errors import BadMedia
 # Values (samples x channels) that are decoded at a time: 16 MiB as float32.
 BLOCK_VALUES = 1 << 22
 
+# To copy a small file takes less time than to patch what is read of it.
+_COPIED_BYTES = 1 << 22
+
 # libsndfile reads more formats. The others are refused before its parsers see a byte, and its own
 # word on what it found is checked before its samples are used.
 _FOUND = {
@@ -147,7 +150,12 @@ class _Endless(io.BytesIO):
 def _file(part: Part) -> io.BytesIO:
     if part.endless:
         return _Endless(part)
-    return _Patched(part) if part.patch else io.BytesIO(part.data)
+    if part.patch is None:
+        return io.BytesIO(part.data)
+    if len(part.data) > _COPIED_BYTES:
+        return _Patched(part)
+    start, patch = part.patch
+    return io.BytesIO(b"".join((part.data[:start], patch, part.data[start + len(patch) :])))
 
 
 @contextlib.contextmanager
