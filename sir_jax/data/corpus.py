@@ -39,6 +39,8 @@ class Caption:
     text: str
     speaker: str
     key: str = ""  # the publisher's id; '' if the corpus has none
+    language: str = ""  # BCP 47, such as 'fr'; '' if unknown
+    engine: str = ""  # 'human', or the synthesiser that spoke it; '' if unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,20 +106,16 @@ class Split:
             raise IndexError(f"row {row} of split {self.name!r} with {len(self)} images")
         record = self._open()[int(row)]
         columns = record["captions"]
-        # spoken_scenes has no keys: it is rendered, not published.
-        keys = columns.get("key", [b""] * len(columns["audio"]))
+        texts = [
+            # Not every corpus has every column: spoken_scenes has no keys, and corpora made before
+            # there were several engines have no language and no engine.
+            [text.decode() for text in columns.get(name, [b""] * len(columns["audio"]))]
+            for name in ("text", "speaker", "key", "language", "engine")
+        ]
         captions = tuple(
-            Caption(
-                audio, int(samples), int(caption_id), text.decode(), speaker.decode(), key.decode()
-            )
-            for audio, samples, caption_id, text, speaker, key in zip(
-                columns["audio"],
-                columns["samples"],
-                columns["caption_id"],
-                columns["text"],
-                columns["speaker"],
-                keys,
-                strict=True,
+            Caption(audio, int(samples), int(caption_id), *words)
+            for audio, samples, caption_id, *words in zip(
+                columns["audio"], columns["samples"], columns["caption_id"], *texts, strict=True
             )
         )
         key = record.get("key", b"").decode()

@@ -71,6 +71,8 @@ def _caption() -> dict[str, Any]:
         "caption_id": np.int64,
         "text": tfds.features.Text(),
         "speaker": tfds.features.Text(),
+        "language": tfds.features.Text(),
+        "engine": tfds.features.Text(),
     }
 
 
@@ -86,6 +88,8 @@ def _example(image, picture, sounds, lengths) -> dict[str, Any]:
             "caption_id": caption.caption_id,
             "text": caption.text,
             "speaker": caption.speaker,
+            "language": caption.language,
+            "engine": caption.engine,
         }
         for caption in _usable(image, sounds)
     ]

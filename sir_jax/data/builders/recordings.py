@@ -48,6 +48,8 @@ class PlannedCaption:
     audio: str  # path relative to the publisher's folder
     text: str
     speaker: str  # '' if unknown
+    language: str = ""  # BCP 47, such as 'fr'; '' if unknown
+    engine: str = ""  # 'human', or the synthesiser that spoke it; '' if unknown
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from sir_jax.data.builders.records import write_records
 from sir_jax.errors import UserError
 
 IMAGES = {"train": range(100, 170), "test": range(5)}
+VOICE = {"speaker": "a", "language": "fr", "engine": "human"}
 
 
 def content(image_id):
@@ -60,7 +61,7 @@ class Plain(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for image_id in ids:
             image, sounds = content(image_id)
             captions = [
-                {"audio": s, "samples": len(s), "caption_id": i, "text": f"{i}", "speaker": "a"}
+                {"audio": s, "samples": len(s), "caption_id": i, "text": f"{i}", **VOICE}
                 for i, s in sounds.items()
             ]
             yield image_id, {"image": image, "image_id": image_id, "captions": captions}
@@ -73,7 +74,7 @@ def chunks(tmp_path_factory):
         with new_chunk(folder / f"{first}.chunk") as chunk:
             for image_id in range(10 * first, 10 * first + 10):
                 image, sounds = content(image_id)
-                captions = [SimpleNamespace(caption_id=i, text=f"{i}", speaker="a") for i in sounds]
+                captions = [SimpleNamespace(caption_id=i, text=f"{i}", **VOICE) for i in sounds]
                 planned = SimpleNamespace(image_id=image_id, captions=captions)
                 lengths = {i: len(sound) for i, sound in sounds.items()}
                 record = scene_record(planned, image, sounds, lengths)

@@ -19,6 +19,8 @@ class PlannedCaption:
     speaker: str
     rate: int  # words per minute
     pitch: int  # 0 to 99
+    language: str = "en"
+    engine: str = "espeak"
 
 
 @dataclasses.dataclass(frozen=True)
