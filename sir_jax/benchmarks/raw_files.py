@@ -89,10 +89,10 @@ def make_speech() -> np.ndarray:
     Raises:
       RuntimeError: the synthesiser fails.
     """
-    from sir_jax.data.media.synthesis import Synthesiser
+    from sir_jax.data.media.synthesis import espeak
 
     try:
-        synthesiser = Synthesiser()
+        synthesiser = espeak()
     except UserError:  # not installed
         murmur = babble_noise(20 * SAMPLE_RATE, np.random.default_rng(0))
         return (0.1 * murmur / murmur.std()).astype(np.float32)

@@ -16,14 +16,14 @@ from sir_jax.data.corpus import (
     split_names,
     write_index,
 )
-from sir_jax.data.media.synthesis import require_synthesiser
+from sir_jax.data.media.synthesis import require_espeak
 from sir_jax.data.paths import data_dir as resolve_data_dir
 from sir_jax.errors import UserError
 from sir_jax.runtime.locks import only_one
 
 
 def _prepare(config: SceneConfig, root: Path, workers: int) -> None:
-    require_synthesiser()
+    require_espeak()
     from sir_jax.data.builders.spoken_scenes import spoken_scenes_dataset_builder as module
 
     builder = module.Builder(

@@ -12,7 +12,7 @@ from sir_jax.data.builders.chunk_files import new_chunk
 from sir_jax.data.builders.spoken_scenes.plan import PlannedImage
 from sir_jax.data.builders.spoken_scenes.render import encode_png, render
 from sir_jax.data.builders.work_chunks import RECORD_FORM, chunks_of, make_chunks
-from sir_jax.data.media.synthesis import Synthesiser, encode_flac
+from sir_jax.data.media.synthesis import encode_flac, espeak
 
 # About half a second of work; an interrupt loses that per worker.
 CHUNK_IMAGES = 24
@@ -38,7 +38,7 @@ def make_chunk(image_size: int, path: Path, images: Sequence[PlannedImage]) -> N
     """
     from sir_jax.data.builders.record_form import scene_record
 
-    synthesiser = Synthesiser()
+    synthesiser = espeak()
     with new_chunk(path) as chunk:
         for image in images:
             picture = encode_png(render(image.scene, image_size, image.looks))
