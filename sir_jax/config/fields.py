@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from sir_jax.config.augment_fields import AUGMENT
 from sir_jax.config.model_fields import MODEL
 from sir_jax.config.rules import (
     Channels,
@@ -22,11 +23,11 @@ from sir_jax.config.rules import (
     Span,
     Text,
     Whole,
+    rows,
 )
 from sir_jax.config.specs import CLIP_MEAN, CLIP_STD, DTYPES, MODALITIES, vit_fields
 
 FITS = ("crop", "squash")  # of a picture into a square
-NOISES = ("white", "pink", "babble")  # that can be made
 REACHES = ("global", "shard")  # where negatives and noise come from: the batch, or a device's part
 DIRECTIONS = (*MODALITIES, "both")
 FORMS = ("cosine", "mse", "infonce")  # of `losses.denoising`
@@ -40,22 +41,7 @@ _WEIGHT = Real(0, 1_000)
 _ENCODER = Text("a folder, a name of the hub whose files are in the local cache, or package:NAME")
 
 
-def _rows(section: str, *rows: tuple) -> tuple[Field, ...]:
-    """Return the rows of one section: name, default, rule, doc, and `free` where it is."""
-    return tuple(Field(f"{section}.{name}", *row) for name, *row in rows)
-
-
-def _effect(name: str, what: str, *rows: tuple) -> tuple[Field, ...]:
-    """Return the rows of one augmentation."""
-    first = ("probability", 0.0, _SHARE, f"probability that a training clip {what}")
-    return _rows(f"data.augment.{name}", first, *rows)
-
-
-def _jitter(*rows: tuple[str, str]) -> tuple[Field, ...]:
-    return _rows("data.augment.image", *((name, 0.0, _SHARE, doc) for name, doc in rows))
-
-
-_DATA = _rows(
+_DATA = rows(
     "data",
     ("corpus", "", Text(), "corpus to train on, e.g. manifest/NAME or spoken_scenes/NAME"),
     (
@@ -100,71 +86,7 @@ _DATA = _rows(
     ),
 )
 
-# In the order in which they happen, to training clips alone; evaluation never augments.
-_AUGMENT = (
-    *_effect(
-        "speed",
-        "is played faster or slower, pitch and tempo together",
-        ("factor", (0.9, 1.1), Span(Real(0.5, 2)), "factor of the speed"),
-    ),
-    *_effect(
-        "reverb",
-        "is put into a room",
-        (
-            "folder",
-            "",
-            Text("a folder"),
-            "impulse responses; empty: made, with t60 and direct_ratio",
-        ),
-        ("t60", (0.2, 0.8), Span(Real(0.05, 5)), "seconds in which the room falls by 60 dB"),
-        (
-            "direct_ratio",
-            (0.0, 12.0),
-            Span(Real(-20, 60)),
-            "energy of the direct path over that of the rest, in dB",
-        ),
-    ),
-    *_effect(
-        "noise",
-        "gets noise",
-        ("folder", "", Text("a folder"), "sounds; empty: noise is made, of one of the kinds"),
-        (
-            "kinds",
-            NOISES,
-            Several(Choice(NOISES), "kinds", len(NOISES)),
-            "kinds of noise that is made",
-        ),
-        (
-            "snr",
-            (5.0, 25.0),
-            Span(Real(-20, 100)),
-            "energy of speech over that of noise, in the whole clip, in dB",
-        ),
-    ),
-    *_effect(
-        "telephone",
-        "goes through a telephone, 300 to 3400 Hz",
-        ("mu_law", True, Flag(), "whether it is also coded in 8 bits at 8 kHz"),
-    ),
-    *_effect(
-        "gain",
-        "gets louder or softer",
-        (
-            "db",
-            (-6.0, 6.0),
-            Span(Real(-60, 60)),
-            "change of loudness in dB; undone by data.normalize_wave",
-        ),
-    ),
-    *_jitter(
-        ("brightness", "pixels of a training picture are multiplied by a factor in 1 -+ this"),
-        ("contrast", "distances to the mean grey are multiplied by a factor in 1 -+ this"),
-        ("saturation", "distances to each pixel's grey are multiplied by a factor in 1 -+ this"),
-        ("grey", "probability that a training picture loses its colours"),
-    ),
-)
-
-_FEATURES = _rows(
+_FEATURES = rows(
     "data",
     (
         "features",
@@ -174,7 +96,7 @@ _FEATURES = _rows(
     ),
 )
 
-_INIT = _rows(
+_INIT = rows(
     "init",
     ("speech", "", _ENCODER, "HuBERT to start from; empty: random"),
     ("image", "", _ENCODER, "ViT to start from, with its Q-Former where it has one; empty: random"),
@@ -193,14 +115,14 @@ _INIT = _rows(
 )
 
 _LOSS = (
-    *_rows(
+    *rows(
         "loss.sic",
         ("weight", 1.0, _WEIGHT, "weight of the contrastive term (speech-image contrast)"),
         ("queue", 0, Whole(0, 2**26), "past momentum embeddings that count as candidates, too"),
         ("alpha", 0.0, _SHARE, "weight of the momentum teacher's targets"),
         ("alpha_ramp", 0, Whole(0, _COUNT), "steps in which alpha rises from 0 to its value"),
     ),
-    *_rows(
+    *rows(
         "loss.sim",
         ("weight", 0.0, _WEIGHT, "weight of the matching term (speech-image matching)"),
         (
@@ -210,7 +132,7 @@ _LOSS = (
             "hard negatives from the whole batch, or from a device's part",
         ),
     ),
-    *_rows(
+    *rows(
         "loss.cmd",
         ("weight", 0.0, _WEIGHT, "weight of the denoising term (cross-modal denoising)"),
         ("direction", "image", Choice(DIRECTIONS), "what is made noisy and rebuilt"),
@@ -226,7 +148,7 @@ _LOSS = (
         ),
         ("temperature", 0.07, Real(0.001, 100), "temperature of the form infonce"),
     ),
-    *_rows(
+    *rows(
         "loss.teacher",
         (
             "momentum",
@@ -237,7 +159,7 @@ _LOSS = (
     ),
 )
 
-_OPTIM = _rows(
+_OPTIM = rows(
     "optim",
     ("learning_rate", 1e-4, Real(0, 10), "AdamW's rate at the end of the warm-up"),
     ("schedule", "cosine", Choice(SCHEDULES), "how the rate falls from there to the last step"),
@@ -263,7 +185,7 @@ _OPTIM = _rows(
     ),
 )
 
-_TRAIN = _rows(
+_TRAIN = rows(
     "train",
     ("steps", 10_000, Whole(1, _COUNT), "updates in the whole run"),
     ("log_every", 10, Whole(1, _COUNT), "steps between two lines of metrics.jsonl", True),
@@ -317,7 +239,7 @@ _TRAIN = _rows(
     ),
 )
 
-_EVAL = _rows(
+_EVAL = rows(
     "eval",
     (
         "rerank",
@@ -327,7 +249,7 @@ _EVAL = _rows(
     ),
 )
 
-_MESH = _rows(
+_MESH = rows(
     "mesh",
     (
         "data",
@@ -361,7 +283,7 @@ TABLE: tuple[Field, ...] = (
         "seed of initial parameters, order, crops, augmentation, negatives and noise",
     ),
     *_DATA,
-    *_AUGMENT,
+    *AUGMENT,
     *_FEATURES,
     *MODEL,
     *_INIT,

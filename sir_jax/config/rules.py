@@ -241,3 +241,8 @@ class Field:
         if fault := self.rule.fault(value):
             joint = " " if fault.startswith(("is", "holds")) else ": "
             raise UserError(f"{self.name}={value!r}{joint}{fault}")
+
+
+def rows(section: str, *fields: tuple) -> tuple[Field, ...]:
+    """Return the fields of one section: name, default, rule, doc, and `free` where it is."""
+    return tuple(Field(f"{section}.{name}", *rest) for name, *rest in fields)
