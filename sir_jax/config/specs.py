@@ -78,6 +78,21 @@ HUBERT_VARIANTS: dict[str, dict] = {
         pos_groups=8,
         norm_first=True,
     ),
+    # The same with two layers more, 3 M parameters: what ships and has heard many voices.
+    "small": dict(
+        width=192,
+        layers=6,
+        heads=4,
+        mlp_width=768,
+        conv_width=(32, 64, 128, 192),
+        conv_kernel=(32, 8, 4, 4),
+        conv_stride=(10, 4, 4, 4),
+        conv_bias=True,
+        conv_norm="layer",
+        pos_kernel=32,
+        pos_groups=8,
+        norm_first=True,
+    ),
     "base": dict(),
     "large": dict(
         width=1024,
