@@ -11,7 +11,7 @@ from sir_jax.benchmarks.raw_files import clip_lengths
 from sir_jax.benchmarks.timing import interleave
 from sir_jax.config.presets import frozen_pair
 from sir_jax.data.media.audio import SAMPLE_RATE
-from sir_jax.data.pipeline import plan_epoch
+from sir_jax.data.plan import plan_epoch
 from sir_jax.models import HUBERT_VARIANTS, HubertSpec, build_encoder
 
 EPOCH, BATCH = 25_600, 256  # captions in an epoch and in a batch

@@ -44,6 +44,7 @@ VERBS = {
     "pods explain": ("sir_jax.cli.pods:explain", "show how each array lies on the mesh"),
     "bench": ("", "measure speed against a peer in the same run"),
     "bench encoders": ("sir_jax.benchmarks.encoders", "encoders against transformers on PyTorch"),
+    "bench augment": ("sir_jax.benchmarks.augment", "what each effect costs a training clip"),
     "bench input": (
         "sir_jax.benchmarks.input",
         "raw files to batches, against librosa and PyTorch",

@@ -193,7 +193,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "clipping.probability": 0.1,
         "clipping.db": (3.0, 15.0),
         "telephone.probability": 0.15,
-        "codec.probability": 0.05,
+        "codec.probability": 0.03,
         "mask.probability": 0.2,
         "gain.probability": 0.5,
         "gain.db": (-20.0, 6.0),

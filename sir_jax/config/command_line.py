@@ -12,9 +12,13 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from sir_jax.config.augment_fields import augment_like
 from sir_jax.config.check import check_config
 from sir_jax.config.fields import FIELDS, config_fields, nearest
 from sir_jax.errors import UserError
+
+# The one section that takes the name of a set of values.
+_PRESET = "--config.data.augment="
 
 
 def load_module(spec: str) -> ModuleType:
@@ -124,6 +128,8 @@ def require_workdir(options: dict[str, str]) -> str:
 def parse_options(argv: list[str], options: dict[str, str]) -> tuple[ConfigDict, dict[str, str]]:
     """Read `--config=FILE[:arg] --config.any.field=value` and a verb's own options.
 
+    `--config.data.augment=NAME` takes a preset of augmentation; its fields may still be set.
+
     Args:
       argv: arguments after the verb.
       options: the default of each of the verb's own options.
@@ -140,6 +146,10 @@ def parse_options(argv: list[str], options: dict[str, str]) -> tuple[ConfigDict,
     if len(specs) != 1:
         raise UserError("give one --config=FILE.py[:arg], e.g. --config=configs/demo.py")
     cfg = load_config(specs[0])
+    # First, so that a single field may differ, wherever it is typed.
+    for name in (arg.removeprefix(_PRESET) for arg in argv if arg.startswith(_PRESET)):
+        augment_like(cfg, name)
+    argv = [arg for arg in argv if not arg.startswith(_PRESET)]
     _check_names(argv, cfg, options)
     values = flags.FlagValues()
     for name, default in options.items():

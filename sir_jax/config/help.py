@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
+from sir_jax.config.augment_fields import PRESETS
 from sir_jax.config.fields import TABLE, Field, config_fields
 from sir_jax.config.rules import Text
 
@@ -16,7 +17,8 @@ _SECTIONS: Mapping[str, str] = {
     "": "The whole run.",
     "data": "What is trained on, and how clips and pictures become arrays.",
     "data.augment": "What happens to training clips and pictures at random, in this order. "
-    "Evaluation never augments.",
+    "Evaluation never augments. `--config.data.augment=people` takes a set of values by its name, "
+    f"of {', '.join(PRESETS)}; single fields may be set beside it.",
     "model": "The computation, and the space that both encoders embed into.",
     "model.speech": "The shape of HuBERT; the defaults are those of HuBERT base. A config file "
     "chooses a variant: tiny, base, large or x-large.",

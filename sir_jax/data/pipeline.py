@@ -9,16 +9,17 @@ import dataclasses
 import sys
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from sir_jax.config.check import check_section
 from sir_jax.config.specs import MODALITIES
-from sir_jax.data.media.audio import load_audio, normalize_waveform
+from sir_jax.data.media.audio import SAMPLE_RATE, load_audio, normalize_waveform
 from sir_jax.data.media.augment import AugmentSpec, augment_wave
 from sir_jax.data.media.image import ColorJitter, ImageSpec, augment_image, load_image
+from sir_jax.data.plan import plan_epoch
 from sir_jax.errors import UserError
 from sir_jax.runtime.process import end_with_parent
 
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 Batch = dict[str, np.ndarray]
 
-# One seed has three independent random streams.
-_PLAN_STREAM, _ITEM_STREAM, _AUGMENT_STREAM = 0, 1, 2
+# One seed has independent random streams; the stream 0 is that of `plan_epoch`.
+_ITEM_STREAM, _AUGMENT_STREAM, _SILENCE_STREAM = 1, 2, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,55 +74,6 @@ class BatchSpec:
             AugmentSpec.from_config(data_cfg.augment),
             ColorJitter.from_config(data_cfg.augment),
         )
-
-
-def plan_epoch(
-    samples: np.ndarray,
-    image_ids: np.ndarray,
-    buckets: tuple[int, ...],
-    batch_size: int,
-    seed: int,
-    epoch: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Plan an epoch: divide the captions into batches, each of one length bucket.
-
-    The epoch leaves out n % batch_size captions, chosen at random, and has each other caption once.
-    A caption goes into the shortest bucket that it fits, or into the longest if it fits none.
-    Captions that do not fill a batch of their bucket move up to the next longer one, so that there
-    are exactly n // batch_size batches. Captions of one image are spread over a bucket's batches.
-    The order of the batches is random.
-
-    Args:
-      samples: length of each caption, int [n].
-      image_ids: image id of each caption, int [n].
-      buckets: lengths in samples, ascending.
-      batch_size: captions in a global batch.
-      seed: seed of the run.
-      epoch: number of the epoch, from 0.
-
-    Returns:
-      The captions of each batch, indices into `samples`, int64 [n // batch_size, batch_size]; and
-      the bucket of each batch, an index into `buckets`, int64 [n // batch_size].
-
-    Example:
-      >>> lengths, image_ids = np.array([5, 20, 6, 30]), np.arange(4)
-      >>> captions, bucket = plan_epoch(lengths, image_ids, (10, 40), 2, seed=0, epoch=0)
-      >>> sorted(map(sorted, captions.tolist())), sorted(bucket.tolist())
-      ([[0, 2], [1, 3]], [0, 1])
-    """
-    rng = np.random.default_rng((seed, _PLAN_STREAM, epoch))
-    n_batches = len(samples) // batch_size
-    chosen = rng.permutation(len(samples))[: n_batches * batch_size]
-    home = np.minimum(np.searchsorted(buckets, samples[chosen]), len(buckets) - 1)
-    waiting, items, bucket = chosen[:0], [], []
-    for b in range(len(buckets)):
-        waiting = _spread(np.concatenate([waiting, chosen[home == b]]), image_ids)
-        full = len(waiting) // batch_size
-        items.append(waiting[: full * batch_size].reshape(full, batch_size))
-        bucket += [b] * full
-        waiting = waiting[full * batch_size :]
-    order = rng.permutation(n_batches)
-    return np.concatenate(items)[order], np.array(bucket, np.int64)[order]
 
 
 def train_batches(
@@ -181,6 +133,14 @@ def train_batches(
     return iter(dataset)
 
 
+class _Plan(NamedTuple):
+    """An epoch's batches and their buckets, see `plan_epoch`; each caption's silence in seconds."""
+
+    items: np.ndarray
+    bucket: np.ndarray
+    silence: np.ndarray | None
+
+
 class _Batches:
     """Random access by number to global batches, of which it holds this process's rows."""
 
@@ -218,7 +178,7 @@ class _Batches:
         rows = spec.batch_size // process_count
         self._rows = range(process_index * rows, (process_index + 1) * rows)
         self._per_epoch = len(captions) // spec.batch_size
-        self._plans: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._plans: dict[int, _Plan] = {}
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -232,9 +192,9 @@ class _Batches:
 
     def __getitem__(self, number: int) -> Batch:
         epoch, step = divmod(int(number), self._per_epoch)
-        items, bucket = self._plan(epoch)
-        length = self._spec.buckets[bucket[step]]
-        captions = items[step, self._rows.start : self._rows.stop]
+        plan = self._plan(epoch)
+        length = self._spec.buckets[plan.bucket[step]]
+        captions = plan.items[step, self._rows.start : self._rows.stop]
         entries = self._split.index[captions]
         batch = {
             "image_ids": entries["image_id"].astype(np.int32),
@@ -248,11 +208,17 @@ class _Batches:
             # The random stream of a row follows from its number among the rows of all batches, so
             # the draws do not depend on which process, worker or thread decodes it.
             first = int(number) * self._spec.batch_size + self._rows.start
-            batch |= self._decode_rows(entries, length, first, missing)
+            silence = None if plan.silence is None else plan.silence[captions]
+            batch |= self._decode_rows(entries, length, first, missing, silence)
         return batch
 
     def _decode_rows(
-        self, entries: np.ndarray, length: int, first: int, modalities: tuple[str, ...]
+        self,
+        entries: np.ndarray,
+        length: int,
+        first: int,
+        modalities: tuple[str, ...],
+        silence: np.ndarray | None,
     ) -> Batch:
         """Decode the rows of a batch.
 
@@ -261,6 +227,7 @@ class _Batches:
           length: length bucket of the batch.
           first: number of the first row among the rows of all global batches.
           modalities: modalities to decode.
+          silence: seconds that each clip gets before, within and after, [rows, 3].
         """
         size, count, batch = self._spec.image.size, len(entries), {}
         if "speech" in modalities:
@@ -272,7 +239,8 @@ class _Batches:
             record = self._split[int(entry["row"])]
             rng = np.random.default_rng((self._seed, _ITEM_STREAM, first + out))
             if "speech" in modalities:
-                wave = self._wave(record, entry, length, rng, first + out)
+                quiet = None if silence is None else silence[out]
+                wave = self._wave(record, entry, length, rng, first + out, quiet)
                 batch["wave"][out, : len(wave)] = wave
                 batch["lengths"][out] = len(wave)
             if "image" in modalities:
@@ -287,21 +255,26 @@ class _Batches:
                 )
         return batch
 
-    def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _plan(self, epoch: int) -> "_Plan":
         with self._lock:
             if epoch not in self._plans:
-                index, spec = self._split.index, self._spec
                 # Prefetching threads work on at most two epochs at a time.
                 self._plans = {e: p for e, p in self._plans.items() if e == epoch - 1}
-                self._plans[epoch] = plan_epoch(
-                    index["samples"],
-                    index["image_id"],
-                    spec.buckets,
-                    spec.batch_size,
-                    self._seed,
-                    epoch,
-                )
+                self._plans[epoch] = self._make_plan(epoch)
             return self._plans[epoch]
+
+    def _make_plan(self, epoch: int) -> "_Plan":
+        index, spec, silence = self._split.index, self._spec, None
+        samples = index["samples"]
+        if spec.augment.silence:
+            # Drawn before the buckets are chosen, so that clips go where their silence has room.
+            stream = np.random.default_rng((self._seed, _SILENCE_STREAM, epoch))
+            silence = spec.augment.draw_silence(len(samples), stream)
+            samples = samples + np.ceil(silence.sum(1) * SAMPLE_RATE).astype(samples.dtype)
+        items, bucket = plan_epoch(
+            samples, index["image_id"], spec.buckets, spec.batch_size, self._seed, epoch
+        )
+        return _Plan(items, bucket, silence)
 
     def _wave(
         self,
@@ -310,6 +283,7 @@ class _Batches:
         length: int,
         rng: np.random.Generator,
         position: int,
+        silence: np.ndarray | None,
     ) -> np.ndarray:
         """Return a caption's waveform as the encoder reads it, float32 [at most `length`]."""
         wave = read_clip(self._split, record, entry)
@@ -318,7 +292,7 @@ class _Batches:
         if self._spec.augment.active:
             # Its own random stream: with and without augmentation the image's draws are the same.
             stream = np.random.default_rng((self._seed, _AUGMENT_STREAM, position))
-            wave = augment_wave(wave, self._spec.augment, stream)
+            wave = augment_wave(wave, self._spec.augment, stream, length, silence)
             first = int(stream.integers(0, max(0, len(wave) - length) + 1))
         wave = wave[first : first + length]
         return normalize_waveform(wave) if self._spec.normalize_wave else wave
@@ -358,20 +332,6 @@ def read_image(split: "Split", record: "ImageRecord") -> Image.Image:
       UserError: the image cannot be decoded.
     """
     return load_image(record.image, f"image {record.image_id} of split {split.name!r}")
-
-
-def _spread(items: np.ndarray, image_ids: np.ndarray) -> np.ndarray:
-    """Order captions so that the first captions of all images come first, then the second ones.
-
-    Consecutive captions, and so batches, then repeat an image as late as possible.
-    """
-    ids = image_ids[items]
-    by_image = np.argsort(ids, kind="stable")
-    # In sorted order, a caption's distance from its image's first caption counts the repeats.
-    begins = np.searchsorted(ids[by_image], ids[by_image], side="left")
-    repeats = np.empty(len(items), np.int64)
-    repeats[by_image] = np.arange(len(items)) - begins
-    return items[np.argsort(repeats, kind="stable")]
 
 
 def _begin_worker(worker: int, workers: int) -> None:

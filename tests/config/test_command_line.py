@@ -55,6 +55,22 @@ def test_overrides_of_every_type(file):
     assert cfg.is_locked
 
 
+def test_augmentation_by_name(file):
+    cfg, _ = parse_flags(
+        [
+            f"--config={file}",
+            "--config.data.augment.noise.probability=0.9",
+            "--config.data.augment",
+            "people",
+            "--workdir=here",
+        ]
+    )
+    assert cfg.data.augment.noise.snr == (0.0, 30.0)
+    assert cfg.data.augment.noise.probability == 0.9
+    with pytest.raises(UserError, match="data.augment='loud' is none of none, people"):
+        parse_flags([f"--config={file}", "--config.data.augment=loud", "--workdir=here"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 from pipeline_helpers import MemorySplit, assert_same, augmented, draw
 
 from sir_jax.data.media.audio import load_audio
-from sir_jax.data.media.augment import change_speed
+from sir_jax.data.media.augment import change_speed, change_tempo
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +64,55 @@ def test_augmentation_of_waveforms_changes_neither_order_nor_images():
         assert not np.array_equal(colour["pixels"], was["pixels"])
 
 
-def test_clip_made_longer_than_its_bucket_is_cropped_to_it():
+def only(effect: str, **values) -> ConfigDict:
+    """Return a config with one effect on, in every clip."""
     config = augmented(normalize_wave=False, batch_size=2)
-    for effect in ("reverb", "noise", "telephone", "gain"):
-        config.augment[effect].probability = 0.0
-    config.augment.speed.update(probability=1.0, factor=(0.5, 0.5))
+    for other in ("speed", "reverb", "noise", "telephone", "gain"):
+        config.augment[other].probability = 0.0
+    config.augment[effect].update(probability=1.0, **values)
+    return config
+
+
+@pytest.mark.parametrize("effect", ["speed", "tempo"])
+def test_a_clip_is_slowed_only_as_far_as_its_bucket_allows(effect):
+    change = {"speed": change_speed, "tempo": change_tempo}[effect]
     split = MemorySplit([[700], [800]])
-    (batch,) = draw(1, split, config=config)
+    (batch,) = draw(1, split, config=only(effect, factor=(0.5, 0.5)))
     assert batch["wave"].shape == (2, 800) and batch["lengths"].tolist() == [800, 800]
     for wave, caption in zip(batch["wave"], batch["caption_ids"], strict=True):
         whole = load_audio(split[caption // 10].captions[0].audio)
-        slow = change_speed(whole, 0.5)
-        windows = np.lib.stride_tricks.sliding_window_view(slow, 800)
-        assert (windows == wave).all(axis=1).sum() == 1
-    config.augment.speed.factor = (2.0, 2.0)
-    (batch,) = draw(1, split, config=config)
+        np.testing.assert_array_equal(wave, change(whole, len(whole) / 800))
+    (batch,) = draw(1, split, config=only(effect, factor=(2.0, 2.0)))
     assert sorted(batch["lengths"].tolist()) == [350, 400]
+
+
+def test_clips_go_into_the_bucket_that_has_room_for_their_silence():
+    # 25 to 31 ms before and after each of 200 samples make 1,000 to 1,192 of them.
+    spans = {"before": (0.025, 0.031), "after": (0.025, 0.031), "digital": 1.0}
+    config = only("silence", **spans)
+    config.buckets = (400, 1_200)
+    split = MemorySplit([[200]] * 6)
+    batches = draw(9, split, config=config)
+    for batch in batches:
+        assert batch["wave"].shape == (2, 1_200)
+        for wave, length, caption in zip(
+            batch["wave"], batch["lengths"], batch["caption_ids"], strict=True
+        ):
+            whole = load_audio(split[caption // 10].captions[0].audio)
+            first = int(np.flatnonzero(wave)[0]) - int(np.flatnonzero(whole)[0])
+            assert 400 <= first <= 496 and 400 <= length - first - 200 <= 496
+            np.testing.assert_array_equal(wave[first : first + 200], whole)
+            assert not wave[:first].any() and not wave[first + 200 :].any()
+    assert_same(draw(9, split, config=config, num_workers=2), batches)
+    assert_same(draw(2, split, start=7, config=config), batches[7:])
+
+
+def test_silence_that_finds_no_room_shrinks():
+    config = only("silence", before=(0.03, 0.03), after=(0.01, 0.01), digital=1.0)
+    config.buckets = (300, 480)
+    split = MemorySplit([[400], [400]])
+    (batch,) = draw(1, split, config=config)
+    # 640 samples of silence, three quarters of it before, shrink to 80.
+    for wave, caption in zip(batch["wave"], batch["caption_ids"], strict=True):
+        whole = load_audio(split[caption // 10].captions[0].audio)
+        np.testing.assert_array_equal(wave[60:460], whole)

@@ -47,7 +47,8 @@ def change_tract(wave: np.ndarray, factor: float) -> np.ndarray:
     poles = _predict(power)
     # The envelope is 1 / |A|, with A known between bins, too: the new one at f is the old one at
     # the frequency that moves to f.
-    here, there = (_response(poles, hz) for hz in (_bins(), _origins(factor)))
+    here = np.square(np.abs(np.fft.rfft(poles, _FRAME)))
+    there = _response(poles, _origins(factor))
     most = 10 ** (_MOST_DB / 20)
     gain = np.sqrt(here / there).clip(1 / most, most)
     frames = np.fft.irfft(spectra * gain) * _window()

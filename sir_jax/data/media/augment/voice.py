@@ -24,7 +24,7 @@ def change_speed(wave: np.ndarray, factor: float) -> np.ndarray:
 
 
 # Frames of 40 ms hold two periods of the deepest voice. Each may move by 10 ms to where it goes on
-# from the one before.
+# from the one before. All of them begin at even samples, as every other sample is compared.
 _FRAME, _HOP, _SEARCH = 640, 320, 160
 
 
@@ -48,22 +48,24 @@ def change_tempo(wave: np.ndarray, factor: float) -> np.ndarray:
     before = _HOP + _SEARCH
     padded = np.zeros(before + n + 2 * (_FRAME + _SEARCH) + round(_HOP * factor), np.float32)
     padded[before : before + n] = wave
-    power = np.concatenate([[0.0], np.cumsum(np.square(padded, dtype=np.float64))])
-    power = np.sqrt(power[_HOP:] - power[:-_HOP] + 1e-9).astype(np.float32)
+    coarse = padded[::2].copy()
+    half, lags = _HOP // 2, _SEARCH + 1
+    power = np.concatenate([[0.0], np.cumsum(np.square(coarse, dtype=np.float64))])
+    power = np.sqrt(power[half:] - power[:-half] + 1e-9).astype(np.float32)
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(_FRAME) / _FRAME)).astype(np.float32)
     # In silence nothing is more alike than another: there, frames do not move.
-    centred = -1e-6 * np.abs(np.arange(-_SEARCH, _SEARCH + 1, dtype=np.float32))
+    centred = -1e-6 * np.abs(np.arange(lags, dtype=np.float32) - lags // 2)
     out = np.zeros((count + 1) * _HOP, np.float32)
-    at = _SEARCH
+    at = _SEARCH // 2  # of the frame, in pairs of samples
     for k in range(count):
         if k:
             # What would follow the last frame is sought around where this one should be.
-            first = round(k * _HOP * factor)
-            goes_on = padded[at + _HOP : at + _FRAME]
-            like = np.correlate(padded[first : first + 2 * _SEARCH + _HOP], goes_on)
-            like /= power[first : first + 2 * _SEARCH + 1]
+            first = round(k * half * factor)
+            goes_on = coarse[at + half : at + _HOP]
+            like = np.correlate(coarse[first : first + lags - 1 + half], goes_on)
+            like /= power[first : first + lags]
             at = first + int((like + centred).argmax())
-        out[k * _HOP : k * _HOP + _FRAME] += window * padded[at : at + _FRAME]
+        out[k * _HOP : k * _HOP + _FRAME] += window * padded[2 * at : 2 * at + _FRAME]
     return out[_HOP : _HOP + length]
 
 
