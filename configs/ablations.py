@@ -6,7 +6,8 @@ has the same encoders to start from, the same steps and the same batches; a seed
 order, initial heads, negatives and noise.
 
 The corpus is made by
-  sir-jax data spoken_scenes --level=compositional --val_images=100 --test_images=300
+  sir-jax data spoken_scenes --engines=espeak --level=compositional --val_images=100 \
+    --test_images=300
 
 Arguments, e.g. `--config=configs/ablations.py:runlocal`:
   corpus    which corpus to train on

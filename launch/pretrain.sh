@@ -12,12 +12,12 @@ pairs=spoken_scenes/compositional-i3000-d100-t300-c4-v64-p128-s0
 one_drawn=spoken_scenes/one-i8000-d20-t20-c2-v64-p128-s0
 pairs_drawn=spoken_scenes/compositional-i8000-d20-t20-c2-v64-p128-s0
 
-sir-jax data spoken_scenes --level=one
-sir-jax data spoken_scenes --level=compositional --val_images=100 --test_images=300
+sir-jax data spoken_scenes --engines=espeak --level=one
+sir-jax data spoken_scenes --engines=espeak --level=compositional --val_images=100 --test_images=300
 # shellcheck disable=SC2086
-sir-jax data spoken_scenes --level=one --train_images=8000 $few
+sir-jax data spoken_scenes --engines=espeak --level=one --train_images=8000 $few
 # shellcheck disable=SC2086
-sir-jax data spoken_scenes --level=compositional --train_images=8000 $few
+sir-jax data spoken_scenes --engines=espeak --level=compositional --train_images=8000 $few
 
 sir-jax pretrain --tower=speech --corpora=$one --out=$out --steps=3000 --until=1500
 sir-jax pretrain --tower=image --corpora=$one_drawn --out=$out --steps=3500

@@ -10,8 +10,8 @@ one=spoken_scenes/one-i3000-d250-t500-c4-v64-p128-s0
 among=spoken_scenes/among-i6000-d250-t500-c2-v64-p128-s0
 second=(--config=configs/small.py:match --config.init.model=runs/small)
 
-sir-jax data spoken_scenes --level=one
-sir-jax data spoken_scenes --level=among --train_images=6000 --captions=2
+sir-jax data spoken_scenes --engines=espeak --level=one
+sir-jax data spoken_scenes --engines=espeak --level=among --train_images=6000 --captions=2
 sir-jax train --config=configs/small.py --workdir=runs/small
 sir-jax data featurize "${second[@]}" --out=runs/small-features
 sir-jax train "${second[@]}" --config.data.features=runs/small-features --workdir=runs/small-match

@@ -43,7 +43,7 @@ if not name:
     data_dir, few = tempfile.mkdtemp(), IMAGES // 3
     name = f"spoken_scenes/one-i{IMAGES}-d{few}-t{few}-c4-v64-p128-s0"
     sizes = [f"--train_images={IMAGES}", f"--val_images={few}", f"--test_images={few}"]
-    command = ["sir-jax", "data", "spoken_scenes", "--level=one", *sizes]
+    command = ["sir-jax", "data", "spoken_scenes", "--engines=espeak", *sizes]
     subprocess.run([*command, f"--data_dir={data_dir}"], check=True, capture_output=True)
 corpus = open_corpus(name, data_dir)
 print(corpus.name)

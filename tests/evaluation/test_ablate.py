@@ -66,6 +66,7 @@ def toy(tmp_path_factory):
             [
                 "data",
                 "spoken_scenes",
+                "--engines=espeak",
                 "--level=compositional",
                 "--train_images=16",
                 "--val_images=4",

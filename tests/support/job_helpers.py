@@ -123,6 +123,7 @@ def make_setting(root, images=16, val_images=7, captions=3, **fields):
         [
             "data",
             "spoken_scenes",
+            "--engines=espeak",
             "--level=one",
             f"--train_images={images}",
             f"--val_images={val_images}",

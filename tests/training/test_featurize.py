@@ -305,6 +305,7 @@ def test_sigkill_and_the_same_command_give_the_same_bytes(tmp_path):
         start(
             "data",
             "spoken_scenes",
+            "--engines=espeak",
             "--level=one",
             "--train_images=40",
             "--val_images=4",

@@ -33,6 +33,7 @@ def setting(tmp_path_factory):
         start(
             "data",
             "spoken_scenes",
+            "--engines=espeak",
             "--level=one",
             "--train_images=16",
             "--val_images=4",

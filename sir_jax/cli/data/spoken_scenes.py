@@ -7,6 +7,7 @@ import time
 
 from sir_jax.cli.options import add_data_dir
 from sir_jax.data.builders.spoken_scenes.config import LEVELS, SPLITS, SceneConfig
+from sir_jax.data.media.synthesis.engines import ENGINES, missing_engines
 from sir_jax.errors import UserError
 
 
@@ -29,16 +30,30 @@ def parse(argv: list[str]) -> tuple[SceneConfig, argparse.Namespace]:
         "voices": "voices, all splits together",
         "image_size": "side of the pictures in pixels",
         "seed": "of scenes, words and voices",
+        "engines": f"synthesisers, joined by commas: {', '.join(ENGINES)}; all that are installed",
     }
     fields = dataclasses.fields(SceneConfig)
     for field in fields:
+        default = "" if field.name == "engines" else field.default
         parser.add_argument(
-            f"--{field.name}", type=field.type, default=field.default, help=texts[field.name]
+            f"--{field.name}", type=field.type, default=default, help=texts[field.name]
         )
     parser.add_argument("--workers", type=int, default=0, help="processes; 0: every CPU core")
     add_data_dir(parser)
     args = parser.parse_args(argv)
+    if not args.engines:
+        args.engines = _installed()
     return SceneConfig(**{field.name: getattr(args, field.name) for field in fields}), args
+
+
+def _installed() -> str:
+    """Return the engines that are installed, and say in a line how to get the others."""
+    missing = missing_engines()
+    if "espeak" not in missing:
+        lines = [f"without {engine}: {why}" for engine, why in missing.items()]
+        print("; ".join(lines), file=sys.stderr, end="\n" if lines else "")
+    # Without eSpeak NG nothing can be made, which its own message says.
+    return ",".join(engine for engine in ENGINES if engine == "espeak" or engine not in missing)
 
 
 def main(argv: list[str]) -> int:

@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 from sir_jax.data.builders.records import progress, write_records
-from sir_jax.data.builders.spoken_scenes.config import SceneConfig
+from sir_jax.data.builders.spoken_scenes.config import SPLITS, SceneConfig
 from sir_jax.data.builders.spoken_scenes.scenes import count_scenes
-from sir_jax.data.builders.spoken_scenes.voices import ACCENTS, VOICES, voices_of
+from sir_jax.data.builders.spoken_scenes.voices import VOICES, other_voices, voices_of
 from sir_jax.data.builders.work_chunks import default_workers
 from sir_jax.data.corpus import (
     Corpus,
@@ -16,14 +16,16 @@ from sir_jax.data.corpus import (
     split_names,
     write_index,
 )
-from sir_jax.data.media.synthesis import require_espeak
+from sir_jax.data.media.synthesis import require_engine
+from sir_jax.data.media.synthesis.espeak_voices import ACCENTS
 from sir_jax.data.paths import data_dir as resolve_data_dir
 from sir_jax.errors import UserError
 from sir_jax.runtime.locks import only_one
 
 
 def _prepare(config: SceneConfig, root: Path, workers: int) -> None:
-    require_espeak()
+    for engine in config.engines.split(","):
+        require_engine(engine)
     from sir_jax.data.builders.spoken_scenes import spoken_scenes_dataset_builder as module
 
     builder = module.Builder(
@@ -71,14 +73,23 @@ def make_spoken_scenes(config: SceneConfig, data_dir=None, workers: int = 0) -> 
 
 def summary(corpus: Corpus, config: SceneConfig) -> str:
     """Return a table with the images, captions, hours and voices of each split."""
-    lines = [f"{'split':<6}{'images':>8}{'captions':>10}{'hours':>8}{'voices':>8}"]
+    width = max(map(len, corpus.splits))
+    engines = config.engines.split(",")
+    lines = [f"{'split':<{width}}{'images':>8}{'captions':>10}{'hours':>8}{'voices':>8}"]
     for name, split in corpus.splits.items():
         hours = split.index["samples"].sum(dtype="i8") / 16_000 / 3600
-        voices = len(voices_of(name, config.voices))
-        lines.append(f"{name:<6}{len(split):>8}{len(split.index):>10}{hours:>8.2f}{voices:>8}")
+        if name in SPLITS:
+            voices = len(voices_of(name, config.voices))
+            voices += len(other_voices(engines, "train")) if name == "train" else 0
+        else:
+            voices = len(other_voices([config.splits[name]], "test"))
+        lines.append(
+            f"{name:<{width}}{len(split):>8}{len(split.index):>10}{hours:>8.2f}{voices:>8}"
+        )
     accents = {voice.accent for voice in VOICES[: config.voices]}
     lines.append(
         f"level {config.level}: {count_scenes(config.level):,} distinct scenes; "
         f"{len(accents)} of {len(ACCENTS)} accents; no scene or voice is in two splits"
+        + ("" if len(corpus.splits) == len(SPLITS) else ", but the scenes of the test splits")
     )
     return "\n".join(lines)

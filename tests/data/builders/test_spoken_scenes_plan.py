@@ -23,8 +23,9 @@ def test_name_carries_every_parameter():
 def test_command_of_a_name_makes_that_name():
     options = SMALL.command().removeprefix("sir-jax data spoken_scenes ").split()
     values = dict(option.removeprefix("--").split("=") for option in options)
-    level = values.pop("level")
-    assert SceneConfig(level=level, **{k: int(v) for k, v in values.items()}) == SMALL
+    words = {"level": values.pop("level"), "engines": values.pop("engines")}
+    assert words["engines"] == "espeak"
+    assert SceneConfig(**words, **{k: int(v) for k, v in values.items()}) == SMALL
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ import pytest
 
 from sir_jax.data.builders.spoken_scenes.config import SPLITS
 from sir_jax.data.builders.spoken_scenes.voices import (
-    ACCENTS,
     MIN_VOICES,
-    VARIANTS,
     VOICES,
+    other_voices,
     voices_of,
 )
 from sir_jax.data.media.synthesis import SAMPLE_RATE, espeak
+from sir_jax.data.media.synthesis.espeak_voices import ACCENTS, VARIANTS
 
 TEXT = "a small orange star at the top left on a dotted background"
 
@@ -40,6 +40,13 @@ def test_every_accent_occurs_in_train_and_no_split_is_empty(count):
     assert {voice.accent for voice in voices_of("train", count)} == set(ACCENTS)
     assert sum(len(voices_of(split, count)) for split in SPLITS) == count
     assert all(voices_of(split, count) for split in SPLITS)
+
+
+def test_voices_of_other_engines():
+    engines = ["espeak", "flite", "piper"]
+    assert [v.name for v in other_voices(engines, "train")] == ["kal16", "slt", "rms", "kal"]
+    assert [v.name for v in other_voices(engines, "test")] == ["awb", "en_US-joe-medium"]
+    assert other_voices(engines, "val") == other_voices(["espeak"], "test") == ()
 
 
 def test_every_voice_speaks_clearly_and_unclipped():

@@ -13,8 +13,8 @@ from sir_jax.cli import main as cli
 from sir_jax.data.corpus import open_corpus
 
 OPTIONS = (
-    "data spoken_scenes --level=one --train_images=390 --val_images=4 --test_images=6 "
-    "--captions=2 --voices=12 --image_size=32 --workers=1"
+    "data spoken_scenes --engines=espeak --level=one --train_images=390 --val_images=4 "
+    "--test_images=6 --captions=2 --voices=12 --image_size=32 --workers=1"
 ).split()
 # A background job of a shell, such as CI, may ignore SIGINT, and its children inherit that.
 SCRIPT = (

@@ -3,15 +3,18 @@
 import dataclasses
 import re
 
-from sir_jax.data.builders.spoken_scenes.voices import MAX_VOICES, MIN_VOICES
+from sir_jax.data.builders.spoken_scenes.voices import MAX_VOICES, MIN_VOICES, other_voices
+from sir_jax.data.media.synthesis.engines import ENGINES
 from sir_jax.errors import UserError
 
 LEVELS = ("one", "among", "two", "several", "compositional")
+# The splits of every corpus. Each engine with held-out voices adds one; see `SceneConfig.splits`.
 SPLITS = ("train", "val", "test")
 
 _NAME = re.compile(
     r"(?P<level>[a-z]+)-i(?P<train_images>\d+)-d(?P<val_images>\d+)-t(?P<test_images>\d+)"
     r"-c(?P<captions>\d+)-v(?P<voices>\d+)-p(?P<image_size>\d+)-s(?P<seed>\d+)"
+    r"(-(?P<engines>espeak(\+[a-z]+)+))?"
 )
 
 
@@ -29,6 +32,9 @@ class SceneConfig:
       image_size: side of the square images, in pixels.
       seed: of the choice of scenes, captions and voices. It does not change the split that a scene
         or a voice belongs to.
+      engines: the synthesisers, joined by commas; eSpeak NG is always among them. Engines with
+        training voices speak every second caption of 'train'; those with held-out voices speak the
+        captions of 'test' once more.
     """
 
     level: str = "one"
@@ -39,8 +45,23 @@ class SceneConfig:
     voices: int = 64
     image_size: int = 128
     seed: int = 0
+    engines: str = "espeak"
 
     def __post_init__(self):
+        chosen = self.engines.split(",")
+        for engine in chosen:
+            if engine not in ENGINES:
+                raise UserError(
+                    f"engines has {engine!r}; there is no such speech synthesiser, choose among "
+                    f"{', '.join(ENGINES)}"
+                )
+        if "espeak" not in chosen:
+            raise UserError(
+                f"engines is {self.engines!r}; add espeak, which speaks 'val' and 'test'"
+            )
+        # In one order, so that one corpus has one name.
+        ordered = ",".join(engine for engine in ENGINES if engine in chosen)
+        object.__setattr__(self, "engines", ordered)
         if self.level not in LEVELS:
             raise UserError(f"level {self.level!r} is unknown; choose one of {', '.join(LEVELS)}")
         for field, low, high in (
@@ -63,9 +84,35 @@ class SceneConfig:
                         "pairs, choose an even number"
                     )
 
+    @property
+    def splits(self) -> dict[str, str]:
+        """Return the splits, and the engine that all of each is by; '' for 'train'.
+
+        'test_ENGINE' has the pictures and the words of 'test', spoken by voices of an engine that
+        no training may hear.
+        """
+        held_out = [
+            engine
+            for engine in self.engines.split(",")
+            if engine != "espeak" and other_voices([engine], "test")
+        ]
+        splits = {"train": "", "val": "espeak", "test": "espeak"}
+        return splits | {f"test_{engine}": engine for engine in held_out}
+
     def images(self, split: str) -> int:
         """Return the number of images of a split."""
-        return getattr(self, f"{split}_images")
+        return getattr(self, f"{split.partition('_')[0]}_images")
+
+    def picture_of(self, image_id: int) -> int:
+        """Return the image id that a picture has in the split where it comes first.
+
+        Image k of 'test' has the ids n + k in 'test', n + k + test_images in the first further test
+        split, and so on.
+        """
+        others = self.train_images + self.val_images
+        if image_id < others:
+            return image_id
+        return others + (image_id - others) % self.test_images
 
     @property
     def name(self) -> str:
@@ -73,6 +120,8 @@ class SceneConfig:
         return (
             f"{self.level}-i{self.train_images}-d{self.val_images}-t{self.test_images}"
             f"-c{self.captions}-v{self.voices}-p{self.image_size}-s{self.seed}"
+            # Names of corpora by eSpeak NG alone are older than the other engines.
+            + ("" if self.engines == "espeak" else f"-{self.engines.replace(',', '+')}")
         )
 
     @classmethod
@@ -86,10 +135,16 @@ class SceneConfig:
         if not match:
             raise UserError(
                 f"{name!r} is no spoken_scenes name; one looks like {cls().name!r} (level, train, "
-                "val and test images, captions, voices, pixels, seed)"
+                "val and test images, captions, voices, pixels, seed; behind them the engines, "
+                "such as -espeak+flite)"
             )
         fields = match.groupdict()
-        return cls(level=fields.pop("level"), **{k: int(v) for k, v in fields.items()})
+        level, engines = fields.pop("level"), fields.pop("engines") or "espeak"
+        numbers = {field: int(value) for field, value in fields.items()}
+        config = cls(level=level, engines=engines.replace("+", ","), **numbers)
+        if config.name != name:
+            raise UserError(f"{name!r} is no spoken_scenes name; it is written {config.name!r}")
+        return config
 
     def command(self) -> str:
         """Return the command that makes this corpus."""

@@ -12,9 +12,10 @@ from sir_jax.data.builders.chunk_files import new_chunk
 from sir_jax.data.builders.spoken_scenes.plan import PlannedImage
 from sir_jax.data.builders.spoken_scenes.render import encode_png, render
 from sir_jax.data.builders.work_chunks import RECORD_FORM, chunks_of, make_chunks
-from sir_jax.data.media.synthesis import encode_flac, espeak
+from sir_jax.data.media.synthesis import encode_flac, engine
 
-# About half a second of work; an interrupt loses that per worker.
+# An interrupt loses the work of this many images per worker: half a second, but with Piper, which
+# says a caption in that time, a minute.
 CHUNK_IMAGES = 24
 # Raised when the same plan gives other chunks than before.
 _FORM = 2
@@ -38,13 +39,14 @@ def make_chunk(image_size: int, path: Path, images: Sequence[PlannedImage]) -> N
     """
     from sir_jax.data.builders.record_form import scene_record
 
-    synthesiser = espeak()
     with new_chunk(path) as chunk:
         for image in images:
             picture = encode_png(render(image.scene, image_size, image.looks))
             sounds, lengths = {}, {}
             for caption in image.captions:
-                wave = synthesiser.speak(caption.text, caption.speaker, caption.rate, caption.pitch)
+                wave = engine(caption.engine).speak(
+                    caption.text, caption.speaker, caption.rate, caption.pitch, caption.language
+                )
                 sounds[caption.caption_id] = encode_flac(wave)
                 lengths[caption.caption_id] = len(wave)
             record = scene_record(image, picture, sounds, lengths)

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from sir_jax.data.builders.chunked_builder import ChunkedBuilder
 from sir_jax.data.builders.record_form import scene_features
-from sir_jax.data.builders.spoken_scenes.config import SPLITS, SceneConfig
+from sir_jax.data.builders.spoken_scenes.config import SceneConfig
 from sir_jax.data.builders.spoken_scenes.generate import (
     CHUNK_IMAGES,
     fingerprint,
@@ -59,7 +59,9 @@ class Builder(ChunkedBuilder):
     def chunk_records(self) -> dict[str, list[tuple[int, Path]]]:
         """Return for each split the image ids of its records, and the chunk file of each."""
         self.generate(default_workers())
-        splits: dict[str, list[tuple[int, Path]]] = {split: [] for split in SPLITS}
+        splits: dict[str, list[tuple[int, Path]]] = {
+            split: [] for split in self.builder_config.scenes.splits
+        }
         for path, images in chunks_of(self.plan, self.chunks, CHUNK_IMAGES).items():
             for image in images:
                 splits[image.split].append((image.image_id, path))

@@ -2,28 +2,13 @@
 
 import sys
 
-import numpy as np
 import pytest
+from pitch import fundamental
 
 from sir_jax.data.media.synthesis import SAMPLE_RATE, Espeak, espeak, phonemes_of
 from sir_jax.errors import UserError
 
 TEXT = "a small orange star at the top left on a dotted background"
-
-
-def fundamental(wave):
-    """Return the median pitch in Hz of the loud frames, by autocorrelation."""
-    pitches = []
-    for start in range(0, len(wave) - 800, 400):
-        frame = wave[start : start + 800].astype(np.float64)
-        if np.sqrt(np.mean(frame**2)) < 2000:
-            continue
-        frame = frame - frame.mean()
-        auto = np.correlate(frame, frame, "full")[799:]
-        lag = 40 + auto[40:320].argmax()
-        if auto[lag] > 0.5 * auto[0]:
-            pitches.append(SAMPLE_RATE / lag)
-    return float(np.median(pitches))
 
 
 def test_rate_and_pitch_are_heard():
@@ -114,3 +99,9 @@ def test_phonemes_of_many_texts_by_fresh_processes():
     ]
     with pytest.raises(UserError, match="does not speak the language 'xx'"):
         phonemes_of([("one", "xx")])
+
+
+def test_text_that_crashes_the_library_is_named():
+    texts = [("illu", "kl"), ("0", "kl"), ("one", "en")]
+    with pytest.raises(UserError, match="eSpeak NG crashes at the text '0' in the language 'kl'"):
+        phonemes_of(texts)

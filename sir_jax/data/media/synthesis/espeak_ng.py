@@ -11,10 +11,12 @@ import functools
 import multiprocessing
 import re
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 
 from sir_jax.data.media.synthesis.finish import finish
+from sir_jax.data.media.synthesis.voice import resolve
 from sir_jax.errors import UserError
 
 # Constants of speak_lib.h.
@@ -110,7 +112,12 @@ class Espeak:
         return {_code(voice): voice.name.decode().strip() for voice in self._voices()}
 
     @functools.cached_property
-    def _codes(self) -> dict[str, str]:
+    def families(self) -> dict[str, str]:
+        """Return the family of each language, such as 'roa' or 'art' (constructed); '' if none."""
+        return {_code(v): v.identifier.decode().rpartition("/")[0] for v in self._voices()}
+
+    @functools.cached_property
+    def codes(self) -> dict[str, str]:
         """Return every code that eSpeak NG knows for a language -> the key of `languages`."""
         claims = {code: (0, code) for code in self.languages}
         for voice in self._voices():
@@ -129,17 +136,13 @@ class Espeak:
         """Return the key of `languages` that a code means.
 
         Args:
-          code: BCP 47 or a POSIX locale. One that eSpeak NG does not know is cut at its last
-            hyphen: 'pt_BR' is 'pt-br', 'de-AT' is 'de'.
+          code: BCP 47 or a POSIX locale; see `resolve`.
 
         Raises:
           UserError: eSpeak NG does not speak the language.
         """
-        tried = re.sub(r"[.@].*", "", code).replace("_", "-").lower()
-        while tried:
-            if tried in self._codes:
-                return self._codes[tried]
-            tried = tried.rpartition("-")[0]
+        if meant := resolve(code, self.codes):
+            return meant
         known = ", ".join(sorted(self.languages))
         raise UserError(f"eSpeak NG does not speak the language {code!r}; it speaks {known}")
 
@@ -233,6 +236,23 @@ def _transcribe(texts: Sequence[tuple[str, str]]) -> list[list[str]]:
     return [espeak().phonemes(text, language) for text, language in texts]
 
 
+def _transcribe_apart(texts: Sequence[tuple[str, str]]) -> list[list[str]]:
+    """Transcribe in a fresh process; where the library kills it, find out at which text."""
+    # `spawn`: a copy of a process whose libraries run threads may hang.
+    context = multiprocessing.get_context("spawn")
+    try:
+        with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+            return pool.submit(_transcribe, texts).result()
+    except BrokenProcessPool:
+        if len(texts) == 1:
+            text, language = texts[0]
+            raise UserError(
+                f"eSpeak NG crashes at the text {text!r} in the language {language!r}; leave it out"
+            ) from None
+    half = len(texts) // 2
+    return [*_transcribe_apart(texts[:half]), *_transcribe_apart(texts[half:])]
+
+
 def phonemes_of(
     texts: Sequence[tuple[str, str]], workers: int = 1, chunk: int = 2000
 ) -> list[list[str]]:
@@ -244,13 +264,9 @@ def phonemes_of(
       chunk: texts a process.
 
     Raises:
-      UserError: eSpeak NG is missing, or does not speak one of the languages.
+      UserError: eSpeak NG is missing, does not speak one of the languages, or crashes at a text.
     """
     require_espeak()
     parts = [list(texts[start : start + chunk]) for start in range(0, len(texts), chunk)]
-    # `spawn`: a copy of a process whose libraries run threads may hang.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        max(1, min(workers, len(parts))), context, max_tasks_per_child=1
-    ) as pool:
-        return [phones for part in pool.map(_transcribe, parts) for phones in part]
+    with concurrent.futures.ThreadPoolExecutor(max(1, workers)) as pool:
+        return [phones for part in pool.map(_transcribe_apart, parts) for phones in part]
