@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sir_jax.evaluation.folds import folds_of, mean_flat
-from sir_jax.evaluation.ranking import Metrics, format_table, retrieval_metrics
+from sir_jax.evaluation.ranking import Metrics, format_table, intervals_of, retrieval_metrics
 from sir_jax.evaluation.rerank import SCORINGS, Reranked, format_reranked, rerank
 from sir_jax.inference.embed import embed_split
 from sir_jax.models import build_model
@@ -23,7 +23,8 @@ def evaluate(
       fold_images: see `evaluate_folds`; 0 for the whole split at once.
 
     Returns:
-      Every number by its name, and the printed table of them.
+      Every number by its name, the limits of the 95 % intervals as NAME_low and NAME_high, and the
+      printed table of them.
 
     Raises:
       UserError: the model cannot match, or the split has fewer images than a fold.
@@ -32,7 +33,8 @@ def evaluate(
     if fold_images:
         return evaluate_folds(model, params, split, cfg.data, batch_size, k, fold_images)
     metrics = evaluate_split(model, params, split, cfg.data, batch_size, k)
-    return metrics.flat(), metrics.table()
+    flat = metrics.flat() | intervals_of([metrics])
+    return flat, format_reranked(flat) if k else format_table(flat)
 
 
 def evaluate_split(
@@ -49,7 +51,7 @@ def evaluate_split(
       k: items of each query that are re-ranked; 0 for none.
 
     Returns:
-      `Metrics`, or `Reranked` where k is not 0: both have `flat()` and `table()`.
+      `Metrics`, or `Reranked` where k is not 0: both have `flat()`, `rankings()` and `table()`.
 
     Raises:
       UserError: the model cannot match.
@@ -70,15 +72,14 @@ def evaluate_folds(
       images: of a fold.
 
     Returns:
-      The means by name, and the printed table of them.
+      The means by name, the limits of their 95 % intervals, and the printed table of them.
 
     Raises:
       UserError: the split has fewer images than a fold.
     """
     folds = folds_of(split, images)
-    flat = mean_flat(
-        [evaluate_split(model, params, fold, data_cfg, batch_size, k).flat() for fold in folds]
-    )
+    found = [evaluate_split(model, params, fold, data_cfg, batch_size, k) for fold in folds]
+    flat = mean_flat([metrics.flat() for metrics in found]) | intervals_of(found)
     left = len(split) - images * len(folds)
     lines = [
         f"mean over {len(folds)} folds of {images} images"

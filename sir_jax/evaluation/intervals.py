@@ -178,8 +178,6 @@ def paired_mean_difference(
     sums, counts = _per_picture(gains)
     parts = (sums / counts.sum(axis=0)).mean(axis=1)  # of each picture in the difference
     value = float((sums.sum(axis=0) / counts.sum(axis=0)).mean())
-    if not sums.any():
-        return Difference(0.0, 0.0, 0.0, 1.0)
     low, high = _bootstrap(sums, counts, value, resamples, seed)
     return Difference(value, low, high, _swapped(parts, resamples, seed))
 
@@ -245,8 +243,8 @@ def _bootstrap(
 def _swapped(parts: np.ndarray, resamples: int, seed: int) -> float:
     """Return the share of random sign flips of the parts whose sum is at least as far from 0."""
     rng = np.random.default_rng(seed)
-    sizes, often = np.unique(np.abs(parts[parts != 0]), return_counts=True)
-    least = abs(math.fsum(parts)) * (1 - 1e-9)  # equal but for rounding counts as equal
+    sizes, often = np.unique(np.abs(parts), return_counts=True)
+    least = abs(math.fsum(parts)) * (1 - 1e-9) - 1e-12  # equal but for rounding counts as equal
     step, far = max(1, _PIECE // len(sizes)), 0
     for done in range(0, resamples, step):
         size = (min(step, resamples - done), len(sizes))

@@ -11,11 +11,15 @@ A query's rank is that of its best right item, counted from 1; other right items
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from sir_jax.evaluation.intervals import mean_recall_interval, median_rank_interval
+
 RECALL_AT = (1, 5, 10)
+# The directions: the prefix of their numbers, their name in the table, what the gallery holds.
+SIDES = (("s2i", "speech->image", "images"), ("i2s", "image->speech", "clips"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +32,12 @@ class Direction:
     chance: tuple[float, ...]  # recalls of a random order
     median_rank: float
     chance_median_rank: int  # median rank of a random order
+    ranks: np.ndarray = dataclasses.field(compare=False, repr=False)  # int[queries], from 1
+    picture: np.ndarray = dataclasses.field(compare=False, repr=False)  # int[queries], its id
+
+    def hits(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return whether each query has a right item among the first k, and its picture."""
+        return self.ranks <= k, self.picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,42 +70,106 @@ class Metrics:
         flat["captions_per_image_min"], flat["captions_per_image_max"] = self.captions_per_image
         return flat
 
+    def rankings(self) -> dict[str, "Metrics"]:
+        """Return the metrics of each ranking by the prefix of its numbers: here there is one."""
+        return {"": self}
+
     def table(self) -> str:
-        """Return the metrics as a table for printing, see `format_table`."""
-        return format_table(self.flat())
+        """Return the metrics with their intervals as a table for printing, see `format_table`."""
+        return format_table(self.flat() | intervals_of([self]))
+
+
+def intervals_of(folds: Sequence) -> dict[str, float]:
+    """Return the limits of the 95 % intervals of recalls and median ranks, of every ranking.
+
+    Args:
+      folds: the `Metrics` or `Reranked` of a split, or those of its folds, whose recalls are
+        averaged.
+
+    Returns:
+      NAME_low and NAME_high for the recalls and median ranks of `flat()`; several folds have none
+      of the median ranks.
+    """
+    found = {}
+    for prefix in folds[0].rankings():
+        parts = [fold.rankings()[prefix] for fold in folds]
+        for k in RECALL_AT:
+            hits = {side: [getattr(part, side).hits(k) for part in parts] for side, *_ in SIDES}
+            hits["mean"] = [one for side, *_ in SIDES for one in hits[side]]
+            found |= {f"{prefix}{side}_r{k}": mean_recall_interval(x) for side, x in hits.items()}
+        for side, *_ in SIDES if len(parts) == 1 else ():
+            one = getattr(parts[0], side)
+            found[f"{prefix}{side}_median_rank"] = median_rank_interval(one.ranks, one.picture)
+    return {
+        f"{name}_{limit}": getattr(interval, limit)
+        for name, interval in found.items()
+        for limit in ("low", "high")
+    }
 
 
 def format_table(flat: Mapping[str, float]) -> str:
     """Format metrics as a table, with gallery size, captions per image and chance of each number.
 
     Args:
-      flat: the dictionary of `Metrics.flat`, possibly read from JSON.
+      flat: the dictionary of `Metrics.flat`, with that of `intervals_of` or without it,
+        possibly read from JSON.
 
     Returns:
-      A text of several lines; recalls and chances in percent.
+      A text of several lines; recalls, their intervals and chances in percent.
     """
-    fewest, most = int(flat["captions_per_image_min"]), int(flat["captions_per_image_max"])
-    captions = str(fewest) if fewest == most else f"{fewest}-{most}"
-
-    def recalls(name: str) -> list[str]:
-        pairs = ((flat[f"{name}_r{k}"], flat[f"{name}_chance_r{k}"]) for k in RECALL_AT)
-        return [f"{100 * value:.1f} ({100 * chance:.3g})" for value, chance in pairs]
-
+    captions = captions_cell(flat)
     rows = [["", "gallery", "captions/image", *(f"R@{k} %" for k in RECALL_AT), "median rank"]]
-    sides = (("s2i", "speech->image", "images"), ("i2s", "image->speech", "clips"))
-    for name, title, unit in sides:
-        rank = f"{flat[f'{name}_median_rank']:g} ({flat[f'{name}_chance_median_rank']:g})"
-        gallery = f"{int(flat[f'{name}_gallery'])} {unit}"
-        rows.append([title, gallery, captions, *recalls(name), rank])
+    for side, title, unit in SIDES:
+        gallery = f"{int(flat[f'{side}_gallery'])} {unit}"
+        rows.append([title, gallery, captions, *recall_cells(flat, side), rank_cell(flat, side)])
     both = f"{int(flat['s2i_gallery'])} / {int(flat['i2s_gallery'])}"
-    rows.append(["mean of both", both, captions, *recalls("mean"), ""])
-    lines = align_columns(rows, left=1)
-    lines.append(
-        f"mean R {100 * flat['mean_r']:.1f} % ({100 * flat['mean_chance_r']:.3g}); "
-        f"{int(flat['s2i_queries'])} spoken and {int(flat['i2s_queries'])} image queries; "
-        "in brackets: chance"
-    )
-    return "\n".join(lines)
+    rows.append(["mean of both", both, captions, *recall_cells(flat, "mean"), ""])
+    mean = f"mean R {100 * flat['mean_r']:.1f} % ({100 * flat['mean_chance_r']:.3g}); "
+    return "\n".join([*align_columns(rows, left=1), mean + queries_and_legend(flat)])
+
+
+def captions_cell(flat: Mapping[str, float]) -> str:
+    """Return the captions per image, as `4` or `1-4`."""
+    fewest, most = int(flat["captions_per_image_min"]), int(flat["captions_per_image_max"])
+    return str(fewest) if fewest == most else f"{fewest}-{most}"
+
+
+def recall_cells(flat: Mapping[str, float], side: str, prefix: str = "") -> list[str]:
+    """Return the cells of one direction's recalls, or of their mean, as `97.0 [95.4, 98.2] (0.2)`.
+
+    Args:
+      flat: see `format_table`.
+      side: 's2i', 'i2s' or 'mean'.
+      prefix: of the ranking, one of `rerank.SCORINGS`.
+    """
+    return [
+        f"{100 * flat[f'{prefix}{side}_r{k}']:.1f}"
+        + _limits(flat, f"{prefix}{side}_r{k}", lambda x: f"{100 * x:.1f}")
+        + f" ({100 * flat[f'{side}_chance_r{k}']:.3g})"
+        for k in RECALL_AT
+    ]
+
+
+def rank_cell(flat: Mapping[str, float], side: str, prefix: str = "") -> str:
+    """Return the cell of one direction's median rank; see `recall_cells`."""
+    name = f"{prefix}{side}_median_rank"
+    limits = _limits(flat, name, lambda x: f"{x:g}")
+    return f"{flat[name]:g}{limits} ({flat[f'{side}_chance_median_rank']:g})"
+
+
+def _limits(flat: Mapping[str, float], name: str, form: Callable[[float], str]) -> str:
+    """Return ' [low, high]'; '' for an old file, or folds' median rank, that has none."""
+    if f"{name}_low" not in flat:
+        return ""
+    return f" [{form(flat[f'{name}_low'])}, {form(flat[f'{name}_high'])}]"
+
+
+def queries_and_legend(flat: Mapping[str, float]) -> str:
+    """Return the number of queries, and what the brackets of the cells hold."""
+    queries = f"{int(flat['s2i_queries'])} spoken and {int(flat['i2s_queries'])} image queries; "
+    if "mean_r1_low" not in flat:
+        return queries + "in brackets: chance"
+    return queries + "in [ ]: 95 % interval over pictures; in ( ): chance"
 
 
 def align_columns(rows: list[list[str]], left: int) -> list[str]:
@@ -266,13 +340,15 @@ def metrics_of_ranks(
     right_s = _occurrences(speech_image_ids, image_ids)
     right_i = _occurrences(np.asarray(image_ids)[asked], speech_image_ids)
     return Metrics(
-        s2i=_direction(rank_s, len(rank_i), right_s),
-        i2s=_direction(rank_i[asked], len(rank_s), right_i),
+        s2i=_direction(rank_s, len(rank_i), right_s, speech_image_ids),
+        i2s=_direction(rank_i[asked], len(rank_s), right_i, np.asarray(image_ids)[asked]),
         captions_per_image=(int(right_i.min()), int(right_i.max())),
     )
 
 
-def _direction(ranks: np.ndarray, gallery: int, right: np.ndarray) -> Direction:
+def _direction(
+    ranks: np.ndarray, gallery: int, right: np.ndarray, picture: np.ndarray
+) -> Direction:
     return Direction(
         queries=len(ranks),
         gallery=gallery,
@@ -280,6 +356,8 @@ def _direction(ranks: np.ndarray, gallery: int, right: np.ndarray) -> Direction:
         chance=tuple(chance_recall(gallery, right, k) for k in RECALL_AT),
         median_rank=float(np.median(ranks)),
         chance_median_rank=chance_median_rank(gallery, right),
+        ranks=ranks,
+        picture=np.asarray(picture),
     )
 
 

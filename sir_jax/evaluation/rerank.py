@@ -25,9 +25,15 @@ import numpy as np
 from sir_jax.errors import UserError
 from sir_jax.evaluation.ranking import (
     RECALL_AT,
+    SIDES,
     Metrics,
     align_columns,
+    captions_cell,
+    intervals_of,
     metrics_of_ranks,
+    queries_and_legend,
+    rank_cell,
+    recall_cells,
     retrieval_ranks,
 )
 from sir_jax.inference.embed import embed_split
@@ -65,12 +71,16 @@ class Reranked:
         """Return fusion passes per second, including compilation."""
         return self.passes / self.seconds
 
+    def rankings(self) -> dict[str, Metrics]:
+        """Return the metrics of each ranking by its prefix in `SCORINGS`."""
+        names = ("coarse", "reranked", "summed", "fused")
+        return {p: getattr(self, name) for (p, _), name in zip(SCORINGS, names, strict=True)}
+
     def flat(self) -> dict[str, float]:
         """Return all numbers in one dictionary; coarse ones have the names of `Metrics.flat`."""
-        rankings = (self.coarse, self.reranked, self.summed, self.fused)
         flat = {
             f"{prefix}{name}": value
-            for (prefix, _), metrics in zip(SCORINGS, rankings, strict=True)
+            for prefix, metrics in self.rankings().items()
             for name, value in metrics.flat().items()
         }
         return flat | {
@@ -85,53 +95,41 @@ class Reranked:
         }
 
     def table(self) -> str:
-        """Return the metrics as a table for printing, see `format_reranked`."""
-        return format_reranked(self.flat())
+        """Return the metrics with their intervals as a table, see `format_reranked`."""
+        return format_reranked(self.flat() | intervals_of([self]))
 
 
 def format_reranked(flat: Mapping[str, float]) -> str:
     """Format the metrics of all rankings as a table, grouped by direction.
 
     Args:
-      flat: the dictionary of `Reranked.flat`, possibly read from JSON. An old file lacks the fused
-        ranking, which then has no rows.
+      flat: the dictionary of `Reranked.flat`, with that of `intervals_of` or without it,
+        possibly read from JSON. An old file lacks the fused ranking, which then has no rows.
 
     Returns:
-      A text of several lines; recalls, chances and caps in percent.
+      A text of several lines; recalls, their intervals, chances and caps in percent.
     """
-    fewest, most = int(flat["captions_per_image_min"]), int(flat["captions_per_image_max"])
-    captions = str(fewest) if fewest == most else f"{fewest}-{most}"
+    captions = captions_cell(flat)
     scorings = [(prefix, name) for prefix, name in SCORINGS if f"{prefix}mean_r" in flat]
-
-    def recalls(prefix: str, side: str) -> list[str]:
-        pairs = ((flat[f"{prefix}{side}_r{k}"], flat[f"{side}_chance_r{k}"]) for k in RECALL_AT)
-        return [f"{100 * value:.1f} ({100 * chance:.3g})" for value, chance in pairs]
-
-    head = ["", "", "gallery", "captions/image", *(f"R@{k} %" for k in RECALL_AT)]
-    rows = [[*head, "cap %", "median rank"]]
-    for side, title, unit in (
-        ("s2i", "speech->image", "images"),
-        ("i2s", "image->speech", "clips"),
-    ):
+    recalls = (f"R@{k} %" for k in RECALL_AT)
+    rows = [["", "", "gallery", "captions/image", *recalls, "cap %", "median rank"]]
+    for side, title, unit in SIDES:
         gallery = f"{int(flat[f'{side}_gallery'])} {unit}"
         for prefix, name in scorings:
             cap = f"{100 * flat[f'rerank_cap_{side}']:.1f}" if prefix else ""
-            rank = flat[f"{prefix}{side}_median_rank"]
-            rank = f"{rank:g} ({flat[f'{side}_chance_median_rank']:g})"
-            rows.append([title, name, gallery, captions, *recalls(prefix, side), cap, rank])
+            cells = *recall_cells(flat, side, prefix), cap, rank_cell(flat, side, prefix)
+            rows.append([title, name, gallery, captions, *cells])
     both = f"{int(flat['s2i_gallery'])} / {int(flat['i2s_gallery'])}"
     for prefix, name in scorings:
-        rows.append(["mean of both", name, both, captions, *recalls(prefix, "mean"), "", ""])
+        cells = recall_cells(flat, "mean", prefix)
+        rows.append(["mean of both", name, both, captions, *cells, "", ""])
     means = ", ".join(f"{name} {100 * flat[f'{prefix}mean_r']:.1f} %" for prefix, name in scorings)
     return "\n".join(
         [
             *align_columns(rows, left=2),
-            f"mean R: {means} ({100 * flat['mean_chance_r']:.3g}); "
-            f"{int(flat['s2i_queries'])} spoken and {int(flat['i2s_queries'])} image queries; "
-            "in brackets: chance",
-            f"k: {int(flat['rerank_k_s2i'])} images for a clip, "
-            f"{int(flat['rerank_k_i2s'])} clips for "
-            f"an image; cap: coarse R@k; {int(flat['rerank_passes'])} fusion passes, "
+            f"mean R: {means} ({100 * flat['mean_chance_r']:.3g}); " + queries_and_legend(flat),
+            f"k: {int(flat['rerank_k_s2i'])} images for a clip, {int(flat['rerank_k_i2s'])} clips "
+            f"for an image; cap: coarse R@k; {int(flat['rerank_passes'])} fusion passes, "
             f"{flat['rerank_passes_per_s']:.1f} passes/s",
         ]
     )

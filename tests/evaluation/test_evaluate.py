@@ -11,7 +11,7 @@ from sir_jax.data.builders.spoken_scenes.config import SceneConfig
 from sir_jax.data.preparation.scenes import make_spoken_scenes
 from sir_jax.evaluation.evaluate import evaluate_split
 from sir_jax.evaluation.folds import folds_of
-from sir_jax.evaluation.ranking import format_table
+from sir_jax.evaluation.ranking import format_table, intervals_of
 from sir_jax.evaluation.rerank import format_reranked
 from sir_jax.inference.release import write_release
 from sir_jax.models import build_model
@@ -58,7 +58,7 @@ def test_table_and_json_hold_the_librarys_numbers(run, capsys):
     model = build_model(cfg.model)
     metrics = evaluate_split(model, params, corpus.splits["test"], cfg.data, batch_size=5)
     written = json.loads((workdir / "eval_test.json").read_text())
-    assert written["metrics"] == pytest.approx(metrics.flat())
+    assert written["metrics"] == pytest.approx(metrics.flat() | intervals_of([metrics]))
     assert metrics.table() == format_table(written["metrics"])
     assert metrics.table() in out and corpus.name in out
     assert written["metrics"]["s2i_gallery"] == 6 and written["metrics"]["i2s_gallery"] == 12
@@ -85,10 +85,12 @@ def test_folds_are_the_mean_of_their_own_evaluations(run, capsys):
     assert cli.main(["evaluate", *where, "--fold_images=2"]) == 0
     written = json.loads((workdir / "eval_test_folds-of-2.json").read_text())
     model = build_model(cfg.model)
-    flats = [
-        evaluate_split(model, params, fold, cfg.data, 5).flat()
+    found = [
+        evaluate_split(model, params, fold, cfg.data, 5)
         for fold in folds_of(corpus.splits["test"], 2)
     ]
+    flats = [metrics.flat() for metrics in found]
+    assert intervals_of(found).items() <= written["metrics"].items()
     assert len(flats) == 3 and written["fold_images"] == 2
     for name in ("s2i_r1", "i2s_r1", "mean_r", "s2i_gallery", "i2s_median_rank"):
         expected = sum(flat[name] for flat in flats) / 3
@@ -107,7 +109,7 @@ def test_another_corpus_is_evaluated_zero_shot(run, capsys):
     written = json.loads(path.read_text())
     assert (written["corpus"], written["trained_on"]) == (other.name, cfg.data.corpus)
     metrics = evaluate_split(build_model(cfg.model), params, other.splits["test"], cfg.data, 5)
-    assert written["metrics"] == pytest.approx(metrics.flat())
+    assert written["metrics"] == pytest.approx(metrics.flat() | intervals_of([metrics]))
     assert written["metrics"]["captions_per_image_min"] == 3
 
 
@@ -126,7 +128,8 @@ def test_reranked_table_and_json(run, capsys, tmp_path):
     content = json.loads((tmp_path / "eval_test.json").read_text())
     written = content["metrics"]
     timed = ("rerank_seconds", "rerank_passes_per_s")
-    expected = {name: value for name, value in reranked.flat().items() if name not in timed}
+    numbers = reranked.flat() | intervals_of([reranked])
+    expected = {name: value for name, value in numbers.items() if name not in timed}
     assert expected.items() <= written.items() and written.keys() - expected.keys() == set(timed)
     assert format_reranked(written) in out and format_table(written) == reranked.coarse.table()
     assert (written["rerank_k_s2i"], written["rerank_k_i2s"]) == (6, 8)

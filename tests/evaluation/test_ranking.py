@@ -7,6 +7,11 @@ import numpy as np
 import pytest
 
 from sir_jax.evaluation import ranking
+from sir_jax.evaluation.intervals import (
+    mean_recall_interval,
+    median_rank_interval,
+    recall_interval,
+)
 
 # Scores of 8 clips (columns) for 4 images (rows); clips 2j and 2j+1 describe image j.
 # Clips 4 and 5 have equal scores, and there are ties in both directions.
@@ -149,7 +154,7 @@ def test_random_embeddings_reach_the_chance_level():
 
 
 def test_table_prints_percent_gallery_captions_and_chance():
-    table = ranking.retrieval_metrics(*SMALL_CASE).table()
+    table = ranking.format_table(ranking.retrieval_metrics(*SMALL_CASE).flat())
     header, speech, image, both, note = table.splitlines()
     assert header.split() == "gallery captions/image R@1 % R@5 % R@10 % median rank".split()
     assert speech.split() == (
@@ -158,6 +163,35 @@ def test_table_prints_percent_gallery_captions_and_chance():
     assert image.split()[:6] == ["image->speech", "8", "clips", "2", "50.0", "(25)"]
     assert both.startswith("mean of both") and "31.2 (25)" in both
     assert "mean R 77.1 %" in note and "8 spoken and 4 image queries" in note
+    assert note.endswith("in brackets: chance")
+
+
+def test_table_prints_intervals_beside_recalls_and_ranks():
+    metrics = ranking.retrieval_metrics(*SMALL_CASE)
+    found = ranking.intervals_of([metrics])
+    s2i, _ = ranking.retrieval_ranks(*SMALL_CASE)
+    expected = recall_interval(s2i <= 1, CLIP_IMAGES)
+    assert (found["s2i_r1_low"], found["s2i_r1_high"]) == expected[1:]
+    assert found["mean_r1_low"] < metrics.flat()["mean_r1"] < found["mean_r1_high"]
+    ranks = [found[f"i2s_median_rank_{limit}"] for limit in ("low", "high")]
+    assert ranks == list(median_rank_interval(np.array([1, 2, 3, 1]), np.arange(4))[1:])
+
+    _, speech, image, both, note = metrics.table().splitlines()
+    low, high = (100 * limit for limit in expected[1:])
+    assert f"12.5 [{low:.1f}, {high:.1f}] (25)" in speech
+    assert f"1.5 [{ranks[0]:g}, {ranks[1]:g}] (" in image
+    assert f"31.2 [{100 * found['mean_r1_low']:.1f}, " in both
+    assert note.endswith("in [ ]: 95 % interval over pictures; in ( ): chance")
+
+
+def test_intervals_of_folds_are_those_of_their_mean():
+    fold = ranking.retrieval_metrics(*random_case(3, 30, 2))
+    other = ranking.retrieval_metrics(*random_case(4, 30, 2))
+    found = ranking.intervals_of([fold, other])
+    expected = mean_recall_interval([fold.i2s.hits(5), other.i2s.hits(5)])
+    assert (found["i2s_r5_low"], found["i2s_r5_high"]) == expected[1:]
+    assert expected.value == pytest.approx((fold.i2s.recall[1] + other.i2s.recall[1]) / 2)
+    assert not [name for name in found if "median" in name]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from sir_jax.errors import UserError
 from sir_jax.evaluation.ranking import (
     format_table,
+    intervals_of,
     metrics_of_ranks,
     retrieval_metrics,
     retrieval_ranks,
@@ -270,7 +271,7 @@ def example_result():
 def test_flat_names():
     out = example_result()
     flat = out.flat()
-    assert format_table(flat) == out.coarse.table()
+    assert format_table(flat) == format_table(out.coarse.flat())
     for prefix, metrics in (
         ("", out.coarse),
         ("reranked_", out.reranked),
@@ -294,8 +295,7 @@ def test_flat_names():
 def test_table_has_the_rankings_below_each_other():
     out = example_result()
     flat = out.flat()
-    assert out.table() == format_reranked(flat)
-    head, *rows, means, cost = out.table().splitlines()
+    head, *rows, means, cost = format_reranked(flat).splitlines()
     assert head.split() == ("gallery captions/image R@1 % R@5 % R@10 % cap % median rank".split())
     assert len(rows) == 12 and len({len(row) for row in [head, *rows[:8]]}) == 1
     chance = [f"({100 * flat[f's2i_chance_r{k}']:.3g})" for k in (1, 5, 10)]
@@ -324,6 +324,10 @@ def test_table_has_the_rankings_below_each_other():
         "k: 4 images for a clip, 6 clips for an image; cap: coarse R@k; 90 fusion passes, "
         "22.5 passes/s"
     )
+    found = intervals_of([out])
+    assert out.table() == format_reranked(flat | found)
+    low, high = (100 * found[f"reranked_s2i_r1_{limit}"] for limit in ("low", "high"))
+    assert f"  25.0 [{low:.1f}, {high:.1f}] {chance[0]}" in out.table().splitlines()[2]
     # A file from before the fused ranking existed gives a table without it.
     old = {name: value for name, value in flat.items() if not name.startswith("fused_")}
     assert "fused" not in format_reranked(old) and "summed" in format_reranked(old)
