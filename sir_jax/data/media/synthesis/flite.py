@@ -89,7 +89,8 @@ class Flite:
             if run.returncode or not os.path.exists(path):
                 raise RuntimeError(f"flite failed for {text!r} by {voice!r}: {run.stderr.strip()}")
             sound, own_rate = soundfile.read(path, dtype="int16")
-        if not sound.any():
+        # Of nothing, its statistical voices make a short loud noise.
+        if not sound.any() or not any(letter.isalnum() for letter in text):
             raise RuntimeError(f"flite gave no sound for {text!r} by {voice!r}")
         return finish(sound, own_rate)
 
