@@ -208,6 +208,14 @@ def make_command(name: str, data_dir=None) -> str:
         command = SceneConfig.from_name(config).command()
     elif builder == "manifest" and config:
         command = f"sir-jax data prepare manifest --name={config} --manifest=FILE"
+    elif builder == "voices":
+        from sir_jax.data.builders.voices.config import VoicesConfig
+
+        command = VoicesConfig.from_name(config).command()
+    elif builder == "tux_paint_stamps":
+        from sir_jax.data.builders.tux_paint_stamps.config import StampsConfig
+
+        command = StampsConfig.from_name(config).command()
     elif builder in LAYOUTS and config in load_layout(builder).configs:
         command = f"sir-jax data prepare {name} --archives=DIR"
     else:
@@ -217,7 +225,8 @@ def make_command(name: str, data_dir=None) -> str:
 
 def _known_names() -> list[str]:
     published = [f"{name}/{config}" for name in LAYOUTS for config in load_layout(name).configs]
-    return [*published, "manifest/NAME", "spoken_scenes/CONFIG"]
+    made = ("spoken_scenes", "tux_paint_stamps", "voices")
+    return [*published, "manifest/NAME", *(f"{name}/CONFIG" for name in made)]
 
 
 def open_corpus(name: str, data_dir=None) -> Corpus:

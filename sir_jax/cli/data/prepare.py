@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+from sir_jax.cli.data.people import PEOPLE, add_people, choose_people, refuse_people
 from sir_jax.cli.options import add_data_dir, make_parser
 from sir_jax.data.builders.recordings import LAYOUTS, load_layout
 from sir_jax.data.preparation.prepare import Options
@@ -19,7 +20,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "your own, from a list of pictures and recordings.",
     )
     published = [f"{name}[/{'|'.join(load_layout(name).configs)}]" for name in LAYOUTS]
-    parser.add_argument("name", help=f"one of {', '.join(published)}, or manifest")
+    parser.add_argument(
+        "name", help=f"one of {', '.join(published)}, manifest, {', '.join(PEOPLE)}"
+    )
     parser.add_argument("--archives", help="the archives' folder, here or gs://..., or unpacked")
     parser.add_argument("--manifest", help="of `manifest`: a .jsonl or .csv file")
     parser.add_argument("--name", dest="corpus", help="of `manifest`: what to call the corpus")
@@ -27,8 +30,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--tolerance",
         type=float,
-        default=Options.tolerance,
-        help="share of a split that may be missing (default %(default)s)",
+        help="share of a split that may be missing (default 0.01; 0.1 of people's recordings)",
     )
     parser.add_argument(
         "--allow-leaks",
@@ -43,6 +45,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         default=Options.max_seconds,
         help="that a recording may last (default %(default)s)",
     )
+    add_people(parser)
     parser.add_argument("--workers", type=int, default=0, help="processes; 0: every CPU core")
     add_data_dir(parser)
     return parser.parse_args(argv)
@@ -58,6 +61,9 @@ def choose(args: argparse.Namespace) -> tuple:
     from sir_jax.data.builders.manifest.layout import check_name, manifest_layout
 
     name, _, config = args.name.partition("/")
+    if name in PEOPLE:
+        return choose_people(args, name, config)
+    refuse_people(args)
     of_manifest = {"--manifest": args.manifest, "--name": args.corpus, "--root": args.root}
     if name != "manifest":
         layout = load_layout(name)

@@ -42,11 +42,12 @@ class ChunkWriter:
         Args:
           image_id: unique in the corpus.
           record: as the corpus will hold it.
-          picture: bytes of the picture, for its digest.
+          picture: bytes of the picture, for its digest; b"" where there is none.
           recordings: bytes of each recording by its caption id, likewise.
         """
         self._archive.writestr(str(image_id), record)
-        self._contents.append((image_id, -1, digest(picture)))
+        if picture:
+            self._contents.append((image_id, -1, digest(picture)))
         self._contents += [(image_id, i, digest(audio)) for i, audio in recordings.items()]
 
     def finish(self) -> None:

@@ -8,6 +8,7 @@ complete.
 import dataclasses
 import functools
 import hashlib
+import importlib
 import io
 import json
 import stat
@@ -59,12 +60,14 @@ class Rules:
       rate: sampling rate in Hz that every recording must have; None for any.
       max_seconds: longest duration of a recording.
       once: leave out a recording that sounds, sample by sample, like another one of its image.
+      readers: see `Layout`.
     """
 
     folder: Path
     rate: int | None
     max_seconds: float
     once: bool = False
+    readers: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +125,40 @@ def read_picture(path: Path, name: str) -> bytes:
     Raises:
       BadMedia: the image cannot be used.
     """
-    _, data = read_source(_regular(path, name), name, "picture")
+    data = read_picture_bytes(path, name)
     load_image(data, name)
     return data
+
+
+def read_picture_bytes(path: Path, name: str) -> bytes:
+    """Return the bytes of an image file, unchecked.
+
+    Raises:
+      BadMedia: it is not there, or cannot be read.
+    """
+    return read_source(_regular(path, name), name, "picture")[1]
+
+
+def read_sound(rules: Rules, caption: PlannedCaption) -> np.ndarray:
+    """Return a planned recording as float32 [N] at 16 kHz.
+
+    Raises:
+      BadMedia: the recording cannot be used.
+    """
+    if rules.readers:
+        return importlib.import_module(rules.readers).read_sound(rules, caption)
+    return read_recording(rules.folder / caption.audio, rules, caption.audio)
+
+
+def read_image(rules: Rules, image: PlannedImage) -> bytes:
+    """Return the bytes of a planned picture.
+
+    Raises:
+      BadMedia: the picture cannot be used.
+    """
+    if rules.readers:
+        return importlib.import_module(rules.readers).read_picture(rules, image)
+    return read_picture(rules.folder / image.image, image.image)
 
 
 def make_chunk(rules: Rules, path: Path, images: Sequence[PlannedImage]) -> None:
@@ -234,7 +268,7 @@ def _add_image(chunk: ChunkWriter, rules: Rules, image: PlannedImage) -> list[Lo
     sounds, lengths, first, lost = {}, {}, {}, []
     for caption in image.captions:
         try:
-            wave = read_recording(rules.folder / caption.audio, rules, caption.audio)
+            wave = read_sound(rules, caption)
             sound = encode_wave(wave)
             same = first.setdefault(digest(sound), caption)
             if rules.once and same is not caption:
@@ -245,7 +279,7 @@ def _add_image(chunk: ChunkWriter, rules: Rules, image: PlannedImage) -> list[Lo
         else:
             sounds[caption.caption_id], lengths[caption.caption_id] = sound, len(wave)
     try:
-        picture = read_picture(rules.folder / image.image, image.image)
+        picture = read_image(rules, image)
     except UserError as error:
         problem = _problem(image.image, error, "image", image.split, image.key)
         stamp = _stamp(rules.folder / image.image)
@@ -260,8 +294,9 @@ def _add_image(chunk: ChunkWriter, rules: Rules, image: PlannedImage) -> list[Lo
         ]
         return [Lost(problem, image.image_id, stamp=stamp), *lost, *without]
     if not sounds:
-        stamp = _stamp(rules.folder / image.image)
-        return [*lost, Lost(no_audio(image), image.image_id, stamp=stamp)]
+        problem = no_audio(image)
+        stamp = _stamp(rules.folder / problem.path)
+        return [*lost, Lost(problem, image.image_id, stamp=stamp)]
     record = published_record(image, picture, sounds, lengths)
     chunk.add(image.image_id, record, picture, sounds)
     return lost

@@ -17,6 +17,7 @@ REASONS = (
     "truncated audio",
     "truncated image",
     "no samples",
+    "silent",  # all samples are 0
     "too long",
     "wrong rate",
     "too large",  # more pixels or channels than the limits
@@ -59,7 +60,7 @@ class PlannedImage:
     image_id: int  # unique in the corpus, below 2^31
     key: str  # published name
     split: str
-    image: str  # path relative to the publisher's folder
+    image: str  # path relative to the publisher's folder; '' in a corpus of recordings alone
     captions: tuple[PlannedCaption, ...]
 
 
@@ -107,6 +108,12 @@ class Layout:
         reason, and which split to use instead.
       own: True for a user's own list, where what is in two splits is a mistake to refuse. A
         published corpus keeps what its publisher gave it.
+      readers: module with `read_sound(rules, caption)` and `read_picture(rules, image)`, like those
+        of `recorded`, for what is not read from a file as it is; '' for none. A name, because it
+        goes to other processes and into fingerprints.
+      tolerance: the largest share of a split that may be missing, unless the user says otherwise.
+      same_pictures: True if a picture is in several splits by intention, because it is the voices
+        that are kept apart. Then only recordings in two splits are leaks.
     """
 
     name: str
@@ -117,6 +124,9 @@ class Layout:
     rate: int | None = 16_000
     refused: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     own: bool = False
+    readers: str = ""
+    tolerance: float = 0.01
+    same_pictures: bool = False
 
 
 def without_duplicates(plan: Plan, by_split: bool = False) -> Plan:
@@ -168,7 +178,7 @@ def without_duplicates(plan: Plan, by_split: bool = False) -> Plan:
 def no_audio(image: PlannedImage) -> Problem:
     """Return the problem of an image that has no usable recording."""
     detail = "no usable recording is left of it"
-    return Problem(image.image, "no audio", detail, image.split, image.key)
+    return Problem(image.image or image.key, "no audio", detail, image.split, image.key)
 
 
 LAYOUTS = {

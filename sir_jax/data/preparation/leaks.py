@@ -86,6 +86,24 @@ def find_copies(entries: np.ndarray) -> Copies:
     return Copies(tuple(leaks), repeats)
 
 
+def but_for_voices(copies: Copies, key: Callable[[np.void], str]) -> tuple[Copies, int]:
+    """Leave out the pictures that are in several splits because only voices are kept apart.
+
+    Args:
+      copies: from `find_copies`.
+      key: tells which picture an entry is of, whatever its split.
+
+    Returns:
+      The other copies, and the number of those left out.
+    """
+    meant = [
+        _kind(leak) == "picture" and len({key(entry) for entry in leak}) == 1
+        for leak in copies.leaks
+    ]
+    leaks = tuple(leak for leak, drop in zip(copies.leaks, meant, strict=True) if not drop)
+    return Copies(leaks, copies.repeats), sum(meant)
+
+
 def file_copies(plan: Plan, folder: Path) -> Copies:
     """Find the files of a plan that are in more than one split, before anything is decoded.
 

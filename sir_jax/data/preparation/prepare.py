@@ -41,20 +41,21 @@ class Options:
     """How a corpus is prepared.
 
     Attributes:
-      tolerance: the largest share of a split's recordings or images that may be missing.
+      tolerance: the largest share of a split's recordings or images that may be missing; None for
+        the layout's, which is 1 % for most.
       max_seconds: longest duration of a recording.
       workers: number of processes; 0 for one per CPU core.
       allow_leaks: keep what a user's own list has in more than one split. A published corpus is
         always kept as published.
     """
 
-    tolerance: float = 0.01
+    tolerance: float | None = None
     max_seconds: float = 60.0
     workers: int = 0
     allow_leaks: bool = False
 
     def __post_init__(self):
-        if not 0 <= self.tolerance <= 1:
+        if self.tolerance is not None and not 0 <= self.tolerance <= 1:
             raise UserError(f"tolerance is {self.tolerance}; give a share from 0 to 1")
         if not self.max_seconds > 0:
             raise UserError(f"max_seconds is {self.max_seconds:g}; give a number above 0")
@@ -120,7 +121,7 @@ def _prepare(layout: Layout, config: str, source: Source, folder: Path, options:
     strict = layout.own and not options.allow_leaks
     if strict:
         _refuse_leaks(name, plan.images, leaks.file_copies(plan, start), folder)
-    rules = Rules(start, layout.rate, options.max_seconds, once=layout.own)
+    rules = Rules(start, layout.rate, options.max_seconds, once=layout.own, readers=layout.readers)
     chunks = folder / f"chunks-{fingerprint(plan, rules)}"
     with progress(len(plan.images), "image", "read and check") as bar:
         make_chunks_of(plan, rules, chunks, options.workers or default_workers(), bar.update)
@@ -128,7 +129,12 @@ def _prepare(layout: Layout, config: str, source: Source, folder: Path, options:
     kept = kept_images(plan, lost)
     problems = [*plan.problems, *(entry.problem for entry in lost)]
     copies = leaks.find_copies(leaks.content_entries(contents_of(plan, chunks), kept))
-    accepted = {"max_seconds": options.max_seconds, "tolerance": options.tolerance}
+    tolerance = layout.tolerance if options.tolerance is None else options.tolerance
+    accepted = {"max_seconds": options.max_seconds, "tolerance": tolerance}
+    if layout.same_pictures:
+        accepted["same_pictures"] = True
+        keys = {image.image_id: image.key for image in kept}
+        copies, _ = leaks.but_for_voices(copies, lambda entry: keys[int(entry["image"])])
     if layout.own:
         accepted["allow_leaks"] = options.allow_leaks
     report = make_report(
@@ -144,7 +150,7 @@ def _prepare(layout: Layout, config: str, source: Source, folder: Path, options:
     listed = write_report(folder, report, problems)
     print(report.table())
     print(f"{len(problems):,} things left out, listed in {listed}", flush=True)
-    report.check(options.tolerance, listed)
+    report.check(tolerance, listed)
     if strict:
         _refuse_leaks(name, kept, copies, folder)
     else:

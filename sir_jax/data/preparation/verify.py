@@ -10,11 +10,19 @@ from sir_jax.data.builders.checksums import checked_files, file_sha256, read_che
 from sir_jax.data.builders.chunk_files import digest
 from sir_jax.data.builders.recordings import LAYOUTS, load_layout
 from sir_jax.data.builders.records import progress
+from sir_jax.data.builders.spoken_scenes.config import SceneConfig
 from sir_jax.data.builders.work_chunks import default_workers
 from sir_jax.data.corpus import Corpus, ImageRecord, Split, open_corpus
 from sir_jax.data.media.audio import load_audio
 from sir_jax.data.media.image import load_image
-from sir_jax.data.preparation.leaks import ENTRY_DTYPE, Copies, counted, find_copies, leak_line
+from sir_jax.data.preparation.leaks import (
+    ENTRY_DTYPE,
+    Copies,
+    but_for_voices,
+    counted,
+    find_copies,
+    leak_line,
+)
 from sir_jax.data.preparation.report import Report, read_report
 from sir_jax.errors import UserError
 
@@ -91,18 +99,35 @@ def _judge(corpus: Corpus, copies: Copies) -> tuple[list[str], list[str]]:
         caption = record.captions[slot]
         return split.name, caption.key or f"caption {caption.caption_id}"
 
+    notes, report = [], read_report(corpus.directory.parent)
+    key = _picture_key(corpus, report)
+    if key is not None:
+        copies, meant = but_for_voices(
+            copies, lambda entry: key(splits[entry["split"]][int(entry["image"])])
+        )
+        if meant:
+            notes.append(f"{meant:,} pictures are in several splits, as meant: voices are held out")
     lines = [leak_line(leak, place) for leak in copies.leaks[:_NAMED]]
     if len(copies.leaks) > _NAMED:
         lines.append(f"... and {len(copies.leaks) - _NAMED:,} more in more than one split")
-    notes = []
     if any(copies.repeats.values()):
         notes.append(f"twice in one split: {counted(copies.repeats)}, kept")
-    report = read_report(corpus.directory.parent)
     if not lines or (corpus.name.startswith("manifest/") and not _allowed(report)):
         return lines, notes
     why = "accepted when it was prepared" if _allowed(report) else "kept as published"
     notes.append(f"in more than one split: {counted(copies.counts)}, {why}")
     return [], notes + lines
+
+
+def _picture_key(corpus: Corpus, report: Report | None) -> Callable[[ImageRecord], str] | None:
+    """Return what names a picture in all splits; None if none is meant to be in several."""
+    builder, _, config = corpus.name.partition("/")
+    if builder == "spoken_scenes":
+        scenes = SceneConfig.from_name(config)
+        return lambda record: str(scenes.picture_of(record.image_id))
+    if report is not None and report.rules.get("same_pictures"):
+        return lambda record: record.key
+    return None
 
 
 def _allowed(report: Report | None) -> bool:
@@ -215,8 +240,9 @@ def _length(split: Split) -> int:
 
 
 def _entries(split: int, row: int, digests: list[bytes]) -> np.ndarray:
-    # The picture comes first, and has the number -1.
-    return np.array([(d, split, row, slot - 1) for slot, d in enumerate(digests)], ENTRY_DTYPE)
+    # The picture comes first, and has the number -1; it is b"" where there is none.
+    entries = [(d, split, row, slot - 1) for slot, d in enumerate(digests) if d]
+    return np.array(entries, ENTRY_DTYPE)
 
 
 def _check_row(
@@ -233,14 +259,16 @@ def _check_row(
     ]
     indexed = entries[["slot", "samples", "image_id", "caption_id"]].tolist()
     wrong = [] if held == indexed else [f"{where}: not as its index says"]
-    digests = [digest(record.image), *(digest(caption.audio) for caption in record.captions)]
+    sounds = [digest(caption.audio) for caption in record.captions]
+    digests = [digest(record.image) if record.image else b"", *sounds]
     return wrong + (_decode(where, record) if full else []), digests
 
 
 def _decode(where: str, record: ImageRecord) -> list[str]:
     wrong = []
     try:
-        load_image(record.image, f"image {record.image_id}")
+        if record.image:
+            load_image(record.image, f"image {record.image_id}")
     except UserError as error:
         wrong.append(f"{where}: {_one_line(error)}")
     for caption in record.captions:

@@ -1,0 +1,60 @@
+"""Captions that a synthesiser speaks: planned by their voice, made when their chunk is."""
+
+import hashlib
+
+import numpy as np
+
+from sir_jax.data.builders.recordings import PlannedCaption
+from sir_jax.data.media.synthesis import engine, voices_of
+from sir_jax.errors import BadMedia
+
+HUMAN = "human"
+ESPEAK = "espeak"
+# What is added to the rate (words a minute) and the pitch of a voice, drawn evenly.
+_RATES, _PITCHES = range(-30, 31), range(-12, 13)
+
+
+def number_of(*words: object) -> int:
+    """Return 64 bits that depend on words alone."""
+    text = "\n".join(map(str, words))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+def planned_speech(
+    caption_id: int, name: str, text: str, language: str, split: str, take: int
+) -> PlannedCaption:
+    """Plan that a voice of eSpeak NG says a text.
+
+    Args:
+      caption_id: unique in the corpus.
+      name: of what is named; with the language and the take it decides the voice.
+      text: what is said.
+      language: BCP 47.
+      split: whose voices speak; no voice speaks in two splits.
+      take: number of the utterance. Takes of one text have different voices, up to their number.
+
+    Raises:
+      UserError: eSpeak NG does not speak the language.
+    """
+    voices = voices_of(ESPEAK, language, split)
+    voice = voices[(number_of(language, name) + take) % len(voices)]
+    drawn = number_of(language, name, split, take)
+    rate = voice.rate + _RATES[drawn % len(_RATES)]
+    pitch = voice.pitch + _PITCHES[(drawn >> 32) % len(_PITCHES)]
+    spoken = f"{ESPEAK}:{voice.name}:{rate}:{pitch}:{language}/{name}"
+    return PlannedCaption(caption_id, spoken, spoken, text, voice.name, language, ESPEAK)
+
+
+def speak(caption: PlannedCaption) -> np.ndarray:
+    """Return a caption of `planned_speech` as float32 [N] at 16 kHz.
+
+    Raises:
+      BadMedia: the synthesiser says nothing.
+      UserError: it is not installed, or does not speak the language.
+    """
+    name, voice, rate, pitch, _ = caption.audio.split(":", 4)
+    try:
+        wave = engine(name).speak(caption.text, voice, int(rate), int(pitch), caption.language)
+    except RuntimeError as error:
+        raise BadMedia(f"{caption.audio}: {error}", "no samples") from None
+    return wave.astype(np.float32) / 32768

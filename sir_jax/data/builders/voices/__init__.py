@@ -1,0 +1,1 @@
+"""voices: recordings of people with their text and without pictures, for pretraining."""
