@@ -32,6 +32,11 @@ VERBS = {
     "pretrain": ("sir_jax.cli.model.pretrain", "make the small encoders that ship with sir_jax"),
     "train": ("sir_jax.cli.model.train", "train a retriever"),
     "evaluate": ("sir_jax.cli.model.evaluate", "print the recall table of a trained retriever"),
+    "compare": ("sir_jax.cli.model.compare", "two retrievers on the same queries: who is better"),
+    "robustness": (
+        "sir_jax.cli.model.robustness",
+        "recall in noise, rooms, telephones, and of worse pictures",
+    ),
     "ablate": ("sir_jax.cli.model.ablate", "train and evaluate variants of a config over seeds"),
     "export": ("sir_jax.cli.model.export", "make a release of a training run"),
     "info": ("sir_jax.cli.model.info", "say what a model or an index is"),

@@ -19,7 +19,7 @@ from sir_jax.config.fields import config_fields, nearest
 from sir_jax.errors import UserError
 from sir_jax.evaluation.denoise import denoising_metrics
 from sir_jax.evaluation.evaluate import evaluate_split
-from sir_jax.evaluation.ranking import align_columns
+from sir_jax.evaluation.ranking import align_columns, intervals_of
 from sir_jax.evaluation.rerank import SCORINGS
 from sir_jax.inference.workdirs import restore_params
 from sir_jax.models import build_model
@@ -87,15 +87,24 @@ def summarise(rows: Iterable[dict]) -> list[dict]:
 
 
 def format_summary(rows: Iterable[dict], split: str) -> str:
-    """Lay out recalls in percent, mean +- standard deviation over seeds, one line a scoring."""
+    """Lay out recalls in percent, mean +- standard deviation over seeds, one line a scoring.
+
+    The last column says what one run's mean R@1 owes to the choice of pictures: its 95 % interval,
+    of which each limit is a mean over seeds. A table made before there were intervals lacks it.
+    """
     found = {(r["ablation"], r["metric"]): r for r in summarise(rows) if r["split"] == split}
     lines = [["ablation", "scored", "seeds", *(title for _, title in SHOWN)]]
+    limited = any(metric == "mean_r1_low" for _, metric in found)
+    lines[0] += ["R@1 over pictures"] if limited else []
     for ablation in dict.fromkeys(name for name, _ in found):
         for prefix, title in SCORINGS:
             cells = [found.get((ablation, prefix + metric)) for metric, _ in SHOWN]
             if None not in cells:
                 spread = [f" +- {100 * c['std']:.1f}" if c["seeds"] > 1 else "" for c in cells]
                 texts = [f"{100 * c['mean']:.1f}{s}" for c, s in zip(cells, spread, strict=True)]
+                ends = [found.get((ablation, f"{prefix}mean_r1_{end}")) for end in ("low", "high")]
+                limits = "" if None in ends else " to ".join(f"{100 * e['mean']:.1f}" for e in ends)
+                texts += [limits] if limited else []
                 lines.append([ablation, title, str(cells[0]["seeds"]), *texts])
     return "\n".join(align_columns(lines, left=2))
 
@@ -128,7 +137,7 @@ def run_one(cfg, workdir: Path, corpus, split: str) -> dict[str, float]:
     """Train and evaluate one run, going on where its folder stands.
 
     Returns:
-      Every number of the evaluation, by name.
+      Every number of the evaluation, by name, with the limits of the 95 % intervals.
     """
     train(cfg, workdir, corpus=corpus)
     _, params = restore_params(workdir, "last")
@@ -136,7 +145,8 @@ def run_one(cfg, workdir: Path, corpus, split: str) -> dict[str, float]:
     model = build_model(cfg.model, tasks)
     k = cfg.eval.rerank if "match" in tasks else 0
     part = corpus.splits[split]
-    found = evaluate_split(model, params, part, cfg.data, cfg.data.batch_size, k).flat()
+    metrics = evaluate_split(model, params, part, cfg.data, cfg.data.batch_size, k)
+    found = metrics.flat() | intervals_of([metrics])
     found |= denoising_metrics(model, params, part, cfg)
     return found
 

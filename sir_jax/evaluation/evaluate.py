@@ -1,14 +1,44 @@
-"""Evaluate a retriever on a split: both ways, re-ranked where wanted, at once or in folds."""
+"""Evaluate a retriever on a split: both ways, re-ranked where wanted, at once or in folds.
 
-from collections.abc import Callable
+Two rankings of the same split are compared by query.
+"""
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from sir_jax.evaluation.folds import folds_of, mean_flat
-from sir_jax.evaluation.ranking import Metrics, format_table, intervals_of, retrieval_metrics
+from sir_jax.evaluation.intervals import (
+    Difference,
+    Interval,
+    mean_recall_interval,
+    paired_mean_difference,
+)
+from sir_jax.evaluation.ranking import (
+    RECALL_AT,
+    SIDES,
+    Metrics,
+    align_columns,
+    format_table,
+    intervals_of,
+    retrieval_metrics,
+)
 from sir_jax.evaluation.rerank import SCORINGS, Reranked, format_reranked, rerank
 from sir_jax.inference.embed import embed_split
 from sir_jax.models import build_model
 from sir_jax.runtime.console import say
+
+
+class Compared(NamedTuple):
+    """One recall of two rankings of the same queries."""
+
+    title: str  # of the direction
+    k: int
+    a: Interval
+    b: Interval
+    difference: Difference
 
 
 def evaluate(
@@ -29,12 +59,23 @@ def evaluate(
     Raises:
       UserError: the model cannot match, or the split has fewer images than a fold.
     """
-    model = build_model(cfg.model, ("match",) if k and "match_head" in params else ())
     if fold_images:
+        model = model_to_rank(cfg, params, k)
         return evaluate_folds(model, params, split, cfg.data, batch_size, k, fold_images)
-    metrics = evaluate_split(model, params, split, cfg.data, batch_size, k)
+    metrics = evaluate_model(cfg, params, split, batch_size, k)
     flat = metrics.flat() | intervals_of([metrics])
     return flat, format_reranked(flat) if k else format_table(flat)
+
+
+def model_to_rank(cfg, params, k: int):
+    """Return the model of found parameters, with its matching head where k asks for it."""
+    return build_model(cfg.model, ("match",) if k and "match_head" in params else ())
+
+
+def evaluate_model(cfg, params, split, batch_size: int, k: int = 0) -> Metrics | Reranked:
+    """Rank a split by a retriever as it was found; see `evaluate` and `evaluate_split`."""
+    model = model_to_rank(cfg, params, k)
+    return evaluate_split(model, params, split, cfg.data, batch_size, k)
 
 
 def evaluate_split(
@@ -93,6 +134,51 @@ def evaluate_folds(
         ),
     ]
     return flat, "\n".join(lines)
+
+
+def compare(a: Metrics, b: Metrics) -> list[Compared]:
+    """Compare two rankings of the same queries: each recall of either, and their paired difference.
+
+    Args:
+      a, b: of the same split.
+
+    Returns:
+      A `Compared` for each recall: both directions, then their mean.
+
+    Raises:
+      ValueError: their queries differ.
+    """
+    for side, title, _ in SIDES:
+        if not np.array_equal(getattr(a, side).picture, getattr(b, side).picture):
+            raise ValueError(f"A and B differ in the queries of {title}; rank the same split")
+    names = [((side,), title) for side, title, _ in SIDES]
+    compared = []
+    for sides, title in [*names, (("s2i", "i2s"), "mean of both")]:
+        for k in RECALL_AT:
+            hits_a, hits_b = ([getattr(one, side).hits(k) for side in sides] for one in (a, b))
+            pairs = [(x, y, picture) for (x, picture), (y, _) in zip(hits_a, hits_b, strict=True)]
+            both = mean_recall_interval(hits_a), mean_recall_interval(hits_b)
+            compared.append(Compared(title, k, *both, paired_mean_difference(pairs)))
+    return compared
+
+
+def format_compared(compared: Sequence[Compared]) -> str:
+    """Lay out recalls with 95 % intervals in percent, their differences in points, and p-values."""
+
+    def cell(one, form: str) -> str:
+        value, low, high = (format(100 * x, form) for x in one[:3])
+        return f"{value} [{low}, {high}]"
+
+    rows = [["", "", "A %", "B %", "A - B", "p"]]
+    for one in compared:
+        p = f"{one.difference.p_value:.4f}"
+        cells = [cell(one.a, ".1f"), cell(one.b, ".1f"), cell(one.difference, "+.1f"), p]
+        rows.append([one.title, f"R@{one.k}", *cells])
+    legend = (
+        "in [ ]: 95 % interval over pictures; A - B in points, paired by query; p: randomisation "
+        "test, which swaps A and B on random pictures"
+    )
+    return "\n".join([*align_columns(rows, left=2), legend])
 
 
 def result_path(workdir: Path, split: str, corpus: str, trained_on: str, fold_images: int) -> Path:

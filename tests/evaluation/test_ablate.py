@@ -95,6 +95,9 @@ def test_every_variant_is_run_once(toy, capsys):
     values = {(r["ablation"], r["metric"]): float(r["value"]) for r in rows}
     assert {r["seed"] for r in rows} == {"0"} and {r["split"] for r in rows} == {"test"}
     assert values["contrastive", "s2i_gallery"] == 8
+    low, high = (values["contrastive", f"mean_r1_{end}"] for end in ("low", "high"))
+    assert low <= values["contrastive", "mean_r1"] <= high and low < high
+    assert "R@1 over pictures" in printed
     assert ("contrastive", "reranked_s2i_r1") not in values
     assert values["+ everything", "rerank_k_s2i"] == 3
     assert values["+ everything", "rerank_cap_s2i"] >= values["+ everything", "reranked_s2i_r1"]
@@ -198,6 +201,7 @@ def test_summary():
     # The re-ranked scoring of "b" lacks columns, so it has no line.
     assert len(lines) == 3
     # A single seed has no standard deviation.
+    assert "over pictures" not in format_summary(ROWS, "test")
     assert lines[2] == ["b", "coarse", "1", "60.0", "80.0", "70.0", "75.0", "80.0"]
 
 
@@ -252,3 +256,14 @@ def test_without_denoising_there_is_nothing_to_measure(denoiser):
     assert denoising_metrics(model, params, split, cfg) == denoising_metrics(
         model, params, split, cfg, ratio=cfg.loss.cmd.ratio
     )
+
+
+def test_summary_tells_spread_over_seeds_from_intervals_over_pictures():
+    ends = (("low", 0, 0.1), ("high", 0, 0.3), ("low", 1, 0.2), ("high", 1, 0.6))
+    more = [
+        ROWS[0] | {"metric": f"mean_r1_{end}", "seed": str(seed), "value": str(value)}
+        for end, seed, value in ends
+    ]
+    head, a, b = format_summary(ROWS + more, "test").splitlines()
+    assert head.endswith("mean R@10  R@1 over pictures")
+    assert a.endswith("40.0 +- 14.1       15.0 to 45.0") and b.endswith("80.0")

@@ -1,16 +1,18 @@
-"""The `evaluate` verb on a small corpus: table and JSON agree with the library's own numbers."""
+"""The verbs `evaluate` and `compare` on a small corpus: they print the library's own numbers."""
 
 import functools
 import json
 
 import jax
+import numpy as np
 import pytest
 
 from sir_jax.cli import main as cli
 from sir_jax.data.builders.spoken_scenes.config import SceneConfig
 from sir_jax.data.preparation.scenes import make_spoken_scenes
-from sir_jax.evaluation.evaluate import evaluate_split
+from sir_jax.evaluation.evaluate import compare, evaluate_split, format_compared
 from sir_jax.evaluation.folds import folds_of
+from sir_jax.evaluation.intervals import paired_difference
 from sir_jax.evaluation.ranking import format_table, intervals_of
 from sir_jax.evaluation.rerank import format_reranked
 from sir_jax.inference.release import write_release
@@ -74,6 +76,64 @@ def test_a_release_has_the_runs_numbers(run, tmp_path, capsys):
     assert cli.main(["evaluate", f"--model={tmp_path / 'release'}", *options]) == 0
     assert json.loads(capsys.readouterr().out) == expected
     assert expected["corpus"] == expected["trained_on"] == corpus.name
+
+
+def test_two_retrievers_are_compared_by_query(run, tiny, tmp_path, capsys):
+    workdir, data_dir, cfg, corpus, params = run
+    other = jax.tree.map(lambda x: x + 0.3 * np.random.default_rng(0).normal(size=x.shape), params)
+    other = jax.tree.map(lambda x: x.astype(np.float32), other)
+    write_release(tmp_path / "other", cfg, other, "other", "float32", {}, "")
+    options = [str(workdir), str(tmp_path / "other"), f"--data_dir={data_dir}", "--batch_size=5"]
+    assert cli.main(["compare", *options]) == 0
+    first, a, b, head, *rows, legend = capsys.readouterr().out.splitlines()
+    assert first == f"{corpus.name}, split test: 12 spoken and 6 image queries, ranked by embedding"
+    assert a == f"A: {workdir}" and b == f"B: {tmp_path / 'other'}"
+    assert head.split() == "A % B % A - B p".split() and "interval over pictures" in legend
+
+    split = corpus.splits["test"]
+    own, others = (evaluate_split(tiny[1], x, split, cfg.data, 5) for x in (params, other))
+    assert own.s2i.ranks.tolist() != others.s2i.ranks.tolist()
+    compared = compare(own, others)
+    assert "\n".join([head, *rows, legend]) == format_compared(compared)
+    assert [(one.title, one.k) for one in compared[:4]] == [
+        *(("speech->image", k) for k in (1, 5, 10)),
+        ("image->speech", 1),
+    ]
+    hits = [one.s2i.ranks <= 1 for one in (own, others)]
+    assert compared[0].difference == paired_difference(*hits, split.index["image_id"])
+    flats = [one.flat() | intervals_of([one]) for one in (own, others)]
+    for found, flat in zip((compared[-2].a, compared[-2].b), flats, strict=True):
+        assert found == tuple(flat[f"mean_r5{end}"] for end in ("", "_low", "_high"))
+    cells = [f"{100 * x:+.1f}" for x in compared[0].difference[:3]]
+    assert f"{cells[0]} [{cells[1]}, {cells[2]}]" in rows[0]
+
+    assert cli.main(["compare", *options, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["compared"][0]["difference"] == compared[0].difference._asdict()
+    # With itself, nothing differs.
+    assert format_compared(compare(own, own)).count("+0.0 [+0.0, +0.0]  1.0000") == 9
+
+
+def test_what_cannot_be_compared_gets_one_line(run, tmp_path, capsys):
+    workdir, data_dir, cfg, corpus, params = run
+    elsewhere = cfg.copy_and_resolve_references()
+    elsewhere.data.corpus = "spoken_coco/karpathy"
+    write_release(tmp_path / "other", elsewhere, params, "other", "float32", {}, "")
+    options = [str(workdir), str(tmp_path / "other"), f"--data_dir={data_dir}", "--batch_size=5"]
+    assert cli.main(["compare", *options]) == 2
+    assert capsys.readouterr().err == (
+        f"sir-jax compare: A was trained on {corpus.name}, B on spoken_coco/karpathy; choose one "
+        "with --corpus\n"
+    )
+    assert cli.main(["compare", *options, f"--corpus={corpus.name}", "--rerank=2"]) == 2
+    assert "no matching head" in capsys.readouterr().err
+    split = corpus.splits["test"]
+    model = build_model(cfg.model)
+    whole, part = (
+        evaluate_split(model, params, x, cfg.data, 5) for x in (split, folds_of(split, 4)[0])
+    )
+    with pytest.raises(ValueError, match="differ in the queries of speech->image"):
+        compare(whole, part)
 
 
 def test_folds_are_the_mean_of_their_own_evaluations(run, capsys):

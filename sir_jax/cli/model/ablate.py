@@ -67,5 +67,8 @@ def main(argv: list[str]) -> int:
     corpus = open_corpus(base.data.corpus, base.data.data_dir or None)
     table = run_all(base, ablations, seeds, corpus, split, workdir)
     print(format_summary(read_results(table), split))
-    print(f"mean +- standard deviation over seeds, %; every number is in {table}")
+    print(
+        "%; +-: standard deviation over seeds; over pictures: 95 % interval of one run's mean R@1; "
+        f"every number is in {table}"
+    )
     return 0
