@@ -248,3 +248,18 @@ def open_corpus(name: str, data_dir=None) -> Corpus:
             f"{command}"
         )
     return Corpus(name, directory, {split: Split(directory, split) for split in names})
+
+
+def open_pictures(name: str, data_dir=None) -> Corpus:
+    """Open a prepared corpus that pairs recordings with pictures; see `open_corpus`.
+
+    Raises:
+      UserError: the corpus is missing or incomplete, or has recordings alone.
+    """
+    corpus = open_corpus(name, data_dir)
+    if name.startswith("voices/"):
+        raise UserError(
+            f"{name} has recordings without pictures, for `sir-jax pretrain` and `data verify` "
+            "alone; choose a corpus with pictures, such as tux_paint_stamps or spoken_scenes"
+        )
+    return corpus

@@ -27,7 +27,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sir_jax.config.compare import compare_workdir
-from sir_jax.data.corpus import Corpus, open_corpus
+from sir_jax.data.corpus import Corpus, open_pictures
 from sir_jax.data.feature_store import Features
 from sir_jax.data.pipeline import train_batches
 from sir_jax.errors import UserError
@@ -117,7 +117,7 @@ def train(
     workdir = as_path(workdir)
     check_reachable(workdir)
     setup = prepare(cfg, sharding.make_mesh(cfg.mesh))
-    corpus = open_corpus(cfg.data.corpus, cfg.data.data_dir or None) if corpus is None else corpus
+    corpus = open_pictures(cfg.data.corpus, cfg.data.data_dir or None) if corpus is None else corpus
     check_same(cfg, corpus)
     check_shared(workdir)
     with Hold(workdir) as hold:

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     if asks_for_help(argv):
         return print_help(argv, __doc__)
     from sir_jax.config.command_line import parse_options
-    from sir_jax.data.corpus import open_corpus
+    from sir_jax.data.corpus import open_pictures
     from sir_jax.training.featurize import featurize
 
     cfg, options = parse_options(argv, {"out": "", "split": "train", "batch_size": "32"})
@@ -44,6 +44,6 @@ def main(argv: list[str]) -> int:
     if not options["batch_size"].isdecimal() or not int(options["batch_size"]):
         raise UserError(f"--batch_size={options['batch_size']}; give 1 or more")
     keep_programs(cfg)
-    corpus = open_corpus(cfg.data.corpus, cfg.data.data_dir or None)
+    corpus = open_pictures(cfg.data.corpus, cfg.data.data_dir or None)
     featurize(cfg, corpus, options["split"], Path(options["out"]), int(options["batch_size"]))
     return 0

@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     args = parse(argv)
     from PIL import Image
 
-    from sir_jax.data.corpus import open_corpus
+    from sir_jax.data.corpus import open_pictures
     from sir_jax.data.media.fonts import Fonts
     from sir_jax.data.preparation.sheet import show
 
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     if form not in ("PNG", "JPEG", "WEBP"):
         raise UserError(f"--out={args.out}: not a .png, .jpg or .webp file; rename it")
     fonts = Fonts(args.font)
-    sheet = show(open_corpus(args.name, args.data_dir), args.split, args.count, args.seed, fonts)
+    sheet = show(open_pictures(args.name, args.data_dir), args.split, args.count, args.seed, fonts)
     data = io.BytesIO()
     sheet.save(data, form)
     try:

@@ -61,10 +61,10 @@ def main(argv: list[str]) -> int:
     if asks_for_help(argv):
         return print_help(argv, __doc__)
     base, workdir, ablations, seeds, split = parse(argv)
-    from sir_jax.data.corpus import open_corpus
+    from sir_jax.data.corpus import open_pictures
     from sir_jax.evaluation.ablate import format_summary, read_results, run_all
 
-    corpus = open_corpus(base.data.corpus, base.data.data_dir or None)
+    corpus = open_pictures(base.data.corpus, base.data.data_dir or None)
     table = run_all(base, ablations, seeds, corpus, split, workdir)
     print(format_summary(read_results(table), split))
     print(

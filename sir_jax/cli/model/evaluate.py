@@ -59,13 +59,13 @@ def main(argv: list[str]) -> int:
       UserError: no such workdir, checkpoint, corpus or split.
     """
     args = parse(argv)
-    from sir_jax.data.corpus import open_corpus
+    from sir_jax.data.corpus import open_pictures
     from sir_jax.evaluation.evaluate import evaluate, result_path, trained_on
     from sir_jax.inference.release import find, rerank_of
     from sir_jax.runtime.files import write_json
 
     cfg, params, name, _ = find(args.workdir or args.model, args.which)
-    corpus = open_corpus(args.corpus or cfg.data.corpus, args.data_dir or cfg.data.data_dir)
+    corpus = open_pictures(args.corpus or cfg.data.corpus, args.data_dir or cfg.data.data_dir)
     split = corpus.split(args.split)
     start = time.monotonic()
     k = rerank_of(cfg) if args.rerank is None else args.rerank

@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     args = parse(argv)
     from sir_jax.data.builders.spoken_scenes.config import SceneConfig
     from sir_jax.data.builders.spoken_scenes.plan import plan_corpus
-    from sir_jax.data.corpus import open_corpus
+    from sir_jax.data.corpus import open_pictures
     from sir_jax.evaluation.pointing import LEVELS, measure
     from sir_jax.inference.retriever import Retriever
 
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> int:
             f"--corpus {args.corpus}: give a spoken_scenes corpus of level {' or '.join(LEVELS)}"
         )
     model = Retriever.load(args.model)
-    split = open_corpus(args.corpus, args.data_dir).split(args.split)
+    split = open_pictures(args.corpus, args.data_dir).split(args.split)
     planned = [image for image in plan_corpus(config) if image.split == args.split]
     print(f"{args.corpus}, split {args.split}, model {model.name}")
     for question, tally in measure(model, split, planned, args.clips).items():

@@ -61,7 +61,7 @@ def main(argv: list[str]) -> int:
 def run(cfg, workdir: str, argv: list[str]) -> int:
     """Train, once the processes have found each other; see `main`."""
     from sir_jax.config.fields import config_fields
-    from sir_jax.data.corpus import open_corpus
+    from sir_jax.data.corpus import open_pictures
     from sir_jax.evaluation.evaluate import make_evaluate
     from sir_jax.runtime.console import say
     from sir_jax.runtime.interrupt import Interrupted
@@ -74,7 +74,7 @@ def run(cfg, workdir: str, argv: list[str]) -> int:
     keep_programs(cfg)
     for name, value in config_fields(cfg).items():
         say(f"{name}={value!r}")
-    corpus = open_corpus(cfg.data.corpus, cfg.data.data_dir or None)
+    corpus = open_pictures(cfg.data.corpus, cfg.data.data_dir or None)
     try:
         train(cfg, workdir, make_evaluate(corpus), corpus)
     except Interrupted as stop:
