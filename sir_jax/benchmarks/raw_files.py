@@ -89,15 +89,15 @@ def make_speech() -> np.ndarray:
     Raises:
       RuntimeError: the synthesiser fails.
     """
-    from sir_jax.data.media.synthesis import espeak
+    from sir_jax.data.media.synthesis import espeak, require_espeak
 
     try:
-        synthesiser = espeak()
+        require_espeak()
     except UserError:  # not installed
         murmur = babble_noise(20 * SAMPLE_RATE, np.random.default_rng(0))
         return (0.1 * murmur / murmur.std()).astype(np.float32)
     spoken = [
-        synthesiser.speak(text, *_VOICES[number % len(_VOICES)])
+        espeak().speak(text, *_VOICES[number % len(_VOICES)])
         for number, text in enumerate(_SENTENCES)
     ]
     return np.concatenate(spoken).astype(np.float32) / 32_768

@@ -150,7 +150,7 @@ def test_missing_corpus_says_which_command_makes_it(tmp_path):
     assert str(caught.value) == (
         f"corpus '{name}' is not in '{tmp_path}'; make it with: sir-jax data spoken_scenes "
         "--level=two --train_images=10 --val_images=2 --test_images=4 --captions=1 --voices=12 "
-        f"--image_size=64 --seed=5 --data_dir={tmp_path}"
+        f"--image_size=64 --seed=5 --engines=espeak --data_dir={tmp_path}"
     )
 
 
