@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import httpx
 import pytest
 
 
@@ -14,3 +15,20 @@ def page_engine(page_engine, page_root):
     shutil.copyfile(page_root / "pictures" / "0.png", outside)
     os.utime(outside, ns=(0, 0))
     return page_engine
+
+
+@pytest.fixture(scope="module")
+def url(page_engine, serve_page):
+    with serve_page(page_engine, upload_bytes=400_000, seconds=5, pixels=500_000) as url:
+        yield url
+
+
+@pytest.fixture
+def client(url):
+    with httpx.Client(base_url=url, trust_env=False, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture
+def spoken(query):
+    return query.read_bytes()
