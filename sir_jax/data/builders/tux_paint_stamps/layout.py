@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from sir_jax.data.builders.chunk_files import digest
 from sir_jax.data.builders.recordings import Layout, Plan, PlannedCaption, PlannedImage, Problem
 from sir_jax.data.builders.tux_paint_stamps.config import ALL, StampsConfig
+from sir_jax.data.builders.tux_paint_stamps.groups import content, joined
 from sir_jax.data.builders.tux_paint_stamps.package import Stamp, read_stamps
 from sir_jax.data.builders.tux_paint_stamps.spoken import (
     ESPEAK,
@@ -176,34 +176,23 @@ def _roles(stamps: list[Stamp], folder: Path, percent: int) -> dict[str, str]:
     """Return the split of each stamp: that of all stamps that share a name or a recording."""
     if not percent:
         return {stamp.name: "train" for stamp in stamps}
-    leader = {stamp.name: stamp.name for stamp in stamps}
-
-    def find(name: str) -> str:
-        while leader[name] != name:
-            name = leader[name]
-        return name
-
-    first: dict[object, str] = {}
-    for stamp in stamps:
-        marks: list[object] = [stamp.texts.get("en", stamp.name).lower()]
-        marks += [_content(folder / path) for _, path in stamp.recordings]
-        for mark in marks:
-            one, other = sorted((find(first.setdefault(mark, stamp.name)), find(stamp.name)))
-            leader[other] = one
+    marks = (
+        (
+            stamp.name,
+            [
+                stamp.texts.get("en", stamp.name).lower(),
+                *(content(folder / path) for _, path in stamp.recordings),
+            ],
+        )
+        for stamp in stamps
+    )
+    leader = joined(marks)
     roles = {}
     for stamp in stamps:
-        share = number_of("picture", find(stamp.name)) % 10_000 / 100
+        share = number_of("picture", leader[stamp.name]) % 10_000 / 100
         test, val = share < percent, share < 1.5 * percent
         roles[stamp.name] = "test" if test else "val" if val else "train"
     return roles
-
-
-def _content(path: Path) -> object:
-    """Return what identifies a file's content; its path if it cannot be read."""
-    try:
-        return digest(path.read_bytes())
-    except OSError:
-        return path
 
 
 def _resolve(codes: tuple[str, ...], there: set[str], what: str) -> set[str]:

@@ -28,11 +28,13 @@ def read_sound(rules: Rules, caption: PlannedCaption) -> np.ndarray:
 
 
 def read_picture(rules: Rules, image: PlannedImage) -> bytes:
-    """Return a PNG picture as it is, or an SVG picture drawn; see `recorded.read_image`.
+    """Return a PNG picture as it is, or an SVG picture drawn; b"" where none is planned.
 
     Raises:
       BadMedia: it cannot be used.
     """
+    if not image.image:
+        return b""
     data = read_picture_bytes(rules.folder / image.image, image.image)
     if image.image.lower().endswith(".svg"):
         data = draw_svg(data, image.image, SIDE)

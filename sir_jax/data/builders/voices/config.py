@@ -34,7 +34,7 @@ class VoicesConfig:
       hold_out: languages (BCP 47) whose recordings are in the test split alone; 'fr' also means
         'fr-CA'.
       synthesised: number of clips that training voices of eSpeak NG speak: names of the stamps, in
-        all languages that it speaks but those held out.
+        all languages that it speaks.
     """
 
     parts: tuple[str, ...] = tuple(PARTS)

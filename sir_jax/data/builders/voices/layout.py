@@ -2,20 +2,29 @@
 
 import collections
 import dataclasses
-import hashlib
+import functools
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import soundfile
 
-from sir_jax.data.builders.recorded import Rules, read_recording
 from sir_jax.data.builders.recordings import Layout, Plan, PlannedCaption, PlannedImage
+from sir_jax.data.builders.tux_paint_stamps.groups import content, joined
+from sir_jax.data.builders.tux_paint_stamps.package import read_stamps
+from sir_jax.data.builders.tux_paint_stamps.spoken import (
+    ESPEAK,
+    HUMAN,
+    number_of,
+    planned_speech,
+)
 from sir_jax.data.builders.voices.config import VoicesConfig, is_of
 from sir_jax.data.builders.voices.sources import READERS, Recording
-from sir_jax.errors import BadMedia
+from sir_jax.data.media.synthesis import voices_of
+from sir_jax.errors import UserError
 
-HUMAN = "human"
+# They make synthesised captions, and no picture where there is none.
+STAMPS_READERS = "sir_jax.data.builders.tux_paint_stamps.readers"
 # Nobody says more letters a second: the recording says less than its text.
 MOST_LETTERS = 30.0
 # Shares of the texts of a language that are in 'val' and in 'test'.
@@ -33,7 +42,7 @@ def voices_layout(config: VoicesConfig) -> Layout:
         plan=lambda folder, name: plan_voices(folder, VoicesConfig.from_name(name)),
         expected={},
         rate=None,
-        readers=__name__,
+        readers=STAMPS_READERS,
         tolerance=0.1,
     )
 
@@ -41,7 +50,8 @@ def voices_layout(config: VoicesConfig) -> Layout:
 def plan_voices(folder: Path, config: VoicesConfig) -> Plan:
     """Plan a corpus from unpacked packages.
 
-    A record is a text of a language with all of its recordings in a split.
+    A record is a text of a language with all of its recordings in a split. A recording without
+    text is a record of its own.
 
     Args:
       folder: holds the packages.
@@ -50,31 +60,74 @@ def plan_voices(folder: Path, config: VoicesConfig) -> Plan:
     Raises:
       UserError: a package is not there, or half unpacked.
     """
-    said: dict[tuple[str, str, str, str], list[Recording]] = {}
-    wordless = collections.Counter()
+    recordings, wordless = [], collections.Counter()
     for recording in itertools.chain.from_iterable(READERS[part](folder) for part in config.parts):
         if any(part in recording.path for part in _NO_SPEECH):
             continue
-        if not fits(recording, folder):
+        if recording.text and not fits(recording, folder):
             recording = dataclasses.replace(recording, text="")
-        # A recording without text is a record of its own.
-        mark = "" if recording.text else recording.path
-        wordless[recording.speaker] += bool(mark)
-        split = split_of(recording.language, recording.text or mark, config.hold_out)
-        key = (split, recording.language, recording.text, mark)
-        said.setdefault(key, []).append(recording)
+        wordless[recording.speaker] += not recording.text
+        recordings.append(recording)
     for speaker, count in sorted(wordless.items()):
         if count:
             print(f"{speaker}: {count:,} recordings have no text, or say less; kept without it")
+    leader = joined((_key(r), [content(folder / r.path)]) for r in recordings)
+    said: dict[tuple[str, str], list[PlannedCaption]] = {}
+    for recording in recordings:
+        key = _key(recording)
+        split = split_of(recording.language, leader[key], config.hold_out)
+        said.setdefault((split, key), []).append(_planned(recording))
+    for caption in planned_texts(folder, config):
+        key = f"{caption.language}: {caption.text}"
+        if split_of(caption.language, leader.get(key, key), config.hold_out) == "train":
+            said.setdefault(("train", key), []).append(caption)
     number, images = itertools.count(), []
-    for image_id, (key, group) in enumerate(sorted(said.items())):
-        captions = tuple(
-            PlannedCaption(next(number), r.path, r.path, r.text, r.speaker, r.language, HUMAN)
-            for r in group
-        )
-        split, language, text, mark = key
-        images.append(PlannedImage(image_id, f"{language}: {text or mark}", split, "", captions))
+    for image_id, ((split, key), group) in enumerate(sorted(said.items(), key=lambda e: e[0])):
+        captions = tuple(dataclasses.replace(c, caption_id=next(number)) for c in group)
+        images.append(PlannedImage(image_id, key, split, "", captions))
     return Plan(tuple(images))
+
+
+def _key(recording: Recording) -> str:
+    return f"{recording.language}: {recording.text or recording.path}"
+
+
+def _planned(recording: Recording) -> PlannedCaption:
+    path = recording.path
+    words = (recording.text, recording.speaker, recording.language, HUMAN)
+    return PlannedCaption(-1, path, path, *words)
+
+
+def planned_texts(folder: Path, config: VoicesConfig) -> Iterator[PlannedCaption]:
+    """Yield the names of stamps that eSpeak NG says besides, in any of its languages.
+
+    Texts are drawn at random, and again by other voices when all have been drawn. Those of the
+    validation and test split are among them, and those of languages whose people are held out.
+
+    Args:
+      folder: holds the packages.
+      config: parameters of the corpus.
+    """
+    if not config.synthesised:
+        return
+    texts = {
+        (language, text)
+        for stamp in read_stamps(folder).stamps
+        for language, text in stamp.texts.items()
+        if text and _speaks(language)
+    }
+    drawn = sorted(texts, key=lambda text: (number_of(*text), text))
+    for take in range(config.synthesised):
+        language, text = drawn[take % len(drawn)]
+        yield planned_speech(-1, text, text, language, "train", take // len(drawn))
+
+
+@functools.cache
+def _speaks(language: str) -> bool:
+    try:
+        return bool(voices_of(ESPEAK, language, "train"))
+    except UserError:
+        return False
 
 
 def fits(recording: Recording, folder: Path) -> bool:
@@ -87,28 +140,9 @@ def fits(recording: Recording, folder: Path) -> bool:
     return sum(map(str.isalpha, recording.text)) <= MOST_LETTERS * seconds
 
 
-def split_of(language: str, text: str, hold_out: tuple[str, ...]) -> str:
-    """Return the split of a text: that of a language held out is 'test', else a hash decides."""
+def split_of(language: str, key: str, hold_out: tuple[str, ...]) -> str:
+    """Return the split of a record: that of a language held out is 'test', else a hash decides."""
     if is_of(language, hold_out):
         return "test"
-    digest = hashlib.blake2b(f"{language}\n{text.lower()}".encode(), digest_size=4).digest()
-    share = int.from_bytes(digest) / 2**32
+    share = number_of(key.lower()) % 10_000 / 10_000
     return "val" if share < VAL else "test" if share < VAL + TEST else "train"
-
-
-def read_sound(rules: Rules, caption: PlannedCaption) -> np.ndarray:
-    """Return a recording; see `recorded.read_sound`.
-
-    Raises:
-      BadMedia: it cannot be used, or is silent.
-    """
-    wave = read_recording(rules.folder / caption.audio, rules, caption.audio)
-    if not wave.any():
-        raise BadMedia(f"{caption.audio}: digitally silent", "silent")
-    return wave
-
-
-def read_picture(rules: Rules, image: PlannedImage) -> bytes:
-    """Return no bytes: there are no pictures here."""
-    del rules, image
-    return b""

@@ -73,6 +73,8 @@ def letter_recordings(folder: Path) -> Iterator[Recording]:
         except ElementTree.ParseError as error:
             raise UserError(f"{listing}: no XML ({error}); unpack klettres-data again") from None
         language = language_tag(listing.parent.name)
+        if not any(listing.parent.rglob("*.ogg")):
+            continue  # a language that is listed, of which nothing was recorded
         for sound in tree.iter("sound"):
             path, name = root / sound.get("file", ""), sound.get("name", "")
             # Capitals would be spelt.
@@ -92,7 +94,7 @@ def dialogue_recordings(folder: Path) -> Iterator[Recording]:
                 # What no actor has spoken.
                 if path.exists():
                     said = clean_text(re.sub(r"\\(.)", r"\1", words))
-                    speaker = f"{language}/{font.removeprefix('font_')}"
+                    speaker = f"{language}/{font.removeprefix('font_') or 'others'}"
                     yield Recording(_below(path, folder), said, language, speaker)
 
 
