@@ -1,0 +1,1 @@
+"""The robustness grid: one split under many conditions of sound and picture."""
