@@ -13,7 +13,7 @@ from sir_jax.data.media.audio import load_audio
 from sir_jax.data.media.image import ImageSpec, load_image, preprocess_image
 from sir_jax.data.parallel import GROUP, ordered_map
 from sir_jax.evaluation.intervals import RESAMPLES
-from sir_jax.evaluation.ranking import retrieval_metrics
+from sir_jax.evaluation.ranking import Metrics, retrieval_metrics
 from sir_jax.evaluation.robustness.conditions import CLEAN, SOUND, Condition
 from sir_jax.evaluation.robustness.parts import choose_parts, label_captions, part_metrics
 from sir_jax.evaluation.robustness.table import (
@@ -69,27 +69,15 @@ def run_grid(
     Raises:
       UserError: the folder holds the grid of another model, corpus or seed.
     """
-    mark = {
-        "model": fingerprint,
-        "corpus": corpus,
-        "split": split.name,
-        "clips": corpus_mark(split),
-        "seed": seed,
-        "resamples": resamples,
-        "version": VERSION,
-    }
+    mark = {"model": fingerprint, "corpus": corpus, "split": split.name, "seed": seed}
+    mark |= {"clips": corpus_mark(split), "resamples": resamples, "version": VERSION}
     claim(folder, mark)
     path = folder / TABLE
     z = _clean_vectors(model, params, split, data_cfg, batch_size, folder / CLEAN_VECTORS)
     ids = z.speech_image_ids, z.image_ids
     clean = retrieval_metrics(z.speech, z.image, *ids)
     if (CLEAN, "") not in conditions_done(read_table(path)):
-        labels = {"side": "", "family": CLEAN, "level": "", "part": ""}
-        rows = metric_rows(labels, clean, None, resamples)
-        for part, chosen in choose_parts(label_captions(split)).items():
-            found = part_metrics(z.speech, z.image, *ids, chosen)
-            rows += metric_rows(labels | {"part": part}, found, None, resamples)
-        write_table(path, rows)
+        write_table(path, _clean_rows(z, clean, split, resamples))
     encode = {True: _encode_speech, False: _encode_images}
     for number, condition in enumerate(conditions, 1):
         key = condition.family, condition.level
@@ -103,6 +91,17 @@ def run_grid(
         rows = metric_rows(labels, retrieval_metrics(*sides, *ids), clean, resamples)
         write_table(path, read_table(path) + rows)
     return path
+
+
+def _clean_rows(z: Embeddings, clean: Metrics, split, resamples: int) -> list[dict[str, str]]:
+    """Return the rows of the clean condition: of the whole split, and of its parts."""
+    labels = {"side": "", "family": CLEAN, "level": "", "part": ""}
+    rows = metric_rows(labels, clean, None, resamples)
+    ids = z.speech_image_ids, z.image_ids
+    for part, chosen in choose_parts(label_captions(split)).items():
+        found = part_metrics(z.speech, z.image, *ids, chosen)
+        rows += metric_rows(labels | {"part": part}, found, None, resamples)
+    return rows
 
 
 def _clean_vectors(model, params, split, data_cfg, batch_size: int, path: Path) -> Embeddings:
