@@ -126,3 +126,13 @@ def test_corpus_notebook_makes_a_corpus_and_draws_it(monkeypatch, capsys):
     assert "one-i6-d2-t2-c4" in out and "speakers in train and test: 0" in out
     assert len(variables["index"]) == 24 and len(plt.get_fignums()) == 3
     assert Image.open(variables["jpeg"]).width == 900
+
+
+def test_robustness_notebook_runs_a_small_grid(monkeypatch, matching_workdir, capsys):
+    monkeypatch.setenv("SIR_JAX_MODEL", str(matching_workdir))
+    monkeypatch.setenv("SIR_JAX_PICTURES", "4")
+    monkeypatch.setenv("SIR_JAX_FAMILIES", "gain,grey")
+    monkeypatch.delenv("SIR_JAX_GRID", raising=False)
+    variables = run("robustness", monkeypatch)
+    assert "4 pictures, 8 captions" in capsys.readouterr().out
+    assert set(variables["loss"].mean().index) == {"gain", "grey"} and len(plt.get_fignums()) == 2
