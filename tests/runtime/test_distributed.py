@@ -16,7 +16,7 @@ from sir_jax.runtime import distributed
 from sir_jax.runtime.peers import LOST, TRY_AGAIN
 from sir_jax.training import fingerprint
 
-STEPS, EVERY = 24, 12
+STEPS, EVERY = 12, 6
 
 # A job without a model: it passes a point every tenth of a second.
 SMALL = """
@@ -80,7 +80,7 @@ def setting(tmp_path_factory):
             "train.steps": STEPS,
             "train.eval_every": EVERY,
             "train.checkpoint_every": 4,
-            "mesh.data": 8,
+            "mesh.data": 4,
             "optim.learning_rate": 1e-2,
         },
     )
@@ -88,8 +88,8 @@ def setting(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(setting):
-    """Return the workdir of one process with eight devices, and see that it went to the end."""
-    Job(setting, setting / "whole", 1, 8).finish()
+    """Return the workdir of one process with four devices, and see that it went to the end."""
+    Job(setting, setting / "whole", 1, 4).finish()
     assert len(sequence(setting / "whole")) == STEPS + STEPS // EVERY
     return setting / "whole"
 
@@ -112,38 +112,29 @@ def assert_same_run(workdir, whole):
 # Of what four could break two break already, in the next test.
 @pytest.mark.release
 def test_four_processes_give_the_run_of_one(setting, whole):
-    outs = Job(setting, setting / "four", 4, 2).finish()
+    outs = Job(setting, setting / "four", 4, 1).finish()
     assert_same_run(setting / "four", whole)
-    assert "mesh: data 8 x fsdp 1 x tensor 1 on 8 of 8 cpu devices" in outs[0]
+    assert "mesh: data 4 x fsdp 1 x tensor 1 on 4 of 4 cpu devices" in outs[0]
     # One process tells and writes.
     for out in outs[1:]:
         assert "mesh:" not in out and "step" not in out and "data.batch_size" not in out
 
 
 @pytest.mark.slow
-def test_two_processes_signalled_killed_and_gone_on_with_as_one(setting, whole):
+def test_two_processes_killed_and_gone_on_with_as_one(setting, whole):
     workdir = setting / "two"
-    job = Job(setting, workdir, 2, 4)
-    job.await_step(5)
-    job.processes[1].send(signal.SIGTERM)
-    statuses, outs = job.wait()
-    assert statuses == [128 + signal.SIGTERM] * 2, "\n".join(outs)
-    (line,) = [line for line in outs[0].splitlines() if line.startswith("stopped by SIGTERM")]
-    stopped = int(line.split(" at step ")[1].split()[0])
-    assert losses(workdir)[-1][0] == stopped < STEPS and "run the same command" in line
-
-    job = Job(setting, workdir, 2, 4)
-    job.await_step(20)
+    job = Job(setting, workdir, 2, 2)
+    job.await_step(7)
     job.processes[1].send(signal.SIGKILL)
     killed = time.monotonic()
     statuses, outs = job.wait()
     assert time.monotonic() - killed < 60
     assert statuses == [TRY_AGAIN, -signal.SIGKILL], "\n".join(outs)
-    assert f"resumes {workdir} at step {stopped}" in outs[0]
     assert "process 0: process 1 is gone; once that is mended, run the same command" in outs[0]
-    assert losses(workdir)[-1][0] >= 20  # all of them made by two processes
+    assert losses(workdir)[-1][0] >= 7  # all of them made by two processes
 
-    Job(setting, workdir, 1, 8).finish()
+    (out,) = Job(setting, workdir, 1, 4).finish()
+    assert any(f"resumes {workdir} at step {step}\n" in out for step in (4, 8))
     assert_same_run(workdir, whole)
 
 

@@ -17,9 +17,11 @@ from sir_jax.training.pretraining.targets import Targets
 from sir_jax.training.pretraining.teacher import STEP, WIDTH
 
 # Of a group with n times the clips of another, n ** BALANCE times as many are drawn.
-BALANCE = 0.5
+BALANCE = 0.7
 # Most phones a token: CTC needs one token for each, and one between two that are the same.
 _PHONES_PER_TOKEN = 0.8
+
+HUMAN = "human"
 
 Batch = dict[str, np.ndarray]
 
@@ -81,6 +83,9 @@ def teacher_at(frames: np.ndarray, seconds: np.ndarray) -> tuple[np.ndarray, np.
 class Mixture:
     """Clips of several sources, drawn so that no group decides by its size alone.
 
+    The people of each language are a group, and each synthesiser of each source: its languages have
+    the same voices.
+
     Args:
       sources: the training splits.
       alphabet: phones of the targets.
@@ -110,7 +115,8 @@ class Mixture:
         for number, source in enumerate(sources):
             for clip, group in enumerate(source.targets.groups):
                 if source.targets.samples[clip] <= buckets.samples[-1]:
-                    members.setdefault(group, []).append((number, clip))
+                    name = _group(source, group)
+                    members.setdefault(name, []).append((number, clip))
                 else:
                     self.left_out += 1
         self._members = {group: np.array(members[group]) for group in sorted(members)}
@@ -180,6 +186,11 @@ class Mixture:
                 batch[field][row, : len(clip[field])] = clip[field]
             batch["no_phone"][row, : len(clip["phones"])] = 0.0
         return batch
+
+
+def _group(source: Source, group: str) -> str:
+    engine = group.partition(" ")[0]
+    return group if engine == HUMAN else f"{engine} of {source.split.directory.parent.name}"
 
 
 def _orders(count: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
