@@ -112,3 +112,34 @@ def contrastive(
         targets = jax.lax.stop_gradient((1.0 - alpha) * hard + alpha * soft)
     correct = jnp.take_along_axis(hard, logits.argmax(axis=-1)[:, None], axis=-1) > 0
     return soft_cross_entropy(logits, targets), correct.mean()
+
+
+def accuracy_in_batch(z: Array, keys: Array, ids: Array) -> Array:
+    """Return the share of rows whose most similar key of the same batch is a positive.
+
+    Args:
+      z: unit-norm embeddings of one modality, [B, E].
+      keys: unit-norm embeddings of the other modality, [B, E].
+      ids: image ids, [B].
+
+    Example:
+      >>> print(accuracy_in_batch(jnp.eye(2), jnp.eye(2), jnp.array([7, 8])))
+      1.0
+    """
+    best = (z.astype(jnp.float32) @ keys.astype(jnp.float32).T).argmax(axis=-1)
+    return (ids[best] == ids).mean()
+
+
+def spread(z: Array) -> Array:
+    """Return 1 less the mean cosine of two different rows: 0 where all embeddings are equal.
+
+    Args:
+      z: unit-norm embeddings, [B, E].
+
+    Example:
+      >>> print(spread(jnp.eye(3)), spread(jnp.ones((3, 1))))
+      1.0 0.0
+    """
+    rows = z.shape[0]
+    total = jnp.square(z.astype(jnp.float32).sum(axis=0)).sum()
+    return 1.0 - (total - rows) / max(rows * (rows - 1), 1)

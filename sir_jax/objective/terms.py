@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from sir_jax.config.specs import MODALITIES
-from sir_jax.losses.contrastive import contrastive, id_targets
+from sir_jax.losses.contrastive import accuracy_in_batch, contrastive, id_targets, spread
 from sir_jax.losses.denoising import Noise, add_noise, cosine, denoising, draw_noise, other_rows
 from sir_jax.losses.matching import hard_negatives, masked_mean, matching
 from sir_jax.losses.queue import filled_rows
@@ -51,11 +51,20 @@ def sic_term(views: Views, queue, ids, temperature, alpha, sic) -> tuple[Array, 
     s2i, s2i_right = contrastive(z_s, keys_i, past_i, filled, hard, temperature, teacher_s, alpha)
     i2s, i2s_right = contrastive(z_i, keys_s, past_s, filled, hard, temperature, teacher_i, alpha)
     loss = 0.5 * (s2i.mean() + i2s.mean())
-    metrics = {"sic": loss, "s2i_accuracy": s2i_right, "i2s_accuracy": i2s_right}
+    metrics = {
+        "sic": loss,
+        "s2i_accuracy": s2i_right,
+        "i2s_accuracy": i2s_right,
+        "chance_accuracy": (hard[:, : ids.shape[0]] > 0).mean(),  # among the batch's own keys
+        "speech_spread": spread(z_s),
+        "image_spread": spread(z_i),
+    }
     if sic.alpha:
         metrics["alpha"] = alpha
     if queue is not None:
         metrics["queue_fill"] = queue.filled / queue.ids.shape[0]
+        metrics["s2i_accuracy_in_batch"] = accuracy_in_batch(z_s, keys_i, ids)
+        metrics["i2s_accuracy_in_batch"] = accuracy_in_batch(z_i, keys_s, ids)
     return loss, metrics
 
 

@@ -46,6 +46,7 @@ from sir_jax.runtime.workdir import (
     make_folder,
 )
 from sir_jax.training.checkpoint import Checkpoints
+from sir_jax.training.collapse import Collapse
 from sir_jax.training.fingerprint import check_same
 from sir_jax.training.metrics import MetricWriter, Progress
 from sir_jax.training.setup import Setup, describe, prepare
@@ -71,6 +72,7 @@ class Run:
     features: Features | None  # stored features of frozen encoders; None without them
     checkpoints: Checkpoints
     watchdog: Watchdog
+    collapse: Collapse
     state: TrainState
     step: int  # the value of state.step, on the host
 
@@ -168,7 +170,8 @@ def begin(setup: Setup, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
             "the same command again to go on from there"
         )
     watchdog = Watchdog(cfg.train.watchdog_seconds, step)
-    return Run(setup, workdir, programs, features, checkpoints, watchdog, state, step)
+    collapse = Collapse(cfg)
+    return Run(setup, workdir, programs, features, checkpoints, watchdog, collapse, state, step)
 
 
 def is_due(step: int, every: int, total: int) -> bool:
@@ -286,6 +289,7 @@ def settle(run: Run, pending: Pending | None, writer: MetricWriter, bar: Progres
     if not metrics.pop("train/finite"):
         stop_non_finite(run, pending, metrics)
     run.watchdog.finished(pending.step)
+    run.collapse.see(pending.step, metrics)
     bar.update(metrics["train/loss"])
     if is_due(pending.step, run.cfg.train.log_every, run.cfg.train.steps):
         writer.write(pending.step, {**metrics, **bar.rates()})
