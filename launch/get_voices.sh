@@ -2,7 +2,7 @@
 # Fetch recordings of people, and the synthesiser flite, as Debian packages, and unpack them.
 # usage: bash launch/get_voices.sh DIR [PACKAGE ...]
 #
-# Needs apt-get and dpkg-deb, and no root; installs nothing. Each package lands in DIR/PACKAGE, flite
+# Needs apt-get and dpkg-deb, no root; installs nothing. Each package lands in DIR/PACKAGE, flite
 # with its libraries in DIR/flite. Stopped at any moment, the same command goes on where it was: a
 # folder has its name only when it is whole, and DIR/PACKAGE/.files says what is in it. 640 MB.
 # Nothing of it may be committed; read the licences, which are printed at the end.

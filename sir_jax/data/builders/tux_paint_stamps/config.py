@@ -39,9 +39,10 @@ class StampsConfig:
     def __post_init__(self):
         for field in ("human", "synthesised", "hold_out"):
             codes = tuple(sorted(set(getattr(self, field))))
+            if field == "hold_out" and ALL in codes:
+                raise UserError("hold_out: 'all' leaves no one to learn from; name the languages")
             for code in codes:
-                if code != ALL or field == "hold_out":
-                    check_language(code, "languages" if field != "hold_out" else field)
+                check_language(code, field if field == "hold_out" else "languages")
             object.__setattr__(self, field, (ALL,) if ALL in codes else codes)
         if not 0 <= self.hold_out_pictures <= 90:
             raise UserError(f"hold_out_pictures is {self.hold_out_pictures}; give 0 to 90 percent")

@@ -173,7 +173,7 @@ class _Deal:
 
 
 def _roles(stamps: list[Stamp], folder: Path, percent: int) -> dict[str, str]:
-    """Return the split of each stamp: that of all stamps that share a name or a recording."""
+    """Return the split of each stamp, the same for all that share a name or a recording."""
     if not percent:
         return {stamp.name: "train" for stamp in stamps}
     marks = (
@@ -187,12 +187,14 @@ def _roles(stamps: list[Stamp], folder: Path, percent: int) -> dict[str, str]:
         for stamp in stamps
     )
     leader = joined(marks)
-    roles = {}
-    for stamp in stamps:
-        share = number_of("picture", leader[stamp.name]) % 10_000 / 100
+    sizes = collections.Counter(leader.values())
+    roles, taken = {}, 0
+    for group in sorted(sizes, key=lambda name: (number_of("picture", name), name)):
+        share = 100 * taken / len(stamps)
         test, val = share < percent, share < 1.5 * percent
-        roles[stamp.name] = "test" if test else "val" if val else "train"
-    return roles
+        roles[group] = "test" if test else "val" if val else "train"
+        taken += sizes[group]
+    return {name: roles[group] for name, group in leader.items()}
 
 
 def _resolve(codes: tuple[str, ...], there: set[str], what: str) -> set[str]:
