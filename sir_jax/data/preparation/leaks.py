@@ -86,22 +86,14 @@ def find_copies(entries: np.ndarray) -> Copies:
     return Copies(tuple(leaks), repeats)
 
 
-def but_for_voices(copies: Copies, key: Callable[[np.void], str]) -> tuple[Copies, int]:
-    """Leave out the pictures that are in several splits because only voices are kept apart.
-
-    Args:
-      copies: from `find_copies`.
-      key: tells which picture an entry is of, whatever its split.
+def without_pictures(copies: Copies) -> tuple[Copies, int]:
+    """Leave out pictures: of a corpus whose pictures are in several splits by intention.
 
     Returns:
       The other copies, and the number of those left out.
     """
-    meant = [
-        _kind(leak) == "picture" and len({key(entry) for entry in leak}) == 1
-        for leak in copies.leaks
-    ]
-    leaks = tuple(leak for leak, drop in zip(copies.leaks, meant, strict=True) if not drop)
-    return Copies(leaks, copies.repeats), sum(meant)
+    leaks = tuple(leak for leak in copies.leaks if _kind(leak) != "picture")
+    return Copies(leaks, copies.repeats), len(copies.leaks) - len(leaks)
 
 
 def file_copies(plan: Plan, folder: Path) -> Copies:

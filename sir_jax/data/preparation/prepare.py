@@ -133,8 +133,7 @@ def _prepare(layout: Layout, config: str, source: Source, folder: Path, options:
     accepted = {"max_seconds": options.max_seconds, "tolerance": tolerance}
     if layout.same_pictures:
         accepted["same_pictures"] = True
-        keys = {image.image_id: image.key for image in kept}
-        copies, _ = leaks.but_for_voices(copies, lambda entry: keys[int(entry["image"])])
+        copies, _ = leaks.without_pictures(copies)
     if layout.own:
         accepted["allow_leaks"] = options.allow_leaks
     report = make_report(

@@ -18,10 +18,10 @@ from sir_jax.data.media.image import load_image
 from sir_jax.data.preparation.leaks import (
     ENTRY_DTYPE,
     Copies,
-    but_for_voices,
     counted,
     find_copies,
     leak_line,
+    without_pictures,
 )
 from sir_jax.data.preparation.report import Report, read_report
 from sir_jax.errors import UserError
@@ -102,9 +102,7 @@ def _judge(corpus: Corpus, copies: Copies) -> tuple[list[str], list[str]]:
     notes, report = [], read_report(corpus.directory.parent)
     key = _picture_key(corpus, report)
     if key is not None:
-        copies, meant = but_for_voices(
-            copies, lambda entry: key(splits[entry["split"]][int(entry["image"])])
-        )
+        copies, meant = without_pictures(copies)
         if meant:
             notes.append(f"{meant:,} pictures are in several splits, as meant: voices are held out")
     lines = [leak_line(leak, place) for leak in copies.leaks[:_NAMED]]

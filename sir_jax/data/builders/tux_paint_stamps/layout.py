@@ -173,19 +173,14 @@ class _Deal:
 
 
 def _roles(stamps: list[Stamp], folder: Path, percent: int) -> dict[str, str]:
-    """Return the split of each stamp, the same for all that share a name or a recording."""
+    """Return the split of each stamp, the same for all that share a name, sound or picture."""
     if not percent:
         return {stamp.name: "train" for stamp in stamps}
-    marks = (
-        (
-            stamp.name,
-            [
-                stamp.texts.get("en", stamp.name).lower(),
-                *(content(folder / path) for _, path in stamp.recordings),
-            ],
-        )
-        for stamp in stamps
-    )
+    marks = []
+    for stamp in stamps:
+        files = [stamp.picture, *(path for _, path in stamp.recordings)]
+        name = stamp.texts.get("en", stamp.name).lower()
+        marks.append((stamp.name, [name, *(content(folder / path) for path in files)]))
     leader = joined(marks)
     sizes = collections.Counter(leader.values())
     roles, taken = {}, 0
