@@ -134,14 +134,15 @@ def test_two_processes_killed_and_gone_on_with_as_one(setting, whole):
     assert losses(workdir)[-1][0] >= 7  # all of them made by two processes
 
     (out,) = Job(setting, workdir, 1, 4).finish()
-    assert any(f"resumes {workdir} at step {step}\n" in out for step in (4, 8))
+    (line,) = [line for line in out.splitlines() if line.startswith(f"resumes {workdir} at step ")]
+    assert 4 <= int(line.split()[-1]) < STEPS
     assert_same_run(workdir, whole)
 
 
 @pytest.mark.slow
 def test_processes_that_differ_do_not_start(setting):
     own = {1: ["--config.optim.learning_rate=0.5", "--config.train.num_threads=2"]}
-    statuses, outs = Job(setting, setting / "differs", 2, 4, own=own).wait()
+    statuses, outs = Job(setting, setting / "differs", 2, 2, own=own).wait()
     assert statuses[0] == 2 and statuses[1] in (2, TRY_AGAIN), "\n".join(outs)
     (line,) = [line for line in outs[0].splitlines() if line.startswith("sir-jax train:")]
     assert line == (
