@@ -63,8 +63,8 @@ def sic_term(views: Views, queue, ids, temperature, alpha, sic) -> tuple[Array, 
         metrics["alpha"] = alpha
     if queue is not None:
         metrics["queue_fill"] = queue.filled / queue.ids.shape[0]
-        metrics["s2i_accuracy_in_batch"] = accuracy_in_batch(z_s, keys_i, ids)
-        metrics["i2s_accuracy_in_batch"] = accuracy_in_batch(z_i, keys_s, ids)
+        metrics["s2i_accuracy_in_batch"] = accuracy_in_batch(z_s, keys_i, hard)
+        metrics["i2s_accuracy_in_batch"] = accuracy_in_batch(z_i, keys_s, hard)
     return loss, metrics
 
 

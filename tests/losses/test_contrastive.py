@@ -14,7 +14,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sir_jax.losses.contrastive import contrastive, id_targets, soft_cross_entropy
+from sir_jax.losses.contrastive import (
+    accuracy_in_batch,
+    contrastive,
+    id_targets,
+    soft_cross_entropy,
+    spread,
+)
 
 TEMPERATURES = (0.07, 0.5)
 
@@ -344,3 +350,21 @@ def test_negatives_are_global_under_a_sharded_batch_and_the_queue_stays():
     ]
     # The batch's keys and ids are sent; nothing of the queue's length is.
     assert max(sizes) == batch * width
+
+
+def test_accuracy_in_the_batch_leaves_the_queue_out():
+    z, keys = np.eye(3, 4, dtype=np.float32), np.eye(4, dtype=np.float32)[[0, 2, 1]]
+    # Rows 1 and 2 find each other's key, which is right where both have one picture.
+    past, filled = np.arange(2) + 7, np.ones(2, bool)
+    for ids, share in ((np.array([5, 6, 7]), 1 / 3), (np.array([5, 6, 6]), 1.0)):
+        found = accuracy_in_batch(z, keys, id_targets(ids, past, filled))
+        assert float(found) == pytest.approx(share)
+
+
+def test_spread_is_one_less_the_mean_cosine_of_two_rows():
+    z = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    cosines = (z @ z.T)[~np.eye(7, dtype=bool)]
+    assert float(spread(z)) == pytest.approx(1 - cosines.mean(), abs=1e-6)
+    assert float(spread(np.repeat(z[:1], 7, axis=0))) == pytest.approx(0.0, abs=1e-6)
+    assert float(spread(z[:1])) == pytest.approx(1.0, abs=1e-6)  # nothing to compare with
