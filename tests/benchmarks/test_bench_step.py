@@ -23,6 +23,8 @@ ARGS = [
 ]
 
 
+# Six train steps are compiled.
+@pytest.mark.release
 def test_every_term_adds_to_contrastive_alone(tmp_path, capsys):
     path = tmp_path / "costs.json"
     assert step.main([*ARGS, f"--json={path}"]) == 0

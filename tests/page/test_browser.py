@@ -374,6 +374,8 @@ def test_an_index_without_recordings(browser, workdir, folder, serve_page):
         page.close()
 
 
+# The other tests here drive the same page; the pictures are made anew before a release.
+@pytest.mark.release
 def test_the_pictures_of_the_docs(page_engine, matching_workdir, spoken, tmp_path, capsys):
     index, out = tmp_path / "index", tmp_path / "docs"
     page_engine.index.save(index)

@@ -107,6 +107,8 @@ def test_sigkill_at_random_moments_changes_nothing(setting, whole):
         np.testing.assert_array_equal(ours["temperature"], theirs["temperature"], err_msg=told)
 
 
+# In this process, and in two, at each change: test_loop.py, test_distributed.py.
+@pytest.mark.release
 def test_sigterm_saves_and_prints_how_to_resume(setting, whole):
     workdir = setting / "stopped"
     process = train(setting, workdir)

@@ -121,7 +121,7 @@ def test_sigterm_ends_an_evaluation_and_the_next_run_makes_it(whole, corpus, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", [(8, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize("mesh", [pytest.param((8, 1, 1), marks=pytest.mark.release), (2, 2, 2)])
 def test_losses_do_not_depend_on_the_mesh(whole, corpus, tmp_path, mesh):
     sizes = dict(zip(("mesh.data", "mesh.fsdp", "mesh.tensor"), mesh, strict=True))
     loop.train(tiny_config(**RUN, **sizes), tmp_path, None, corpus)

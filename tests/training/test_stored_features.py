@@ -105,7 +105,7 @@ def check_losses(live, rounded, from_store):
     assert 0 < far < BFLOAT16_BOUND and near < ROUNDED_BOUND, (live, rounded, from_store)
 
 
-@pytest.mark.parametrize("weigh_layers", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("weigh_layers", [True, pytest.param(False, marks=pytest.mark.release)])
 def test_unified_objective_has_the_same_losses(tmp_path, corpus, monkeypatch, weigh_layers):
     fields = UNIFIED | {"model.head.weigh_layers": weigh_layers}
     runs = compare(fields, tmp_path, corpus, monkeypatch)
@@ -117,7 +117,7 @@ def test_unified_objective_has_the_same_losses(tmp_path, corpus, monkeypatch, we
         assert params_hash(params[modality]) == params_hash(other[modality])
 
 
-@pytest.mark.parametrize("modality", ["speech", "image"])
+@pytest.mark.parametrize("modality", [pytest.param("speech", marks=pytest.mark.release), "image"])
 def test_one_frozen_modality_with_accumulated_gradients(tmp_path, corpus, monkeypatch, modality):
     # Without dropout, because the updates of the encoder that is trained must be the same.
     fields = FROZEN | {"optim.freeze": (modality,), "train.grad_accum": 2, "loss.sic.queue": 20}
@@ -125,7 +125,8 @@ def test_one_frozen_modality_with_accumulated_gradients(tmp_path, corpus, monkey
     check_losses(*runs)
 
 
-@pytest.mark.slow
+# That losses do not depend on the mesh is seen in test_loop.py, at each change.
+@pytest.mark.release
 def test_losses_from_features_do_not_depend_on_the_mesh(tmp_path, corpus):
     # The encoders come from a file: random ones created in shards differ in their last bits.
     cfg = tiny_config(**{"optim.freeze": ("speech", "image")})
