@@ -69,7 +69,7 @@ def test_a_config_file_has_the_values_it_always_had(name):
 
 
 def test_base_config_names_the_variants_that_it_knows():
-    with pytest.raises(ValueError, match="speech='tinny' is none of tiny, base, large, x-large"):
+    with pytest.raises(ValueError, match="speech='tinny' is none of tiny, small, base, large"):
         base_config("tinny", "tiny")
 
 
