@@ -4,6 +4,7 @@ What is there already is used again, so a second run, or one after an interrupt,
 """
 
 import argparse
+import dataclasses
 import json
 import shlex
 import signal
@@ -14,6 +15,9 @@ from pathlib import Path
 
 from sir_jax.cli.options import make_parser
 from sir_jax.data.paths import data_dir
+
+# Pictures that voices of other engines speak of: enough for an interval of 5 points each way.
+OTHERS = 200
 
 VERB = "import sys; from sir_jax.cli.main import entry; sys.exit(entry())"
 
@@ -111,7 +115,6 @@ def main(argv: list[str]) -> int:
     from sir_jax.config.compare import compare_workdir
     from sir_jax.data.corpus import make_command, open_corpus
     from sir_jax.data.preparation.split_files import write_split
-    from sir_jax.evaluation.ranking import format_table
 
     cfg, _ = parse_flags(train)
     data = [*shlex.split(make_command(cfg.data.corpus))[1:], f"--data_dir={args.data_dir}"]
@@ -120,10 +123,18 @@ def main(argv: list[str]) -> int:
 
     stages = Stages()
     where = [f"--workdir={workdir}"]
+    evaluate = ["evaluate", *where, f"--data_dir={args.data_dir}"]
+    strangers, absent = other_voices(cfg.data.corpus)
+    others = [*shlex.split(make_command(strangers))[1:], f"--data_dir={args.data_dir}"]
     for name, arguments in (
         ("data", data),
         ("train", ["train", *train]),
-        ("evaluate", ["evaluate", *where, f"--data_dir={args.data_dir}"]),
+        ("evaluate", evaluate),
+        *([("voices", others)] if strangers != cfg.data.corpus else []),
+        *(
+            (split, [*evaluate, f"--corpus={strangers}", f"--split={split}", "--rerank=0"])
+            for split in other_splits(strangers)
+        ),
     ):
         if status := stages.run(name, arguments):
             return status
@@ -137,8 +148,87 @@ def main(argv: list[str]) -> int:
     if status := stages.run("search", search):
         return status
 
+    print_results(workdir, cfg.data.corpus, strangers)
+    for why in absent:
+        print(f"not tried: {why}")
+    print(f"\npicture grid: {grid}\n\ntime\n{stages.table()}")
+    return 0
+
+
+def print_results(workdir: Path, corpus: str, strangers: str) -> None:
+    """Print the table of the test split, and a line for each engine that trained nothing.
+
+    Args:
+      workdir: holds the numbers that `sir-jax evaluate` wrote.
+      corpus: that the model was trained on.
+      strangers: the corpus with the splits of the other engines.
+    """
+    from sir_jax.evaluation.evaluate import result_path
+    from sir_jax.evaluation.ranking import format_table
+
     result = json.loads((workdir / "eval_test.json").read_text())
     print(f"\n{result['corpus']}, unseen images described by unseen voices")
     print(format_table(result["metrics"]))
-    print(f"\npicture grid: {grid}\n\ntime\n{stages.table()}")
-    return 0
+    for split in other_splits(strangers):
+        path = result_path(workdir, split, strangers, corpus, 0)
+        print(described(split, json.loads(path.read_text())["metrics"]))
+
+
+def other_voices(corpus: str) -> tuple[str, list[str]]:
+    """Find what says how the model hears synthesisers that trained it in no voice.
+
+    Args:
+      corpus: the name of the corpus that the model is trained on.
+
+    Returns:
+      The name of a corpus with test splits by other engines: `corpus` itself if it has them or
+      nothing else can, else a small one of as many engines as are installed; and a line for each
+      engine that is not.
+    """
+    from sir_jax.data.builders.spoken_scenes.config import SceneConfig
+    from sir_jax.data.media.synthesis.engines import ENGINES, missing_engines
+
+    builder, _, name = corpus.partition("/")
+    if builder != "spoken_scenes" or other_splits(corpus):
+        return corpus, []
+    missing = missing_engines()
+    present = [engine for engine in ENGINES if engine not in missing]
+    if len(present) < 2 or "espeak" not in present:
+        return corpus, list(missing.values())
+    own = SceneConfig.from_name(name)
+    small = dataclasses.replace(
+        own,
+        train_images=2,
+        val_images=2,
+        test_images=min(own.test_images, OTHERS),
+        captions=1,
+        engines=",".join(present),
+    )
+    return f"{builder}/{small.name}", list(missing.values())
+
+
+def other_splits(corpus: str) -> list[str]:
+    """Return the test splits that are by held-out voices of other engines than eSpeak NG."""
+    from sir_jax.data.builders.spoken_scenes.config import SceneConfig
+
+    builder, _, name = corpus.partition("/")
+    if builder != "spoken_scenes":
+        return []
+    return [split for split in SceneConfig.from_name(name).splits if split.startswith("test_")]
+
+
+def described(split: str, metrics: dict[str, float]) -> str:
+    """Return the line of a split by another engine.
+
+    Args:
+      split: its name, such as 'test_piper'.
+      metrics: of `evaluate`.
+    """
+    engine = split.removeprefix("test_")
+    pictures = int(metrics["s2i_gallery"])
+    return (
+        f"{engine}, a voice that no training heard: speech->image R@1 "
+        f"{100 * metrics['s2i_r1']:.1f} % [{100 * metrics['s2i_r1_low']:.1f}, "
+        f"{100 * metrics['s2i_r1_high']:.1f}], R@10 {100 * metrics['s2i_r10']:.1f} % "
+        f"of {pictures} pictures"
+    )

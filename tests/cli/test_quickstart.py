@@ -13,6 +13,7 @@ from PIL import Image
 
 from sir_jax.cli import main as cli
 from sir_jax.cli import quickstart
+from sir_jax.data.media.synthesis.engines import missing_engines
 
 CONFIG = """
 from sir_jax.config.presets import base_config
@@ -52,7 +53,11 @@ def test_every_stage_runs_and_a_second_run_uses_what_is_there(tmp_path, capfd):
     assert run_quickstart(tmp_path) == 0
     out = capfd.readouterr().out
     commands = [line.split()[2] for line in out.splitlines() if line.startswith("$ sir-jax")]
-    assert commands == ["data", "train", "evaluate", "search"]
+    # The other synthesisers that are installed speak, too.
+    missing = missing_engines()
+    others = [engine for engine in ("flite", "piper") if engine not in missing]
+    more = ["data", *("evaluate" for _ in others)] if others else []
+    assert commands == ["data", "train", "evaluate", *more, "search"]
 
     folder = tmp_path / "run" / "demo"
     truth = json.loads((folder / "truth.json").read_text())
@@ -71,6 +76,9 @@ def test_every_stage_runs_and_a_second_run_uses_what_is_there(tmp_path, capfd):
     end = out[out.rindex("unseen images described by unseen voices") :]
     assert "speech->image" in end and "6 images" in end and "(16.7)" in end
     assert str(folder / "grid.png") in end and "evaluate" in end
+    for engine in others:
+        assert f"\n{engine}, a voice that no training heard: speech->image R@1 " in end
+    assert end.count("\nnot tried: ") == len(missing)
 
     steps = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert run_quickstart(tmp_path) == 0
@@ -111,6 +119,29 @@ def test_a_signal_reaches_the_verb_once(signum, status, tmp_path, capfd):
     finally:
         timer.join()
     assert signal.getsignal(signum) == before
+
+
+def test_voices_of_other_engines_speak_of_a_few_pictures(monkeypatch):
+    missing: dict[str, str] = {}
+    engines = "sir_jax.data.media.synthesis.engines.missing_engines"
+    monkeypatch.setattr(engines, lambda: missing)
+    demo = "spoken_scenes/one-i3000-d250-t500-c4-v64-p128-s0"
+    own = "spoken_scenes/one-i2-d2-t200-c1-v64-p128-s0-espeak+flite+piper"
+    assert quickstart.other_voices(demo) == (own, [])
+    assert quickstart.other_splits(own) == ["test_flite", "test_piper"]
+    missing["flite"] = "flite is not here"
+    piper = "spoken_scenes/one-i2-d2-t200-c1-v64-p128-s0-espeak+piper"
+    assert quickstart.other_voices(demo) == (piper, ["flite is not here"])
+    missing["piper"] = "piper is not here"
+    assert quickstart.other_voices(demo) == (demo, ["flite is not here", "piper is not here"])
+    # A corpus that has such splits needs no other.
+    assert quickstart.other_voices(own) == (own, [])
+    assert quickstart.other_voices("spoken_coco/karpathy") == ("spoken_coco/karpathy", [])
+    numbers = {"s2i_gallery": 200.0, "s2i_r1": 0.881, "s2i_r1_low": 0.83, "s2i_r1_high": 0.92}
+    assert quickstart.described("test_piper", numbers | {"s2i_r10": 0.991}) == (
+        "piper, a voice that no training heard: speech->image R@1 88.1 % [83.0, 92.0], "
+        "R@10 99.1 % of 200 pictures"
+    )
 
 
 def test_config_file_is_the_one_of_the_repository():

@@ -46,6 +46,8 @@ def test_every_recording_finds_its_picture(model, samples, rerank):
         assert best.id == f"recordings/{recording}"
 
 
+# What the shipped files do is seen when they are made; what attention is, in test_attention.py.
+@pytest.mark.release
 def test_attention_points_at_the_object(model, samples):
     truth = json.loads((samples / "truth.json").read_text())
     planned = [image for image in plan_corpus(CORPUS) if image.split == "test"]
@@ -62,6 +64,7 @@ def test_attention_points_at_the_object(model, samples):
     assert hits >= 6  # of eight; a random patch would hit less than twice
 
 
+@pytest.mark.release
 def test_of_two_objects_it_depends_on_the_named_one(model, tmp_path):
     scenes = SceneConfig(train_images=1, val_images=1, test_images=60, captions=1, seed=11)
     split = make_spoken_scenes(scenes, tmp_path, workers=1).split("test")

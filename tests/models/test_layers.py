@@ -93,7 +93,7 @@ def test_kept_activations_are_not_recomputed():
         rematerialised(Block, "some", (3,))
 
 
-@pytest.mark.parametrize("kept", ["none", "full"])
+@pytest.mark.parametrize("kept", [pytest.param("none", marks=pytest.mark.release), "full"])
 def test_layers_in_a_loop_equal_layers_one_by_one(kept):
     fields = dict(
         width=32, layers=3, heads=2, mlp_width=48, conv_width=(16,) * 7, pos_kernel=16, pos_groups=4

@@ -48,20 +48,29 @@ COLLECTIVE = re.compile(
 )
 
 
-@pytest.mark.parametrize("mining", [pytest.param("global", marks=pytest.mark.release), "shard"])
+def assert_queue_stays(program: str) -> list[str]:
+    """See that no collective moves the queue of 1,009 rows; return the collectives."""
+    lines = [line for line in program.splitlines() if COLLECTIVE.search(line)]
+    # What is of the batch is exchanged, and the queue is in the program.
+    assert lines and "[1009,16]" in program
+    assert [line for line in lines if re.search(r"[\[,]1009[\],]", line)] == []
+    return lines
+
+
+# The next but one looks for the queue, too, at each change.
+@pytest.mark.release
+@pytest.mark.parametrize("mining", ["global", "shard"])
 def test_no_collective_of_eight_devices_moves_the_queue(mining):
     _, _, _, step = compiled_step(8, mining)
-    lines = [line for line in step.as_text().splitlines() if COLLECTIVE.search(line)]
-    # The batch's embeddings are gathered, and the queue is in the program.
+    lines = assert_queue_stays(step.as_text())
+    # The batch's embeddings are gathered.
     assert any("all-gather" in line and "[16,16]" in line for line in lines)
-    assert "[1009,16]" in step.as_text()
-    assert [line for line in lines if re.search(r"[\[,]1009[\],]", line)] == []
     # Mining within a shard moves no token either; tokens are 20 frames or 5 patches of width 32.
     moved = [line for line in lines if re.search(r",(20|5),32\]", line)]
     assert bool(moved) == (mining == "global")
 
 
-# The next test compares the gradients, and those of the loop the losses of steps on a mesh.
+# The losses of steps on a mesh are compared in training/test_loop.py, at each change.
 @pytest.mark.release
 def test_update_on_eight_devices_is_that_of_one():
     by_devices = {}
@@ -78,7 +87,7 @@ def test_update_on_eight_devices_is_that_of_one():
 
 
 def test_gradients_on_eight_devices_are_those_of_one():
-    cfg, model, state = made(**EVERYTHING, **STILL)
+    cfg, model, state = made(**EVERYTHING | {"loss.sic.queue": 1009}, **STILL)
     batch = synthetic_batch(cfg)
 
     def loss(params, queue, batch):
@@ -90,11 +99,14 @@ def test_gradients_on_eight_devices_are_those_of_one():
     one = grad(state.params, state.queue, batch)
     cfg.mesh.data = 8
     mesh = sharding.make_mesh(cfg.mesh)
-    eight = grad(
+    spread = (
         jax.device_put(state.params, sharding.replicated(mesh)),
         jax.device_put(state.queue, sharding.replicated(mesh)),
         sharding.place_batch(batch, mesh),
     )
+    program = grad.lower(*spread).compile()
+    eight = program(*spread)
+    assert_queue_stays(program.as_text())
     np.testing.assert_allclose(eight[0], one[0], rtol=1e-6)
     actual, expected = leaf_paths(eight[1]), leaf_paths(one[1])
     norm = np.sqrt(sum(np.square(leaf).sum() for leaf in expected.values()))

@@ -49,12 +49,18 @@ def reduced(name: str):
         pytest.param("coarse_to_fine", V5E, marks=pytest.mark.release),
         pytest.param("unified", V5E, marks=pytest.mark.release),
         pytest.param("unified", TWO_SLICES, marks=pytest.mark.release),
-        # The smallest, over both kinds of network.
-        ("cmd", TWO_SLICES),
+        pytest.param("cmd", TWO_SLICES, marks=pytest.mark.release),
     ],
 )
 def test_reduced_depth(name, topology):
     compile_and_check(reduced(name), topology, samples=67_000)
+
+
+def test_one_layer_over_both_kinds_of_network():
+    cfg = reduced("cmd")
+    cfg.model.speech.layers = cfg.model.image.layers = 1
+    cfg.model.scan = False
+    compile_and_check(cfg, TWO_SLICES, samples=24_000)
 
 
 @pytest.mark.release

@@ -20,6 +20,8 @@ SPECS = {
     "clip-b32": VitSpec(**VIT_VARIANTS["B/32"]),
     "clip-l14": VitSpec(**VIT_VARIANTS["L/14"]),
 }
+# The code that these run is that of the smaller ones, and of test_parity.py at width 32.
+LARGE = ("hubert-large", "clip-l14")
 
 
 def perturb(model):
@@ -40,7 +42,10 @@ def assert_close(ours, theirs, what):
     assert np.linalg.norm(difference) < 1e-3 * np.linalg.norm(theirs), what
 
 
-@pytest.mark.parametrize("name", sorted(SPECS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.release if name in LARGE else ()) for name in SPECS],
+)
 def test_encoder_of_released_size(name, tmp_path):
     spec = SPECS[name]
     config = family_of(spec).config_from_spec(spec)
@@ -68,6 +73,8 @@ def test_encoder_of_released_size(name, tmp_path):
     (tmp_path / "model.safetensors").unlink()
 
 
+# At width 32 in test_blip2.py, at each change.
+@pytest.mark.release
 def test_blip2_vit_g_and_qformer_of_released_size(tmp_path):
     # Four gigabytes a copy: the PyTorch model goes before ours comes, and its file is in shards.
     vision = transformers.Blip2VisionConfig(initializer_range=0.02)

@@ -31,7 +31,7 @@ def tiny_config(**fields):
     )
     c.model.image.update(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=64)
     c.model.head.update(layers=1, heads=2, mlp_width=64)
-    c.model.fusion.update(layers=2, width=32, heads=2, mlp_width=64, dropout=0.0)
+    c.model.fusion.update(layers=1, width=32, heads=2, mlp_width=64, dropout=0.0)
     c.model.embed_width = 16
     c.optim.update(learning_rate=1e-3, warmup_steps=2)
     c.train.update(steps=6, log_every=1, eval_every=0, checkpoint_every=0, num_threads=1)

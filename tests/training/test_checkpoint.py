@@ -45,7 +45,15 @@ def assert_equal_trees(a, b):
         np.testing.assert_array_equal(np.asarray(a[path]), np.asarray(b[path]), err_msg=path)
 
 
-@pytest.mark.parametrize("mesh", [(4, 2, 1), (1, 1, 1), (1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize(
+    "mesh",
+    [
+        # One device, and all three axes at each change.
+        *(pytest.param(mesh, marks=pytest.mark.release) for mesh in ((4, 2, 1), (1, 8, 1))),
+        (1, 1, 1),
+        (2, 2, 2),
+    ],
+)
 def test_whole_state_comes_back_on_any_mesh(tmp_path, on_4x2, mesh):
     cfg, abstract, _, state = on_4x2
     saved = Checkpoints(tmp_path)

@@ -298,7 +298,8 @@ def get_config(arg=""):
 """
 
 
-@pytest.mark.slow
+# In one process, at each change: test_missing_shards_are_made_again_with_the_same_bytes.
+@pytest.mark.release
 def test_sigkill_and_the_same_command_give_the_same_bytes(tmp_path):
     """The command line also trains from the result."""
     made = finish(

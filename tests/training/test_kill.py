@@ -1,4 +1,8 @@
-"""`sir-jax train` in real processes that are killed without warning."""
+"""`sir-jax train` in real processes that are killed without warning.
+
+At each change a job of two processes is killed and gone on with (runtime/test_distributed.py), and
+a run is stopped at every point of its loop (test_loop.py, test_preemption.py).
+"""
 
 import json
 import signal
@@ -13,7 +17,7 @@ from sir_jax.config.compare import to_json
 from sir_jax.inference.workdirs import restore_params
 from sir_jax.training.metrics import JSONL, read_records
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.release
 
 STEPS, KILLS = 40, 1
 CONFIG = """
@@ -107,8 +111,6 @@ def test_sigkill_at_random_moments_changes_nothing(setting, whole):
         np.testing.assert_array_equal(ours["temperature"], theirs["temperature"], err_msg=told)
 
 
-# In this process, and in two, at each change: test_loop.py, test_distributed.py.
-@pytest.mark.release
 def test_sigterm_saves_and_prints_how_to_resume(setting, whole):
     workdir = setting / "stopped"
     process = train(setting, workdir)

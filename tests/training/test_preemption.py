@@ -145,7 +145,7 @@ def test_sigterm_during_a_save_waits_for_it(whole, corpus, tmp_path, monkeypatch
     assert_same_run(tmp_path, whole)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_full_disk_stops_in_one_line_soon_and_loses_nothing(tmp_path):
     every, steps = 100, 400
     root = make_setting(tmp_path, **{"train.steps": steps, "train.checkpoint_every": every})

@@ -21,15 +21,10 @@ def losses_of(workdir) -> list[float]:
     return [row["train/loss"] for row in map(json.loads, lines) if "train/loss" in row]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    # What is peculiar to each is read in tests/data; one of them goes all the way at each change.
-    [
-        pytest.param(name, marks=() if number == 0 else pytest.mark.release)
-        for number, name in enumerate(CORPORA)
-    ],
-)
+# At each change: the builders on the same archives in tests/data/builders, and both kinds of
+# training in test_stored_features.py.
+@pytest.mark.release
+@pytest.mark.parametrize("name", CORPORA)
 def test_fifty_steps_live_and_from_features(name, tmp_path, capsys):
     builder, _, _ = name.partition("/")
     layouts.write(builder, tmp_path / "archives")

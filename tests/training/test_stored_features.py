@@ -73,19 +73,19 @@ def losses(cfg, workdir, corpus):
     return np.array([record["train/loss"] for record in read_records(workdir / JSONL)])
 
 
-def compare(fields, tmp_path, corpus, monkeypatch, modalities=("speech", "image")):
-    """Return losses of live features, of rounded live features, and of stored features."""
+def compare(fields, tmp_path, corpus, monkeypatch, modalities=("speech", "image"), live=True):
+    """Return losses of live features if asked for, of rounded ones, and of stored features."""
     out = tmp_path / "features"
     folders = featurize(tiny_config(**fields), corpus, "train", out, 8)
     assert [folder.name.split("-")[0] for folder in folders] == list(modalities)
     stored = tiny_config(**fields, **{"data.features": str(out)})
     plain = tiny_config(**fields)
-    live = losses(plain, tmp_path / "live", corpus)
+    exact = losses(plain, tmp_path / "live", corpus) if live else None
     from_store = losses(stored, tmp_path / "stored", corpus)
     build = functools.partial(build_rounded, frozen=modalities)
     monkeypatch.setattr("sir_jax.training.setup.build_model", build)
     rounded = losses(plain, tmp_path / "rounded", corpus)
-    return live, rounded, from_store
+    return exact, rounded, from_store
 
 
 # Rounding to bfloat16 changes a value by at most 2^-9 of itself. Unit vectors made of features
@@ -101,18 +101,20 @@ ROUNDED_BOUND = 1e-5
 
 def check_losses(live, rounded, from_store):
     assert len(from_store) == 3 and np.isfinite(from_store).all()
-    far, near = np.abs(from_store - live).max(), np.abs(from_store - rounded).max()
-    assert 0 < far < BFLOAT16_BOUND and near < ROUNDED_BOUND, (live, rounded, from_store)
+    assert np.abs(from_store - rounded).max() < ROUNDED_BOUND, (rounded, from_store)
+    if live is not None:
+        assert 0 < np.abs(from_store - live).max() < BFLOAT16_BOUND, (live, from_store)
 
 
 @pytest.mark.parametrize("weigh_layers", [True, pytest.param(False, marks=pytest.mark.release)])
 def test_unified_objective_has_the_same_losses(tmp_path, corpus, monkeypatch, weigh_layers):
     fields = UNIFIED | {"model.head.weigh_layers": weigh_layers}
-    runs = compare(fields, tmp_path, corpus, monkeypatch)
+    # How far rounding goes is seen below.
+    runs = compare(fields, tmp_path, corpus, monkeypatch, live=False)
     check_losses(*runs)
     # A checkpoint holds the frozen encoders, too: evaluation and search need them.
     _, params = restore_params(tmp_path / "stored", "last")
-    _, other = restore_params(tmp_path / "live", "last")
+    _, other = restore_params(tmp_path / "rounded", "last")
     for modality in ("speech", "image"):
         assert params_hash(params[modality]) == params_hash(other[modality])
 

@@ -8,6 +8,9 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+# The engine of captions that people speak; see `corpus.Caption.engine`.
+HUMAN = "human"
+
 # Why an image or a recording is left out of a corpus, as reports spell it.
 REASONS = (
     "missing audio",

@@ -6,14 +6,13 @@ import re
 
 import numpy as np
 
+from sir_jax.data.builders.recordings import HUMAN
 from sir_jax.evaluation.folds import Subset
 from sir_jax.evaluation.ranking import Metrics, retrieval_metrics
 
 # Fewer clips have an interval that says nothing.
 LEAST_CLIPS = 10
 MOST_SPEAKERS = 40
-
-HUMAN = "human"
 
 
 @dataclasses.dataclass(frozen=True)

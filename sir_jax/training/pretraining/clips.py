@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from sir_jax.config.specs import HubertSpec
+from sir_jax.data.builders.recordings import HUMAN
 from sir_jax.data.corpus import Split
 from sir_jax.data.media.audio import SAMPLE_RATE, normalize_waveform
 from sir_jax.data.media.augment import AugmentSpec, augment_with_times
@@ -20,8 +21,6 @@ from sir_jax.training.pretraining.teacher import STEP, WIDTH
 BALANCE = 0.7
 # Most phones a token: CTC needs one token for each, and one between two that are the same.
 _PHONES_PER_TOKEN = 0.8
-
-HUMAN = "human"
 
 Batch = dict[str, np.ndarray]
 

@@ -4,11 +4,12 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
+from sir_jax.data.builders.recordings import HUMAN
 from sir_jax.data.builders.voices.config import NONE, check_language
 from sir_jax.errors import UserError
 
 ALL = "all"  # the languages that people speak in the package
-KINDS = ("human", "synthesised", "both")
+KINDS = (HUMAN, "synthesised", "both")
 MAX_VOICES = 40
 # Percent of the pictures that are held out where no language is.
 HELD_OUT_PICTURES = 10
@@ -75,13 +76,13 @@ class StampsConfig:
         chosen: dict[str, list[str]] = {kind: [] for kind in KINDS}
         for word in languages:
             code, _, kind = word.partition(":")
-            if (kind or "human") not in KINDS:
+            if (kind or HUMAN) not in KINDS:
                 raise UserError(f"languages: {word!r}; after ':' give one of {', '.join(KINDS)}")
-            chosen[kind or "human"].append(code)
+            chosen[kind or HUMAN].append(code)
         if hold_out_pictures is None:
             hold_out_pictures = 0 if hold_out else HELD_OUT_PICTURES
         both = chosen["both"]
-        human, synthesised = chosen["human"] + both, chosen["synthesised"] + both
+        human, synthesised = chosen[HUMAN] + both, chosen["synthesised"] + both
         return cls(tuple(human), tuple(synthesised), tuple(hold_out), hold_out_pictures, voices)
 
     @property

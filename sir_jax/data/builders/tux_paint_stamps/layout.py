@@ -6,13 +6,19 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from sir_jax.data.builders.recordings import Layout, Plan, PlannedCaption, PlannedImage, Problem
+from sir_jax.data.builders.recordings import (
+    HUMAN,
+    Layout,
+    Plan,
+    PlannedCaption,
+    PlannedImage,
+    Problem,
+)
 from sir_jax.data.builders.tux_paint_stamps.config import ALL, StampsConfig
 from sir_jax.data.builders.tux_paint_stamps.groups import content, joined
 from sir_jax.data.builders.tux_paint_stamps.package import Stamp, read_stamps
 from sir_jax.data.builders.tux_paint_stamps.spoken import (
     ESPEAK,
-    HUMAN,
     number_of,
     planned_speech,
 )

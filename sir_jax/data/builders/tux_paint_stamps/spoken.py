@@ -8,7 +8,6 @@ from sir_jax.data.builders.recordings import PlannedCaption
 from sir_jax.data.media.synthesis import engine, voices_of
 from sir_jax.errors import BadMedia
 
-HUMAN = "human"
 ESPEAK = "espeak"
 # What is added to the rate (words a minute) and the pitch of a voice, drawn evenly.
 _RATES, _PITCHES = range(-30, 31), range(-12, 13)

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import soundfile
 
-from sir_jax.data.builders.recordings import Layout, Plan, PlannedCaption, PlannedImage
+from sir_jax.data.builders.recordings import HUMAN, Layout, Plan, PlannedCaption, PlannedImage
 from sir_jax.data.builders.tux_paint_stamps.groups import content, joined
 from sir_jax.data.builders.tux_paint_stamps.package import read_stamps
 from sir_jax.data.builders.tux_paint_stamps.spoken import (
     ESPEAK,
-    HUMAN,
     number_of,
     planned_speech,
 )
