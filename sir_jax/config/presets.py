@@ -96,10 +96,9 @@ def base_config(speech: str, image: str) -> ConfigDict:
 
 
 # Where each variant's released weights are looked for: names of the hub, of which the local cache
-# is read and nothing is ever downloaded; the tiny and small ones ship with us.
+# is read and nothing is ever downloaded; the tiny ones ship with us.
 RELEASED_SPEECH = {
     "tiny": "package:spoken_scenes/speech",
-    "small": "package:voices/speech",
     "base": "facebook/hubert-base-ls960",
     "large": "facebook/hubert-large-ll60k",
     "x-large": "facebook/hubert-xlarge-ll60k",

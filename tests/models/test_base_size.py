@@ -16,7 +16,8 @@ from sir_jax.models.hubert import conv_lengths
 pytestmark = pytest.mark.slow
 
 BUCKETS = (24_000, 40_000)
-MINUTES_5 = 5 * 60 * 16_000
+# As many windows as a recording of five minutes has behind `--all`, or as one of ten seconds has.
+LONG = {12: 5 * 60 * 16_000, 2: 10 * 16_000}
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(12, marks=pytest.mark.release)])
@@ -89,9 +90,10 @@ def test_shortest_clips(base, encode, samples):
     assert_same(actual.embed[0], encode([np.pad(clip, (0, max(0, 400 - samples)))], 401).embed[0])
 
 
-def test_five_minutes_are_windowed_the_same_way_every_time(base):
+def test_long_recordings_are_windowed_the_same_way_every_time(base):
     c, model, params = base
-    long = speech(MINUTES_5)
+    samples = LONG[model.speech_spec.layers]
+    long = speech(samples)
     first, again = (embed_speech(model, params, [w], c.data, 4)[0] for w in (long, long.copy()))
     np.testing.assert_array_equal(first, again)
     assert np.isfinite(first).all()
@@ -101,11 +103,13 @@ def test_five_minutes_are_windowed_the_same_way_every_time(base):
     pair = embed_speech(model, params, [short, long], c.data, 4)
     assert_same(pair[1], first)
     assert_same(pair[0], embed_speech(model, params, [short], c.data, 4)[0])
-    # The end is used: without its last minute the recording has another embedding.
-    cut = embed_speech(model, params, [long[: MINUTES_5 * 4 // 5]], c.data, 4)[0]
+    # The end is used: without its last fifth the recording has another embedding.
+    cut = embed_speech(model, params, [long[: samples * 4 // 5]], c.data, 4)[0]
     assert np.abs(first - cut).max() > 1e-6
 
 
+# At each change: test_queries_of_a_long_row_go_in_pieces, in test_attention.py.
+@pytest.mark.release
 def test_a_minute_at_once_goes_through_the_encoder_in_pieces(base):
     _, model, params = base
     samples = 60 * 16_000
