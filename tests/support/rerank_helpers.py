@@ -12,7 +12,7 @@ from sir_jax.models import build_model
 
 TOLERANCE = 2e-5
 # With these parameters the rankings of a split by its four scores differ.
-SEED = 4
+SEED = 7
 
 
 def matching_model(cfg, dtype="float32"):
