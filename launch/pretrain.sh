@@ -32,7 +32,7 @@ speech() {
   sir-jax pretrain --tower=speech --variant=small --corpora=$scenes,$people \
     --held_out=$scenes:test,$scenes:test_flite,$scenes:test_piper,$people:test \
     --teacher="$teacher" --workdir=runs/pretrain-speech --out=sir_jax/pretrained/voices \
-    --steps=5000
+    --batch_seconds=60 --steps=7000
 }
 
 image() {
