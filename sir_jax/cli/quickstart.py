@@ -16,7 +16,7 @@ from pathlib import Path
 from sir_jax.cli.options import make_parser
 from sir_jax.data.paths import data_dir
 
-# Pictures that voices of other engines speak of: enough for an interval of 5 points each way.
+# Pictures that voices of other engines speak of: an interval of 5 to 7 points each way.
 OTHERS = 200
 
 VERB = "import sys; from sir_jax.cli.main import entry; sys.exit(entry())"
@@ -124,16 +124,16 @@ def main(argv: list[str]) -> int:
     stages = Stages()
     where = [f"--workdir={workdir}"]
     evaluate = ["evaluate", *where, f"--data_dir={args.data_dir}"]
-    strangers, absent = other_voices(cfg.data.corpus)
-    others = [*shlex.split(make_command(strangers))[1:], f"--data_dir={args.data_dir}"]
+    others, absent = corpus_by_other_engines(cfg.data.corpus)
+    speak = [*shlex.split(make_command(others))[1:], f"--data_dir={args.data_dir}"]
     for name, arguments in (
         ("data", data),
         ("train", ["train", *train]),
         ("evaluate", evaluate),
-        *([("voices", others)] if strangers != cfg.data.corpus else []),
+        *([("voices", speak)] if others != cfg.data.corpus else []),
         *(
-            (split, [*evaluate, f"--corpus={strangers}", f"--split={split}", "--rerank=0"])
-            for split in other_splits(strangers)
+            (split, [*evaluate, f"--corpus={others}", f"--split={split}", "--rerank=0"])
+            for split in splits_by_other_engines(others)
         ),
     ):
         if status := stages.run(name, arguments):
@@ -148,20 +148,20 @@ def main(argv: list[str]) -> int:
     if status := stages.run("search", search):
         return status
 
-    print_results(workdir, cfg.data.corpus, strangers)
+    print_results(workdir, cfg.data.corpus, others)
     for why in absent:
         print(f"not tried: {why}")
     print(f"\npicture grid: {grid}\n\ntime\n{stages.table()}")
     return 0
 
 
-def print_results(workdir: Path, corpus: str, strangers: str) -> None:
-    """Print the table of the test split, and a line for each engine that trained nothing.
+def print_results(workdir: Path, corpus: str, others: str) -> None:
+    """Print the table of the test split, and a line for the held-out voices of each other engine.
 
     Args:
       workdir: holds the numbers that `sir-jax evaluate` wrote.
       corpus: that the model was trained on.
-      strangers: the corpus with the splits of the other engines.
+      others: the corpus with the splits of the other engines.
     """
     from sir_jax.evaluation.evaluate import result_path
     from sir_jax.evaluation.ranking import format_table
@@ -169,13 +169,13 @@ def print_results(workdir: Path, corpus: str, strangers: str) -> None:
     result = json.loads((workdir / "eval_test.json").read_text())
     print(f"\n{result['corpus']}, unseen images described by unseen voices")
     print(format_table(result["metrics"]))
-    for split in other_splits(strangers):
-        path = result_path(workdir, split, strangers, corpus, 0)
+    for split in splits_by_other_engines(others):
+        path = result_path(workdir, split, others, corpus, 0)
         print(described(split, json.loads(path.read_text())["metrics"]))
 
 
-def other_voices(corpus: str) -> tuple[str, list[str]]:
-    """Find what says how the model hears synthesisers that trained it in no voice.
+def corpus_by_other_engines(corpus: str) -> tuple[str, list[str]]:
+    """Choose the corpus whose test splits are spoken by engines other than eSpeak NG.
 
     Args:
       corpus: the name of the corpus that the model is trained on.
@@ -189,7 +189,7 @@ def other_voices(corpus: str) -> tuple[str, list[str]]:
     from sir_jax.data.media.synthesis.engines import ENGINES, missing_engines
 
     builder, _, name = corpus.partition("/")
-    if builder != "spoken_scenes" or other_splits(corpus):
+    if builder != "spoken_scenes" or splits_by_other_engines(corpus):
         return corpus, []
     missing = missing_engines()
     present = [engine for engine in ENGINES if engine not in missing]
@@ -207,7 +207,7 @@ def other_voices(corpus: str) -> tuple[str, list[str]]:
     return f"{builder}/{small.name}", list(missing.values())
 
 
-def other_splits(corpus: str) -> list[str]:
+def splits_by_other_engines(corpus: str) -> list[str]:
     """Return the test splits that are by held-out voices of other engines than eSpeak NG."""
     from sir_jax.data.builders.spoken_scenes.config import SceneConfig
 

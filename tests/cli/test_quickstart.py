@@ -127,16 +127,23 @@ def test_voices_of_other_engines_speak_of_a_few_pictures(monkeypatch):
     monkeypatch.setattr(engines, lambda: missing)
     demo = "spoken_scenes/one-i3000-d250-t500-c4-v64-p128-s0"
     own = "spoken_scenes/one-i2-d2-t200-c1-v64-p128-s0-espeak+flite+piper"
-    assert quickstart.other_voices(demo) == (own, [])
-    assert quickstart.other_splits(own) == ["test_flite", "test_piper"]
+    choose = quickstart.corpus_by_other_engines
+    assert choose(demo) == (own, [])
+    assert quickstart.splits_by_other_engines(own) == ["test_flite", "test_piper"]
     missing["flite"] = "flite is not here"
     piper = "spoken_scenes/one-i2-d2-t200-c1-v64-p128-s0-espeak+piper"
-    assert quickstart.other_voices(demo) == (piper, ["flite is not here"])
+    assert choose(demo) == (piper, ["flite is not here"])
     missing["piper"] = "piper is not here"
-    assert quickstart.other_voices(demo) == (demo, ["flite is not here", "piper is not here"])
+    assert choose(demo) == (
+        demo,
+        ["flite is not here", "piper is not here"],
+    )
     # A corpus that has such splits needs no other.
-    assert quickstart.other_voices(own) == (own, [])
-    assert quickstart.other_voices("spoken_coco/karpathy") == ("spoken_coco/karpathy", [])
+    assert choose(own) == (own, [])
+    assert choose("spoken_coco/karpathy") == (
+        "spoken_coco/karpathy",
+        [],
+    )
     numbers = {"s2i_gallery": 200.0, "s2i_r1": 0.881, "s2i_r1_low": 0.83, "s2i_r1_high": 0.92}
     assert quickstart.described("test_piper", numbers | {"s2i_r10": 0.991}) == (
         "piper, a voice that no training heard: speech->image R@1 88.1 % [83.0, 92.0], "

@@ -64,6 +64,7 @@ def test_attention_points_at_the_object(model, samples):
     assert hits >= 6  # of eight; a random patch would hit less than twice
 
 
+# By `launch/release.sh`, too, at full size (`sir-jax bench pointing`).
 @pytest.mark.release
 def test_of_two_objects_it_depends_on_the_named_one(model, tmp_path):
     scenes = SceneConfig(train_images=1, val_images=1, test_images=60, captions=1, seed=11)

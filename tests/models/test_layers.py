@@ -93,6 +93,7 @@ def test_kept_activations_are_not_recomputed():
         rematerialised(Block, "some", (3,))
 
 
+# With "full" the loop is rematerialised, too, which holds what "none" does.
 @pytest.mark.parametrize("kept", [pytest.param("none", marks=pytest.mark.release), "full"])
 def test_layers_in_a_loop_equal_layers_one_by_one(kept):
     fields = dict(

@@ -1,7 +1,7 @@
 """`sir-jax train` in real processes that are killed without warning.
 
 At each change a job of two processes is killed and gone on with (runtime/test_distributed.py), and
-a run is stopped at every point of its loop (test_loop.py, test_preemption.py).
+a run is stopped at several points of its loop (test_loop.py, test_preemption.py).
 """
 
 import json

@@ -145,6 +145,7 @@ def test_sigterm_during_a_save_waits_for_it(whole, corpus, tmp_path, monkeypatch
     assert_same_run(tmp_path, whole)
 
 
+# No other test fills the disk of a training; `--all` alone sees this.
 @pytest.mark.release
 def test_full_disk_stops_in_one_line_soon_and_loses_nothing(tmp_path):
     every, steps = 100, 400

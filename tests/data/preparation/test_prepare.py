@@ -15,9 +15,9 @@ import pytest
 import soundfile
 from broken import make_corpus, picture, wav
 from PIL import Image
+from prepare_helpers import layout_of, listed_in
 
 from sir_jax.data.builders.archives import Source
-from sir_jax.data.builders.manifest.layout import manifest_layout
 from sir_jax.data.builders.recorded import (
     Rules,
     encode_wave,
@@ -40,19 +40,10 @@ from sir_jax.errors import BadMedia
 GOOD = 120  # images; with the broken ones they fill six chunks
 
 
-def layout_of(manifest):
-    return dataclasses.replace(manifest_layout(manifest, "mine", manifest.parent), rate=16_000)
-
-
 def run(manifest, root, **options):
     options = {"tolerance": 0.5, "workers": 2} | options
     source = Source(str(manifest.parent))
     return prepare(layout_of(manifest), "mine", source, root, Options(**options))
-
-
-def listed_in(root):
-    lines = (root / "manifest/mine/quarantine.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 @pytest.fixture(scope="module")

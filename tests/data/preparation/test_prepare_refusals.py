@@ -8,25 +8,14 @@ import sys
 
 import pytest
 from broken import picture, wav
+from prepare_helpers import layout_of, listed_in
 
 from sir_jax.cli import main as cli
 from sir_jax.data.builders.archives import Source
-from sir_jax.data.builders.manifest.layout import manifest_layout
-from sir_jax.data.builders.recordings import (
-    Counts,
-)
+from sir_jax.data.builders.recordings import Counts
 from sir_jax.data.corpus import corpus_directory, make_command, open_corpus
 from sir_jax.data.preparation.prepare import Options, prepare
 from sir_jax.errors import UserError
-
-
-def layout_of(manifest):
-    return dataclasses.replace(manifest_layout(manifest, "mine", manifest.parent), rate=16_000)
-
-
-def listed_in(root):
-    lines = (root / "manifest/mine/quarantine.jsonl").read_text().splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def small(tmp_path, good=10):
