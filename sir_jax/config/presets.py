@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
+from sir_jax.config.augment_fields import augment_like
 from sir_jax.config.fields import TABLE
 from sir_jax.config.specs import (
     CLIP_MEAN,
@@ -32,6 +33,7 @@ __all__ = [
     "frozen_pair",
     "parse_arg",
     "shrink",
+    "small_pair",
 ]
 
 
@@ -96,9 +98,10 @@ def base_config(speech: str, image: str) -> ConfigDict:
 
 
 # Where each variant's released weights are looked for: names of the hub, of which the local cache
-# is read and nothing is ever downloaded; the tiny ones ship with us.
+# is read and nothing is ever downloaded; the tiny and the small ones ship with us.
 RELEASED_SPEECH = {
     "tiny": "package:spoken_scenes/speech",
+    "small": "package:voices/speech",
     "base": "facebook/hubert-base-ls960",
     "large": "facebook/hubert-large-ll60k",
     "x-large": "facebook/hubert-xlarge-ll60k",
@@ -148,6 +151,31 @@ def frozen_pair(speech: str, image: str, corpus: str) -> ConfigDict:
     c.train.steps = 50_000
     c.train.eval_every = 1_000
     c.train.checkpoint_every = 1_000
+    return c
+
+
+def small_pair(corpus: str) -> ConfigDict:
+    """Return a config whose encoders are the small ones that ship, for two CPU cores.
+
+    The speech encoder has heard people and many machines. What it cannot hear again here is not
+    unlearnt: both encoders stay as they came, and two layers on top learn from augmented clips.
+
+    Args:
+      corpus: to train on.
+    """
+    c = base_config("small", "tiny")
+    c.data.corpus = corpus
+    c.data.batch_size = 64
+    c.data.buckets = (64_000, 112_000)
+    augment_like(c, "people")
+    c.init.speech, c.init.image = RELEASED_SPEECH["small"], RELEASED_IMAGE["tiny"]
+    c.model.speech.dropout = 0.0
+    c.model.head.update(layers=2, heads=12)
+    c.model.embed_width = 128
+    c.optim.freeze = ("speech", "image")
+    c.optim.learning_rate = 1e-3
+    c.optim.clip_norm = 1.0
+    c.train.num_threads = 2
     return c
 
 

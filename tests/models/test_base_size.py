@@ -67,16 +67,16 @@ def assert_same(actual, expected):
     )
 
 
-def test_padding_and_the_rest_of_the_batch_change_no_feature(encode):
+@pytest.mark.parametrize("bucket", [24_000, pytest.param(40_000, marks=pytest.mark.release)])
+def test_padding_and_the_rest_of_the_batch_change_no_feature(encode, bucket):
     clip = speech(21_011)
     alone = encode([clip], len(clip))
     frames = alone.tokens.shape[1]
     assert float(alone.tokens.std()) > 0.1
-    for bucket in BUCKETS:
-        for padded in (encode([clip], bucket), encode([clip, speech(bucket, seed=1)], bucket)):
-            assert int(padded.mask[0].sum()) == frames
-            assert_same(padded.embed[0], alone.embed[0])
-            assert_same(padded.tokens[0, :frames], alone.tokens[0])
+    for padded in (encode([clip], bucket), encode([clip, speech(bucket, seed=1)], bucket)):
+        assert int(padded.mask[0].sum()) == frames
+        assert_same(padded.embed[0], alone.embed[0])
+        assert_same(padded.tokens[0, :frames], alone.tokens[0])
 
 
 @pytest.mark.parametrize("samples", [0, 1, 399, 400, 401])

@@ -109,7 +109,7 @@ def check_losses(live, rounded, from_store):
 @pytest.mark.parametrize("weigh_layers", [True, pytest.param(False, marks=pytest.mark.release)])
 def test_unified_objective_has_the_same_losses(tmp_path, corpus, monkeypatch, weigh_layers):
     fields = UNIFIED | {"model.head.weigh_layers": weigh_layers}
-    # How far rounding goes is seen below.
+    # How far rounding goes is seen below, behind `--all`.
     runs = compare(fields, tmp_path, corpus, monkeypatch, live=False)
     check_losses(*runs)
     # A checkpoint holds the frozen encoders, too: evaluation and search need them.
@@ -119,7 +119,8 @@ def test_unified_objective_has_the_same_losses(tmp_path, corpus, monkeypatch, we
         assert params_hash(params[modality]) == params_hash(other[modality])
 
 
-@pytest.mark.parametrize("modality", [pytest.param("speech", marks=pytest.mark.release), "image"])
+@pytest.mark.release
+@pytest.mark.parametrize("modality", ["speech", "image"])
 def test_one_frozen_modality_with_accumulated_gradients(tmp_path, corpus, monkeypatch, modality):
     # Without dropout, because the updates of the encoder that is trained must be the same.
     fields = FROZEN | {"optim.freeze": (modality,), "train.grad_accum": 2, "loss.sic.queue": 20}

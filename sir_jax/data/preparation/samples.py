@@ -1,7 +1,8 @@
 """Images and recordings to try the shipped model with.
 
-The images are test scenes of spoken_scenes and are rendered here; eight of their captions ship as
-recordings. The shipped model was trained on none of these scenes and voices.
+The images are test scenes of spoken_scenes and are rendered here; twelve of their captions ship as
+recordings: eight by eSpeak NG, two by Piper's voice `joe` (008, 009) and two by flite's `awb` (010,
+011). The shipped model was trained on none of these scenes and voices, and not by Piper at all.
 """
 
 import json
