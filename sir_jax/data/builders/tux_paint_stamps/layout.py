@@ -14,14 +14,14 @@ from sir_jax.data.builders.recordings import (
     PlannedImage,
     Problem,
 )
-from sir_jax.data.builders.tux_paint_stamps.config import ALL, StampsConfig
-from sir_jax.data.builders.tux_paint_stamps.groups import content, joined
-from sir_jax.data.builders.tux_paint_stamps.package import Stamp, read_stamps
-from sir_jax.data.builders.tux_paint_stamps.spoken import (
+from sir_jax.data.builders.spoken import (
     ESPEAK,
     number_of,
     planned_speech,
 )
+from sir_jax.data.builders.tux_paint_stamps.config import ALL, StampsConfig
+from sir_jax.data.builders.tux_paint_stamps.groups import content, joined
+from sir_jax.data.builders.tux_paint_stamps.package import Stamp, read_stamps
 from sir_jax.data.builders.voices.config import is_of
 from sir_jax.data.media.svg import require_resvg
 from sir_jax.data.media.synthesis import require_engine, voices_of

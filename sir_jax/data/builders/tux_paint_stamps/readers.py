@@ -4,7 +4,7 @@ import numpy as np
 
 from sir_jax.data.builders.recorded import Rules, read_picture_bytes, read_recording
 from sir_jax.data.builders.recordings import HUMAN, PlannedCaption, PlannedImage
-from sir_jax.data.builders.tux_paint_stamps.spoken import speak
+from sir_jax.data.builders.spoken import speak
 from sir_jax.data.media.image import load_image
 from sir_jax.data.media.svg import draw_svg
 from sir_jax.errors import BadMedia

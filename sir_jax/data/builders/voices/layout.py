@@ -10,13 +10,13 @@ from pathlib import Path
 import soundfile
 
 from sir_jax.data.builders.recordings import HUMAN, Layout, Plan, PlannedCaption, PlannedImage
-from sir_jax.data.builders.tux_paint_stamps.groups import content, joined
-from sir_jax.data.builders.tux_paint_stamps.package import read_stamps
-from sir_jax.data.builders.tux_paint_stamps.spoken import (
+from sir_jax.data.builders.spoken import (
     ESPEAK,
     number_of,
     planned_speech,
 )
+from sir_jax.data.builders.tux_paint_stamps.groups import content, joined
+from sir_jax.data.builders.tux_paint_stamps.package import read_stamps
 from sir_jax.data.builders.voices.config import VoicesConfig, is_of
 from sir_jax.data.builders.voices.sources import READERS, Recording
 from sir_jax.data.media.synthesis import voices_of

@@ -1,16 +1,20 @@
 """Captions that a synthesiser speaks: planned by their voice, made when their chunk is."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 
 from sir_jax.data.builders.recordings import PlannedCaption
-from sir_jax.data.media.synthesis import engine, voices_of
+from sir_jax.data.media.synthesis import Voice, engine, voices_of
 from sir_jax.errors import BadMedia
 
 ESPEAK = "espeak"
+PIPER = "piper"
 # What is added to the rate (words a minute) and the pitch of a voice, drawn evenly.
 _RATES, _PITCHES = range(-30, 31), range(-12, 13)
+# Piper's voices have no other pitch.
+_OWN_PITCH = 50
 
 
 def number_of(*words: object) -> int:
@@ -20,9 +24,15 @@ def number_of(*words: object) -> int:
 
 
 def planned_speech(
-    caption_id: int, name: str, text: str, language: str, split: str, take: int
+    caption_id: int,
+    name: str,
+    text: str,
+    language: str,
+    split: str,
+    take: int,
+    voices: Sequence[Voice] = (),
 ) -> PlannedCaption:
-    """Plan that a voice of eSpeak NG says a text.
+    """Plan that a voice says a text.
 
     Args:
       caption_id: unique in the corpus.
@@ -31,17 +41,20 @@ def planned_speech(
       language: BCP 47.
       split: whose voices speak; no voice speaks in two splits.
       take: number of the utterance. Takes of one text have different voices, up to their number.
+      voices: those to choose among; none for all voices of eSpeak NG.
 
     Raises:
       UserError: eSpeak NG does not speak the language.
     """
-    voices = voices_of(ESPEAK, language, split)
+    voices = voices or voices_of(ESPEAK, language, split)
     voice = voices[(number_of(language, name) + take) % len(voices)]
     drawn = number_of(language, name, split, take)
     rate = voice.rate + _RATES[drawn % len(_RATES)]
     pitch = voice.pitch + _PITCHES[(drawn >> 32) % len(_PITCHES)]
-    spoken = f"{ESPEAK}:{voice.name}:{rate}:{pitch}:{language}/{name}"
-    return PlannedCaption(caption_id, spoken, spoken, text, voice.name, language, ESPEAK)
+    if voice.engine == PIPER:
+        pitch = _OWN_PITCH
+    spoken = f"{voice.engine}:{voice.name}:{rate}:{pitch}:{language}/{name}"
+    return PlannedCaption(caption_id, spoken, spoken, text, voice.name, language, voice.engine)
 
 
 def speak(caption: PlannedCaption) -> np.ndarray:
