@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sir_jax import models, pretrained
+    from sir_jax.data.media.synthesis.said import say
     from sir_jax.index.index import Index
     from sir_jax.inference.retriever import Retriever
 
     load = Retriever.load
 
 __version__ = "0.1.0"
-__all__ = ["Index", "Retriever", "load", "models", "pretrained"]
+__all__ = ["Index", "Retriever", "load", "models", "pretrained", "say"]
 
 
 def __getattr__(name: str) -> Any:
@@ -43,6 +44,10 @@ def __getattr__(name: str) -> Any:
         from sir_jax.index.index import Index
 
         return Index
+    if name == "say":
+        from sir_jax.data.media.synthesis.said import say
+
+        return say
     if name in ("models", "pretrained"):
         return importlib.import_module(f"sir_jax.{name}")
     raise AttributeError(f"module 'sir_jax' has no attribute {name!r}")

@@ -22,6 +22,9 @@ TRAINING = [
     "tqdm",
 ]
 
+# Who types needs the extra `synth`; nobody else does.
+SPEECH = ["espeakng_loader", "piper"]
+
 SCRIPT = """
 import contextlib, io, json, sys
 from pathlib import Path
@@ -49,7 +52,7 @@ def run(*words):
     return out.getvalue()
 
 
-run("samples", "--out", folder, "--pictures", 8)
+run("samples", "--out", folder, "--pictures", 12)
 model = sir_jax.load("spoken-scenes")
 pictures = [folder / "pictures" / f"{row:03d}.png" for row in (0, 1, 2)]
 recording = folder / "recordings" / "001.flac"
@@ -72,6 +75,12 @@ run("info")
 words = ("search", "--index", folder / "embedded", "--query", recording, "-k", 3)
 told["found"] = json.loads(run(*words, "--json"))
 run(*words, "--out", folder / "grid.png")
+told["said"] = {}
+for language in ("en", "fr"):
+    try:
+        sir_jax.say("a fish", language, engines=["espeak", "piper"])
+    except sir_jax.errors.UserError as error:
+        told["said"][language] = str(error)
 import sir_jax.cli.demo, sir_jax.page.serve
 
 (folder / "run" / "checkpoints").mkdir(parents=True)
@@ -90,7 +99,7 @@ def told(tmp_path_factory):
     """Return what the script tells of its one process."""
     folder = tmp_path_factory.mktemp("search")
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, folder, " ".join(TRAINING)],
+        [sys.executable, "-c", SCRIPT, folder, " ".join(TRAINING + SPEECH)],
         capture_output=True,
         text=True,
     )
@@ -122,6 +131,16 @@ def test_a_training_run_asks_for_the_extra_in_one_line(told):
         f"workdir {told['folder']}/run: reading a training run needs orbax; "
         "pip install 'sir_jax[train]', or `sir-jax export` it where that is installed"
     )
+
+
+def test_typed_words_ask_for_the_extra_in_one_line(told):
+    remedy = (
+        "the speech synthesiser espeakng-loader is not installed; run: pip install 'sir_jax[synth]'"
+    )
+    assert told["said"] == {
+        "en": f"nothing here speaks English (en): {remedy}",
+        "fr": f"nothing here speaks French (fr): {remedy}",
+    }
 
 
 def test_the_base_install_names_none_of_them():

@@ -1,4 +1,4 @@
-"""The `search` verb: find pictures by a recording, or recordings by a picture.
+"""The `search` verb: find pictures by a recording or typed words, or recordings by a picture.
 
 Status 3: some of the files that were found are gone or cannot be read; each is marked.
 """
@@ -8,28 +8,20 @@ import json
 import os
 import sys
 import warnings
+from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image, ImageDraw
-
+from sir_jax.cli.found import Asked, as_data, show_pictures, show_recordings, text_beside
 from sir_jax.cli.index import SOME_FAILED
 from sir_jax.cli.options import add_batch_size, add_model, make_parser, require_least
 from sir_jax.data.media.audio import SAMPLE_RATE, load_sound
 from sir_jax.data.media.fonts import Fonts
 from sir_jax.data.media.image import blank_reason, load_image
+from sir_jax.data.media.synthesis.said import LANGUAGE, VOICES, say
 from sir_jax.errors import UserError, first_few
 from sir_jax.index.folder import IMAGE_SUFFIXES, kinds_of_files, scan_folder
-from sir_jax.index.grid import (
-    CELL,
-    Cell,
-    Row,
-    draw_grid,
-    save_picture,
-    thumbnail,
-    writable_suffixes,
-)
+from sir_jax.index.grid import draw_grid, save_picture, writable_suffixes
 from sir_jax.inference.inputs import QuietMedia
 
 if TYPE_CHECKING:  # it imports JAX, for which the help need not wait
@@ -62,27 +54,51 @@ def find_images(folder: str | os.PathLike) -> list[Path]:
     return found
 
 
-def read_queries(paths: list[str]) -> list[np.ndarray]:
+def read_queries(args: argparse.Namespace) -> list[Asked]:
     """Read every query before any work is done, so that a bad one costs nothing.
 
-    A query in which nothing can be heard is named on stderr.
+    A query in which nothing can be heard or seen is named on stderr.
 
     Args:
-      paths: sound files.
-
-    Returns:
-      float32[N] each, mono, 16 kHz.
+      args: see `parse`.
 
     Raises:
-      UserError: a file cannot be read or holds no sample.
+      UserError: a file cannot be read or holds no sample, or a text cannot be said.
     """
-    sounds = [load_sound(path) for path in paths]
-    for path, sound in zip(paths, sounds, strict=True):
-        if not len(sound.wave):
-            raise UserError(f"{path} holds no sound (0 samples); record it again")
-        if sound.warning:
-            print(f"warning: {path}: {sound.warning}", file=sys.stderr)
-    return [sound.wave for sound in sounds]
+    if args.say:
+        return [_say(text, args.language, args.voices) for text in args.say]
+    if args.picture:
+        return [_open_picture(path) for path in args.picture]
+    return [_open_recording(path) for path in args.query]
+
+
+def _say(text: str, language: str | None, voices: int | None) -> Asked:
+    said = say(text, language or LANGUAGE, voices=voices or VOICES)
+    count = Counter(voice.engine for voice in said.voices)
+    by = ", ".join(f"{name} {number}" for name, number in count.items())
+    told = {
+        "language": said.language,
+        "voices": [f"{voice.engine}:{voice.name}" for voice in said.voices],
+    }
+    title = f"said in {said.language} by {len(said.voices)} voices ({by})"
+    return Asked(said.text, title, said, said.text, told)
+
+
+def _open_picture(path: str) -> Asked:
+    picture = load_image(path)
+    if reason := blank_reason(picture):
+        print(f"warning: {path} {reason}", file=sys.stderr)
+    return Asked(path, path, picture)
+
+
+def _open_recording(path: str) -> Asked:
+    sound = load_sound(path)
+    if not len(sound.wave):
+        raise UserError(f"{path} holds no sound (0 samples); record it again")
+    if sound.warning:
+        print(f"warning: {path}: {sound.warning}", file=sys.stderr)
+    title = f"{path} ({len(sound.wave) / SAMPLE_RATE:.1f} s)"
+    return Asked(path, title, (sound.wave, SAMPLE_RATE), text_beside(path))
 
 
 def open_index(args: argparse.Namespace, model):
@@ -181,114 +197,6 @@ def check_out(path: Path) -> None:
         raise UserError(f"--out {path} cannot be written; give another place")
 
 
-def text_beside(query: str) -> str:
-    """Return the text of the .txt file beside a recording, '' where there is none.
-
-    Args:
-      query: path of the recording.
-    """
-    beside = Path(query).with_suffix(".txt")
-    return beside.read_text("utf-8-sig", "replace").strip() if beside.is_file() else ""
-
-
-def find_problem(path: Path | None) -> str:
-    """Say why the file of a hit cannot be shown; '' where it can, as far as can be seen."""
-    if path is None:
-        return "added from memory"
-    if not path.is_file():
-        return "gone"
-    return "" if os.access(path, os.R_OK) else "may not be read"
-
-
-def read_picture(path: Path | None) -> tuple[Image.Image, str]:
-    """Return a thumbnail of a hit and what is wrong with its file, '' for nothing."""
-    problem = find_problem(path)
-    if not problem:
-        try:
-            return thumbnail(load_image(path)), ""
-        except UserError as error:
-            problem = str(error).removeprefix(f"{path}: ").partition(";")[0]
-    blank = Image.new("RGB", (CELL, CELL), "#e6e6e6")
-    word = problem if len(problem) < 20 else "cannot be read"
-    ImageDraw.Draw(blank).text((CELL / 2, CELL / 2), word, fill="#6b6b6b", anchor="mm")
-    return blank, problem
-
-
-def show_pictures(index, queries: list[str], waves, found, truth: dict) -> tuple[list[Row], int]:
-    """Print what recordings found.
-
-    Args:
-      index: the `Index` that was searched.
-      queries: paths of the recordings.
-      waves: their samples.
-      found: `Hit`s of each.
-      truth: see `read_truth`.
-
-    Returns:
-      The rows of the grid, and the number of hits that cannot be shown.
-    """
-    rows, bad = [], 0
-    for query, wave, hits in zip(queries, waves, found, strict=True):
-        text, right = text_beside(query), truth.get(Path(query).name)
-        print(f"{query} ({len(wave) / SAMPLE_RATE:.1f} s){': ' + text if text else ''}")
-        cells = []
-        for rank, hit in enumerate(hits, 1):
-            path = _path_of(index, hit)
-            picture, problem = read_picture(path)
-            bad += bool(problem)
-            is_right = path is not None and path.name == right
-            mark = ("  <- right" if is_right else "") + (f"  <- {problem}" if problem else "")
-            print(f"{rank:>4}  {_score(hit)}  {path or hit.id}{mark}")
-            cells.append(Cell(picture, hit.score, is_right))
-        rows.append(Row(Path(query).name, text, cells))
-    return rows, bad
-
-
-def show_recordings(index, queries: list[str], found: list[list["Hit"]]) -> int:
-    """Print what pictures found, with the text beside each recording.
-
-    Returns:
-      The number of hits that cannot be shown.
-    """
-    bad = 0
-    for query, hits in zip(queries, found, strict=True):
-        print(query)
-        for rank, hit in enumerate(hits, 1):
-            path = _path_of(index, hit)
-            text, problem = text_beside(str(path)) if path else "", find_problem(path)
-            bad += bool(problem)
-            mark = f"  <- {problem}" if problem else ""
-            print(f"{rank:>4}  {_score(hit)}  {path or hit.id}{': ' + text if text else ''}{mark}")
-    return bad
-
-
-def _path_of(index, hit: "Hit") -> Path | None:
-    try:
-        return index.path_of(hit.id)
-    except UserError:
-        return None  # added from memory
-
-
-def _score(hit: "Hit") -> str:
-    return f"{hit.score:6.3f}" + ("" if hit.match is None else f"  {hit.match:+6.2f}")
-
-
-def as_data(index, queries: list[str], found: list[list["Hit"]]) -> list[dict[str, Any]]:
-    """Return what each query found as plain data, with the `problem` of each file, None for none.
-
-    A file is not read for this; that it is there is all that is known of it.
-    """
-    answers = []
-    for query, hits in zip(queries, found, strict=True):
-        rows = []
-        for hit in hits:
-            path = _path_of(index, hit)
-            place = {"path": None if path is None else str(path)}
-            rows.append(hit._asdict() | place | {"problem": find_problem(path) or None})
-        answers.append({"query": query, "hits": rows})
-    return answers
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
     """Read the options of `sir-jax search`.
 
@@ -301,8 +209,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--query", action="append", help="a recording: find pictures; repeat it for several"
     )
     queries.add_argument(
+        "--say",
+        action="append",
+        metavar="TEXT",
+        help="words, which voices say: find pictures; repeat it for several",
+    )
+    queries.add_argument(
         "--picture", action="append", help="a picture: find recordings; needs --index"
     )
+    parser.add_argument(
+        "--language", help=f"of --say: a code such as en, fr, pt-br, or a name (default {LANGUAGE})"
+    )
+    parser.add_argument("--voices", type=int, help=f"that say it (default {VOICES})")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--index", help="a folder that `sir-jax index` wrote")
     where.add_argument("--images", help="a folder of pictures; folders in it are searched too")
@@ -325,7 +243,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add_batch_size(parser, "pictures")
     args = parser.parse_args(argv)
-    require_least(args, k=1, batch_size=1, rerank=0)
+    require_least(args, k=1, batch_size=1, rerank=0, voices=1)
+    if not args.say and (args.language, args.voices) != (None, None):
+        raise UserError("--language and --voices belong to --say; a recording needs neither")
     if args.picture and not args.index:
         raise UserError("--picture finds recordings: give --index, of a folder that holds some")
     return args
@@ -344,32 +264,27 @@ def main(argv: list[str]) -> int:
       UserError: a query, the folder, the index, the model or an option cannot be used.
     """
     args = parse(argv)
-    grid = args.query and not args.json
+    grid = not args.picture and not args.json
     if grid:
         check_out(Path(args.out))
     truth = read_truth(args.truth)
-    waves = read_queries(args.query or [])
-    pictures = [load_image(path) for path in args.picture or []]
-    for path, picture in zip(args.picture or [], pictures, strict=True):
-        if reason := blank_reason(picture):
-            print(f"warning: {path} {reason}", file=sys.stderr)
+    queries = read_queries(args)
     if args.images:
         find_images(args.images)  # before the model is loaded
     from sir_jax.inference.retriever import Retriever
 
     model = Retriever.load(args.workdir or args.model, args.which, args.batch_size)
     index = open_index(args, model)
-    names = args.query or args.picture
-    queries = [(wave, SAMPLE_RATE) for wave in waves] if args.query else pictures
-    found = find(index, queries, "image" if args.query else "speech", args.k, args.rerank)
+    of = "speech" if args.picture else "image"
+    found = find(index, [query.content for query in queries], of, args.k, args.rerank)
     if args.json:
-        answers = as_data(index, names, found)
+        answers = as_data(index, queries, found)
         print(json.dumps(answers))
         bad = sum(hit["problem"] is not None for answer in answers for hit in answer["hits"])
     elif args.picture:
-        bad = show_recordings(index, names, found)
+        bad = show_recordings(index, queries, found)
     else:
-        rows, bad = show_pictures(index, names, waves, found, truth)
+        rows, bad = show_pictures(index, queries, found, truth)
         fonts = Fonts()
         print(f"picture grid: {save_picture(draw_grid(rows, fonts), args.out)}")
         if fonts.missing:

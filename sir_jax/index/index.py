@@ -228,7 +228,7 @@ class Index:
 
         Args:
           query: a recording or picture as a path, bytes, (samples, rate), PIL image or uint8 array;
-            a list of these; or vectors, [E] or [n, E] of any float type.
+            words, by `sir_jax.say`; a list of these; or vectors, [E] or [n, E] of any float type.
           k: most hits per query.
           rerank: how many of the best hits by score the fusion encoder re-ranks: at least k, or 0
             for no re-ranking.

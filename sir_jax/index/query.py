@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from sir_jax.data.media.synthesis.said import Said
 from sir_jax.errors import UserError
 from sir_jax.index.folder import KINDS, kind_of_file
 from sir_jax.losses.fused_score import fused_score
@@ -48,7 +49,7 @@ def kind_of_content(content, of: str | None = None) -> str | None:
     """
     if isinstance(content, Image.Image | np.ndarray):
         return "image"
-    if isinstance(content, tuple | Mapping) or hasattr(content, "get_all_samples"):
+    if isinstance(content, tuple | Mapping | Said) or hasattr(content, "get_all_samples"):
         return "speech"
     if isinstance(content, str | os.PathLike):
         return kind_of_file(content) or of

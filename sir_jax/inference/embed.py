@@ -7,7 +7,8 @@ dropped.
 A clip of n samples that is longer than the longest bucket, L samples, is cut into ceil(n / L)
 windows of exactly L samples. They start at 0, L, 2L, ...; the last window ends with the clip and so
 overlaps the window before it. Each window is encoded as a clip of its own. The clip's vector is the
-mean of its windows' vectors, scaled to unit length.
+mean of its windows' vectors, scaled to unit length. Several waves that are one item, such as the
+same words by several voices, are encoded likewise: as windows of one clip.
 """
 
 import collections
@@ -15,6 +16,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +70,7 @@ def cut_windows(wave: np.ndarray, longest: int) -> list[np.ndarray]:
 def embed_speech(
     model,
     params,
-    waves: Iterable[np.ndarray],
+    waves: Iterable[np.ndarray | list[np.ndarray]],
     data_cfg,
     batch_size: int,
     keep: KeepTokens | None = None,
@@ -78,7 +80,8 @@ def embed_speech(
     Args:
       model: the joint model.
       params: the model's parameters; if they are sharded over a mesh, the batch is, too.
-      waves: float32[N] at 16 kHz each, N from 0 up, not normalised; read as they are needed.
+      waves: float32[N] at 16 kHz each, N from 0 up, not normalised, or a list of such waves that
+        get one vector; read as they are needed.
       data_cfg: `config.data`, of which `buckets` and `normalize_wave` are used.
       batch_size: rows of a batch.
       keep: called with the token features of each window; None drops them.
@@ -88,10 +91,11 @@ def embed_speech(
     """
     buckets, longest = tuple(data_cfg.buckets), longest_window(data_cfg)
 
-    def prepare(item: tuple[int, np.ndarray]) -> list[tuple[int, int, np.ndarray]]:
+    def prepare(item: tuple[int, Any]) -> list[tuple[int, int, np.ndarray]]:
         number, wave = item
+        waves = wave if isinstance(wave, list) else [wave]
         out = []
-        for window in cut_windows(np.asarray(wave, np.float32), longest):
+        for window in (w for each in waves for w in cut_windows(_as_wave(each), longest)):
             window = normalize_waveform(window) if data_cfg.normalize_wave else window
             out.append((number, next(b for b in buckets if b >= len(window)), window))
         return out
@@ -207,6 +211,10 @@ def embed_split(
         image_ids=np.array(image_ids, np.int64),
         caption_ids=np.array(split.index["caption_id"]),
     )
+
+
+def _as_wave(wave) -> np.ndarray:
+    return np.asarray(wave, np.float32)
 
 
 def _decode_caption(caption, split: str) -> np.ndarray:

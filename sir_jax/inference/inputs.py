@@ -10,6 +10,7 @@ from PIL import Image
 
 from sir_jax.data.media.audio import Sound, load_sound
 from sir_jax.data.media.image import load_image
+from sir_jax.data.media.synthesis.said import Said
 from sir_jax.data.parallel import ordered_map
 from sir_jax.errors import BadMedia, UserError, first_few
 from sir_jax.runtime.console import Progress
@@ -17,8 +18,8 @@ from sir_jax.runtime.console import Progress
 # A path or the bytes of a sound file; (samples [N] or [N, channels], rate in Hz); a dict as in
 # transformers, {"array": samples, "sampling_rate": rate}, or as in datasets before decoding,
 # {"bytes": .., "path": ..}; or an AudioDecoder of datasets or torchcodec. Samples may be a NumPy or
-# JAX array or a tensor.
-Speech = str | os.PathLike | bytes | tuple[np.ndarray, int] | Mapping[str, Any]
+# JAX array or a tensor. Or a text that several voices say, of `sir_jax.say`.
+Speech = str | os.PathLike | bytes | tuple[np.ndarray, int] | Mapping[str, Any] | Said
 # A path or the bytes of a picture file; a PIL image; or uint8 [h, w], [h, w, 3] or [h, w, 4].
 Picture = str | os.PathLike | bytes | Image.Image | np.ndarray
 
@@ -138,6 +139,8 @@ class Reader:
 def read_speech(position: int, source: Speech) -> Noted:
     """Read a recording as float32[N] at 16 kHz, with a note if nothing can be heard in it.
 
+    A `Said` is read as the list of its waves, which the encoder averages.
+
     Args:
       position: its number in the list, for the message about an item that has no path.
       source: any form of `Speech`.
@@ -145,6 +148,8 @@ def read_speech(position: int, source: Speech) -> Noted:
     Raises:
       UserError: the recording cannot be read, holds no sample, or is an array without its rate.
     """
+    if isinstance(source, Said):
+        return Noted(source.waves, "")
     label, source = _plain(source, f"clip {position}")
     sound: Sound = load_sound(source, label)
     name = label or str(source)
@@ -153,7 +158,7 @@ def read_speech(position: int, source: Speech) -> Noted:
     return Noted(sound.wave, f"{name}: {sound.warning}" if sound.warning else "")
 
 
-def load_speech(position: int, source: Speech) -> np.ndarray:
+def load_speech(position: int, source: Speech) -> np.ndarray | list[np.ndarray]:
     """Read a recording as `read_speech` does, without the note."""
     return read_speech(position, source).value
 
@@ -212,7 +217,7 @@ def require_list(items: Iterable) -> Iterable:
     if isinstance(items, np.ndarray) and items.dtype.kind in "OU" and items.ndim == 1:
         return items.tolist()
     if (
-        isinstance(items, str | bytes | os.PathLike | Image.Image | Mapping)
+        isinstance(items, str | bytes | os.PathLike | Image.Image | Mapping | Said)
         or hasattr(items, "__dlpack__")
         or hasattr(items, "get_all_samples")
     ):

@@ -136,8 +136,9 @@ class Retriever:
 
         Args:
           clips: a list, generator or array of paths, file contents, (samples, rate in Hz), dicts
-            with 'array' and 'sampling_rate', or audio of `datasets`, decoded or not. A generator is
-            read only as fast as it is encoded.
+            with 'array' and 'sampling_rate', audio of `datasets`, decoded or not, or what
+            `sir_jax.say` gives: its vector is the mean of its voices', scaled to unit length. A
+            generator is read only as fast as it is encoded.
           batch_size: most clips that are encoded at once; None for the model's own.
           progress: whether to report progress on stderr: a bar on a terminal, else lines.
           errors: what happens to a clip that cannot be read: 'raise', 'skip' (it gets no row) or
@@ -203,7 +204,7 @@ class Retriever:
 
     def encode_waves(
         self,
-        waves: Iterable[np.ndarray],
+        waves: Iterable[np.ndarray | list[np.ndarray]],
         count: int | None = None,
         batch_size: int | None = None,
         keep: KeepTokens | None = None,
@@ -211,7 +212,7 @@ class Retriever:
         """Encode decoded clips.
 
         Args:
-          waves: float32[N] each, mono, 16 kHz.
+          waves: float32[N] each, mono, 16 kHz; a list of such waves gets one vector.
           count: about how many clips there are, so that few clips get a small batch; None where
             that is not known.
           batch_size: most clips that are encoded at once; None for the model's own.
@@ -286,7 +287,7 @@ class Retriever:
 
         Returns:
           float32[n], the log-odds that each pair matches; for a recording that is cut into windows,
-          the mean over its windows.
+          or said by several voices, the mean over these.
 
         Raises:
           UserError: the model has no matching head, an item cannot be read, or the lists differ in
@@ -321,7 +322,7 @@ class Retriever:
         """Return where the fusion encoder looks when it matches one pair.
 
         Args:
-          speech: one recording.
+          speech: one recording; of what `sir_jax.say` gives, the first voice.
           image: one picture.
 
         Returns:
@@ -334,6 +335,7 @@ class Retriever:
         """
         self._require_matching()
         wave, picture = load_speech(0, speech), load_picture(0, image)
+        wave = wave[0] if isinstance(wave, list) else wave
         return attend_pair(self.model, self.params, self.cfg.data, wave, picture)
 
     def warmup(self, rerank: int = 0) -> None:

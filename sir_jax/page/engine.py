@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sir_jax.data.media.audio import SAMPLE_RATE
+from sir_jax.data.media.synthesis.said import Said
 from sir_jax.errors import UserError
 from sir_jax.index.items import rerank_readable
 from sir_jax.index.query import OTHER, Hit
@@ -70,12 +71,12 @@ class Engine:
         with contextlib.suppress(UserError):
             self.model.attention(speech, picture)
 
-    def search(self, kind: str, query: np.ndarray, k: int, rerank: bool) -> dict[str, Any]:
+    def search(self, kind: str, query: np.ndarray | Said, k: int, rerank: bool) -> dict[str, Any]:
         """Search pictures for a recording, or recordings for a picture.
 
         Args:
           kind: the query's kind, 'speech' or 'picture'.
-          query: float32[N] at 16 kHz, or uint8[h, w, 3].
+          query: float32[N] at 16 kHz, a typed text, or uint8[h, w, 3].
           k: most results, at least 1.
           rerank: whether to re-rank the best hits.
 
@@ -87,7 +88,8 @@ class Engine:
           UserError: `rerank` is set and the model cannot match.
         """
         files = self.pictures if kind == "speech" else self.recordings
-        item = (query, SAMPLE_RATE) if kind == "speech" else query
+        is_wave = kind == "speech" and not isinstance(query, Said)
+        item = (query, SAMPLE_RATE) if is_wave else query
         encode = self.model.encode_speech if kind == "speech" else self.model.encode_image
         timing: dict[str, float] = {}
         hits: list[Hit] = []

@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from sir_jax.data.media.synthesis.said import MOST_LETTERS
 from sir_jax.errors import UserError
 
-MAX_PARTS = 3
+MAX_PARTS = 4
 MAX_HEADERS = 4096  # bytes of the headers of one part
 MAX_FIELD = 64  # bytes of a part that is not a file
+TEXT = "say"  # the field that holds what is typed
 
 
 @dataclasses.dataclass
@@ -107,9 +109,17 @@ class _FormReader:
         self._part = self.parts[name] = Part(name, filename, bytearray())
 
     def _add(self, data: bytes) -> None:
-        if self._part.filename is None and len(self._part.data) + len(data) > MAX_FIELD:
-            raise UserError(f"field {self._part.name[:40]!r} of the form is too long")
+        if self._part.filename is None:
+            self._check_length(len(self._part.data) + len(data))
         self._part.data += data
+
+    def _check_length(self, size: int) -> None:
+        name = self._part.name
+        # A letter has at most four bytes.
+        if name == TEXT and size > 4 * MOST_LETTERS:
+            raise UserError(f"the text is too long; type at most {MOST_LETTERS} letters")
+        if name != TEXT and size > MAX_FIELD:
+            raise UserError(f"field {name[:40]!r} of the form is too long")
 
     def _end(self) -> None:
         self.whole = True

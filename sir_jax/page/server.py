@@ -5,6 +5,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import secrets
@@ -23,9 +24,11 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from sir_jax.data.media.audio import SAMPLE_RATE
+from sir_jax.data.media.synthesis import missing_engines
+from sir_jax.data.media.synthesis.said import MOST_LETTERS, Said, say, spoken_languages
 from sir_jax.errors import BadMedia, UserError
 from sir_jax.page.engine import DEFAULT_RESULTS, RERANK, Engine, peaks
-from sir_jax.page.form import Part, read_form
+from sir_jax.page.form import TEXT, Part, read_form
 from sir_jax.page.guard import Guard, Refused, is_loopback
 from sir_jax.page.item_files import TYPES, Missing, format_of
 from sir_jax.page.workers import Decoders
@@ -90,6 +93,8 @@ class Server:
             collections.OrderedDict()
         )
         self._thumbnails: collections.OrderedDict[str, bytes] = collections.OrderedDict()
+        # Asked again for more results, a text is not said again.
+        self._say = functools.lru_cache(maxsize=4)(say)
         self._static = {path.name: path.read_bytes() for path in STATIC.iterdir()}
 
     @contextlib.asynccontextmanager
@@ -117,6 +122,7 @@ class Server:
             Route("/api/info", self.info),
             Route("/api/search", self.search, methods=["POST"]),
             Route("/api/explain", self.explain, methods=["POST"]),
+            Route("/api/query/{token}", self.query),
             Route("/api/picture/{item:path}", self.picture),
             Route("/api/recording/{item:path}", self.recording),
         ]
@@ -143,18 +149,35 @@ class Server:
                     "seconds": self.limits.seconds,
                     "pixels": self.limits.pixels,
                     "results": self.limits.results,
+                    "letters": MOST_LETTERS,
                 },
+                **await asyncio.to_thread(_typing),
             }
         )
 
     async def search(self, request: Request) -> Response:
-        """Search with the uploaded file, which is the part `speech` or `picture` of a form."""
-        kind, name, data, k, rerank = await self._form(request)
+        """Search with what a form holds.
+
+        That is an uploaded file, the part `speech` or `picture`, or typed words, the field `say`,
+        which voices of the field `language` say.
+        """
+        parts = await read_form(request.headers.get("content-type", ""), request.stream())
+        kind = _kind_of_form(parts)
+        k = _whole_number(parts, "k", DEFAULT_RESULTS, 1, self.limits.results)
+        rerank = bool(_whole_number(parts, "rerank", 0, 0, 1))
         start = time.perf_counter()
-        query = await self._decode(kind, name, data)
+        if kind == TEXT:
+            said = await asyncio.to_thread(self._say, _text(parts, TEXT), _text(parts, "language"))
+            kind, stage, query, name = "speech", "speak", said, said.text
+        else:
+            stage, name = "decode", one_line(parts[kind].filename)
+            query = await self._decode(kind, name, bytes(parts[kind].data))
         milliseconds = (time.perf_counter() - start) * 1e3
         answer = await self._in_thread(self.engine.search, kind, query, k, rerank)
-        answer["timing"] = {"decode": milliseconds, **answer["timing"]}
+        answer["timing"] = {stage: milliseconds, **answer["timing"]}
+        if isinstance(query, Said):
+            answer["voices"] = [f"{voice.engine} {voice.name}" for voice in query.voices]
+            query = query.waves[0]  # what is played and explained
         answer.update(token=self._keep_query(kind, query), kind=kind, name=name)
         if kind == "speech":
             answer.update(
@@ -163,6 +186,13 @@ class Server:
                 quiet=bool(np.abs(query).max() < QUIET),
             )
         return _json(answer)
+
+    async def query(self, request: Request) -> Response:
+        """Serve the recording that a search was made with, or the first voice of a text."""
+        kind, query = self._queries.get(request.path_params["token"], ("", None))
+        if kind != "speech":
+            raise HTTPException(404, "this query is no longer held; search again")
+        return Response(_wav_of(query), media_type="audio/wav")
 
     async def explain(self, request: Request) -> Response:
         """Explain one pair: the query that `token` names, and the item `id`."""
@@ -211,21 +241,7 @@ class Server:
     async def _wav(self, item: str) -> bytes:
         """Return a recording in a format that no browser plays as WAV."""
         data = await asyncio.to_thread(self.engine.recordings.read, item, self.limits.file_bytes)
-        wave = await self._decode("speech", item, data)
-        out = io.BytesIO()
-        soundfile.write(out, wave, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-        return out.getvalue()
-
-    async def _form(self, request: Request) -> tuple[str, str, bytes, int, bool]:
-        """Read the form of a search; return (kind, name, contents, k, rerank)."""
-        parts = await read_form(request.headers.get("content-type", ""), request.stream())
-        files = [part for part in parts.values() if part.filename is not None]
-        if [part.name for part in files] not in (["speech"], ["picture"]):
-            raise UserError("send one file, as part 'speech' or 'picture'")
-        k = _whole_number(parts, "k", DEFAULT_RESULTS, 1, self.limits.results)
-        rerank = _whole_number(parts, "rerank", 0, 0, 1)
-        (file,) = files
-        return file.name, one_line(file.filename), bytes(file.data), k, bool(rerank)
+        return _wav_of(await self._decode("speech", item, data))
 
     async def _decode(self, kind: str, name: str, data: bytes) -> np.ndarray:
         if kind == "speech":
@@ -319,6 +335,34 @@ def _whole_number(parts: dict[str, Part], name: str, default: int, low: int, hig
         shown = text.decode("ascii", "replace")
         raise UserError(f"{name}={shown!r} is not a whole number from {low} to {high}")
     return int(text)
+
+
+def _kind_of_form(parts: dict[str, Part]) -> str:
+    """Return 'speech', 'picture' or 'say', which of them a form holds."""
+    files = [part.name for part in parts.values() if part.filename is not None]
+    if TEXT in parts and not files:
+        return TEXT
+    if files not in (["speech"], ["picture"]) or TEXT in parts:
+        raise UserError(f"send one file, as part 'speech' or 'picture', or words, as part {TEXT!r}")
+    return files[0]
+
+
+def _text(parts: dict[str, Part], name: str) -> str:
+    return bytes(parts[name].data).decode("utf-8", "replace") if name in parts else "en"
+
+
+def _typing() -> dict[str, Any]:
+    """Return the languages that can be typed: [code, name] each; or why there is none."""
+    languages = spoken_languages()
+    why = "" if languages else missing_engines().get("espeak", "")
+    return {"languages": [[code, name] for code, name in languages.items()], "mute": why}
+
+
+def _wav_of(wave: np.ndarray) -> bytes:
+    """Return float32 [N] at 16 kHz as a WAV file."""
+    out = io.BytesIO()
+    soundfile.write(out, wave, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return out.getvalue()
 
 
 async def _json_body(request: Request) -> dict[str, str]:

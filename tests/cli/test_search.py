@@ -10,6 +10,7 @@ import soundfile
 from PIL import Image
 
 from sir_jax.cli import main as cli
+from sir_jax.cli import search as verb
 from sir_jax.cli.search import find_images
 from sir_jax.inference.retriever import Retriever
 
@@ -217,6 +218,47 @@ def test_an_index_of_another_model(matching_workdir, workdir, folder, query, tmp
     line = error_of(capsys, cli.main(["search", *options]))
     names = (matching_workdir, workdir)
     assert all(Retriever.load(name).fingerprint[:8] in line for name in names)
+
+
+def test_typed_words_find_pictures(workdir, folder, said, tmp_path, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(verb, "say", lambda *what, **how: asked.append((*what, how)) or said)
+    command = ["search", f"--workdir={workdir}", f"--images={folder}", "--say=a  red fish"]
+    assert cli.main([*command, f"--out={tmp_path / 'grid.png'}", "-k=8"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("said in en by 2 voices (espeak 2): a red fish\n   1  ")
+    found = Retriever.load(workdir).encode_speech([said])[0]
+    scores = Retriever.load(workdir).encode_image(paths := find_images(folder)) @ found
+    assert [path for _, path in ranked(captured.out)] == [
+        str(paths[i]) for i in np.argsort(-scores)
+    ]
+    assert captured.err == "" and (tmp_path / "grid.png").exists()
+
+    more = ["--say=twice", "--language=fr", "--voices=2", "--json", "-k=1"]
+    assert cli.main([*command, *more]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert [answer["query"] for answer in answers] == ["a red fish"] * 2
+    assert answers[1]["language"] == "en"
+    assert answers[1]["voices"] == ["espeak:en+m1", "espeak:en+f1"]
+    assert asked == [
+        ("a  red fish", "en", {"voices": 6}),
+        ("a  red fish", "fr", {"voices": 2}),
+        ("twice", "fr", {"voices": 2}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--say=🙂"], "the text '🙂' has no letter and no digit; give words"),
+        (["--say=a", "--language=frensh"], "'frensh'; did you mean French (fr)?"),
+        (["--say=a", "--voices=0"], "--voices is 0; give 1 or more"),
+        (["--query=a.wav", "--language=fr"], "--language and --voices belong to --say"),
+    ],
+)
+def test_words_that_cannot_be_said(workdir, folder, tmp_path, options, message, capsys):
+    where = [f"--workdir={workdir}", f"--images={folder}", f"--out={tmp_path / 'grid.png'}"]
+    assert message in error_of(capsys, cli.main(["search", *where, *options]))
 
 
 def test_recordings_are_found_in_an_index_only(workdir, folder, capsys):

@@ -59,6 +59,20 @@ def assert_same(a: Index, b: Index):
     assert (a.failed, a.passed, a.noted) == (b.failed, b.passed, b.noted)
 
 
+def test_typed_words_find_pictures(model, folder, query, said):
+    index = Index.build(model, folder)
+    vector = model.encode_speech([said])[0]
+    hits = index.search(said, 3)
+    assert hits == index.search(vector, 3, of="image") and len(hits) == 3
+    assert index.search([query, said], 3) == [index.search(query, 3), hits]
+    ranked = index.search(said, 3, rerank=8)
+    path = index.path_of(ranked[0].id)
+    match = model.match([(clip, 16_000) for clip in said.clips], [path, path]).mean()
+    np.testing.assert_allclose(ranked[0].match, match, atol=1e-4)
+    index.add([said], ["typed"])
+    assert index.search(said, 1, of="speech")[0].id == "typed"
+
+
 def files_of(folder):
     return {path.name for path in folder.iterdir()} - {".lock"}
 

@@ -67,6 +67,18 @@ def test_one_item_is_no_list(retriever, query):
         retriever.encode_image(np.zeros((8, 8, 3), np.uint8))
 
 
+def test_a_text_is_the_mean_of_its_voices(retriever, said, query):
+    each = np.concatenate([retriever.encode_speech([(clip, 16_000)]) for clip in said.clips])
+    assert each[0] @ each[1] < 0.999  # or the mean would prove nothing
+    mean = each.sum(0) / np.linalg.norm(each.sum(0))
+    np.testing.assert_allclose(retriever.encode_speech([said]), mean[None], atol=1e-6)
+    z = retriever.encode_speech([said, query, said])
+    np.testing.assert_allclose(z[[0, 2]], np.stack([mean, mean]), atol=1e-6)
+    np.testing.assert_allclose(z[1:2], retriever.encode_speech([query]), atol=1e-6)
+    with pytest.raises(TypeError, match=r"got one Said: write \[item\]"):
+        retriever.encode_speech(said)
+
+
 def test_no_items_give_no_rows(retriever):
     assert retriever.encode_speech([]).shape == (0, 32)
     assert retriever.encode_image([]).shape == (0, 32)

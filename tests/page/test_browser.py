@@ -10,8 +10,10 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 from sir_jax.cli import screenshots
+from sir_jax.errors import UserError
 from sir_jax.index.index import Index
 from sir_jax.inference.retriever import Retriever
+from sir_jax.page import server as servers
 from sir_jax.page.engine import Engine
 from sir_jax.page.screenshots import find_chromium
 
@@ -139,6 +141,82 @@ def test_upload_search_and_rerank(watched, page_engine, spoken):
     expect(page.locator("#pictures li")).to_have_count(4)
     assert page.inner_text("#k-value") == "4"
     assert page.inner_text("#status") == "Best 4 of 9 pictures, by similarity and match together."
+
+
+@pytest.fixture
+def speaks(monkeypatch, said):
+    """Let the page offer two languages and say one text; return what was to be said."""
+    asked = []
+
+    def say(*what):
+        asked.append(what)
+        if what[0] == "🙂":
+            raise UserError("there is nothing to be said")
+        return said
+
+    languages = {"en": "English", "fr": "French (France)"}
+    monkeypatch.setattr(servers, "say", say)
+    monkeypatch.setattr(servers, "spoken_languages", lambda: languages)
+    return asked
+
+
+def test_typed_words_by_keyboard_alone(browser, page_engine, serve_page, speaks, said):
+    with serve_page(page_engine) as url:
+        page = (watched := Watched(browser, url, locale="fr-CA")).page
+        page.focus("#file-speech")
+        page.keyboard.press("Tab")  # nothing can be played yet
+        page.keyboard.type("un poisson ")
+        page.keyboard.press("Enter")
+        watched.wait_for_results()
+        assert speaks == [("un poisson", "fr")]
+        assert ids(page) == [hit.id for hit in page_engine.index.search(said, 9)]
+        assert page.inner_text("#query-name") == (
+            "“un poisson” in French (France), by 2 voices, 0.6 s"
+        )
+        assert page.locator("#timing li").first.inner_text().startswith("speak ")
+        page.click("#play-query")
+        expect(page.locator("#play-query")).to_contain_text("Stop")
+        page.focus("#say")
+        page.keyboard.press("Tab")
+        page.keyboard.type("Eng")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+        expect(page.locator("#query-name")).to_contain_text("in English, by 2 voices")
+        assert speaks[1:] == [("un poisson", "en")]
+        page.press("#pictures .card >> nth=0", "Enter")
+        page.wait_for_selector("#why[open]")
+        assert page.inner_text("#to-value") == "0.56 s"
+        page.reload()
+        page.wait_for_selector("body[data-ready]")
+        assert page.input_value("#language") == "en" and watched.messages == []
+        page.close()
+
+
+def test_words_that_cannot_be_said(browser, page_engine, serve_page, speaks, spoken):
+    with serve_page(page_engine) as url:
+        page = (watched := Watched(browser, url)).page
+        for text, message in (
+            ("  ", "no words yet: type some, or speak"),
+            ("a" * 100_000, "the text has 100,000 letters; type at most 500"),
+            ("🙂", "there is nothing to be said"),
+        ):
+            page.fill("#say", text)
+            page.press("#say", "Enter")
+            expect(page.locator("#error-text")).to_have_text(message)
+        assert speaks == [("🙂", "en")] and not page.locator(".rank").count()
+        watched.search("speech", spoken)
+        assert page.is_hidden("#error") and page.inner_text("#query-name") == "spoken.wav, 3.0 s"
+        page.close()
+
+
+def test_where_nothing_can_speak(browser, page_engine, serve_page, monkeypatch):
+    monkeypatch.setattr(servers, "spoken_languages", dict)
+    monkeypatch.setattr(servers, "missing_engines", lambda: {"espeak": "run: pip install it"})
+    with serve_page(page_engine) as url:
+        page = Watched(browser, url).page
+        assert all(map(page.is_disabled, ("#say", "#language", "#say-search")))
+        assert page.inner_text("#typed-note") == "Nothing here can speak: run: pip install it"
+        page.close()
 
 
 def test_record_by_microphone(watched, page_engine):
@@ -352,7 +430,8 @@ def test_everything_has_a_name(watched, spoken):
     page.locator("#pictures .card").first.click()
     page.wait_for_selector("#why[open]")
     nameless = page.evaluate(
-        """() => [...document.querySelectorAll("button, input, canvas, audio, img, output")].filter(
+        """() => [...document.querySelectorAll(
+          "button, input, select, canvas, audio, img, output")].filter(
           each => !(each.getAttribute("aria-label") || each.labels?.length || each.innerText?.trim()
             || each.alt !== undefined && each.hasAttribute("alt"))).map(each => each.outerHTML)"""
     )

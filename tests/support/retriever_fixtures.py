@@ -10,6 +10,7 @@ import soundfile
 from PIL import Image
 from tiny_models import filled, tiny_config
 
+from sir_jax.data.media.synthesis.said import Said, Voice
 from sir_jax.models import build_model
 from sir_jax.objective.switches import fusion_tasks
 from sir_jax.training.checkpoint import Checkpoints
@@ -91,6 +92,15 @@ def tone(samples: int, rate: int = 16_000) -> np.ndarray:
 @pytest.fixture(scope="session")
 def make_tone():
     return tone
+
+
+@pytest.fixture(scope="session")
+def said():
+    """Return a text as two voices say it."""
+    clips = [(20_000 * tone(samples)).astype(np.int16) for samples in (9_000, 16_000)]
+    clips[1][::3] = 0
+    voices = [Voice("espeak", name, "en", "train") for name in ("en+m1", "en+f1")]
+    return Said("a red fish", "en", tuple(voices), tuple(clips))
 
 
 @pytest.fixture(scope="session")

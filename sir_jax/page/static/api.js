@@ -19,7 +19,12 @@ export function search(query, k, rerank, signal) {
   const form = new FormData();
   form.append("k", String(k));
   form.append("rerank", rerank ? "1" : "0");
-  form.append(query.kind, query.blob, query.name);
+  if (query.text === undefined) {
+    form.append(query.kind, query.blob, query.name);
+  } else {
+    form.append("say", query.text);
+    form.append("language", query.language);
+  }
   return ask("/api/search", { method: "POST", body: form, signal });
 }
 
@@ -34,6 +39,7 @@ const path = (id) => wellFormed(id).split("/").map(encodeURIComponent).join("/")
 
 export const pictureUrl = (id) => `/api/picture/${path(id)}`;
 export const thumbnailUrl = (id) => `/api/picture/${path(id)}?size=thumbnail`;
+export const queryUrl = (token) => `/api/query/${token}`;
 export const recordingUrl = (id) => `/api/recording/${path(id)}`;
 
 // Decodes base64 of little-endian float32.

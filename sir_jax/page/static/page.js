@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import * as draw from "./draw.js";
 import { chance, Why } from "./explain.js";
 import { Microphone } from "./microphone.js";
+import { Typed } from "./typed.js";
 
 const get = (id) => document.getElementById(id);
 const element = (tag, fields = {}, ...children) => {
@@ -13,7 +14,7 @@ const element = (tag, fields = {}, ...children) => {
 };
 
 const KINDS = ["speech", "picture"];
-const queries = { speech: null, picture: null }; // { kind, blob, name, url }
+const queries = { speech: null, picture: null }; // { kind, name, url } and { blob } or { text, language }
 const answers = { speech: null, picture: null };
 const player = new Audio();
 let about = null;
@@ -48,11 +49,21 @@ function take(queryKind, blob, name) {
     fail(new Error(`${name}: ${(blob.size / 1e6).toFixed(1)} MB is over the limit of ${about.limits.bytes / 1e6} MB; make it smaller`));
     return;
   }
+  ask({ kind: queryKind, blob, name, url: URL.createObjectURL(blob) });
+}
+
+const typed = new Typed((text, language, spoken) => {
+  if (microphone) finishRecording(false);
+  clearError();
+  ask({ kind: "speech", text, language, name: `“${text}” in ${spoken}`, url: "" });
+}, fail);
+
+function ask(query) {
   player.pause();
-  if (queries[queryKind]) URL.revokeObjectURL(queries[queryKind].url);
-  queries[queryKind] = { kind: queryKind, blob, name, url: URL.createObjectURL(blob) };
-  answers[queryKind] = null;
-  show(queryKind);
+  if (queries[query.kind]?.blob) URL.revokeObjectURL(queries[query.kind].url);
+  queries[query.kind] = query;
+  answers[query.kind] = null;
+  show(query.kind);
   search();
 }
 
@@ -61,7 +72,7 @@ async function search() {
   if (!query) return;
   running?.abort();
   const mine = (running = new AbortController());
-  get("status").textContent = "Searching …";
+  get("status").textContent = query.text === undefined ? "Searching …" : "Voices say it, then pictures are searched …";
   document.body.classList.add("busy");
   try {
     const rerank = get("rerank").checked && !get("rerank").disabled;
@@ -69,6 +80,7 @@ async function search() {
     if (mine !== running) return;
     clearError();
     answers[query.kind] = answer;
+    if (query.text !== undefined) query.url = api.queryUrl(answer.token);
   } catch (error) {
     if (mine !== running) return;
     answers[query.kind] = null;
@@ -114,11 +126,12 @@ function showQuery(answer) {
     get("picture-name").textContent = query?.name ?? "Give a picture, hear who describes it.";
     return;
   }
-  get("play-query").disabled = !query;
+  get("play-query").disabled = !query?.url;
   if (microphone) return;
   if (query) get("query-name").textContent = query.name;
   const peaks = answer?.peaks ?? [];
-  const length = answer ? `${query.name}, ${answer.seconds.toFixed(1)} s` : "none yet";
+  const voices = answer?.voices ? `, by ${answer.voices.length} voices` : "";
+  const length = answer ? `${query.name}${voices}, ${answer.seconds.toFixed(1)} s` : "none yet";
   if (answer) get("query-name").textContent = length;
   get("wave").setAttribute("aria-label", `Waveform of the query: ${length}`);
   draw.wave(get("wave"), peaks);
@@ -196,7 +209,7 @@ async function record() {
     get("level").firstElementChild.style.width = `${100 * level}%`;
     get("clock").textContent = `${seconds.toFixed(1)} / ${limit} s`;
     draw.live(get("wave"), heard);
-  }, finishRecording);
+  }, () => finishRecording());
   showRecording(true);
   try {
     await microphone.start();
@@ -207,12 +220,13 @@ async function record() {
   }
 }
 
-async function finishRecording() {
+async function finishRecording(keep = true) {
   const done = microphone;
   if (!done) return;
   microphone = null;
   showRecording(false);
   const blob = await done.stop();
+  if (!keep) return;
   if (blob) take("speech", blob, "recording.wav");
   else fail(new Error("nothing was recorded; hold on a moment longer"));
 }
@@ -299,6 +313,7 @@ function describe(info) {
   get("rerank-note").textContent = info.can_match
     ? `the best ${info.rerank} are read again, pair by pair`
     : `not with ${info.model}: it has no matching head`;
+  typed.describe(info);
   if (!info.pictures && info.recordings) show("picture");
 }
 

@@ -13,6 +13,7 @@ from sir_jax.data.media.synthesis.engines import (
 )
 from sir_jax.data.media.synthesis.espeak_ng import Espeak, espeak, phonemes_of, require_espeak
 from sir_jax.data.media.synthesis.finish import SAMPLE_RATE, encode_flac, finish
+from sir_jax.data.media.synthesis.said import Said, say, spoken_languages
 from sir_jax.data.media.synthesis.voice import Voice
 from sir_jax.data.media.synthesis.voices import voices_of
 
@@ -21,6 +22,7 @@ __all__ = [
     "Engine",
     "Espeak",
     "SAMPLE_RATE",
+    "Said",
     "Voice",
     "encode_flac",
     "engine",
@@ -30,5 +32,7 @@ __all__ = [
     "phonemes_of",
     "require_engine",
     "require_espeak",
+    "say",
+    "spoken_languages",
     "voices_of",
 ]

@@ -167,6 +167,12 @@ def languages() -> dict[str, Language]:
     }
 
 
+def resolve_language(language: str) -> str:
+    """Return the key of `languages` that a code means, see `resolve`; '' if it is none."""
+    codes = {code: known.code for known in languages().values() for code in known.codes}
+    return resolve(language, codes | {known: known for known in languages()})
+
+
 def espeak_voices(language: str) -> tuple[Voice, ...]:
     """Return eSpeak NG's voices of a language, of all splits.
 
@@ -176,9 +182,8 @@ def espeak_voices(language: str) -> tuple[Voice, ...]:
     Raises:
       UserError: eSpeak NG does not speak it, or not well enough.
     """
-    codes = {code: known.code for known in languages().values() for code in known.codes}
-    code = resolve(language, codes | {known: known for known in languages()})
-    if code not in languages():
+    code = resolve_language(language)
+    if not code:
         known = ", ".join(languages())
         raise UserError(f"eSpeak NG does not speak the language {language!r}; it speaks {known}")
     if code in ACCENTS:

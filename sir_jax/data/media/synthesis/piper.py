@@ -59,6 +59,22 @@ def find_voice(name: str) -> Path:
     return path
 
 
+def folder_voices() -> dict[str, str]:
+    """Return the voices in the folder $SIR_JAX_VOICES/piper: name -> language.
+
+    The language is as eSpeak NG spells it. Files that are no voices are left out.
+    """
+    if not (folder := os.environ.get(FOLDER_VARIABLE)):
+        return {}
+    found = {}
+    for path in sorted((Path(folder) / "piper").glob("*.onnx")):
+        try:
+            found[path.stem] = str(_read_json(Path(f"{path}.json"))["espeak"]["voice"]).lower()
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+    return found
+
+
 class Piper:
     """The Piper engine, with every voice that it has spoken by kept loaded, on one thread.
 
