@@ -24,6 +24,10 @@ VERBS = {
         "sir_jax.cli.data.spoken_scenes",
         "render a corpus that needs no download",
     ),
+    "data spoken_captions": (
+        "sir_jax.cli.data.spoken_captions",
+        "have the captions of any pictures said aloud",
+    ),
     "data prepare": ("sir_jax.cli.data.prepare", "read a corpus as its publisher ships it"),
     "data verify": ("sir_jax.cli.data.verify", "see that a prepared corpus is whole"),
     "data show": ("sir_jax.cli.data.show", "draw pictures, spectrograms and captions"),

@@ -212,6 +212,10 @@ def make_command(name: str, data_dir=None) -> str:
         from sir_jax.data.builders.voices.config import VoicesConfig
 
         command = VoicesConfig.from_name(config).command()
+    elif builder == "spoken_captions":
+        from sir_jax.data.builders.spoken_captions.config import CaptionsConfig
+
+        command = CaptionsConfig.from_name(config).command()
     elif builder == "tux_paint_stamps":
         from sir_jax.data.builders.tux_paint_stamps.config import StampsConfig
 
@@ -225,7 +229,7 @@ def make_command(name: str, data_dir=None) -> str:
 
 def _known_names() -> list[str]:
     published = [f"{name}/{config}" for name in LAYOUTS for config in load_layout(name).configs]
-    made = ("spoken_scenes", "tux_paint_stamps", "voices")
+    made = ("spoken_scenes", "spoken_captions", "tux_paint_stamps", "voices")
     return [*published, "manifest/NAME", *(f"{name}/CONFIG" for name in made)]
 
 

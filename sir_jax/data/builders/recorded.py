@@ -27,6 +27,7 @@ from sir_jax.data.builders.chunk_files import (
     read_contents,
 )
 from sir_jax.data.builders.recordings import (
+    Layout,
     Plan,
     PlannedCaption,
     PlannedImage,
@@ -43,8 +44,6 @@ from sir_jax.runtime.files import write_text
 # About half a second of work at five recordings per image; an interrupt loses that per worker.
 CHUNK_IMAGES = 24
 MAX_CHANNELS = 8
-# A chunk takes a second, or a minute from a slow network disk.
-DEADLINE_SECONDS = 120.0
 # Raised when the same plan gives other chunks than before.
 _FORM = 2
 # The values of `BadMedia.fault` to which a reason adds 'audio' or 'image'.
@@ -182,7 +181,7 @@ def make_chunks_of(
     folder: Path,
     workers: int,
     report: Callable[[int], None] = lambda images: None,
-    deadline: float = DEADLINE_SECONDS,
+    deadline: float = Layout.deadline,
     make=make_chunk,
 ) -> None:
     """Make the missing chunks, and again those whose problem files have changed.

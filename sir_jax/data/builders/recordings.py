@@ -28,6 +28,10 @@ REASONS = (
     "bad metadata",  # a line or an entry that cannot be read
     "no image",  # a usable recording whose image is left out
     "no audio",  # a usable image without a usable recording
+    "no caption",  # a picture that nothing describes
+    "no voice",  # a caption in a language that no synthesiser speaks
+    "repeated",  # a caption that its picture has already
+    "too many",  # more captions of a picture than a record may hold
     "decoder died",  # its decoding crashed or hung
 )
 
@@ -117,6 +121,8 @@ class Layout:
       tolerance: the largest share of a split that may be missing, unless the user says otherwise.
       same_pictures: True if a picture is in several splits by intention, because it is the voices
         that are kept apart. Then only recordings in two splits are leaks.
+      said_again: the splits whose names begin so have the same pictures by intention; '' for none.
+      deadline: seconds after which the making of a chunk of images is taken to hang.
     """
 
     name: str
@@ -130,6 +136,9 @@ class Layout:
     readers: str = ""
     tolerance: float = 0.01
     same_pictures: bool = False
+    said_again: str = ""
+    # A chunk takes a second, or a minute from a slow network disk.
+    deadline: float = 120.0
 
 
 def without_duplicates(plan: Plan, by_split: bool = False) -> Plan:

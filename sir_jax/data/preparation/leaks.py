@@ -86,13 +86,23 @@ def find_copies(entries: np.ndarray) -> Copies:
     return Copies(tuple(leaks), repeats)
 
 
-def without_pictures(copies: Copies) -> tuple[Copies, int]:
-    """Leave out pictures: of a corpus whose pictures are in several splits by intention.
+def without_pictures(copies: Copies, splits: Sequence[str], family: str = "") -> tuple[Copies, int]:
+    """Leave out pictures that are in several splits by intention.
+
+    Args:
+      copies: from `find_copies`.
+      splits: the names of the splits by their numbers.
+      family: of splits whose names begin so; '' for all.
 
     Returns:
       The other copies, and the number of those left out.
     """
-    leaks = tuple(leak for leak in copies.leaks if _kind(leak) != "picture")
+
+    def meant(leak: np.ndarray) -> bool:
+        same = all(splits[number].startswith(family) for number in leak["split"])
+        return same and _kind(leak) == "picture"
+
+    leaks = tuple(leak for leak in copies.leaks if not meant(leak))
     return Copies(leaks, copies.repeats), len(copies.leaks) - len(leaks)
 
 

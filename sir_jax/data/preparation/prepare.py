@@ -120,20 +120,21 @@ def _prepare(layout: Layout, config: str, source: Source, folder: Path, options:
     _check_ids(plan)
     strict = layout.own and not options.allow_leaks
     if strict:
-        _refuse_leaks(name, plan.images, leaks.file_copies(plan, start), folder)
+        _refuse_leaks(name, plan.images, _unmeant(layout, plan, start), folder)
     rules = Rules(start, layout.rate, options.max_seconds, once=layout.own, readers=layout.readers)
     chunks = folder / f"chunks-{fingerprint(plan, rules)}"
     with progress(len(plan.images), "image", "read and check") as bar:
-        make_chunks_of(plan, rules, chunks, options.workers or default_workers(), bar.update)
+        workers = options.workers or default_workers()
+        make_chunks_of(plan, rules, chunks, workers, bar.update, layout.deadline)
     lost = read_losses(plan, chunks)
     kept = kept_images(plan, lost)
     problems = [*plan.problems, *(entry.problem for entry in lost)]
     copies = leaks.find_copies(leaks.content_entries(contents_of(plan, chunks), kept))
     tolerance = layout.tolerance if options.tolerance is None else options.tolerance
     accepted = {"max_seconds": options.max_seconds, "tolerance": tolerance}
-    if layout.same_pictures:
-        accepted["same_pictures"] = True
-        copies, _ = leaks.without_pictures(copies)
+    if layout.same_pictures or layout.said_again:
+        accepted["same_pictures"] = layout.said_again or True
+        copies, _ = leaks.without_pictures(copies, leaks.splits_of(kept), layout.said_again)
     if layout.own:
         accepted["allow_leaks"] = options.allow_leaks
     report = make_report(
@@ -156,6 +157,15 @@ def _prepare(layout: Layout, config: str, source: Source, folder: Path, options:
         leaks.list_leaks(folder, copies, leaks.planned_places(kept))
     print("writing the records", flush=True)
     _write(layout, config, folder, plan, kept, chunks)
+
+
+def _unmeant(layout: Layout, plan: Plan, folder: Path) -> leaks.Copies:
+    """Return the files that are in more than one split, without those that are by intention."""
+    copies = leaks.file_copies(plan, folder)
+    if layout.said_again:
+        splits = leaks.splits_of(plan.images)
+        copies, _ = leaks.without_pictures(copies, splits, layout.said_again)
+    return copies
 
 
 def _refuse_leaks(

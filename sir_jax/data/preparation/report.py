@@ -13,6 +13,8 @@ from sir_jax.errors import UserError
 from sir_jax.runtime.files import whole_file, write_text
 
 QUARANTINE, REPORT = "quarantine.jsonl", "report.json"
+# No recording is lost by these.
+_NOT_MISSING = ("no audio", "no caption", "repeated")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Report:
       splits: counts by split.
       reasons: number of problems by reason and split; '' is an unknown split.
       archives: size and sha256 of the extracted archives by name.
-      rules: the limits: 'max_seconds' and 'tolerance'; of a user's list also 'allow_leaks'.
+      rules: the limits: 'max_seconds' and 'tolerance'; of a user's list also 'allow_leaks'; and
+        'same_pictures' where pictures are in several splits by intention: True, or what the names
+        of these splits begin with.
       leaks: number of 'pictures' and 'recordings' that are in more than one split.
       repeats: number of those that their own split has already; they are kept.
     """
@@ -59,7 +63,7 @@ class Report:
     splits: Mapping[str, SplitReport]
     reasons: Mapping[str, Mapping[str, int]]
     archives: Mapping[str, Mapping[str, object]]
-    rules: Mapping[str, float]
+    rules: Mapping[str, float | str]
     leaks: Mapping[str, int] = dataclasses.field(default_factory=dict)
     repeats: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
@@ -125,7 +129,7 @@ def make_report(
     problems: Sequence[Problem],
     published: Mapping[str, Counts],
     archives: Mapping[str, Mapping[str, object]],
-    rules: Mapping[str, float],
+    rules: Mapping[str, float | str],
     copies: Copies,
 ) -> Report:
     """Count what a preparation kept and left out.
@@ -142,7 +146,7 @@ def make_report(
     """
     # If no count is published, problems of metadata count as missing recordings. If their split is
     # unknown, they count in every split.
-    unplanned = Counter(p.split for p in planned.problems if p.reason != "no audio")
+    unplanned = Counter(p.split for p in planned.problems if p.reason not in _NOT_MISSING)
     splits = dict.fromkeys([*published, *(image.split for image in planned.images)])
     of_plan, of_kept = _count(planned.images), _count(kept)
     counts = {}

@@ -10,7 +10,6 @@ from sir_jax.data.builders.checksums import checked_files, file_sha256, read_che
 from sir_jax.data.builders.chunk_files import digest
 from sir_jax.data.builders.recordings import LAYOUTS, load_layout
 from sir_jax.data.builders.records import progress
-from sir_jax.data.builders.spoken_scenes.config import SceneConfig
 from sir_jax.data.builders.work_chunks import default_workers
 from sir_jax.data.corpus import Corpus, ImageRecord, Split, open_corpus
 from sir_jax.data.media.audio import load_audio
@@ -28,6 +27,8 @@ from sir_jax.errors import UserError
 
 # Records that are checked together, which bounds the memory in use.
 _ROWS = 256
+# Corpora of the user's own lists, who can mend them.
+_OWN = ("manifest/", "spoken_captions/")
 # Leaks that are named.
 _NAMED = 50
 
@@ -100,9 +101,9 @@ def _judge(corpus: Corpus, copies: Copies) -> tuple[list[str], list[str]]:
         return split.name, caption.key or f"caption {caption.caption_id}"
 
     notes, report = [], read_report(corpus.directory.parent)
-    key = _picture_key(corpus, report)
-    if key is not None:
-        copies, meant = without_pictures(copies)
+    family = _same_pictures(corpus, report)
+    if family is not None:
+        copies, meant = without_pictures(copies, [split.name for split in splits], family)
         if meant:
             notes.append(f"{meant:,} pictures are in several splits, as meant: voices are held out")
     lines = [leak_line(leak, place) for leak in copies.leaks[:_NAMED]]
@@ -110,22 +111,19 @@ def _judge(corpus: Corpus, copies: Copies) -> tuple[list[str], list[str]]:
         lines.append(f"... and {len(copies.leaks) - _NAMED:,} more in more than one split")
     if any(copies.repeats.values()):
         notes.append(f"twice in one split: {counted(copies.repeats)}, kept")
-    if not lines or (corpus.name.startswith("manifest/") and not _allowed(report)):
+    if not lines or (corpus.name.startswith(_OWN) and not _allowed(report)):
         return lines, notes
     why = "accepted when it was prepared" if _allowed(report) else "kept as published"
     notes.append(f"in more than one split: {counted(copies.counts)}, {why}")
     return [], notes + lines
 
 
-def _picture_key(corpus: Corpus, report: Report | None) -> Callable[[ImageRecord], str] | None:
-    """Return what names a picture in all splits; None if none is meant to be in several."""
-    builder, _, config = corpus.name.partition("/")
-    if builder == "spoken_scenes":
-        scenes = SceneConfig.from_name(config)
-        return lambda record: str(scenes.picture_of(record.image_id))
-    if report is not None and report.rules.get("same_pictures"):
-        return lambda record: record.key
-    return None
+def _same_pictures(corpus: Corpus, report: Report | None) -> str | None:
+    """Return the start of the names of splits that may share pictures; None if none may."""
+    if corpus.name.startswith("spoken_scenes/"):
+        return ""
+    rule = report.rules.get("same_pictures") if report is not None else None
+    return (rule if isinstance(rule, str) else "") if rule else None
 
 
 def _allowed(report: Report | None) -> bool:

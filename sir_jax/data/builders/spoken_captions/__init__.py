@@ -1,0 +1,1 @@
+"""spoken_captions: any captioned pictures, their captions said by synthesisers."""

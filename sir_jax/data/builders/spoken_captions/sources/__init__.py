@@ -1,0 +1,1 @@
+"""Where captions come from: lists, texts beside pictures, the pictures' own fields, data sets."""
