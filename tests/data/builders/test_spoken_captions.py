@@ -232,9 +232,21 @@ def test_stated_splits_stay_and_missing_ones_are_taken_out_of_train(folder):
     assert [name for name, split in splits.items() if split == "test"] == [
         f"{n:04d}.png" for n in range(5)
     ]
-    # 5 % of 40; a look-alike of a test picture is not moved.
+    # 5 % of 40; a look-alike of a test picture that is stated to be in train is not moved.
     assert list(splits.values()).count("val") == 2 and splits["0030.png"] == "train"
     assert gathered.notes[-1].endswith("each group in one split, but for 1 that the captions part")
+
+
+def test_look_alikes_follow_one_that_is_held_out(folder):
+    rows = [(f"{n:04d}.png", f"dog {n}", "en", "test" if n == 7 else "") for n in range(30)]
+    gathered = gather(many(30, folder), stated(*rows), [])
+    plan = plan_captions(CaptionsConfig(hold_out_pictures=0), gathered, looks(30, [(3, 7, 20)]))
+    splits = {image.key: image.split for image in plan.images}
+    assert [name for name, split in splits.items() if split == "test"] == [
+        "0003.png",
+        "0007.png",
+        "0020.png",
+    ]
 
 
 def test_voices_of_a_split_speak_in_no_other(folder):

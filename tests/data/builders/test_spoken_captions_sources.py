@@ -1,22 +1,14 @@
 """Every form that captions come in gives the same rows, and what cannot be read is one line."""
 
-import io
 import json
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as parquet
 import pytest
-import tensorflow_datasets as tfds
 from captioned import picture, write_pictures
 from PIL import Image
 
 from sir_jax.data.builders.spoken_captions.pictures import Pictures
-from sir_jax.data.builders.spoken_captions.sources.fields import captions_in
 from sir_jax.data.builders.spoken_captions.sources.read import read_captions
 from sir_jax.data.builders.spoken_captions.sources.rows import Columns, language_code
-from sir_jax.data.builders.spoken_captions.sources.stored import is_stored
-from sir_jax.data.features import KeepEncoded
 from sir_jax.errors import UserError
 
 FRENCH = "un chien, à droite"
@@ -173,7 +165,7 @@ def test_json_lines_and_lists_of_objects(images, tmp_path):
     records = [
         {"file_name": "a.png", "captions": ["one", "two"], "lang": "en", "split": "dev"},
         {"file_name": "b.png", "captions": {"fr": "un", "pt_BR": ["dois", "dos"]}},
-        {"file_name": "sub/c.png", "captions": None},
+        {"file_name": "sub/c.png", "label": 3},
         {"captions": "lost"},
     ]
     lines = tmp_path / "list.jsonl"
@@ -257,156 +249,6 @@ def test_texts_beside_pictures_then_their_fields(tmp_path):
     assert found.notes[-1] == (
         "captions: 2 pictures have a text beside them, 1 have some in their own fields"
     )
-
-
-XMP = (
-    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
-    'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
-    'xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:{field}><rdf:Alt>{items}</rdf:Alt>'
-    "</dc:{field}></rdf:Description></rdf:RDF></x:xmpmeta>"
-)
-
-
-def saved(tmp_path, name="x.jpg", **options) -> bytes:
-    picture(1).save(tmp_path / name, **options)
-    return (tmp_path / name).read_bytes()
-
-
-@pytest.mark.parametrize("name", ["x.jpg", "x.webp"])
-def test_xmp_states_its_languages(tmp_path, name):
-    items = (
-        '<rdf:li xml:lang="x-default">A dog</rdf:li><rdf:li xml:lang="en-us">A dog</rdf:li>'
-        '<rdf:li xml:lang="el">Ένας σκύλος</rdf:li>'
-    )
-    xmp = XMP.format(field="description", items=items).encode()
-    data = saved(tmp_path, name, xmp=xmp)
-    assert list(captions_in(data, name)) == [("en-US", "A dog"), ("el", "Ένας σκύλος")]
-
-
-def test_xmp_that_is_broken_or_a_bomb_is_no_caption(tmp_path):
-    entities = "".join(f'<!ENTITY e{n} "{f"&e{n - 1};" * 10 if n else "ha"}">' for n in range(9))
-    items = "<rdf:li>&e8;</rdf:li>"
-    bomb = f"<!DOCTYPE x [{entities}]>" + XMP.format(field="title", items=items)
-    for packet in (bomb, "<x", XMP.format(field="title", items="<rdf:li> </rdf:li>")):
-        assert list(captions_in(saved(tmp_path, xmp=packet.encode()), "x.jpg")) == []
-
-
-@pytest.mark.parametrize(
-    ("fields", "text"),
-    [
-        ([(2, 120, "un été".encode())], "un été"),
-        ([(1, 90, b"\x1b%G"), (2, 120, "un été".encode())], "un été"),
-        ([(2, 5, b"title"), (2, 120, "un été".encode("cp1252"))], "un été"),
-        ([(2, 5, b"title"), (2, 105, b"headline")], "headline"),
-    ],
-)
-def test_iptc_in_any_coding(tmp_path, fields, text):
-    iim = b"".join(
-        bytes([0x1C, record, number]) + len(value).to_bytes(2) + value
-        for record, number, value in fields
-    )
-    body = b"Photoshop 3.0\0" + b"8BIM\x04\x04\0\0" + len(iim).to_bytes(4) + iim
-    segment = b"\xff\xed" + (len(body) + 2).to_bytes(2) + body
-    data = saved(tmp_path)
-    assert list(captions_in(data[:2] + segment + data[2:], "x.jpg")) == [("", text)]
-
-
-@pytest.mark.parametrize(
-    ("tag", "value"),
-    [(270, "Σκύλος".encode()), (0x9C9C, "Σκύλος\0".encode("utf-16-le"))],
-)
-def test_exif_in_any_coding(tmp_path, tag, value):
-    exif = Image.Exif()
-    exif[tag] = value
-    assert list(captions_in(saved(tmp_path, exif=exif), "x.jpg")) == [("", "Σκύλος")]
-
-
-def stored(tmp_path, folder):
-    """Return the rows of a data set, and its pictures' bytes by their names."""
-    assert is_stored(folder)
-    work = tmp_path / "work"
-    pictures, found = read_captions(None, folder, (), "", work)
-    assert not found.problems
-    return rows(found), {name: (work / name).read_bytes() for name in pictures.pictures}
-
-
-class Coco(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """A data set of the form of TFDS' coco_captions."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self):
-        captions = tfds.features.Sequence({"text": tfds.features.Text(), "id": np.int64})
-        features = {"image": tfds.features.Image(), "captions": captions}
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-    def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples(1), "validation": self._generate_examples(2)}
-
-    def _generate_examples(self, number):
-        captions = [{"text": f"chien {number}", "id": 1}, {"text": "été", "id": 2}]
-        png = io.BytesIO()
-        picture(number).save(png, "PNG")
-        yield number, {"image": png.getvalue(), "captions": captions}
-
-
-def test_a_data_set_of_tfds_in_both_of_its_formats(tmp_path):
-    builder = Coco(data_dir=str(tmp_path), file_format="array_record")
-    builder.download_and_prepare()
-    folder = tmp_path / "coco/1.0.0"
-    found, pictures = stored(tmp_path, folder)
-    assert found == [
-        ("train/00000000.png", "", "chien 1", "train"),
-        ("train/00000000.png", "", "été", "train"),
-        ("validation/00000000.png", "", "chien 2", "validation"),
-        ("validation/00000000.png", "", "été", "validation"),
-    ]
-    # The same records, framed as TensorFlow frames them.
-    keep = {"image": KeepEncoded()}
-    from tensorflow_datasets.core.example_serializer import ExampleSerializer
-
-    serializer = ExampleSerializer(builder.info.features.get_serialized_info())
-    for name in ("train", "validation"):
-        record = builder.as_data_source(name, decoders=keep)[0]
-        texts = [{"text": t, "id": 0} for t in record["captions"]["text"]]
-        example = {"image": record["image"], "captions": texts}
-        data = serializer.serialize_example(builder.info.features.encode_example(example))
-        path = folder / f"coco-{name}.tfrecord-00000-of-00001"
-        path.write_bytes(len(data).to_bytes(8, "little") + bytes(4) + data + bytes(4))
-    info = folder / "dataset_info.json"
-    info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    assert stored(tmp_path / "again", folder) == (found, pictures)
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(UserError, match="is cut or damaged; prepare the data set again"):
-        stored(tmp_path / "cut", folder)
-
-
-def test_a_data_set_of_hugging_face_in_both_of_its_formats(tmp_path):
-    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    schema = pa.schema([("image", image), ("caption", pa.list_(pa.string())), ("url", pa.string())])
-    data = saved(tmp_path)
-    for split in ("train", "test"):
-        record = {"image": {"bytes": data, "path": None}, "caption": ["one", split], "url": "u"}
-        table = pa.Table.from_pylist([record, record], schema)
-        folder = tmp_path / "saved" / split
-        folder.mkdir(parents=True)
-        with pa.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as file:
-            with pa.ipc.new_stream(file, schema) as writer:
-                writer.write_table(table)
-        (tmp_path / "hub/data").mkdir(parents=True, exist_ok=True)
-        parquet.write_table(table, tmp_path / f"hub/data/{split}-00000-of-00001.parquet")
-    expected = [
-        (f"{split}/{row:08d}.jpg", "", text, split)
-        for split in ("test", "train")
-        for row in range(2)
-        for text in ("one", split)
-    ]
-    for kind in ("saved", "hub"):
-        found, pictures = stored(tmp_path / f"work-{kind}", tmp_path / kind)
-        assert found == expected and set(pictures.values()) == {data}
-    parquet.write_table(table.select(["url"]), tmp_path / "hub/data/a-0.parquet")
-    with pytest.raises(UserError, match="has no column of pictures, only url"):
-        stored(tmp_path / "none", tmp_path / "hub")
 
 
 @pytest.mark.parametrize(

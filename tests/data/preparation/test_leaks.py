@@ -14,7 +14,22 @@ from sir_jax.cli import main as cli
 from sir_jax.data.builders.manifest.layout import plan_manifest
 from sir_jax.data.builders.publisher import RealPaths
 from sir_jax.data.corpus import open_corpus
-from sir_jax.data.preparation.leaks import ENTRY_DTYPE, find_copies
+from sir_jax.data.preparation.leaks import ENTRY_DTYPE, find_copies, without_pictures
+
+
+def test_pictures_that_are_in_several_splits_by_intention():
+    splits = ["train", "test", "test_flite"]
+    found = [
+        *((b"a" * 16, split, 0, -1) for split in (1, 2)),
+        *((b"b" * 16, split, 1, -1) for split in (0, 2)),
+        *((b"c" * 16, split, 2, 5) for split in (1, 2)),
+    ]
+    copies = find_copies(np.array(found, ENTRY_DTYPE))
+    assert copies.counts == {"pictures": 2, "recordings": 1}
+    left, meant = without_pictures(copies, splits, "test")
+    assert (left.counts, meant) == ({"pictures": 1, "recordings": 1}, 1)
+    left, meant = without_pictures(copies, splits)
+    assert (left.counts, meant) == ({"pictures": 0, "recordings": 1}, 2)
 
 
 def write(folder, rows):

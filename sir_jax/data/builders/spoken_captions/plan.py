@@ -120,7 +120,7 @@ class Cast:
             name = f"{picture.name}#{slot}"
             turns = [_voices(ESPEAK, language, split)]
             if split == "train":
-                others = [v for name in self.others for v in _voices(name, language, split)]
+                others = [v for other in self.others for v in _voices(other, language, split)]
                 turns += [tuple(others)] if others else []
             start = number_of(language, name, "turn")
             for take in range(min(takes, sum(map(len, turns)))):
@@ -193,10 +193,11 @@ def _splits(config: CaptionsConfig, gathered: Gathered, looks: Sequence[Look]) -
     names = [picture.name for picture in gathered.pictures]
     leader = _leaders(names, looks)
     sizes = collections.Counter(leader.values())
-    splits = {picture.name: picture.split or "train" for picture in gathered.pictures}
-    stated = {picture.split for picture in gathered.pictures} - {""}
-    # A look-alike of a picture with a split of its own stays where it is.
-    fixed = {leader[name] for name in names if splits[name] != "train"}
+    own = {picture.name: picture.split for picture in gathered.pictures}
+    stated = set(own.values()) - {""}
+    # Look-alikes follow one that is held out by its captions; what its own say stays.
+    fixed = {leader[name]: split for name, split in own.items() if split not in ("", "train")}
+    splits = {name: own[name] or fixed.get(leader[name], "train") for name in names}
     shares = {
         split: share * len(names) / 100
         for split, share in (

@@ -4,16 +4,18 @@ Of a picture the description counts, else its title; XMP says the language of ea
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from xml.etree import ElementTree
 
 from PIL import ExifTags, Image, IptcImagePlugin
 
+from sir_jax.data.builders.records import progress
 from sir_jax.data.builders.spoken_captions.pictures import Pictures
 from sir_jax.data.builders.spoken_captions.sources.rows import Found, Row, language_code
 from sir_jax.data.media.image import MAX_PIXELS
 from sir_jax.data.media.picture_files import open_picture
 from sir_jax.data.media.sources import read_source
+from sir_jax.data.parallel import GROUP, ordered_map
 
 _DC = "{http://purl.org/dc/elements/1.1/}"
 _LANG = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -33,21 +35,27 @@ _BY_CAMERAS = re.compile(
 _MOST_XMP = 1 << 20
 
 
-def read_fields(pictures: Pictures) -> Found:
-    """Read the captions in the fields of all pictures of a folder.
+def read_fields(pictures: Pictures, names: Sequence[str]) -> Found:
+    """Read the captions in the fields of pictures.
 
     Args:
-      pictures: of the folder. One that cannot be read has no captions here.
+      pictures: of the folder.
+      names: of those to read. One that cannot be read has no captions here.
     """
-    found = Found()
-    for name in pictures.pictures:
+
+    def read(name: str) -> list[tuple[str, str]]:
         try:
             _, data = read_source(pictures.folder / name, name, "picture")
-            captions = list(captions_in(data, name))
+            return list(captions_in(data, name))
         # On damaged files Pillow's parsers raise any exception; making the corpus says which.
         except Exception:
-            continue
-        found.rows += [Row(name, name, text, language) for language, text in captions]
+            return []
+
+    found = Found()
+    with progress(len(names), "picture", "read their fields") as bar:
+        for name, captions in zip(names, ordered_map(read, names, GROUP), strict=True):
+            found.rows += [Row(name, name, text, language) for language, text in captions]
+            bar.update(1)
     return found
 
 

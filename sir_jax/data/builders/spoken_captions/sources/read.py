@@ -62,7 +62,7 @@ def _own(pictures: Pictures, encoding: str) -> Found:
     """Return the text beside each picture, else what its own fields hold."""
     found = read_beside(pictures, encoding)
     told = {row.picture for row in found.rows}
-    fields = [row for row in read_fields(pictures).rows if row.picture not in told]
+    fields = read_fields(pictures, [n for n in pictures.pictures if n not in told]).rows
     others = len({row.picture for row in fields})
     found.notes.append(
         f"captions: {len(told):,} pictures have a text beside them, {others:,} have some in their "

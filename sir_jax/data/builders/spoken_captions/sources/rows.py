@@ -232,5 +232,6 @@ def _texts(value: Any, language: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple):
         for each in value:
             yield from _texts(each, language)
-    elif isinstance(value, str | int | float):
-        yield language, str(value)
+    # A number is the number of a class, which no one would say.
+    elif isinstance(value, str):
+        yield language, value
