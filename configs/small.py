@@ -16,7 +16,7 @@ from sir_jax.config.augment_fields import augment_like
 from sir_jax.config.presets import parse_arg, small_pair
 
 CORPUS = "spoken_scenes/one-i3000-d50-t50-c4-v64-p128-s0-espeak+flite+piper"
-CROWDED = "spoken_scenes/among-i6000-d250-t500-c2-v64-p128-s0-espeak+flite"
+CROWDED = "spoken_scenes/among-i6000-d100-t500-c2-v64-p128-s0-espeak+flite"
 
 
 def get_config(arg: str = ""):
@@ -27,9 +27,9 @@ def get_config(arg: str = ""):
     c.model.fusion.update(
         layers=2, width=192, heads=4, mlp_width=768, query="speech", init_std=192**-0.5
     )
-    c.optim.warmup_steps = 40
-    c.train.steps = 1_600
-    c.train.eval_every = 400
+    c.optim.warmup_steps = 20
+    c.train.steps = 800
+    c.train.eval_every = 800
     c.train.checkpoint_every = 100
     c.eval.rerank = 16
     if arg.match:

@@ -8,16 +8,17 @@ out=sir_jax/pretrained/retrievers/spoken-scenes
 
 heard=spoken_scenes/one-i1-d1-t500-c1-v64-p128-s0-espeak+flite+piper
 one=spoken_scenes/one-i3000-d250-t500-c4-v64-p128-s0
-among=spoken_scenes/among-i6000-d250-t500-c2-v64-p128-s0-espeak+flite
+among=spoken_scenes/among-i6000-d100-t500-c2-v64-p128-s0-espeak+flite
 second=(--config=configs/small.py:match --config.init.model=runs/small)
 
 export SIR_JAX_VOICES=${SIR_JAX_VOICES:-$PWD/voices}
 bash launch/get_voices.sh "$SIR_JAX_VOICES" flite
 three=--engines=espeak,flite,piper
-sir-jax data spoken_scenes --level=one $three --val_images=50 --test_images=50
-sir-jax data spoken_scenes --level=one $three --train_images=1 --val_images=1 --captions=1
+sir-jax data spoken_scenes --level=one "$three" --val_images=50 --test_images=50
+sir-jax data spoken_scenes --level=one "$three" --train_images=1 --val_images=1 --captions=1
 sir-jax data spoken_scenes --level=one --engines=espeak
-sir-jax data spoken_scenes --level=among --engines=espeak,flite --train_images=6000 --captions=2
+sir-jax data spoken_scenes --level=among --engines=espeak,flite --train_images=6000 --val_images=100 \
+  --captions=2
 sir-jax train --config=configs/small.py --workdir=runs/small
 sir-jax data featurize "${second[@]}" --out=runs/small-features
 sir-jax train "${second[@]}" --config.data.features=runs/small-features --workdir=runs/small-match

@@ -166,7 +166,7 @@ def small_pair(corpus: str) -> ConfigDict:
     c = base_config("small", "tiny")
     c.data.corpus = corpus
     c.data.batch_size = 64
-    c.data.buckets = (64_000, 112_000)
+    c.data.buckets = (56_000, 80_000, 112_000)
     augment_like(c, "people")
     c.init.speech, c.init.image = RELEASED_SPEECH["small"], RELEASED_IMAGE["tiny"]
     c.model.speech.dropout = 0.0

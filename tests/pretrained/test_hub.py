@@ -1,12 +1,16 @@
 """Where checkpoints are looked for, and what is said where there is none."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from huggingface_hub import constants
 
 from sir_jax import pretrained
+from sir_jax.config.presets import RELEASED_IMAGE, RELEASED_SPEECH
+from sir_jax.config.specs import hubert_fields, vit_fields
 from sir_jax.errors import UserError
 from sir_jax.pretrained import hub
 
@@ -105,5 +109,16 @@ def test_without_huggingface_hub_one_line_names_it(monkeypatch):
     )
 
 
-def test_package_ships_its_checkpoints():
-    assert hub.resolve("package:spoken_scenes/speech").name == "speech"
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [
+        (RELEASED_SPEECH["tiny"], hubert_fields("tiny")),
+        (RELEASED_SPEECH["small"], hubert_fields("small")),
+        (RELEASED_IMAGE["tiny"], vit_fields("tiny")),
+    ],
+)
+def test_package_ships_encoders_of_the_shape_that_their_variant_has(name, fields):
+    spec, params = pretrained.load(name)
+    # A checkpoint tells no dropout of ours.
+    assert dataclasses.asdict(spec) | {"dropout": None} == fields | {"dropout": None}
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) < 6_000_000
