@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -47,7 +48,13 @@ class Captions:
     def label(self) -> str:
         """Return what a corpus of them is called."""
         place = self.captions or self.images
-        return label_of(place.resolve().stem) if place else "captions"
+        if place is None:
+            return "captions"
+        place = place.resolve()
+        # A data set of TFDS lies in NAME/VERSION.
+        while re.fullmatch(r"[\d.]+", place.name):
+            place = place.parent
+        return label_of(place.name if place.is_dir() else place.stem)
 
 
 def prepare_captions(

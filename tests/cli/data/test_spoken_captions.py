@@ -24,6 +24,7 @@ def test_options_choose_a_corpus():
     assert source == Captions(Path("a/photos"), None, "cp1251") and source.label == "photos"
     assert (config.label, config.engines) == ("mine", ("espeak", "flite"))
     assert options == Options(workers=3, allow_leaks=True)
+    assert Captions(None, Path("a/coco_captions/2014/1.1.0")).label == "coco-captions"
 
 
 @pytest.mark.parametrize(
