@@ -13,7 +13,7 @@ Arguments, e.g. `--config=configs/small.py:match,runlocal`:
 """
 
 from sir_jax.config.augment_fields import augment_like
-from sir_jax.config.presets import parse_arg, small_pair
+from sir_jax.config.presets import parse_arg, shorten, small_pair
 
 CORPUS = "spoken_scenes/one-i3000-d50-t50-c4-v64-p128-s0-espeak+flite+piper"
 CROWDED = "spoken_scenes/among-i6000-d100-t500-c2-v64-p128-s0-espeak+flite"
@@ -47,9 +47,4 @@ def get_config(arg: str = ""):
         c.loss.sim.weight = 1.0
         # Embeddings stay, so one evaluation, at the end, tells all.
         c.train.update(steps=2_000, eval_every=0, checkpoint_every=500)
-    if arg.runlocal:
-        c.data.batch_size = 8
-        c.optim.warmup_steps = 1
-        c.train.update(steps=4, eval_every=4, checkpoint_every=2, log_every=1)
-        c.eval.rerank = 4
-    return c
+    return shorten(c) if arg.runlocal else c

@@ -13,7 +13,7 @@ Arguments, e.g. `--config=configs/stamps.py:language=ru,people=false`:
   runlocal  shrink everything to seconds
 """
 
-from sir_jax.config.presets import parse_arg, small_pair
+from sir_jax.config.presets import parse_arg, shorten, small_pair
 
 NAME = "tux_paint_stamps/h.{people}_s.{language}_out.{language}_p0_v6"
 
@@ -30,8 +30,4 @@ def get_config(arg: str = ""):
     c.train.steps = 1_000
     c.train.eval_every = 500
     c.train.checkpoint_every = 250
-    if arg.runlocal:
-        c.data.batch_size = 8
-        c.optim.warmup_steps = 1
-        c.train.update(steps=4, eval_every=4, checkpoint_every=2, log_every=1)
-    return c
+    return shorten(c) if arg.runlocal else c

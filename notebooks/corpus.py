@@ -93,7 +93,7 @@ for place, first in enumerate(names):
 # more silence is computed; the more buckets, the more programs are compiled.
 
 # %%
-BUCKETS = (46_000, 52_000, 67_000)  # of configs/demo.py
+BUCKETS = (46_000, 52_000, 67_000)  # samples
 index = corpus.splits["train"].index
 seconds = index["samples"] / SAMPLE_RATE
 padded = np.array(BUCKETS)[np.searchsorted(BUCKETS, np.minimum(index["samples"], BUCKETS[-1]))]

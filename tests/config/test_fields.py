@@ -53,11 +53,12 @@ PINNED = {
     "ablations": "7f8868fea1963878",
     "cmd": "38a2624add550a93",
     "coarse_to_fine": "4beb51949f79bca6",
-    "demo": "612524492f158e04",
+    "demo": "f903378e211021c7",
     "hubert_base_clip_b32": "cae16c92bcdee4be",
     "hubert_large_clip_l14": "b311184977a337fe",
     "hubert_large_vit_g": "4156c7d4c70cf0cc",
-    "small": "ec2167dee9818365",
+    "small": "bbd36e155a3d8722",
+    "stamps": "674f8046014ecd63",
     "unified": "b4c1c8c8214477a3",
 }
 
