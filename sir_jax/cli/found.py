@@ -11,6 +11,7 @@ from sir_jax.errors import UserError
 from sir_jax.index.grid import CELL, Cell, Row, thumbnail
 
 if TYPE_CHECKING:  # it imports JAX, for which the help need not wait
+    from sir_jax.index.moments.store import Moment
     from sir_jax.index.query import Hit
 
 
@@ -97,6 +98,14 @@ def show_pictures(
     return rows, bad
 
 
+def find_moments(index, query: Asked, hits: list["Hit"]) -> dict[str, list["Moment"]]:
+    """Return where in the recordings of hits a picture is spoken of; id -> `Moment`s."""
+    names = [hit.id for hit in hits if hit.id in index.recordings.rows]
+    if index.recordings.moments is None or not names:
+        return {hit.id: [] for hit in hits}
+    return index.moments(query.content, names)
+
+
 def show_recordings(index, queries: list[Asked], found: list[list["Hit"]]) -> int:
     """Print what pictures found, with the text beside each recording.
 
@@ -105,14 +114,34 @@ def show_recordings(index, queries: list[Asked], found: list[list["Hit"]]) -> in
     """
     bad = 0
     for query, hits in zip(queries, found, strict=True):
+        moments = find_moments(index, query, hits)
         print(query.title)
         for rank, hit in enumerate(hits, 1):
             path = _path_of(index, hit)
             text, problem = text_beside(str(path)) if path else "", find_problem(path)
             bad += bool(problem)
             mark = f"  <- {problem}" if problem else ""
-            print(f"{rank:>4}  {_score(hit)}  {path or hit.id}{': ' + text if text else ''}{mark}")
+            where = f" at {'; '.join(map(_span, moments[hit.id]))}" if moments[hit.id] else ""
+            words = f": {text}" if text and not where else ""
+            print(f"{rank:>4}  {_score(hit)}  {path or hit.id}{where}{words}{mark}")
     return bad
+
+
+def _span(moment: "Moment") -> str:
+    return f"{clock(moment.start)}-{clock(moment.end)} ({moment.score:.3f})"
+
+
+def clock(seconds: float) -> str:
+    """Return a time within a recording.
+
+    >>> clock(7.26), clock(3725.04)
+    ('0:07.3', '1:02:05.0')
+    """
+    tenths = round(10 * seconds)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    start = f"{hours}:{minutes:02}" if hours else f"{minutes}"
+    return f"{start}:{rest // 10:02}.{rest % 10}"
 
 
 def _path_of(index, hit: "Hit") -> Path | None:
@@ -134,9 +163,13 @@ def as_data(index, queries: list[Asked], found: list[list["Hit"]]) -> list[dict[
     answers = []
     for query, hits in zip(queries, found, strict=True):
         rows = []
+        moments = find_moments(index, query, hits)
         for hit in hits:
             path = _path_of(index, hit)
-            place = {"path": None if path is None else str(path)}
-            rows.append(hit._asdict() | place | {"problem": find_problem(path) or None})
+            place: dict[str, Any] = {"path": None if path is None else str(path)}
+            place["problem"] = find_problem(path) or None
+            if own := moments[hit.id]:
+                place["moments"] = [moment._asdict() for moment in own]
+            rows.append(hit._asdict() | place)
         answers.append({"query": query.name} | query.told | {"hits": rows})
     return answers

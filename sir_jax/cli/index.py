@@ -253,6 +253,11 @@ def report(
         print(
             f"{args.out}: {len(index.images):,} pictures and {len(index.recordings):,} recordings"
         )
+        if (about := index.describe())["long"]:
+            print(
+                f"of these, {about['long']:,} long: {about['moments']:,} moments, "
+                f"{about['silent']:,} silent ones left out"
+            )
     if outside:
         print(
             f"warning: {len(outside):,} x a link to a file outside of {args.folder}: "

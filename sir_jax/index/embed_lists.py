@@ -20,6 +20,7 @@ from sir_jax.index.embedding import Embedded, embed_items
 from sir_jax.index.folder import KINDS, Stamp
 from sir_jax.index.gallery import Gallery, StoredGallery, load_stored
 from sir_jax.index.items import Failure, Item, read_failure
+from sir_jax.index.moments.store import joined, read_moments, write_moments
 from sir_jax.runtime.locks import only_one
 
 FOLDER = "chunks"
@@ -179,7 +180,11 @@ def read_chunks(model, plan: ChunkPlan, out: Path) -> Outcome:
             [value for head in of_kind for value in head[field]]
             for field in ("ids", "sources", "stamps")
         )
-        galleries[kind] = StoredGallery(ids, sources, [_stamp(x) for x in stamps], parts(kind))
+        moments = joined(
+            read_moments(out / FOLDER, head.get("moments"), model.width) for head in of_kind
+        )
+        stored = ids, sources, [_stamp(x) for x in stamps], parts(kind)
+        galleries[kind] = StoredGallery(*stored, moments=moments)
     failed = {
         name: read_failure(values) for head in heads for name, values in head["failed"].items()
     }
@@ -250,7 +255,12 @@ def _read_done(path: Path, key: str, items: Sequence[Item], width: int) -> Embed
         return None
     if files.checksum_of(matrix) != head.get("checksum"):
         return None
-    gallery = Gallery(items[0].kind, head["ids"], matrix, head["sources"], stamps)
+    try:
+        moments = read_moments(path.parent, head.get("moments"), width)
+    except (UserError, KeyError, TypeError, ValueError):
+        return None
+    of_files = head["sources"], stamps
+    gallery = Gallery(items[0].kind, head["ids"], matrix, *of_files, moments=moments)
     return Embedded(gallery, failed, head.get("noted", {}))
 
 
@@ -280,5 +290,6 @@ def _write(path: Path, key: str, embedded: Embedded) -> None:
         stamps=list(gallery.stamps),
         failed=embedded.failed,
         noted=embedded.noted,
+        moments=write_moments(path.with_suffix(""), gallery.moments),
     )
     files.write_head(path, FORMAT, content)

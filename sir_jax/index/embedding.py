@@ -8,13 +8,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sir_jax.data.media.audio import SAMPLE_RATE, longest_window
 from sir_jax.data.parallel import GROUP
 from sir_jax.errors import BadMedia, UserError
 from sir_jax.index.folder import digest_of
 from sir_jax.index.gallery import Gallery
 from sir_jax.index.items import Failure, Item
+from sir_jax.index.moments.embed import embed_long
+from sir_jax.index.moments.store import Moments
 from sir_jax.index.vectors import are_usable
-from sir_jax.inference.inputs import Reader, read_speech
+from sir_jax.inference.inputs import Noted, Reader, read_speech
+
+# Stands for a recording that is read later, by its windows.
+LONG = np.zeros(0, np.float32)
 
 
 class Embedded(NamedTuple):
@@ -64,12 +70,13 @@ def embed_items(
             done()
 
     encode = model.encode_pixels if kind == "image" else model.encode_waves
-    rows = encode(reader(contents()), len(items), batch_size)
+    rows = encode((x for x in reader(contents()) if x is not LONG), len(items), batch_size)
     failed = {
         items[n].id: _failure(items[n], why, loader.faults.get(n, "error"))
         for n, why in reader.failures
     }
-    good, positions = are_usable(rows), np.array(reader.positions, int)
+    rows, positions, moments = _add_long(model, items, rows, reader, loader, failed, batch_size)
+    good = are_usable(rows)
     if not good.all():
         _require_sound(model, kind)
         for n in positions[~good]:
@@ -86,9 +93,41 @@ def embed_items(
         rows,
         [item.source for item, _ in read],
         [item.stamp and item.stamp._replace(digest=digest or "") for item, digest in read],
+        moments=moments and moments.taken([item.id for item, _ in read]),
     )
     noted = {items[n].id: loader.notes[n] for n in positions[good] if n in loader.notes}
     return Embedded(gallery, failed, noted)
+
+
+def _add_long(
+    model, items: Sequence[Item], rows: np.ndarray, reader, loader, failed, batch_size
+) -> tuple[np.ndarray, np.ndarray, Moments | None]:
+    """Embed the recordings that `loader` has put aside because they are long.
+
+    Returns:
+      The rows of all items that were read, those of long ones the means of their windows; the
+      items' positions; and the windows.
+    """
+    positions = np.array(reader.positions, int)
+    if not loader.long:
+        return rows, positions, None
+    sounds = [(items[n].id, items[n].content) for n in sorted(loader.long)]
+    moments, errors, notes = embed_long(model, sounds, batch_size)
+    for n in sorted(loader.long):
+        if note := notes.get(items[n].id):
+            loader.notes[n] = note
+        if error := errors.get(items[n].id):
+            if reader.errors == "raise":
+                raise error
+            failed[items[n].id] = _failure(items[n], str(error), getattr(error, "fault", "error"))
+    means = dict(zip(moments.ids, moments.means(), strict=True)) if moments else {}
+    short = iter(rows)
+    found = [
+        (n, means.get(items[n].id) if n in loader.long else next(short)) for n in reader.positions
+    ]
+    found = [(n, row) for n, row in found if row is not None]
+    matrix = np.array([row for _, row in found], np.float32).reshape(len(found), rows.shape[1])
+    return matrix, np.array([n for n, _ in found], int), moments
 
 
 class _Loader:
@@ -98,16 +137,29 @@ class _Loader:
       faults: position -> `BadMedia.fault` of each item that could not be read.
       notes: position -> what is odd about an item that could be.
       digests: position -> digest of the file.
+      long: positions of recordings that are longer than the model reads at once: for these, `LONG`
+        is returned.
     """
 
     def __init__(self, model, items: Sequence[Item], kind: str):
         self._items = items
         picture = kind == "image"
-        self._read = model.read_pixels if picture else read_speech
+        self._most = longest_window(model.cfg.data) / SAMPLE_RATE
+        self._read = model.read_pixels if picture else self._read_short
+        self.long: set[int] = set()
         self._noun = "picture" if picture else "clip"
         self.faults: dict[int, str] = {}
         self.notes: dict[int, str] = {}
         self.digests: dict[int, str] = {}
+
+    def _read_short(self, position: int, content: Any) -> Noted:
+        try:
+            return read_speech(position, content, self._most)
+        except BadMedia as error:
+            if error.fault != "too long":
+                raise
+            self.long.add(position)
+            return Noted(LONG, "")
 
     def __call__(self, position: int, content: Any) -> np.ndarray:
         item = self._items[position]

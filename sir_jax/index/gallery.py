@@ -19,6 +19,8 @@ from sir_jax.errors import UserError
 from sir_jax.index import vectors as files
 from sir_jax.index.engines.faiss_search import FaissSearch
 from sir_jax.index.folder import Stamp, digest_of
+from sir_jax.index.moments import store
+from sir_jax.index.moments.store import Moments
 
 INDEX_FILE = "index.json"
 FORMAT = "sir_jax.index"
@@ -43,6 +45,7 @@ class Gallery:
       sources: the file of each item: `IN_ROOT`, a path, or None for an item added from memory.
       stamps: the stamp of each file when it was read; None for an item added from memory.
       checksum: of the vectors, as `vectors.checksum_of` gives it; '' where it is not known.
+      moments: the windows of long recordings, whose vectors are the means of these; None for none.
     """
 
     kind: str
@@ -51,6 +54,7 @@ class Gallery:
     sources: Sequence[str | None]
     stamps: Sequence[Stamp | None]
     checksum: str = ""
+    moments: Moments | None = None
 
     @classmethod
     def empty(cls, kind: str, width: int) -> "Gallery":
@@ -90,6 +94,7 @@ class Gallery:
             np.concatenate([self.vectors, other.vectors]),
             [*self.sources, *other.sources],
             [*self.stamps, *other.stamps],
+            moments=store.joined([self.moments, other.moments]),
         )
 
     def without(self, ids: Iterable[str]) -> "Gallery":
@@ -101,12 +106,14 @@ class Gallery:
 
     def taken(self, rows: Sequence[int]) -> "Gallery":
         """Return a gallery of some rows, in the given order."""
+        ids = [self.ids[row] for row in rows]
         return Gallery(
             self.kind,
-            [self.ids[row] for row in rows],
+            ids,
             self.vectors[rows],
             [self.sources[row] for row in rows],
             [self.stamps[row] for row in rows],
+            moments=self.moments and self.moments.taken(ids),
         )
 
     def restamped(self, stamps: Mapping[str, Stamp]) -> "Gallery":
@@ -129,6 +136,7 @@ class StoredGallery:
       file: the name of the file that holds these vectors in the folder already; '' if none does.
       checksum: of the vectors, if they are in the folder already.
       faiss: the FAISS index of these vectors, or None.
+      moments: as in `Gallery`.
     """
 
     ids: Sequence[str]
@@ -138,6 +146,7 @@ class StoredGallery:
     file: str = ""
     checksum: str = ""
     faiss: FaissSearch | None = None
+    moments: Moments | None = None
 
 
 def to_stored(gallery: Gallery, folder: Path, faiss: FaissSearch | None) -> StoredGallery:
@@ -147,15 +156,15 @@ def to_stored(gallery: Gallery, folder: Path, faiss: FaissSearch | None) -> Stor
         path = Path(matrix.filename)
         if path.parent == folder.absolute() and path.exists():
             file, checksum = path.name, gallery.checksum or files.checksum_of(matrix)
-    return StoredGallery(
-        gallery.ids, gallery.sources, gallery.stamps, [matrix], file, checksum, faiss
-    )
+    of_files = gallery.ids, gallery.sources, gallery.stamps
+    return StoredGallery(*of_files, [matrix], file, checksum, faiss, gallery.moments)
 
 
 def load_stored(kind: str, stored: StoredGallery, width: int) -> Gallery:
     """Read the vectors of a stored gallery into memory."""
     matrix = np.concatenate([np.zeros((0, width), np.float32), *stored.parts])
-    return Gallery(kind, stored.ids, matrix, stored.sources, stored.stamps)
+    of_files = stored.sources, stored.stamps
+    return Gallery(kind, stored.ids, matrix, *of_files, moments=stored.moments)
 
 
 def write_index(folder: Path, header: dict[str, Any], galleries: dict[str, StoredGallery]) -> str:
@@ -197,6 +206,9 @@ def write_index(folder: Path, header: dict[str, Any], galleries: dict[str, Store
                 digest = digest_of(path)
                 entry["faiss"] = dict(file=path.name, way=way, recall=recall, checksum=digest)
                 named.add(path.name)
+            if gallery.moments is not None:
+                entry["moments"] = store.write_moments(folder / stem, gallery.moments)
+                named.update(store.files_of(entry["moments"]))
             named.add(gallery.file)
             entries[NAMES[kind]] = entry
         content = {"generation": generation} | header | {"galleries": entries}
@@ -295,7 +307,8 @@ def _read_gallery(path: Path, kind: str, entry: dict, width: int, verify: bool |
     matrix = files.read_matrix(file, len(ids), width)
     if _is_checked(file, path, verify):
         files.check_matrix(file, matrix, ids, checksum)
-    return Gallery(kind, ids, matrix, sources, stamps, checksum)
+    moments = store.read_moments(path.parent, entry.get("moments"), width)
+    return Gallery(kind, ids, matrix, sources, stamps, checksum, moments)
 
 
 def _is_checked(file: Path, head: Path, verify: bool | None) -> bool:

@@ -9,6 +9,7 @@ from sir_jax.errors import UserError
 from sir_jax.index.engines.faiss_search import choose_way
 from sir_jax.index.folder import Passed, Stamp
 from sir_jax.index.items import Failure, read_failure
+from sir_jax.index.moments.store import count_moments
 from sir_jax.inference.retriever import Retriever
 
 
@@ -80,6 +81,23 @@ def as_model(model) -> Retriever:
 def describe_model(model: Retriever) -> dict[str, Any]:
     """Return what an index stores about its model."""
     return dict(name=model.name, fingerprint=model.fingerprint, width=model.width)
+
+
+def describe_index(index) -> dict[str, Any]:
+    """Return a summary of an index as plain data, see `Index.describe`."""
+    return {
+        "images": len(index.images),
+        "recordings": len(index.recordings),
+        **count_moments(index.recordings.moments),
+        "failed": len(index.failed),
+        "passed_over": len(index.passed),
+        "noted": len(index.noted),
+        "root": str(index.root or ""),
+        "model": index.about["name"],
+        "fingerprint": index.about["fingerprint"],
+        "width": index.about["width"],
+        "way": index.way,
+    }
 
 
 def check_model(about: Mapping[str, Any], model: Retriever, folder: str | os.PathLike) -> None:

@@ -5,6 +5,7 @@ products of unit vectors. Re-ranking orders the best hits by score and match sco
 """
 
 import contextlib
+import functools
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +20,10 @@ from sir_jax.index.engines.faiss_search import choose_way
 from sir_jax.index.engines.searcher import Searcher
 from sir_jax.index.folder import KINDS, Passed, Stamp, Update
 from sir_jax.index.gallery import Gallery
-from sir_jax.index.header import Header, as_model, check_model, describe_model
+from sir_jax.index.header import Header, as_model, check_model, describe_index, describe_model
 from sir_jax.index.items import Failure, Item, item_of_content, items_of_source, rerank_readable
+from sir_jax.index.moments.search import cut_moment, encode, find_hits, moments_of
+from sir_jax.index.moments.store import Moment
 from sir_jax.index.query import OTHER, Hit, check_search, group_queries, plain_queries
 from sir_jax.runtime.console import Progress
 from sir_jax.runtime.locks import only_one
@@ -120,18 +123,7 @@ class Index:
 
     def describe(self) -> dict:
         """Return a summary of the index as plain data: sizes, root, model and way of search."""
-        return {
-            "images": len(self.images),
-            "recordings": len(self.recordings),
-            "failed": len(self.failed),
-            "passed_over": len(self.passed),
-            "noted": len(self.noted),
-            "root": str(self.root or ""),
-            "model": self.about["name"],
-            "fingerprint": self.about["fingerprint"],
-            "width": self.about["width"],
-            "way": self.way,
-        }
+        return describe_index(self)
 
     def __len__(self) -> int:
         return sum(map(len, self._galleries.values()))
@@ -257,11 +249,25 @@ class Index:
         results: list = [None] * len(queries)
         for (kind, target), positions in group_queries(queries, of).items():
             group = [queries[n] for n in positions]
-            encode = self.model.encode_speech if kind == "speech" else self.model.encode_image
-            group_hits = self._find(encode(group), target, rerank or k)
-            for position, item, hits in zip(positions, group, group_hits, strict=True):
-                results[position] = self._rerank(item, kind, target, hits)[:k] if rerank else hits
+            vectors = encode(self.model, group, kind)
+            found = zip(group, vectors, self._find(vectors, target, rerank or k), strict=True)
+            for position, (item, z, hits) in zip(positions, found, strict=True):
+                ranked = self._rerank(item, z, kind, target, hits) if rerank else hits
+                results[position] = ranked[:k]
         return results if isinstance(query, list) else results[0]
+
+    def moments(self, query, ids: Iterable[str], k: int = 3) -> dict[str, list[Moment]]:
+        """Find where in long recordings a query is heard best.
+
+        Args:
+          query: one picture or recording, as in `search`, or its vector.
+          ids: of recordings.
+          k: most moments of each; of those that overlap, the better one.
+
+        Returns:
+          id -> `Moment`s, best first; none for a recording that the model reads at once.
+        """
+        return moments_of(self, query, ids, k)
 
     def save(self, folder: str | os.PathLike) -> None:
         """Write the index; a kill leaves the old one or the new one, never half.
@@ -333,17 +339,15 @@ class Index:
         for item in items:
             if item.id not in gone and self._has(item.id):
                 raise UserError(f"{item.id} is in the index already; remove it first")
-        plan, out = (
-            embed_lists.ChunkPlan.of_items(items),
-            None if out is None else require_local(out),
-        )
+        plan = embed_lists.ChunkPlan.of_items(items)
+        out = None if out is None else require_local(out)
         lock = only_one(out, "folder") if out else contextlib.nullcontext()
         with lock, Progress(len(items), "files embedded", progress) as bar:
             if out is not None:
                 # Before the work, and not only after it.
                 stored.require_generation(out, self._generations)
-            embed = embed_lists.embed_galleries
-            galleries, failed, noted = embed(self.model, plan, out, errors=errors, done=bar.update)
+            given = dict(errors=errors, done=bar.update)
+            galleries, failed, noted = embed_lists.embed_galleries(self.model, plan, out, **given)
             self._drop(gone)
             for kind, gallery in galleries.items():
                 self._galleries[kind] = self._galleries[kind].restamped(restamped)
@@ -373,16 +377,13 @@ class Index:
         gallery = self._galleries[target]
         self._searchers.setdefault(target, Searcher(gallery.vectors))
         samples = self._galleries[OTHER[target]].vectors
-        result = self._searchers[target].search(z, k, self.way, samples)
-        return [
-            [Hit(gallery.ids[row], float(score)) for row, score in zip(rows, scores, strict=True)]
-            for rows, scores in zip(result.rows, result.scores, strict=True)
-        ]
+        return find_hits(gallery, self._searchers[target], z, k, self.way, samples)
 
-    def _rerank(self, query, kind: str, target: str, hits: list[Hit]) -> list[Hit]:
+    def _rerank(self, query, z, kind: str, target: str, hits: list[Hit]) -> list[Hit]:
         if kind == target:
             raise UserError("re-ranking needs a recording and a picture; this search has one kind")
-        return rerank_readable(self.model, query, kind, hits, self.path_of) if hits else hits
+        cut = functools.partial(cut_moment, self._galleries[target], z)
+        return rerank_readable(self.model, query, kind, hits, self.path_of, cut) if hits else hits
 
     def path_of(self, name: str) -> Path:
         """Return the file of an item.

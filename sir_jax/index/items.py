@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sir_jax.errors import BadMedia, UserError
 from sir_jax.index.folder import Passed, Stamp, kind_of_file, kinds_of_files, scan, stamp_of
 from sir_jax.index.gallery import IN_ROOT
-from sir_jax.index.query import OTHER, Hit, kind_of_content, rerank_hits
+from sir_jax.index.query import OTHER, Cut, Hit, kind_of_content, rerank_hits, whole
 from sir_jax.inference.inputs import load_picture, load_speech
 
 
@@ -144,7 +144,12 @@ def item_of_content(
 
 
 def rerank_readable(
-    model, query, kind: str, hits: Sequence[Hit], path_of: Callable[[str], Path]
+    model,
+    query,
+    kind: str,
+    hits: Sequence[Hit],
+    path_of: Callable[[str], Path],
+    cut: Cut = whole,
 ) -> list[Hit]:
     """Order hits as `rerank_hits` does; those whose file cannot be read come last, unmatched.
 
@@ -154,18 +159,19 @@ def rerank_readable(
       kind: the query's kind, 'speech' or 'image'.
       hits: items of the other kind.
       path_of: returns the file of an id.
+      cut: returns the part of it that is matched.
 
     Raises:
       UserError: the model has no matching head, the query cannot be read, or an item has no file.
     """
     present = [hit for hit in hits if path_of(hit.id).is_file()]
     try:
-        ranked = rerank_hits(model, query, kind, present, path_of)
+        ranked = rerank_hits(model, query, kind, present, path_of, cut)
     except BadMedia:
         readable = [hit for hit in present if _can_be_read(path_of(hit.id), OTHER[kind])]
         if len(readable) == len(present):
             raise  # it is the query
-        ranked = rerank_hits(model, query, kind, readable, path_of)
+        ranked = rerank_hits(model, query, kind, readable, path_of, cut)
     done = {hit.id for hit in ranked}
     return ranked + [hit for hit in hits if hit.id not in done]
 

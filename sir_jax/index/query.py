@@ -17,6 +17,13 @@ from sir_jax.index.folder import KINDS, kind_of_file
 from sir_jax.losses.fused_score import fused_score
 
 OTHER = {"image": "speech", "speech": "image"}
+# Called with an id and its file.
+Cut = Callable[[str, Path], Any]
+
+
+def whole(_: str, path: Path) -> Path:
+    """Return a file as it is."""
+    return path
 
 
 class Hit(NamedTuple):
@@ -159,7 +166,7 @@ def _is_float(content: Any) -> bool:
 
 
 def rerank_hits(
-    model, query, kind: str, hits: list[Hit], path_of: Callable[[str], Path]
+    model, query, kind: str, hits: list[Hit], path_of: Callable[[str], Path], cut: Cut = whole
 ) -> list[Hit]:
     """Order hits by `losses.fused_score` of score and match; equal ones keep their order.
 
@@ -169,6 +176,7 @@ def rerank_hits(
       kind: the query's kind, 'speech' or 'image'.
       hits: items of the other kind.
       path_of: returns the file of an id.
+      cut: returns the part of it that is matched.
 
     Returns:
       The hits with `match` set, best first.
@@ -176,7 +184,7 @@ def rerank_hits(
     Raises:
       UserError: the model has no matching head, or a file cannot be read.
     """
-    paths = [path_of(hit.id) for hit in hits]
+    paths = [cut(hit.id, path_of(hit.id)) for hit in hits]
     speech, image = ([query], paths) if kind == "speech" else (paths, [query])
     match = model.match(speech, image)
     scores = np.array([hit.score for hit in hits])

@@ -41,6 +41,7 @@ class Reader:
     """Read items and note which could be read.
 
     Attributes:
+      errors: one of `ERRORS`.
       positions: the positions of the items that could be read so far, ascending.
       failures: (position, message) of each item that could not be read.
       notes: (position, message) of each item that was read but of which something must be said,
@@ -70,7 +71,7 @@ class Reader:
         """
         if errors not in ERRORS:
             raise UserError(f"errors={errors!r} is none of {', '.join(ERRORS)}")
-        self._load, self._errors, self._progress, self._unit = load, errors, progress, unit
+        self._load, self.errors, self._progress, self._unit = load, errors, progress, unit
         self._group = group
         self.positions: list[int] = []
         self.failures: list[tuple[int, str]] = []
@@ -92,7 +93,7 @@ class Reader:
                             self.notes.append((position, value.note))
                         value = value.value
                     yield value
-                elif self._errors == "raise":
+                elif self.errors == "raise":
                     raise error
                 else:
                     self.failures.append((position, str(error)))
@@ -129,14 +130,14 @@ class Reader:
         Returns:
           Under the policy 'nan' one row for every item; under the other policies `rows`.
         """
-        if self._errors != "nan" or not self.failures:
+        if self.errors != "nan" or not self.failures:
             return rows
         out = np.full((len(rows) + len(self.failures), rows.shape[1]), np.nan, rows.dtype)
         out[self.positions] = rows
         return out
 
 
-def read_speech(position: int, source: Speech) -> Noted:
+def read_speech(position: int, source: Speech, most: float | None = None) -> Noted:
     """Read a recording as float32[N] at 16 kHz, with a note if nothing can be heard in it.
 
     A `Said` is read as the list of its waves, which the encoder averages.
@@ -144,14 +145,15 @@ def read_speech(position: int, source: Speech) -> Noted:
     Args:
       position: its number in the list, for the message about an item that has no path.
       source: any form of `Speech`.
+      most: seconds; a longer recording is refused as "too long". None for no limit.
 
     Raises:
       UserError: the recording cannot be read, holds no sample, or is an array without its rate.
     """
     if isinstance(source, Said):
         return Noted(source.waves, "")
-    label, source = _plain(source, f"clip {position}")
-    sound: Sound = load_sound(source, label)
+    label, source = plain_speech(source, f"clip {position}")
+    sound: Sound = load_sound(source, label, max_seconds=most)
     name = label or str(source)
     if not sound.wave.size:
         raise BadMedia(f"{name}: holds no sound (0 samples); record it again", "no samples")
@@ -163,8 +165,16 @@ def load_speech(position: int, source: Speech) -> np.ndarray | list[np.ndarray]:
     return read_speech(position, source).value
 
 
-def _plain(source: Speech, label: str) -> tuple[str | None, Any]:
-    """Return a recording as `load_sound` takes it, and its name; None for that of its path."""
+def plain_speech(source: Speech, label: str) -> tuple[str | None, Any]:
+    """Return the name of a recording, None for that of its path, and it as `load_sound` takes it.
+
+    Args:
+      source: any form of `Speech` but `Said`.
+      label: the name of one that has no path.
+
+    Raises:
+      UserError: it is in none of these forms.
+    """
     if isinstance(source, Mapping):
         if source.get("array") is not None and "sampling_rate" in source:
             return label, (np.asarray(source["array"]), source["sampling_rate"])

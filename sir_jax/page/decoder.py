@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from sir_jax.data.media.audio import load_audio
+from sir_jax.data.media.audio import load_audio, load_span
 from sir_jax.data.media.image import load_image
 from sir_jax.errors import BadMedia, UserError
 from sir_jax.runtime.process import end_with_parent
@@ -45,8 +45,8 @@ def decode(header: dict, body: bytes) -> np.ndarray:
 
     Args:
       header: `kind` ("speech", "picture" or "thumbnail"), `name` for messages, and the limits:
-        `max_seconds` for speech, `max_pixels` for a picture or thumbnail, and `side`, the most
-        pixels of a thumbnail's longer side.
+        `max_seconds` for speech, or `span`, the seconds of it that are wanted; `max_pixels` for
+        a picture or thumbnail, and `side`, the most pixels of a thumbnail's longer side.
       body: the file's contents.
 
     Returns:
@@ -57,6 +57,8 @@ def decode(header: dict, body: bytes) -> np.ndarray:
       UserError: the file cannot be decoded within the limits.
     """
     kind, name = header["kind"], header["name"]
+    if kind == "speech" and header.get("span"):
+        return load_span(body, name, *header["span"])
     if kind == "speech":
         wave = load_audio(body, name, max_seconds=header["max_seconds"], max_channels=MAX_CHANNELS)
         if not wave.size:

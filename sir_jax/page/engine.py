@@ -14,6 +14,8 @@ from sir_jax.data.media.audio import SAMPLE_RATE
 from sir_jax.data.media.synthesis.said import Said
 from sir_jax.errors import UserError
 from sir_jax.index.items import rerank_readable
+from sir_jax.index.moments.search import cut_moment
+from sir_jax.index.moments.store import Moment
 from sir_jax.index.query import OTHER, Hit
 from sir_jax.page.item_files import ItemFiles, Missing
 
@@ -81,8 +83,9 @@ class Engine:
           rerank: whether to re-rank the best hits.
 
         Returns:
-          A dictionary of `results`, best first, each with `id`, `score` and `match` (None if not
-          re-ranked); `total`, the size of the gallery; `timing`, the milliseconds of each stage.
+          A dictionary of `results`, best first, each with `id`, `score`, `match` (None if not
+          re-ranked) and `moments`, the [start, end, score] of the best stretches of a long
+          recording; `total`, the size of the gallery; `timing`, the milliseconds of each stage.
 
         Raises:
           UserError: `rerank` is set and the model cannot match.
@@ -93,6 +96,7 @@ class Engine:
         encode = self.model.encode_speech if kind == "speech" else self.model.encode_image
         timing: dict[str, float] = {}
         hits: list[Hit] = []
+        moments: dict[str, list[Moment]] = {}
         if files.known:
             with _Timed(timing, "encode"):
                 vector = encode([item], notes=[])[0]  # the server tells of silence
@@ -101,17 +105,24 @@ class Engine:
                 hits = self.index.search(vector, depth, of=OTHER[INDEX_KIND[kind]])
             if rerank:
                 with _Timed(timing, "rerank"):
-                    hits = self._rerank(item, kind, hits, files)[:k]
+                    hits = self._rerank(item, vector, kind, hits, files)[:k]
+            if kind == "picture":
+                moments = self.index.moments(vector, [hit.id for hit in hits])
         return {
             "results": [
-                {"id": hit.id, "score": _finite(hit.score), "match": _finite(hit.match)}
+                {
+                    "id": hit.id,
+                    "score": _finite(hit.score),
+                    "match": _finite(hit.match),
+                    "moments": [*map(list, moments.get(hit.id, ()))],
+                }
                 for hit in hits
             ],
             "total": len(files.known),
             "timing": timing,
         }
 
-    def _rerank(self, query, kind: str, hits: list[Hit], files: ItemFiles) -> list[Hit]:
+    def _rerank(self, query, vector, kind: str, hits: list[Hit], files: ItemFiles) -> list[Hit]:
         """Re-rank hits; those whose file cannot be read come last, in their old order."""
         present, missing = [], []
         for hit in hits:
@@ -120,7 +131,10 @@ class Engine:
                 present.append(hit)
             except Missing:
                 missing.append(hit)
-        return rerank_readable(self.model, query, INDEX_KIND[kind], present, files.path) + missing
+        gallery = self.index.images if files is self.pictures else self.index.recordings
+        cut = functools.partial(cut_moment, gallery, vector)
+        given = self.model, query, INDEX_KIND[kind], present
+        return rerank_readable(*given, files.path, cut) + missing
 
     def explain(self, wave: np.ndarray, picture: np.ndarray) -> dict[str, Any]:
         """Compute the attention of a recording and a picture.

@@ -27,8 +27,9 @@ from sir_jax.data.media.audio import SAMPLE_RATE
 from sir_jax.data.media.synthesis import missing_engines
 from sir_jax.data.media.synthesis.said import MOST_LETTERS, Said, say, spoken_languages
 from sir_jax.errors import BadMedia, UserError
+from sir_jax.page.asked import kind_of_form, read_body, span_of, text_of, whole_number
 from sir_jax.page.engine import DEFAULT_RESULTS, RERANK, Engine, peaks
-from sir_jax.page.form import TEXT, Part, read_form
+from sir_jax.page.form import TEXT, read_form
 from sir_jax.page.guard import Guard, Refused, is_loopback
 from sir_jax.page.item_files import TYPES, Missing, format_of
 from sir_jax.page.workers import Decoders
@@ -162,12 +163,14 @@ class Server:
         which voices of the field `language` say.
         """
         parts = await read_form(request.headers.get("content-type", ""), request.stream())
-        kind = _kind_of_form(parts)
-        k = _whole_number(parts, "k", DEFAULT_RESULTS, 1, self.limits.results)
-        rerank = bool(_whole_number(parts, "rerank", 0, 0, 1))
+        kind = kind_of_form(parts)
+        k = whole_number(parts, "k", DEFAULT_RESULTS, 1, self.limits.results)
+        rerank = bool(whole_number(parts, "rerank", 0, 0, 1))
         start = time.perf_counter()
         if kind == TEXT:
-            said = await asyncio.to_thread(self._say, _text(parts, TEXT), _text(parts, "language"))
+            said = await asyncio.to_thread(
+                self._say, text_of(parts, TEXT), text_of(parts, "language")
+            )
             kind, stage, query, name = "speech", "speak", said, said.text
         else:
             stage, name = "decode", one_line(parts[kind].filename)
@@ -195,21 +198,16 @@ class Server:
         return Response(_wav_of(query), media_type="audio/wav")
 
     async def explain(self, request: Request) -> Response:
-        """Explain one pair: the query that `token` names, and the item `id`."""
-        body = await _json_body(request)
-        if body["token"] not in self._queries:
+        """Explain a pair: the query that `token` names, and the item `id`, or a `span` of it."""
+        token, item, span = await read_body(request)
+        if token not in self._queries:
             raise HTTPException(404, "this query is no longer held; search again")
-        kind, query = self._queries[body["token"]]
+        kind, query = self._queries[token]
         if kind == "speech":
-            data = await asyncio.to_thread(
-                self.engine.pictures.read, body["id"], self.limits.file_bytes
-            )
-            pair = query, await self._decode("picture", body["id"], data)
+            data = await asyncio.to_thread(self.engine.pictures.read, item, self.limits.file_bytes)
+            pair = query, await self._decode("picture", item, data)
         else:
-            data = await asyncio.to_thread(
-                self.engine.recordings.read, body["id"], self.limits.file_bytes
-            )
-            pair = await self._decode("speech", body["id"], data), query
+            pair = await self._hear(item, span), query
         return _json(await self._in_thread(self.engine.explain, *pair))
 
     async def picture(self, request: Request) -> Response:
@@ -229,19 +227,28 @@ class Server:
         return Response(self._thumbnails[item], media_type="image/jpeg")
 
     async def recording(self, request: Request) -> Response:
-        """Serve a recording of the index, or the range of it that the request names."""
-        item = request.path_params["item"]
+        """Serve a recording of the index, or the range of it that the request names.
+
+        With `span=start,end`, in seconds, that part of it is served as a WAV file.
+        """
+        item, span = request.path_params["item"], span_of(request.query_params.get("span"))
+        if span:
+            return Response(_wav_of(await self._hear(item, span)), media_type="audio/wav")
         path = await asyncio.to_thread(self.engine.recordings.path, item)
-        return _file(path) or Response(await self._wav(item), media_type="audio/wav")
+        return _file(path) or Response(
+            # In a format that no browser plays.
+            _wav_of(await self._hear(item, None)),
+            media_type="audio/wav",
+        )
 
     async def _jpeg(self, item: str, side: int) -> bytes:
         data = await asyncio.to_thread(self.engine.pictures.read, item, self.limits.file_bytes)
         return await self.decoders.thumbnail(one_line(item), data, self.limits.pixels, side)
 
-    async def _wav(self, item: str) -> bytes:
-        """Return a recording in a format that no browser plays as WAV."""
+    async def _hear(self, item: str, span: tuple[float, float] | None) -> np.ndarray:
+        """Decode a recording of the index, or a part of it."""
         data = await asyncio.to_thread(self.engine.recordings.read, item, self.limits.file_bytes)
-        return _wav_of(await self._decode("speech", item, data))
+        return await self.decoders.speech(one_line(item), data, self.limits.seconds, span)
 
     async def _decode(self, kind: str, name: str, data: bytes) -> np.ndarray:
         if kind == "speech":
@@ -327,30 +334,6 @@ def _status(error: BadMedia) -> int:
     return 413 if error.fault in ("too long", "too large") else 415
 
 
-def _whole_number(parts: dict[str, Part], name: str, default: int, low: int, high: int) -> int:
-    if name not in parts:
-        return default
-    text = bytes(parts[name].data)
-    if not text.isdigit() or not low <= int(text) <= high:
-        shown = text.decode("ascii", "replace")
-        raise UserError(f"{name}={shown!r} is not a whole number from {low} to {high}")
-    return int(text)
-
-
-def _kind_of_form(parts: dict[str, Part]) -> str:
-    """Return 'speech', 'picture' or 'say', which of them a form holds."""
-    files = [part.name for part in parts.values() if part.filename is not None]
-    if TEXT in parts and not files:
-        return TEXT
-    if files not in (["speech"], ["picture"]) or TEXT in parts:
-        raise UserError(f"send one file, as part 'speech' or 'picture', or words, as part {TEXT!r}")
-    return files[0]
-
-
-def _text(parts: dict[str, Part], name: str) -> str:
-    return bytes(parts[name].data).decode("utf-8", "replace") if name in parts else "en"
-
-
 def _typing() -> dict[str, Any]:
     """Return the languages that can be typed: [code, name] each; or why there is none."""
     languages = spoken_languages()
@@ -363,15 +346,6 @@ def _wav_of(wave: np.ndarray) -> bytes:
     out = io.BytesIO()
     soundfile.write(out, wave, SAMPLE_RATE, format="WAV", subtype="PCM_16")
     return out.getvalue()
-
-
-async def _json_body(request: Request) -> dict[str, str]:
-    """Return the strings `token` and `id` of a request's body."""
-    try:
-        body = json.loads(await request.body())
-        return {name: body[name] + "" for name in ("token", "id")}
-    except (ValueError, LookupError, TypeError, RecursionError):
-        raise HTTPException(400, 'send JSON: {"token": "...", "id": "..."}') from None
 
 
 def _file(path: Path) -> Response | None:

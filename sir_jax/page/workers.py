@@ -97,13 +97,20 @@ class Decoders:
             if decoder := await self._idle.get():
                 await decoder.kill()
 
-    async def speech(self, name: str, data: bytes, max_seconds: float) -> np.ndarray:
+    async def speech(
+        self,
+        name: str,
+        data: bytes,
+        max_seconds: float,
+        span: tuple[float, float] | None = None,
+    ) -> np.ndarray:
         """Decode a recording.
 
         Args:
           name: the file's name in messages.
           data: the file's contents.
           max_seconds: longer recordings are refused without decoding them.
+          span: the seconds of a recording of any length that are wanted; None for a whole one.
 
         Returns:
           float32[N], N from 1 up, mono, 16 kHz.
@@ -111,7 +118,7 @@ class Decoders:
         Raises:
           BadMedia: the file cannot be decoded within the limits.
         """
-        request = {"kind": "speech", "name": name, "max_seconds": max_seconds}
+        request = {"kind": "speech", "name": name, "max_seconds": max_seconds, "span": span}
         # 16,000 samples of 4 bytes per second, and one sample more for rounding up.
         return await self._run(request, data, np.float32, 64_000 * math.ceil(max_seconds) + 4)
 

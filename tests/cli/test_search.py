@@ -178,6 +178,27 @@ def test_an_index_answers_both_ways(matching_workdir, folder, query, tmp_path, c
     assert re.search(r"   1  [ -]\d\.\d+  \S*query\.wav: a tone\n", capsys.readouterr().out)
 
 
+def test_a_picture_finds_the_moment(workdir, folder, make_tone, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    soundfile.write(folder / "talk.flac", make_tone(100_000) * rng.uniform(0, 1, 100_000), 16_000)
+    index = f"--index={tmp_path / 'index'}"
+    assert (
+        cli.main(["index", f"--model={workdir}", f"--folder={folder}", f"--out={index[8:]}"]) == 0
+    )
+    assert "of these, 1 long: 4 moments, 0 silent ones left out\n" in capsys.readouterr().out
+    command = ["search", index, f"--workdir={workdir}", f"--picture={folder / 'b.png'}", "-k=1"]
+    assert cli.main([*command, "--json"]) == 0
+    ((hit,),) = (answer["hits"] for answer in json.loads(capsys.readouterr().out))
+    starts = [moment["start"] for moment in hit["moments"]]
+    assert {*starts} <= {0, 1.5, 3, 3.25} and 1 <= len(starts) <= 2
+    assert hit["score"] == hit["moments"][0]["score"]
+    assert cli.main(command) == 0
+    (line,) = re.findall(r"talk\.flac at (.*)", capsys.readouterr().out)
+    start, end, score = re.match(r"0:0(\d\.\d)-0:0(\d\.\d) \((-?\d\.\d{3})\)", line).groups()
+    assert float(start) == pytest.approx(starts[0], abs=0.06) and score == f"{hit['score']:.3f}"
+    assert float(end) == pytest.approx(starts[0] + 3, abs=0.06)
+
+
 def test_files_that_were_deleted_since_are_marked(
     matching_workdir, folder, query, tmp_path, capsys
 ):

@@ -302,6 +302,9 @@ def test_build_into_a_folder_that_has_an_index(model, media, tmp_path):
     assert index.describe() | {"fingerprint": "", "model": ""} == {
         "images": 8,
         "recordings": 3,
+        "long": 0,
+        "moments": 0,
+        "silent": 0,
         "failed": 0,
         "passed_over": 1,
         "noted": 0,

@@ -4,6 +4,7 @@ import concurrent.futures
 import os
 import re
 
+import numpy as np
 import pytest
 import soundfile
 from PIL import Image
@@ -341,6 +342,34 @@ def test_search_by_picture(watched, page_engine, page_root):
     # The other tab still shows its own list.
     page.click("#tab-speech")
     assert page.is_visible("#pictures") and not page.is_visible("#recordings")
+
+
+def test_a_long_recording_plays_from_its_moment(
+    browser, page_engine, page_root, serve_page, make_tone, tmp_path
+):
+    (tmp_path / "long").mkdir()
+    wave = make_tone(99_200) * np.random.default_rng(0).uniform(0, 1, 99_200)
+    soundfile.write(tmp_path / "long" / "talk.flac", wave, 16_000)
+    index = Index.build(page_engine.model, tmp_path / "long")
+    picture = page_root / "pictures" / "4.png"
+    moments = index.moments(picture, ["talk.flac"])["talk.flac"]
+    with serve_page(Engine(page_engine.model, index)) as url:
+        page = (watched := Watched(browser, url)).page
+        watched.search("picture", picture)
+        places = page.locator(".places button")
+        shown = [f"▶ 0:0{moment.start:.1f}" for moment in moments]
+        assert places.all_inner_texts() == shown
+        until(page, "document.querySelector('#recordings audio').readyState > 0")
+        at = "document.querySelector('#recordings audio').currentTime"
+        assert page.evaluate(at) == pytest.approx(moments[0].start, abs=0.1)
+        places.last.focus()
+        page.keyboard.press("Enter")
+        until(page, f"{at} > {moments[-1].start}")
+        assert page.evaluate(at) < moments[-1].end + 0.5
+        page.locator("#recordings .button").click()
+        page.wait_for_selector("#why[open]")
+        assert page.inner_text("#to-value") == "3.00 s" and watched.messages == []
+        page.close()
 
 
 def test_a_picture_is_dropped(watched, page_root):

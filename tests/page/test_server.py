@@ -184,6 +184,42 @@ def test_explanations_equal_the_models_attention(client, page_engine, page_root,
     assert (plain["width"], plain["height"]) == (600, 450)
 
 
+def test_a_long_recording_is_heard_and_explained_at_its_moment(
+    page_engine, page_root, serve_page, make_tone, tmp_path
+):
+    (tmp_path / "long").mkdir()
+    wave = make_tone(100_000) * np.random.default_rng(0).uniform(0, 1, 100_000)
+    soundfile.write(tmp_path / "long" / "talk.flac", wave, 16_000)
+    picture = page_root / "pictures" / "3.png"
+    model = page_engine.model
+    index = Index.build(model, tmp_path / "long")
+    with (
+        serve_page(Engine(model, index), seconds=4) as url,
+        httpx.Client(base_url=url, trust_env=False, timeout=120) as client,
+    ):
+        answer = ask(client, "picture", "3.png", picture.read_bytes()).json()
+        ((hit,),) = (answer["results"],)
+        expected = index.moments(picture, ["talk.flac"])["talk.flac"]
+        np.testing.assert_allclose(hit["moments"], expected, atol=1e-6)
+        start, end, score = hit["moments"][0]
+        assert hit["score"] == score and end == start + 3
+        heard = client.get(f"/api/recording/talk.flac?span={start},{end}")
+        part = load_audio(tmp_path / "long" / "talk.flac")[int(16_000 * start) :][:48_000]
+        assert heard.headers["content-type"] == "audio/wav"
+        np.testing.assert_allclose(load_audio(heard.content), part, atol=1e-4)
+        body = {"token": answer["token"], "id": "talk.flac"}
+        plain = client.post("/api/explain", json=body | {"span": [start, end]}).json()
+        attention = model.attention((part, 16_000), picture)
+        assert plain["seconds"] == 3 and plain["score"] == pytest.approx(attention.score, abs=1e-4)
+        # The whole is longer than the page explains.
+        assert "over the limit of 4 s" in error(client.post("/api/explain", json=body), 413)
+        for span in ("1", "2,1", "-1,2", "0,61", "nan,1", "0,inf", "a,b", "1,2,3"):
+            refusal = error(client.get(f"/api/recording/talk.flac?span={span}"), 400)
+            assert "is not 'start,end' in seconds" in refusal
+        for span in ([1], {"a": 1}, 7, [[1], 2]):
+            error(client.post("/api/explain", json=body | {"span": span}), 400)
+
+
 def test_grouped_frames_are_averages_weighted_by_dependence():
     rng = np.random.default_rng(0)
     frames = engines.FRAMES * 2 + 10

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from numbers import Real
 from typing import BinaryIO, NamedTuple
 
@@ -126,14 +126,93 @@ def load_sound(
       >>> load_sound((np.zeros(4, np.int16), 16_000))
       Sound(wave=array([0., 0., 0., 0.], dtype=float32), warning='digital silence')
     """
+    label, streams = _streams(source, name)
+    mixed = mix.Mix(label, max_seconds)
+    for _ in _fill(mixed, streams, label, max_channels):
+        pass
+    return Sound(*mixed.finish())
+
+
+class SoundStream:
+    """A sound as 16 kHz mono in pieces, for recordings of hours: only a piece is held decoded.
+
+    The pieces together are what `load_sound` returns, but for the last sample of each part of a
+    chained file, by rounding.
+
+    Attributes:
+      warning: as in `Sound`; '' before the last piece.
+    """
+
+    def __init__(self, source, name: str | None = None, max_channels: int | None = None):
+        """Hold a source.
+
+        Args:
+          source: as in `load_audio`.
+          name: as in `load_audio`.
+          max_channels: as in `load_audio`.
+        """
+        self._source, self._name, self._max_channels = source, name, max_channels
+        self.warning = ""
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yield float32 [n] each.
+
+        Raises:
+          UserError: the sound is invalid. The message names it and the remedy.
+        """
+        label, streams = _streams(self._source, self._name)
+        mixed = mix.Mix(label, None, whole=False)
+        for _ in _fill(mixed, streams, label, self._max_channels):
+            if len(piece := mixed.take()):
+                yield piece
+        rest, self.warning = mixed.finish()
+        if len(rest):
+            yield rest
+
+
+def load_span(
+    source: str | os.PathLike | bytes | BinaryIO | tuple[np.ndarray, int],
+    name: str | None,
+    start: float,
+    end: float,
+) -> np.ndarray:
+    """Load a part of a sound of any length as 16 kHz mono.
+
+    Args:
+      source: as in `load_audio`.
+      name: as in `load_audio`.
+      start: in seconds.
+      end: in seconds; a sound that ends before is no error.
+
+    Returns:
+      float32 [N].
+
+    Raises:
+      UserError: the sound is invalid up to there. The message names it and the remedy.
+    """
+    first, last, at, kept = round(start * SAMPLE_RATE), round(end * SAMPLE_RATE), 0, []
+    for block in SoundStream(source, name):
+        kept.append(block[max(0, first - at) : max(0, last - at)])
+        at += len(block)
+        if at >= last:
+            break
+    return np.concatenate([np.zeros(0, np.float32), *kept])
+
+
+def _streams(source, name: str | None) -> tuple[str, Iterable[Stream]]:
+    """Return the name of a sound in messages, and its streams."""
     if isinstance(source, tuple):
         label = name or "sound array"
         array, rate = _check_array(source, label)
-        streams: Iterable[Stream] = [Stream(*array.shape, rate, iter([array]))]
-    else:
-        label, data = read_source(source, name, "sound")
-        streams = streams_of(data, label)
-    mixed = mix.Mix(label, max_seconds)
+        return label, [Stream(*array.shape, rate, iter([array]))]
+    label, data = read_source(source, name, "sound")
+    return label, streams_of(data, label)
+
+
+def _fill(
+    mixed: mix.Mix, streams: Iterable[Stream], label: str, max_channels: int | None
+) -> Iterator[None]:
+    """Decode streams into a `Mix`; yield after each block."""
     for stream in streams:
         _check_rate(stream.rate, label)
         mixed.expect(stream.samples, stream.rate)
@@ -145,7 +224,7 @@ def load_sound(
             )
         for block in stream.blocks:
             mixed.add(block)
-    return Sound(*mixed.finish())
+            yield
 
 
 def longest_window(data_cfg) -> int:

@@ -28,9 +28,10 @@ export function search(query, k, rerank, signal) {
   return ask("/api/search", { method: "POST", body: form, signal });
 }
 
-export function explain(token, id) {
+// `span`: [start, end] in seconds, of a long recording.
+export function explain(token, id, span) {
   const headers = { "content-type": "application/json" };
-  return ask("/api/explain", { method: "POST", headers, body: JSON.stringify({ token, id }) });
+  return ask("/api/explain", { method: "POST", headers, body: JSON.stringify({ token, id, span }) });
 }
 
 // A file name may contain half of a surrogate pair, which encodeURIComponent refuses.
@@ -41,6 +42,7 @@ export const pictureUrl = (id) => `/api/picture/${path(id)}`;
 export const thumbnailUrl = (id) => `/api/picture/${path(id)}?size=thumbnail`;
 export const queryUrl = (token) => `/api/query/${token}`;
 export const recordingUrl = (id) => `/api/recording/${path(id)}`;
+export const spanUrl = (id, [start, end]) => `${recordingUrl(id)}?span=${start},${end}`;
 
 // Decodes base64 of little-endian float32.
 export function floats(text) {

@@ -31,12 +31,12 @@ export class Why {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.attention && this.#draw());
   }
 
-  // pair: { token, id, name, picture (URL), sound (URL), score }.
+  // pair: { token, id, name, picture (URL), sound (URL), score, span ([start, end], or none) }.
   async open(pair) {
     const request = ++this.requests;
     let attention;
     try {
-      attention = await api.explain(pair.token, pair.id);
+      attention = await api.explain(pair.token, pair.id, pair.span);
     } catch (error) {
       this.fail(error);
       return;

@@ -161,6 +161,14 @@ function scores(hit) {
   return out;
 }
 
+// A time within a recording: 1:02:05.3.
+function clock(seconds) {
+  const tenths = Math.round(10 * seconds);
+  const [hours, minutes, rest] = [Math.floor(tenths / 36000), Math.floor(tenths / 600) % 60, tenths % 600];
+  const tail = `${String(Math.floor(rest / 10)).padStart(2, "0")}.${rest % 10}`;
+  return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${tail}` : `${minutes}:${tail}`;
+}
+
 const pair = (hit) => ({ token: answers[kind].token, id: hit.id, name: hit.id, score: hit.score });
 
 function pictureCard(hit, index) {
@@ -175,17 +183,33 @@ function pictureCard(hit, index) {
 }
 
 function recordingRow(hit, index) {
-  const sound = element("audio", { controls: true, preload: "metadata", src: api.recordingUrl(hit.id) });
+  // A long recording begins where the picture is spoken of.
+  const [best] = hit.moments;
+  const from = best ? `#t=${best[0].toFixed(2)},${best[1].toFixed(2)}` : "";
+  const sound = element("audio", { controls: true, preload: "metadata", src: api.recordingUrl(hit.id) + from });
   sound.setAttribute("aria-label", `Recording ${hit.id}`);
   sound.addEventListener("play", () => document.querySelectorAll("audio").forEach((each) => each !== sound && each.pause()));
   const button = element("button", { type: "button", className: "button", textContent: "Explain" });
   button.setAttribute("aria-label", `Explain ${hit.id}`);
   button.addEventListener("click", () =>
-    explain({ ...pair(hit), picture: queries.picture.url, sound: api.recordingUrl(hit.id) }));
+    explain(best
+      ? { ...pair(hit), picture: queries.picture.url, sound: api.spanUrl(hit.id, best), span: best.slice(0, 2), score: best[2] }
+      : { ...pair(hit), picture: queries.picture.url, sound: api.recordingUrl(hit.id) }));
+  const places = hit.moments.map(([start, end, score]) => {
+    const title = `similarity ${score.toFixed(3)}, to ${clock(end)}`;
+    const place = element("button", { type: "button", className: "quiet", title, textContent: `▶ ${clock(start)}` });
+    place.setAttribute("aria-label", `Play ${hit.id} from ${clock(start)}, ${title}`);
+    place.addEventListener("click", () => {
+      sound.src = `${api.recordingUrl(hit.id)}#t=${start.toFixed(2)},${end.toFixed(2)}`;
+      sound.play().catch((error) => error.name === "AbortError" || fail(new Error("the browser cannot play this recording")));
+    });
+    return place;
+  });
   return element("li", {},
     element("span", { className: "rank", textContent: index + 1 }),
     element("span", { className: "name", title: hit.id, textContent: hit.id }),
-    element("span", { className: "scores" }, ...scores(hit)), sound, button);
+    element("span", { className: "scores" }, ...scores(hit)), sound, button,
+    ...(places.length ? [element("span", { className: "places" }, "spoken of at ", ...places)] : []));
 }
 
 // ---- the microphone

@@ -27,14 +27,16 @@ class Mix:
     either way. Parts of one rate that follow each other are resampled as one.
     """
 
-    def __init__(self, label: str, max_seconds: float | None):
+    def __init__(self, label: str, max_seconds: float | None, whole: bool = True):
         """Start.
 
         Args:
           label: the sound's name in error messages.
           max_seconds: longest duration; None for no limit but `MAX_SAMPLES`.
+          whole: whether all of it will be held; if not, `take` is called, and `MAX_SAMPLES` is no
+            limit.
         """
-        self._label, self._max_seconds = label, max_seconds
+        self._label, self._max_seconds, self._whole = label, max_seconds, whole
         self._seconds = 0.0  # of the parts of other rates before this one
         self._rate, self._count = SAMPLE_RATE, 0
         self._first: np.ndarray | None = None
@@ -88,6 +90,13 @@ class Mix:
             self._append(waiting)
         self._append(mono)
 
+    def take(self) -> np.ndarray:
+        """Return what is ready, float32 [n], and forget it; `finish` returns the rest."""
+        ready = np.frombuffer(bytes(self._out), np.float32)
+        self._begun -= len(self._out)
+        self._out.clear()
+        return ready
+
     def finish(self) -> tuple[np.ndarray, str]:
         """Return the recording, float32 [N], and why nothing can be heard in it, or ""."""
         if not self._out and self._stream is None:
@@ -109,8 +118,8 @@ class Mix:
             rest = self._stream.resample_chunk(np.zeros(0, np.float32), last=True)
             self._out += memoryview(rest).cast("B")
             end = self._begun + 4 * _length(self._count, self._rate)
-            del self._out[end:]
-            self._out += bytes(end - len(self._out))
+            del self._out[max(0, end) :]
+            self._out += bytes(max(0, end - len(self._out)))
         self._seconds += self._count / self._rate
         self._first, self._stream, self._count = None, None, 0
         self._begun = len(self._out)
@@ -118,7 +127,7 @@ class Mix:
     def _check(self, seconds: float, found: str) -> None:
         if self._max_seconds is not None and seconds > self._max_seconds:
             limit, fault = f"the limit of {self._max_seconds:g} s", "too long"
-        elif seconds * SAMPLE_RATE > MAX_SAMPLES:
+        elif self._whole and seconds * SAMPLE_RATE > MAX_SAMPLES:
             limit, fault = f"the bound of {MAX_SAMPLES / SAMPLE_RATE / 3600:.2f} h", "too large"
         else:
             return

@@ -1,0 +1,1 @@
+"""Recordings longer than the model reads at once: their windows, and search to the second."""
