@@ -163,7 +163,8 @@ def _check_widths(cfg) -> None:
 
 def _uses_fusion(cfg) -> bool:
     """Tell whether the fusion encoder may be built; a release's config does not tell."""
-    return "loss" not in cfg or bool(cfg.loss.sim.weight or cfg.loss.cmd.weight)
+    fused = cfg.model.match.kind != "pooled"
+    return "loss" not in cfg or bool(cfg.loss.sim.weight and fused or cfg.loss.cmd.weight)
 
 
 def _check_projection(cfg) -> None:

@@ -9,6 +9,7 @@ from sir_jax.config.specs import (
     DTYPES,
     IMAGE_HEADS,
     IMPLEMENTATIONS,
+    MATCHES,
     MODALITIES,
     REMAT,
     TEMPERATURE_RANGE,
@@ -16,6 +17,7 @@ from sir_jax.config.specs import (
     fusion_fields,
     head_fields,
     hubert_fields,
+    match_fields,
     qformer_fields,
     vit_fields,
 )
@@ -106,6 +108,16 @@ _FUSION: dict[str, tuple[Rule, str]] = _TRANSFORMER | {
     ),
 }
 
+_MATCH: dict[str, tuple[Rule, str]] = {
+    "kind": (
+        Choice(MATCHES),
+        "what matches a pair: the fusion encoder; pooled vectors, which an index holds; or both",
+    ),
+    "queries": (Whole(1, 1_024), "learnt queries that pool a token stream"),
+    "hidden": (_MLP, "hidden numbers of the MLP over what they read"),
+    "width": (Whole(1, 16_384), "numbers in a pooled vector, beside those of the embedding"),
+}
+
 
 def _spec(section: str, defaults: dict[str, Any], rows: dict) -> tuple[Field, ...]:
     """Return the rows of a part of the model, in its own order, with the defaults of its spec."""
@@ -126,6 +138,7 @@ MODEL: tuple[Field, ...] = (
     *_spec("qformer", qformer_fields(), _QFORMER),
     *_spec("head", head_fields("base"), _HEAD),
     *_spec("fusion", fusion_fields(), _FUSION),
+    *_spec("match", match_fields(), _MATCH),
     Field("model.embed_width", 256, Whole(1, 16_384), "numbers in an embedding"),
     Field(
         "model.init_temperature",

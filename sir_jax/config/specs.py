@@ -12,6 +12,9 @@ IMPLEMENTATIONS = ("xla", "cudnn")
 VIT_FORMS = ("clip", "blip2")
 CONV_NORMS = ("group", "layer")
 IMAGE_HEADS = ("cls", "qformer")
+# Of `model.match.kind`, what tells whether a pair matches: the fusion encoder, which reads each
+# pair; pooled vectors, which an index holds; or both.
+MATCHES = ("fusion", "pooled", "both")
 # The names of `models.layers.ACTIVATIONS`.
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu")
 
@@ -231,6 +234,23 @@ class FusionSpec:
             raise ValueError(f"width {self.width} is odd")
 
 
+@dataclasses.dataclass(frozen=True)
+class MatchSpec:
+    """What tells whether a pair matches, and everything that fixes the shape of the pooled match.
+
+    The numbers are those that told minimal pairs apart [ours, not the papers'].
+    """
+
+    kind: str = "fusion"  # one of `MATCHES`
+    queries: int = 8  # learnt queries that read a token stream
+    hidden: int = 512  # hidden numbers of the MLP over what they read
+    width: int = 128  # F, numbers in a pooled vector
+
+    def __post_init__(self):
+        if self.kind not in MATCHES:
+            raise ValueError(f"kind {self.kind!r} is none of {', '.join(MATCHES)}")
+
+
 def hubert_fields(variant: str, **changes) -> dict:
     """Return every field of a HuBERT variant as a dict, for a config file."""
     return dataclasses.asdict(HubertSpec(**{**HUBERT_VARIANTS[variant], **changes}))
@@ -254,3 +274,8 @@ def head_fields(variant: str) -> dict:
 def fusion_fields(**changes) -> dict:
     """Return every field of the fusion encoder as a dict, for a config file."""
     return dataclasses.asdict(FusionSpec(**changes))
+
+
+def match_fields(**changes) -> dict:
+    """Return every field of the match as a dict, for a config file."""
+    return dataclasses.asdict(MatchSpec(**changes))

@@ -17,6 +17,7 @@ ADDED = (
     "model.image_head",
     "model.qformer",
     "model.fusion",
+    "model.match",
     "model.scan",
     "model.attention",
     "init.fusion",

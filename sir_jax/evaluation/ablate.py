@@ -141,7 +141,7 @@ def run_one(cfg, workdir: Path, corpus, split: str) -> dict[str, float]:
     """
     train(cfg, workdir, corpus=corpus)
     _, params = restore_params(workdir, "last")
-    tasks = fusion_tasks(cfg.loss)
+    tasks = fusion_tasks(cfg.loss, cfg.model.match.kind)
     model = build_model(cfg.model, tasks)
     k = cfg.eval.rerank if "match" in tasks else 0
     part = corpus.splits[split]

@@ -26,9 +26,14 @@ from jax.sharding import NamedSharding
 from sir_jax.data.media.audio import load_audio, longest_window, normalize_waveform
 from sir_jax.data.media.image import ImageSpec, load_image, preprocess_image
 from sir_jax.data.parallel import GROUP, ordered_map
+from sir_jax.losses.fused_score import joint_rows
 from sir_jax.runtime.distributed import place, run_together
 from sir_jax.runtime.interrupt import give_way
 from sir_jax.runtime.sharding import BATCH_SPEC, batch_sharding, replicated
+
+# Makes vectors float32[n, W] of rows float64[n, E + F]: of each item the mean of its windows'
+# embeddings and, where the model has one, of its pooled vectors.
+Finish = Callable[[np.ndarray], np.ndarray]
 
 # Called as (number of the clip or image, its valid tokens [n, D] in the model's dtype, CLS first).
 # A clip that is cut into windows causes one call per window. The order of calls is not defined.
@@ -39,8 +44,8 @@ KeepTokens = Callable[[int, np.ndarray], None]
 class Embeddings:
     """The vectors of a split: captions sorted by caption id, images in the split's order."""
 
-    speech: np.ndarray  # float32[Ns, E]
-    image: np.ndarray  # float32[Ni, E]
+    speech: np.ndarray  # float32[Ns, E], or what `Finish` made
+    image: np.ndarray  # float32[Ni, E], likewise
     speech_image_ids: np.ndarray  # int[Ns]
     image_ids: np.ndarray  # int[Ni]
     caption_ids: np.ndarray  # int[Ns]
@@ -74,6 +79,7 @@ def embed_speech(
     data_cfg,
     batch_size: int,
     keep: KeepTokens | None = None,
+    finish: Finish | None = None,
 ) -> np.ndarray:
     """Encode clips of any length.
 
@@ -85,9 +91,10 @@ def embed_speech(
       data_cfg: `config.data`, of which `buckets` and `normalize_wave` are used.
       batch_size: rows of a batch.
       keep: called with the token features of each window; None drops them.
+      finish: makes the vectors; None for those of the embedding alone.
 
     Returns:
-      float32[n, E], unit norm, in input order.
+      What `finish` returns, or float32[n, E], unit norm; in input order.
     """
     buckets, longest = tuple(data_cfg.buckets), longest_window(data_cfg)
 
@@ -115,11 +122,16 @@ def embed_speech(
     for numbers, vectors in encoded:
         for number, vector in zip(numbers, vectors, strict=True):
             sums[number] = sums.get(number, 0) + vector.astype(np.float64)
-    return _unit_rows(sums, model.embed_width)
+    return _finished(sums, model, finish)
 
 
 def embed_images(
-    model, params, pixels: Iterable[np.ndarray], batch_size: int, keep: KeepTokens | None = None
+    model,
+    params,
+    pixels: Iterable[np.ndarray],
+    batch_size: int,
+    keep: KeepTokens | None = None,
+    finish: Finish | None = None,
 ) -> np.ndarray:
     """Encode prepared images.
 
@@ -130,9 +142,10 @@ def embed_images(
         needed.
       batch_size: rows of a batch.
       keep: called with the token features of each image; None drops them.
+      finish: makes the vectors; None for those of the embedding alone.
 
     Returns:
-      float32[n, E], unit norm, in input order.
+      What `finish` returns, or float32[n, E], unit norm; in input order.
     """
 
     def batches(rows: int) -> Iterator[tuple[list[int], tuple[np.ndarray, ...]]]:
@@ -151,7 +164,7 @@ def embed_images(
     encoded = _encode_batches(model, params, "encode_image", batches, batch_size, keep)
     for numbers, vectors in encoded:
         by_number.update(zip(numbers, vectors, strict=True))
-    return _unit_rows(by_number, model.embed_width)
+    return _finished(by_number, model, finish)
 
 
 def embed_split(
@@ -162,6 +175,7 @@ def embed_split(
     batch_size: int,
     keep_speech: KeepTokens | None = None,
     keep_image: KeepTokens | None = None,
+    finish: Finish | None = None,
 ) -> Embeddings:
     """Encode every image and every caption of a split; each process reads the whole split.
 
@@ -175,6 +189,7 @@ def embed_split(
         of one of its windows; None drops them.
       keep_image: called with a row of `Embeddings.image` and the token features of the image; None
         drops them.
+      finish: makes the vectors; None for those of the embedding alone.
 
     Returns:
       `Embeddings`.
@@ -191,9 +206,10 @@ def embed_split(
 
     records = ordered_map(decode_record, zip(rows, slots, strict=True))
     waves = (wave for record in records for wave in record)
-    speech = np.empty((len(order), model.embed_width), np.float32)
     keep = keep_speech and (lambda number, tokens: keep_speech(int(order[number]), tokens))
-    speech[order] = embed_speech(model, params, waves, data_cfg, batch_size, keep)
+    in_order = embed_speech(model, params, waves, data_cfg, batch_size, keep, finish)
+    speech = np.empty_like(in_order)
+    speech[order] = in_order
 
     prepare = functools.partial(_prepare_image, split, ImageSpec.from_config(data_cfg))
     image_ids: list[int] = []
@@ -203,7 +219,7 @@ def embed_split(
             image_ids.append(image_id)
             yield image
 
-    image = embed_images(model, params, pixels(), batch_size, keep_image)
+    image = embed_images(model, params, pixels(), batch_size, keep_image, finish)
     return Embeddings(
         speech=speech,
         image=image,
@@ -260,7 +276,7 @@ def fetch_results(started: Iterable[tuple]) -> Iterator[tuple]:
 def _encode_batches(
     model, params, method: str, batches: Callable, batch_size: int, keep: KeepTokens | None
 ) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Encode batches; yield (numbers, float32[len(numbers), E]) without the padding rows."""
+    """Encode batches; yield (numbers, float32[len(numbers), E + F]) without the padding rows."""
     params = jax.tree.map(jnp.asarray, params)
     split, whole, parts = placement(params)
     rows = -(-batch_size // parts) * parts
@@ -280,7 +296,9 @@ def _encode_batches(
 
 @functools.lru_cache(maxsize=16)
 def jit_encode(model, method: str, with_tokens: bool, out: NamedSharding | None) -> Callable:
-    """Compile an encoder: (params, *inputs) -> (embeddings,) or (embeddings, tokens, mask).
+    """Compile an encoder: (params, *inputs) -> (rows,) or (rows, tokens, mask).
+
+    A row is an embedding or, where the model pools, an embedding followed by a pooled vector.
 
     Args:
       model: the joint model.
@@ -291,7 +309,12 @@ def jit_encode(model, method: str, with_tokens: bool, out: NamedSharding | None)
 
     def encode(params, *inputs):
         encoded = model.apply({"params": params}, *inputs, deterministic=True, method=method)
-        return (encoded.embed, encoded.tokens, encoded.mask) if with_tokens else (encoded.embed,)
+        rows = encoded.embed
+        if model.pooled_width:
+            modality = method.removeprefix("encode_")
+            pooled = model.apply({"params": params}, encoded, modality, method="pool")
+            rows = jnp.concatenate([rows, pooled], axis=1)
+        return (rows, encoded.tokens, encoded.mask) if with_tokens else (rows,)
 
     return jax.jit(encode, out_shardings=out)
 
@@ -314,9 +337,10 @@ def placement(params) -> tuple[NamedSharding | None, NamedSharding | None, int]:
     return batch_sharding(mesh), replicated(mesh), parts
 
 
-def _unit_rows(rows: dict[int, np.ndarray], width: int) -> np.ndarray:
-    if not rows:
-        return np.zeros((0, width), np.float32)
-    z = np.stack([rows[number] for number in range(len(rows))]).astype(np.float64)
-    # The vectors of a clip's windows may cancel each other; the clip's vector is then zero.
-    return (z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+def _finished(rows: dict[int, np.ndarray], model, finish: Finish | None) -> np.ndarray:
+    """Make vectors of what the encoders gave, in the order of the items' numbers."""
+    width = model.embed_width
+    raw = np.zeros((0, width + model.pooled_width))
+    if rows:
+        raw = np.stack([rows[number] for number in range(len(rows))]).astype(np.float64)
+    return joint_rows(raw, width, 1.0, 0.0) if finish is None else finish(raw)

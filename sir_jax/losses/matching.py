@@ -72,6 +72,31 @@ def match_score(logits: Array) -> Array:
     return logits[..., 1] - logits[..., 0]
 
 
+def pooled_log_odds(cosine: Array, scale: Array, bias: Array) -> Array:
+    """Return the log-odds that pairs match, float32, from the cosines of their pooled vectors.
+
+    Args:
+      cosine: any shape.
+      scale: logarithm of the number that multiplies a cosine; the parameter `pooled_scale`.
+      bias: the parameter `pooled_bias`. It orders nothing.
+
+    Example:
+      >>> print(pooled_log_odds(jnp.array([0.5, -0.5]), jnp.log(4.0), jnp.array(-1.0)))
+      [ 1. -3.]
+    """
+    return jnp.exp(scale) * cosine.astype(jnp.float32) + bias
+
+
+def logits_of_odds(log_odds: Array) -> Array:
+    """Return logits [..., 2] whose `match_score` is the given log-odds [...].
+
+    Example:
+      >>> print(match_score(logits_of_odds(jnp.array(1.5))))
+      1.5
+    """
+    return jnp.stack([jnp.zeros_like(log_odds), log_odds], axis=-1)
+
+
 def masked_mean(values: Array, counted: Array) -> Array:
     """Return the mean of `values` where `counted` is True; 0 where it is True nowhere.
 

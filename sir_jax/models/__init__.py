@@ -1,5 +1,7 @@
 """Flax modules. No other room imports `flax.linen`: elsewhere a model is `apply` and pytrees."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 
@@ -10,6 +12,7 @@ from sir_jax.config.specs import (
     FusionSpec,
     HeadSpec,
     HubertSpec,
+    MatchSpec,
     QFormerSpec,
     VitSpec,
     fusion_fields,
@@ -30,6 +33,7 @@ __all__ = [
     "HUBERT_VARIANTS",
     "HeadSpec",
     "HubertSpec",
+    "MatchSpec",
     "QFormerSpec",
     "SpeechImageModel",
     "VIT_VARIANTS",
@@ -41,6 +45,7 @@ __all__ = [
     "hubert_fields",
     "init_params",
     "qformer_fields",
+    "tasks_of_params",
     "vit_fields",
 ]
 
@@ -75,11 +80,10 @@ def build_model(cfg, tasks: tuple[str, ...] = ()) -> SpeechImageModel:
     """Build the joint model from `config.model`.
 
     Args:
-      cfg: has `speech`, `image`, `head` and `fusion` (the fields of their specs), `image_head`
-        ('cls', or 'qformer' with the fields of its spec in `qformer`), `embed_width`,
+      cfg: has `speech`, `image`, `head`, `fusion` and `match` (the fields of their specs),
+        `image_head` ('cls', or 'qformer' with the fields of its spec in `qformer`), `embed_width`,
         `init_temperature`, `remat`, `dtype` ('float32' or 'bfloat16'), `scan` and `attention`.
-      tasks: tasks of the fusion encoder, from `fusion.TASKS`. Without any, the model has no fusion
-        encoder.
+      tasks: from `fusion.TASKS`. Without any but 'pool', the model has no fusion encoder.
 
     Returns:
       A hashable module: it can be a static argument of `jax.jit`.
@@ -90,6 +94,7 @@ def build_model(cfg, tasks: tuple[str, ...] = ()) -> SpeechImageModel:
         head_spec=HeadSpec(**cfg.head),
         qformer_spec=QFormerSpec(**cfg.qformer) if cfg.image_head == "qformer" else None,
         fusion_spec=FusionSpec(**cfg.fusion) if tasks else FusionSpec(),
+        match_spec=MatchSpec(**cfg.match),
         tasks=tuple(tasks),
         embed_width=cfg.embed_width,
         init_temperature=cfg.init_temperature,
@@ -98,6 +103,16 @@ def build_model(cfg, tasks: tuple[str, ...] = ()) -> SpeechImageModel:
         scan=cfg.scan,
         attention=cfg.attention,
     )
+
+
+def tasks_of_params(params: Mapping) -> tuple[str, ...]:
+    """Return the tasks that found parameters serve at inference: 'match', 'pool'.
+
+    Args:
+      params: whose first keys are the names of the sub-modules.
+    """
+    heads = {"match": "match_head", "pool": "pool_speech"}
+    return tuple(task for task, name in heads.items() if name in params)
 
 
 def init_params(model: SpeechImageModel, key: jax.Array) -> dict:

@@ -6,8 +6,9 @@ from flax import linen as nn
 from sir_jax.config.specs import FusionSpec
 from sir_jax.models.layers import Array, cross_stack, dense, layer_norm
 
-# Tasks of the fusion encoder. They share its layers; each has an output head of its own.
-TASKS = ("match", "denoise_speech", "denoise_image")
+# What a model does beside embedding. The fusion encoder's tasks share its layers, each with an
+# output head of its own; 'pool', the pooled match, does without it.
+TASKS = ("match", "pool", "denoise_speech", "denoise_image")
 
 
 def sinusoids(length: int, width: int) -> Array:

@@ -6,10 +6,18 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sir_jax.config.specs import FusionSpec, HeadSpec, HubertSpec, QFormerSpec, VitSpec
+from sir_jax.config.specs import (
+    FusionSpec,
+    HeadSpec,
+    HubertSpec,
+    MatchSpec,
+    QFormerSpec,
+    VitSpec,
+)
 from sir_jax.models.fusion import TASKS, Fusion
 from sir_jax.models.hubert import Hubert, HubertOutput
 from sir_jax.models.layers import Array, block_stack, dense, kernel_init, layer_norm
+from sir_jax.models.pooled import Pool
 from sir_jax.models.qformer import QFormer
 from sir_jax.models.vit import Vit, VitOutput
 
@@ -78,7 +86,7 @@ class SpeechImageModel(nn.Module):
     """The joint model of speech and images.
 
     The names of its sub-modules are the public schema of checkpoints. Without `tasks` there is no
-    fusion encoder; each task adds a head.
+    fusion encoder; each task adds a head. The task 'pool' needs no fusion encoder.
     """
 
     speech_spec: HubertSpec
@@ -86,6 +94,7 @@ class SpeechImageModel(nn.Module):
     head_spec: HeadSpec
     qformer_spec: QFormerSpec | None = None
     fusion_spec: FusionSpec = FusionSpec()
+    match_spec: MatchSpec = MatchSpec()
     tasks: tuple[str, ...] = ()
     embed_width: int = 256
     init_temperature: float = 0.07
@@ -116,6 +125,11 @@ class SpeechImageModel(nn.Module):
         """Return the width of an encoded image's tokens."""
         return self.image_spec.width if self.image_has_cls else self.qformer_spec.width
 
+    @property
+    def pooled_width(self) -> int:
+        """Return F, the width of a pooled vector; 0 without the task 'pool'."""
+        return self.match_spec.width if "pool" in self.tasks else 0
+
     def setup(self):
         common = self.remat, self.dtype
         self.speech = Hubert(self.speech_spec, *common, self.scan, self.attention)
@@ -135,10 +149,16 @@ class SpeechImageModel(nn.Module):
         self.temperature = self.param(
             "temperature", nn.initializers.constant(self.init_temperature), ()
         )
-        if self.tasks:
+        if {*self.tasks} - {"pool"}:
             self.fusion = Fusion(self.fusion_spec, *common, self.attention)
         if "match" in self.tasks:
             self.match_head = dense(2, self.dtype)
+        if "pool" in self.tasks:
+            self.pool_speech = Pool(self.match_spec, self.speech_spec.width, self.dtype)
+            self.pool_image = Pool(self.match_spec, self.image_width, self.dtype)
+            # Of the cosine as log-odds; the scale is kept as its logarithm.
+            self.pooled_scale = self.param("pooled_scale", nn.initializers.constant(2.3), ())
+            self.pooled_bias = self.param("pooled_bias", nn.initializers.zeros, ())
         if "denoise_speech" in self.tasks:
             self.denoise_speech = dense(self.speech_spec.width, self.dtype)
         if "denoise_image" in self.tasks:
@@ -227,6 +247,19 @@ class SpeechImageModel(nn.Module):
             own.tokens, own.mask, other.tokens, other.mask, query, deterministic, rows
         )
 
+    def pool(self, encoded: Encoded, modality: str) -> Array:
+        """Pool the tokens of one modality into one vector an item.
+
+        Args:
+          encoded: tokens and mask of B items; `embed` is not used.
+          modality: 'speech' or 'image'.
+
+        Returns:
+          float32 [B, F], unit norm; see `losses.matching.pooled_log_odds` for what they say.
+        """
+        pool = self.pool_speech if modality == "speech" else self.pool_image
+        return unit_norm(pool(encoded.tokens, encoded.mask))
+
     def denoise(
         self, noisy: Encoded, context: Encoded, modality: str, deterministic: bool = True
     ) -> Array:
@@ -259,6 +292,8 @@ class SpeechImageModel(nn.Module):
         if self.is_initializing():
             if "match" in self.tasks:
                 self.match(speech, image)
+            if "pool" in self.tasks:
+                self.pool(speech, "speech"), self.pool(image, "image")
             if "denoise_speech" in self.tasks:
                 self.denoise(speech, image, "speech")
             if "denoise_image" in self.tasks:

@@ -23,9 +23,18 @@ def noisy_modalities(loss_cfg) -> tuple[str, ...]:
     return MODALITIES if direction == "both" else (direction,)
 
 
-def fusion_tasks(loss_cfg) -> tuple[str, ...]:
-    """Return the tasks of `models.fusion.TASKS` that `config.loss` needs."""
-    tasks = ["match"] if loss_cfg.sim.weight else []
+# Tasks of `models.fusion.TASKS` by `config.model.match.kind`.
+MATCH_TASKS = {"fusion": ("match",), "pooled": ("pool",), "both": ("match", "pool")}
+
+
+def fusion_tasks(loss_cfg, match: str = "fusion") -> tuple[str, ...]:
+    """Return the tasks of `models.fusion.TASKS` that a config needs.
+
+    Args:
+      loss_cfg: `config.loss`.
+      match: `config.model.match.kind`.
+    """
+    tasks = [*MATCH_TASKS[match]] if loss_cfg.sim.weight else []
     if loss_cfg.cmd.weight:
         tasks += [f"denoise_{modality}" for modality in noisy_modalities(loss_cfg)]
     return tuple(tasks)

@@ -11,7 +11,13 @@ import jax.numpy as jnp
 from sir_jax.config.specs import MODALITIES
 from sir_jax.losses.contrastive import accuracy_in_batch, contrastive, id_targets, spread
 from sir_jax.losses.denoising import Noise, add_noise, cosine, denoising, draw_noise, other_rows
-from sir_jax.losses.matching import hard_negatives, masked_mean, matching
+from sir_jax.losses.matching import (
+    hard_negatives,
+    logits_of_odds,
+    masked_mean,
+    matching,
+    pooled_log_odds,
+)
 from sir_jax.losses.queue import filled_rows
 from sir_jax.models import Encoded
 from sir_jax.objective.microbatches import map_rows
@@ -122,9 +128,8 @@ def sim_term(
 ) -> tuple[Array, dict]:
     """Compute speech-image matching (SIM): true pairs, and each side with a hard negative.
 
-    Hard negatives are drawn by the student's similarities, as in BLIP. All 3B pairs go through the
-    fusion encoder in one call. The three pairs of a row are neighbours, so that a sharded batch
-    keeps them on the row's device.
+    Hard negatives are drawn by the student's similarities, as in BLIP. Fusion encoder and pooled
+    match, where the model has both, are asked about the same pairs, and their losses are added.
 
     Args:
       views: the encoded batch.
@@ -149,6 +154,46 @@ def sim_term(
     speech_rows, has_speech = draw(
         jax.random.split(keys[1], groups), jnp.swapaxes(scores, 1, 2), ids
     )
+    valid = _flat(jnp.stack([has_image, has_speech], axis=2))
+    logits, metrics = {}, {"sim_negatives": valid.mean(dtype=jnp.float32)}
+    if "match" in model.tasks:
+        key = jax.random.fold_in(keys[0], groups)
+        drawn = speech_rows, image_rows
+        logits["sim"] = fusion_logits(speech, image, drawn, params, key, model, pieces)
+    if "pool" in model.tasks:
+        pooled = (
+            _grouped(model.apply({"params": params}, one, name, method="pool"), groups)
+            for one, name in ((views.speech, "speech"), (views.image, "image"))
+        )
+        name = "sim_pooled" if logits else "sim"
+        logits[name] = pooled_logits(*pooled, speech_rows, image_rows, params)
+    loss = 0.0
+    for name, of_pairs in logits.items():
+        losses, counted, correct = matching(of_pairs.reshape(-1, 3, 2), valid)
+        metrics[name] = masked_mean(losses, counted)
+        metrics[f"{name}_accuracy"] = masked_mean(correct.astype(jnp.float32), counted)
+        loss += metrics[name]
+    return loss, metrics
+
+
+def fusion_logits(
+    speech: Encoded, image: Encoded, drawn, params, key, model, pieces: int = 1
+) -> Array:
+    """Send all 3B pairs through the fusion encoder in one call.
+
+    The three pairs of a row are neighbours, so that a sharded batch keeps them on the row's device.
+
+    Args:
+      speech, image: the batch, [groups, B / groups, ...].
+      drawn: rows of the hard speeches and of the hard images, [groups, B / groups] each.
+      params: the whole parameter tree.
+      key: random key of dropout.
+      model: from `build_model`, with the task 'match'.
+      pieces: number of pieces in which rows go through the fusion encoder, one after the other.
+
+    Returns:
+      [3B, 2], a row's true pair, its speech with a hard image, a hard speech with its image.
+    """
 
     def match(key, speech, image):
         return model.apply(
@@ -160,22 +205,30 @@ def sim_term(
             rngs={"dropout": key},
         )
 
-    logits = map_rows(
+    speech_rows, image_rows = drawn
+    return map_rows(
         match,
-        jax.random.fold_in(keys[0], groups),
+        key,
         pieces,
         _interleaved(speech, speech, _take(speech, speech_rows)),
         _interleaved(image, _take(image, image_rows), image),
     )
-    valid = _flat(jnp.stack([has_image, has_speech], axis=2))
-    losses, counted, correct = matching(logits.reshape(-1, 3, 2), valid)
-    loss = masked_mean(losses, counted)
-    metrics = {
-        "sim": loss,
-        "sim_accuracy": masked_mean(correct.astype(jnp.float32), counted),
-        "sim_negatives": valid.mean(dtype=jnp.float32),
-    }
-    return loss, metrics
+
+
+def pooled_logits(p_s: Array, p_i: Array, speech_rows, image_rows, params) -> Array:
+    """Match the same pairs as `fusion_logits` by pooled vectors: no token leaves its device.
+
+    Args:
+      p_s, p_i: pooled vectors of speech and images, [groups, B / groups, F].
+      speech_rows, image_rows: as `drawn` of `fusion_logits`.
+      params: the whole parameter tree.
+
+    Returns:
+      As `fusion_logits`, [groups, B / groups, 3, 2].
+    """
+    pairs = (p_s, p_i), (p_s, _take(p_i, image_rows)), (_take(p_s, speech_rows), p_i)
+    cosines = jnp.stack([(a * b).sum(axis=-1) for a, b in pairs], axis=-1)
+    return logits_of_odds(pooled_log_odds(cosines, params["pooled_scale"], params["pooled_bias"]))
 
 
 def cmd_term(

@@ -59,23 +59,24 @@ def expected_traffic(setup: Setup, samples: int) -> Expected:
     gradients = sum(
         leaf.size
         * (item if path.endswith("/kernel") and leaf.ndim == 2 else 4)
-        * (len(model.tasks) if path.startswith("fusion/") else 1)
+        * (len({*model.tasks} - {"pool"}) if path.startswith("fusion/") else 1)
         for path, leaf in leaf_paths(trained).items()
     )
     if count_slices(setup.mesh.devices.flat) > 1:
         gradients *= 2
     # For each of the two modalities, in float32: the embeddings, and their gradient or the keys.
     embeddings = 2 * 2 * b * e * 4 if loss.sic.weight or loss.sim.weight else 0
+    pooled = 2 * 2 * b * model.pooled_width * 4 if loss.sim.mining == "global" else 0
     speech = b * (1 + bucket_frames(cfg, samples)) * cfg.model.speech.width * item
     image = b * _image_tokens(setup) * model.image_width * item
     size = {"speech": speech, "image": image}
-    mined = MODALITIES if loss.sim.weight and loss.sim.mining == "global" else ()
+    mined = MODALITIES if "match" in model.tasks and loss.sim.mining == "global" else ()
     noisy = noisy_modalities(loss) if loss.cmd.weight and loss.cmd.source == "global" else ()
     # Image tokens have a gradient only if a Q-Former computes them.
     with_gradient = MODALITIES if model.qformer_spec is not None else ("speech",)
     return Expected(
         gradients=gradients,
-        embeddings=embeddings * (2 if has_teacher(loss) else 1),
+        embeddings=embeddings * (2 if has_teacher(loss) else 1) + pooled,
         tokens=sum(size[name] for name in {*mined, *noisy}),
         token_gradients=sum(size[name] for name in {*mined, *noisy} & {*with_gradient}),
         control=sum(size[name] for name in MODALITIES if set(noisy) - {name}),

@@ -32,7 +32,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"speech/positional_conv/v", P(None, None, "fsdp")),
     (r"speech/positional_conv/g", P()),
     (r"image/patch_embed/kernel", P(None, None, None, "fsdp")),
-    (r"image/position|image_head/queries", P(None, "fsdp")),
+    (r"image/position|(image_head|pool_(speech|image))/queries", P(None, "fsdp")),
     (
         r"((speech|image)_projection|image_head/projection|fusion/(speech|image)_in|match_head"
         r"|denoise_(speech|image))/kernel",

@@ -112,7 +112,7 @@ def prepare(cfg, mesh: Mesh) -> Setup:
     """
     check_config(cfg)
     check_batch(cfg, mesh)
-    model = build_model(cfg.model, fusion_tasks(cfg.loss))
+    model = build_model(cfg.model, fusion_tasks(cfg.loss, cfg.model.match.kind))
     tx = make_optimizer(cfg.optim, cfg.train.steps)
     init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
     abstract = jax.eval_shape(init, jax.random.key(cfg.seed))

@@ -39,7 +39,7 @@ def shallow_state(name: str, layers: int = 2):
     for part in PARTS:
         cfg.model[part].layers = min(cfg.model[part].layers, layers)
     tx = make_optimizer(cfg.optim, cfg.train.steps)
-    model = build_model(cfg.model, fusion_tasks(cfg.loss))
+    model = build_model(cfg.model, fusion_tasks(cfg.loss, cfg.model.match.kind))
     init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
     return cfg, jax.eval_shape(init, jax.random.key(0))
 

@@ -222,7 +222,7 @@ def denoiser(toy):
     """Return (cfg, model, params, test split) of a model that rebuilds both modalities."""
     base = load_config(f"{toy}/toy.py")
     cfg = run_config(base, {"loss.cmd.weight": 1.0, "loss.cmd.direction": "both"}, 0)
-    model = build_model(cfg.model, fusion_tasks(cfg.loss))
+    model = build_model(cfg.model, fusion_tasks(cfg.loss, cfg.model.match.kind))
     params = random_params(model)
     # Smaller kernels would make the heads deaf to the context.
     params["fusion"] = jax.tree.map(lambda x: 3 * x if x.ndim == 2 else x, params["fusion"])

@@ -33,7 +33,7 @@ def release_config(sim: float = 1.0, cmd: float = 1.0) -> ConfigDict:
 
 
 def params_of(cfg) -> dict:
-    return random_params(build_model(cfg.model, fusion_tasks(cfg.loss)))
+    return random_params(build_model(cfg.model, fusion_tasks(cfg.loss, cfg.model.match.kind)))
 
 
 def write(out, cfg, params, dtype="float32"):

@@ -29,7 +29,7 @@ STILL = {"model.speech.dropout": 0.0, "model.head.dropout": 0.0, "model.fusion.d
 def made(**fields):
     """Return (cfg, model, state) with small random values everywhere, the queue half filled."""
     cfg = tiny_config(**fields)
-    model = build_model(cfg.model, fusion_tasks(cfg.loss))
+    model = build_model(cfg.model, fusion_tasks(cfg.loss, cfg.model.match.kind))
     tx = make_optimizer(cfg.optim, cfg.train.steps)
     init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
     state = filled(jax.eval_shape(init, jax.random.key(0)))

@@ -33,7 +33,7 @@ def save_run(cfg, folder: Path, seed: int = 0) -> Path:
     """Leave a workdir whose only checkpoint holds random parameters."""
     init = functools.partial(
         init_state,
-        model=build_model(cfg.model, fusion_tasks(cfg.loss)),
+        model=build_model(cfg.model, fusion_tasks(cfg.loss, cfg.model.match.kind)),
         tx=make_optimizer(cfg.optim, cfg.train.steps),
         cfg=cfg,
     )
