@@ -152,7 +152,8 @@ def _path_of(index, hit: "Hit") -> Path | None:
 
 
 def _score(hit: "Hit") -> str:
-    return f"{hit.score:6.3f}" + ("" if hit.match is None else f"  {hit.match:+6.2f}")
+    # Log-odds are no measure that people could read: JSON has them.
+    return f"{hit.score:6.3f}" + ("" if hit.probability is None else f"  {hit.probability:6.1%}")
 
 
 def as_data(index, queries: list[Asked], found: list[list["Hit"]]) -> list[dict[str, Any]]:

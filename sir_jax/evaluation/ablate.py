@@ -21,6 +21,8 @@ from sir_jax.evaluation.denoise import denoising_metrics
 from sir_jax.evaluation.evaluate import evaluate_split
 from sir_jax.evaluation.ranking import align_columns, intervals_of
 from sir_jax.evaluation.rerank import SCORINGS
+from sir_jax.evaluation.score.fit import K, fit_score, validation_split
+from sir_jax.inference.score import UNFITTED
 from sir_jax.inference.workdirs import restore_params
 from sir_jax.models import build_model
 from sir_jax.objective.switches import fusion_tasks
@@ -144,8 +146,12 @@ def run_one(cfg, workdir: Path, corpus, split: str) -> dict[str, float]:
     tasks = fusion_tasks(cfg.loss, cfg.model.match.kind)
     model = build_model(cfg.model, tasks)
     k = cfg.eval.rerank if "match" in tasks else 0
-    part = corpus.splits[split]
-    metrics = evaluate_split(model, params, part, cfg.data, cfg.data.batch_size, k)
+    part, given, score = corpus.splits[split], (cfg.data, cfg.data.batch_size), UNFITTED
+    val = validation_split(corpus)
+    # Fitted on the very split that it is measured on, a weight would promise too much.
+    if val is not None and val.name != split and (k or "pool" in tasks):
+        score = fit_score(model, params, val, *given, k or K)
+    metrics = evaluate_split(model, params, part, *given, k, score)
     found = metrics.flat() | intervals_of([metrics])
     found |= denoising_metrics(model, params, part, cfg)
     return found

@@ -168,13 +168,14 @@ def _measured(evaluations: list[dict[str, Any]], trained_on: set[str]) -> list[s
         options += f" --fold_images={one['fold_images']}" if one["fold_images"] else ""
         reranked = "rerank_k_s2i" in flat
         options += f" --rerank={flat['rerank_k_s2i']:g}" if reranked else " --rerank=0"
+        table = format_reranked(flat) if "fused_mean_r" in flat or reranked else format_table(flat)
         lines += [
             f"`{one['corpus']}`, split {one['split']}{zero_shot}{folds}: "
             f"`sir-jax evaluate --workdir=.. --split={one['split']} --which={one['which']}"
             f"{options}`",
             "",
             "```",
-            format_reranked(flat) if reranked else format_table(flat),
+            table,
             "```",
             "",
         ]

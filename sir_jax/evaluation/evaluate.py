@@ -3,7 +3,7 @@
 Two rankings of the same split are compared by query.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,8 +26,10 @@ from sir_jax.evaluation.ranking import (
     retrieval_metrics,
 )
 from sir_jax.evaluation.rerank import SCORINGS, Reranked, format_reranked, rerank
+from sir_jax.evaluation.score.fit import K, validation_split
 from sir_jax.inference.embed import embed_split
-from sir_jax.models import build_model
+from sir_jax.inference.score import UNFITTED, Score
+from sir_jax.models import build_model, tasks_of_params
 from sir_jax.runtime.console import say
 
 
@@ -42,7 +44,13 @@ class Compared(NamedTuple):
 
 
 def evaluate(
-    cfg, params, split, batch_size: int, k: int = 0, fold_images: int = 0
+    cfg,
+    params,
+    split,
+    batch_size: int,
+    k: int = 0,
+    fold_images: int = 0,
+    score: Score = UNFITTED,
 ) -> tuple[dict[str, float], str]:
     """Evaluate a retriever as it was found.
 
@@ -51,6 +59,7 @@ def evaluate(
       params: of the model.
       split, batch_size, k: see `evaluate_split`.
       fold_images: see `evaluate_folds`; 0 for the whole split at once.
+      score: the model's weights and calibration.
 
     Returns:
       Every number by its name, the limits of the 95 % intervals as NAME_low and NAME_high, and the
@@ -61,27 +70,35 @@ def evaluate(
     """
     if fold_images:
         model = model_to_rank(cfg, params, k)
-        return evaluate_folds(model, params, split, cfg.data, batch_size, k, fold_images)
-    metrics = evaluate_model(cfg, params, split, batch_size, k)
+        return evaluate_folds(model, params, split, cfg.data, batch_size, k, fold_images, score)
+    metrics = evaluate_split(model, params, split, cfg.data, batch_size, k, score)
     flat = metrics.flat() | intervals_of([metrics])
-    return flat, format_reranked(flat) if k else format_table(flat)
+    return flat, format_flat(flat)
+
+
+def format_flat(flat: Mapping[str, float]) -> str:
+    """Lay out the numbers of `Metrics.flat` or `Reranked.flat` as a table."""
+    return format_reranked(flat) if "fused_mean_r" in flat else format_table(flat)
 
 
 def model_to_rank(cfg, params, k: int):
-    """Return the model of found parameters, with its matching head where k asks for it."""
-    return build_model(cfg.model, ("match",) if k and "match_head" in params else ())
+    """Return the model of found parameters, with its fusion encoder where k asks for it."""
+    tasks = tasks_of_params(params)
+    return build_model(cfg.model, tuple(task for task in tasks if k or task == "pool"))
 
 
-def evaluate_model(cfg, params, split, batch_size: int, k: int = 0) -> Metrics | Reranked:
+def evaluate_model(
+    cfg, params, split, batch_size: int, k: int = 0, score: Score = UNFITTED
+) -> Metrics | Reranked:
     """Rank a split by a retriever as it was found; see `evaluate` and `evaluate_split`."""
     model = model_to_rank(cfg, params, k)
-    return evaluate_split(model, params, split, cfg.data, batch_size, k)
+    return evaluate_split(model, params, split, cfg.data, batch_size, k, score)
 
 
 def evaluate_split(
-    model, params, split, data_cfg, batch_size: int, k: int = 0
+    model, params, split, data_cfg, batch_size: int, k: int = 0, score: Score = UNFITTED
 ) -> Metrics | Reranked:
-    """Embed a split and rank it both ways, and where wanted re-rank the best by the match score.
+    """Embed a split and rank it both ways, and where there is a match by that as well.
 
     Args:
       model: the joint model.
@@ -89,28 +106,44 @@ def evaluate_split(
       split: a `sir_jax.data.corpus.Split`.
       data_cfg: `config.data`.
       batch_size: rows of a batch.
-      k: items of each query that are re-ranked; 0 for none.
+      k: items of each query that the fusion encoder ranks again; 0 for none.
+      score: the model's weights and calibration.
 
     Returns:
-      `Metrics`, or `Reranked` where k is not 0: both have `flat()`, `rankings()` and `table()`.
+      `Metrics`; `Reranked` where k is not 0 or the model pools. Both have `flat()`, `rankings()`
+      and `table()`.
 
     Raises:
-      UserError: the model cannot match.
+      UserError: k is not 0 and the model cannot match.
     """
-    if k:
-        return rerank(model, params, split, data_cfg, batch_size, k)
+    if k or "pool" in model.tasks:
+        given = model, params, split, data_cfg, batch_size
+        return rerank(*given, k or K, score=score)
+    return coarse_metrics(model, params, split, data_cfg, batch_size)
+
+
+def coarse_metrics(model, params, split, data_cfg, batch_size: int) -> Metrics:
+    """Rank a split by embedding alone; see `evaluate_split`."""
     z = embed_split(model, params, split, data_cfg, batch_size)
     return retrieval_metrics(z.speech, z.image, z.speech_image_ids, z.image_ids)
 
 
 def evaluate_folds(
-    model, params, split, data_cfg, batch_size: int, k: int, images: int
+    model,
+    params,
+    split,
+    data_cfg,
+    batch_size: int,
+    k: int,
+    images: int,
+    score: Score = UNFITTED,
 ) -> tuple[dict[str, float], str]:
     """Evaluate a split in folds of so many images; see `evaluation.folds`.
 
     Args:
       model, params, split, data_cfg, batch_size, k: see `evaluate_split`.
       images: of a fold.
+      score: the model's weights and calibration.
 
     Returns:
       The means by name, the limits of their 95 % intervals, and the printed table of them.
@@ -119,13 +152,13 @@ def evaluate_folds(
       UserError: the split has fewer images than a fold.
     """
     folds = folds_of(split, images)
-    found = [evaluate_split(model, params, fold, data_cfg, batch_size, k) for fold in folds]
+    found = [evaluate_split(model, params, fold, data_cfg, batch_size, k, score) for fold in folds]
     flat = mean_flat([metrics.flat() for metrics in found]) | intervals_of(found)
     left = len(split) - images * len(folds)
     lines = [
         f"mean over {len(folds)} folds of {images} images"
         + (f"; {left} images that fill no fold are left out" if left else ""),
-        format_reranked(flat) if k else format_table(flat),
+        format_flat(flat),
         "spread over the folds: mean R@1 "
         + ", ".join(
             f"{title} +- {100 * flat[f'std_{prefix}mean_r1']:.1f} %"
@@ -204,19 +237,18 @@ def trained_on(cfg, corpus: str) -> str:
 def make_evaluate(corpus) -> Callable | None:
     """Return the function that ranks the validation split during training; None without one.
 
-    That is `val`, or the first of several whose names begin so, as of Places' `val_seen`.
+    That is `score.fit.validation_split`. The embedding alone decides: weights are fitted later.
 
     Args:
       corpus: a `sir_jax.data.corpus.Corpus`.
     """
-    splits = [name for name in corpus.splits if name == "val" or name.startswith("val_")]
-    if not splits:
+    split = validation_split(corpus)
+    if split is None:
         say(f"corpus {corpus.name} has no split 'val': nothing is evaluated, no checkpoint is best")
         return None
-    split = corpus.splits[splits[0]]
 
     def evaluate_now(params, model, cfg) -> dict[str, float]:
-        metrics = evaluate_split(model, params, split, cfg.data, cfg.data.batch_size)
+        metrics = coarse_metrics(model, params, split, cfg.data, cfg.data.batch_size)
         return {f"val/{name}": value for name, value in metrics.flat().items()}
 
     return evaluate_now

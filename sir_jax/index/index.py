@@ -228,9 +228,9 @@ class Index:
             reverse. Required for bytes and vectors.
 
         Returns:
-          A list of `Hit`s, best first: by score or, with re-ranking, by
-          `score / temperature + match`; those whose file cannot be read come last then. For a list
-          or matrix of queries, a list of such lists.
+          A list of `Hit`s, best first: by score or, with re-ranking, by the model's fused score;
+          those whose file cannot be read come last then. For a list or matrix of queries, a list of
+          such lists.
 
         Raises:
           UserError: a query cannot be read or its kind is unknown; with re-ranking, the model has
@@ -377,7 +377,7 @@ class Index:
         gallery = self._galleries[target]
         self._searchers.setdefault(target, Searcher(gallery.vectors))
         samples = self._galleries[OTHER[target]].vectors
-        return find_hits(gallery, self._searchers[target], z, k, self.way, samples)
+        return find_hits(gallery, self._searchers[target], z, k, self.way, samples, self.model)
 
     def _rerank(self, query, z, kind: str, target: str, hits: list[Hit]) -> list[Hit]:
         if kind == target:

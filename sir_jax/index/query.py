@@ -14,7 +14,6 @@ from PIL import Image
 from sir_jax.data.media.synthesis.said import Said
 from sir_jax.errors import UserError
 from sir_jax.index.folder import KINDS, kind_of_file
-from sir_jax.losses.fused_score import fused_score
 
 OTHER = {"image": "speech", "speech": "image"}
 # Called with an id and its file.
@@ -33,11 +32,14 @@ class Hit(NamedTuple):
       id: the item's name in the index.
       score: inner product of the item's vector and the query's, -1 to 1.
       match: log-odds that speech and picture match; None without re-ranking, or a file to read.
+      probability: that they belong together, by everything that ordered the hits; None where the
+        model has no calibration for that.
     """
 
     id: str
     score: float
     match: float | None = None
+    probability: float | None = None
 
 
 def kind_of_content(content, of: str | None = None) -> str | None:
@@ -168,7 +170,7 @@ def _is_float(content: Any) -> bool:
 def rerank_hits(
     model, query, kind: str, hits: list[Hit], path_of: Callable[[str], Path], cut: Cut = whole
 ) -> list[Hit]:
-    """Order hits by `losses.fused_score` of score and match; equal ones keep their order.
+    """Order hits by the fused score of score and match; equal ones keep their order.
 
     Args:
       model: a `Retriever` with a matching head.
@@ -179,7 +181,7 @@ def rerank_hits(
       cut: returns the part of it that is matched.
 
     Returns:
-      The hits with `match` set, best first.
+      The hits with `match` and, where the model is calibrated, `probability` set, best first.
 
     Raises:
       UserError: the model has no matching head, or a file cannot be read.
@@ -188,5 +190,23 @@ def rerank_hits(
     speech, image = ([query], paths) if kind == "speech" else (paths, [query])
     match = model.match(speech, image)
     scores = np.array([hit.score for hit in hits])
-    order = np.argsort(-fused_score(scores, model.temperature, match), kind="stable")
-    return [hits[n]._replace(match=float(match[n])) for n in order]
+    fused = model.score.fused(scores, model.temperature, match)
+    matched = [hit._replace(match=float(odds)) for hit, odds in zip(hits, match, strict=True)]
+    matched = with_probability(model, matched)
+    return [matched[n] for n in np.argsort(-fused, kind="stable")]
+
+
+def with_probability(model, hits: list[Hit]) -> list[Hit]:
+    """Set the probability of hits, where the model has one; their order stays.
+
+    Args:
+      model: a `Retriever`, or None.
+      hits: of one search: all re-ranked, or none.
+    """
+    if model is None or not hits:
+        return hits
+    match = None if hits[0].match is None else np.array([hit.match for hit in hits])
+    found = model.probability(np.array([hit.score for hit in hits]), match)
+    if found is None:
+        return hits
+    return [hit._replace(probability=float(p)) for hit, p in zip(hits, found, strict=True)]

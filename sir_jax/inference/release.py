@@ -22,8 +22,9 @@ from ml_collections import ConfigDict
 
 from sir_jax.config.compare import from_json, read_stored, to_json
 from sir_jax.errors import UserError, first_few
+from sir_jax.inference.score import UNFITTED, Score, read_score, score_of_workdir
 from sir_jax.inference.workdirs import restore_params
-from sir_jax.models import build_model, init_params
+from sir_jax.models import build_model, init_params, tasks_of_params
 from sir_jax.pretrained.files import DTYPES, SINGLE, open_tensors, read_json, write_tensors
 from sir_jax.runtime.files import whole_folder, write_json, write_text
 from sir_jax.runtime.trees import leaf_paths
@@ -39,7 +40,8 @@ SHIPPED = Path(__file__).parents[1] / "pretrained" / "retrievers"
 _SEEN = ("buckets", "normalize_wave", "image_size", "image_mean", "image_std", "image_fit")
 _DATA = ("corpus", "batch_size", *_SEEN)
 # What training may add to a retriever that has none.
-_ADDED = ("fusion", "match_head", "denoise_speech", "denoise_image")
+_POOLED = ("pool_speech", "pool_image", "pooled_scale", "pooled_bias")
+_ADDED = ("fusion", "match_head", "denoise_speech", "denoise_image", *_POOLED)
 _DTYPES = {kind.name: kind for kind in DTYPES.values()}
 _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
@@ -51,6 +53,7 @@ class Found(NamedTuple):
     params: dict
     name: str
     fingerprint: str  # '' where nothing recorded it
+    score: Score = UNFITTED
 
 
 def strip(params: dict) -> dict:
@@ -61,24 +64,31 @@ def strip(params: dict) -> dict:
     return {name: tree for name, tree in params.items() if name not in dropped}
 
 
-def fingerprint(cfg, params: dict) -> str:
+def fingerprint(cfg, params: dict, score: Score = UNFITTED) -> str:
     """Hash all that a vector depends on.
 
     Args:
       cfg: has `model` and `data`.
-      params: of the model; the fusion encoder's and the temperature do not count.
+      params: of the model; the fusion encoder's do not count, and the temperature only where
+        vectors hold a pooled match.
+      score: of the model; its `pooled_weight` counts there.
 
     Returns:
       32 hexadecimal digits.
     """
     digest = hashlib.blake2b(digest_size=16)
     model, data = to_json(cfg.model), to_json(cfg.data)
-    for field in ("fusion", "remat", "scan", "attention", "init_temperature"):
+    pooled = _POOLED[0] in params and score.pooled_weight > 0
+    for field in ("fusion", "match", "remat", "scan", "attention", "init_temperature"):
         model.pop(field, None)
     plain = [model, {field: data[field] for field in _SEEN}]
+    if pooled:
+        plain.append(["pooled", score.pooled_weight])
     digest.update(json.dumps(plain, sort_keys=True).encode())
+    unseen = {"fusion", "match_head", "pooled_bias"}
+    unseen |= set() if pooled else {"temperature", *_POOLED}
     for path, leaf in sorted(leaf_paths(strip(params)).items()):
-        if path.partition("/")[0] not in ("fusion", "match_head", "temperature"):
+        if path.partition("/")[0] not in unseen:
             value = np.ascontiguousarray(np.asarray(leaf).astype(np.float32))
             digest.update(f"{path} {value.shape}".encode())
             digest.update(memoryview(value.reshape(-1).view(np.uint8)))
@@ -94,7 +104,7 @@ def verify(model) -> None:
     Raises:
       UserError: they are not those that its fingerprint was made of.
     """
-    found = fingerprint(model.cfg, model.params)
+    found = fingerprint(model.cfg, model.params, model.score)
     if found != model.fingerprint:
         raise UserError(
             f"model {model.name}: its weights hash to {found}, not to its fingerprint "
@@ -104,8 +114,8 @@ def verify(model) -> None:
 
 def rerank_of(cfg) -> int:
     """Return how many results a run's config has re-ranked; 0 where its model cannot match."""
-    # A release has no `loss`: its `eval` says all.
-    if "loss" in cfg and not cfg.loss.sim.weight:
+    # A release has no `loss`: its `eval` says all. Pooled vectors need no second ranking.
+    if "loss" in cfg and not cfg.loss.sim.weight or cfg.model.match.kind == "pooled":
         return 0
     return cfg.eval.rerank
 
@@ -135,7 +145,8 @@ def find(source: str | os.PathLike, which: str = "best") -> Found:
     check_reachable(folder)
     if (folder / CHECKPOINTS).is_dir():
         cfg, params = restore_params(folder, which)
-        return Found(cfg, strip(params), folder.name, "")
+        params = strip(params)
+        return Found(cfg, params, folder.name, "", score_of_workdir(folder, params))
     if (folder / CONFIG).is_file():
         return _read_anywhere(folder)
     if is_name(text) and (SHIPPED / text / CONFIG).is_file():
@@ -186,6 +197,7 @@ def write_release(
     dtype: str,
     about: dict[str, Any],
     card: str,
+    score: Score = UNFITTED,
 ) -> str:
     """Write a release; the folder appears whole or not at all.
 
@@ -197,6 +209,7 @@ def write_release(
       dtype: 'float32', 'float16' or 'bfloat16', in which the weights are stored.
       about: anything more for config.json.
       card: text of the model card, in which '{fingerprint}' is replaced.
+      score: of the model.
 
     Returns:
       The fingerprint.
@@ -220,7 +233,7 @@ def write_release(
             shapes = {key: leaf.shape for key, leaf in leaves.items()}
             write_tensors(part / SINGLE, shapes, leaves.__getitem__, _DTYPES[dtype])
             # What is read back counts: a dtype may have rounded it.
-            mark = fingerprint(kept, _nested(part))
+            mark = fingerprint(kept, _nested(part), score)
             plain = {
                 "format": FORMAT,
                 "version": VERSION,
@@ -228,6 +241,7 @@ def write_release(
                 "fingerprint": mark,
                 "weights": dtype,
                 **fields,
+                **({"score": score.to_json()} if score.fitted else {}),
                 **about,
             }
             write_json(part / CONFIG, plain, indent=1)
@@ -276,12 +290,13 @@ def read_release(folder: Path) -> Found:
     misfit = f"{folder / SINGLE} does not fit its config.json"
     _compare(misfit, *_layers(cfg.model, shapes))
     try:
-        model = build_model(cfg.model, ("match",) if "match_head/kernel" in shapes else ())
+        model = build_model(cfg.model, tasks_of_params({x.partition("/")[0] for x in shapes}))
     except (TypeError, ValueError, AttributeError, KeyError) as error:
         raise UserError(f"{folder / CONFIG}: its model cannot be built: {error}") from error
     wanted = jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
     _compare(misfit, {k: v.shape for k, v in leaf_paths(wanted).items()}, shapes)
-    return Found(cfg, _nested(folder), plain["name"], plain["fingerprint"])
+    score = read_score(plain.get("score"), str(folder / CONFIG))
+    return Found(cfg, _nested(folder), plain["name"], plain["fingerprint"], score)
 
 
 def _layers(model_cfg, shapes: dict[str, tuple]) -> tuple[dict[str, tuple], dict[str, tuple]]:

@@ -26,8 +26,9 @@ from sir_jax.inference.inputs import (
     require_list,
 )
 from sir_jax.inference.matching import score_pairs
+from sir_jax.inference.score import UNFITTED, Scale, Score
 from sir_jax.inference.token_store import TokenStore
-from sir_jax.models import build_model
+from sir_jax.models import build_model, tasks_of_params
 from sir_jax.runtime.sharding import make_mesh, replicated
 
 
@@ -47,7 +48,13 @@ class Retriever:
     """
 
     def __init__(
-        self, cfg, params, batch_size: int = 32, name: str = "", devices: Sequence | None = None
+        self,
+        cfg,
+        params,
+        batch_size: int = 32,
+        name: str = "",
+        devices: Sequence | None = None,
+        score: Score = UNFITTED,
     ):
         """Place a model on its devices.
 
@@ -59,13 +66,16 @@ class Retriever:
           name: the model's name in messages and indexes.
           devices: each batch is split over them. None: all local accelerators, or one CPU device
             where there is no accelerator.
+          score: weights and calibration, fitted on a validation split.
         """
         params = release.strip(params)
         self.cfg = cfg
         self.name = name or "unnamed"
         self._image_spec = ImageSpec.from_config(cfg.data)
         self.batch_size = batch_size
-        self.model = build_model(cfg.model, ("match",) if "match_head" in params else ())
+        self.model = build_model(cfg.model, tasks_of_params(params))
+        self.score = score
+        self._scale = Scale(params, self.model.embed_width, self.model.pooled_width, score)
         self._fingerprint = ""
         if devices is None:
             devices = jax.local_devices() if jax.default_backend() != "cpu" else jax.devices()[:1]
@@ -89,7 +99,7 @@ class Retriever:
           UserError: there is no such model, or its files are damaged.
         """
         parts = release.find(source, which)
-        model = cls(parts.cfg, parts.params, batch_size, parts.name)
+        model = cls(parts.cfg, parts.params, batch_size, parts.name, score=parts.score)
         model._fingerprint = parts.fingerprint
         return model
 
@@ -100,13 +110,13 @@ class Retriever:
         The embeddings of two models can be compared exactly when their fingerprints are equal.
         """
         if not self._fingerprint:
-            self._fingerprint = release.fingerprint(self.cfg, self.params)
+            self._fingerprint = release.fingerprint(self.cfg, self.params, self.score)
         return self._fingerprint
 
     @property
     def width(self) -> int:
-        """Return E, the width of an embedding."""
-        return self.model.embed_width
+        """Return the width of a vector: of an embedding and, where there is one, pooled match."""
+        return self._scale.width
 
     @property
     def can_match(self) -> bool:
@@ -115,8 +125,22 @@ class Retriever:
 
     @property
     def temperature(self) -> float:
-        """Return the temperature of training; similarity / temperature is a logit."""
-        return float(self.params["temperature"])
+        """Return by what a product of two vectors is divided to be a logit."""
+        return self._scale.temperature
+
+    def probability(self, similarity, log_odds=None) -> np.ndarray | None:
+        """Return the calibrated probability that pairs match.
+
+        Args:
+          similarity: float[n], products of vectors.
+          log_odds: float[n], from `match`; None where nothing was re-ranked.
+
+        Returns:
+          float64[n]; None where there is no calibration, or it is of re-ranked pairs alone.
+        """
+        if self.can_match and log_odds is None:
+            return None
+        return self.score.probability(self.score.fused(similarity, self.temperature, log_odds))
 
     def encode_speech(
         self,
@@ -223,7 +247,8 @@ class Retriever:
           float32[n, E].
         """
         rows = self._batch_rows(count, batch_size)
-        return embed_speech(self.model, self.params, waves, self.cfg.data, rows, keep)
+        given = self.model, self.params, waves, self.cfg.data, rows, keep
+        return embed_speech(*given, self._scale.vectors)
 
     def load_pixels(self, position: int, source: Picture) -> np.ndarray:
         """Read a picture and prepare it for the encoder.
@@ -269,7 +294,7 @@ class Retriever:
           float32[n, E].
         """
         rows = self._batch_rows(count, batch_size)
-        return embed_images(self.model, self.params, pixels, rows, keep)
+        return embed_images(self.model, self.params, pixels, rows, keep, self._scale.vectors)
 
     def match(
         self,
@@ -324,7 +349,6 @@ class Retriever:
         Args:
           speech: one recording; of what `sir_jax.say` gives, the first voice.
           image: one picture.
-
         Returns:
           `Attention`: the weights of the patches for each speech frame, and how much the score
           depends on each frame and each patch.
@@ -354,9 +378,10 @@ class Retriever:
 
     def _require_matching(self) -> None:
         if not self.can_match:
+            why = "model.match.kind was pooled" if self.model.tasks else "loss.sim.weight was 0"
             raise UserError(
-                f"model {self.name} has no matching head (loss.sim.weight was 0); search "
-                "without re-ranking, or train with loss.sim.weight=1"
+                f"model {self.name} has no matching head ({why}); search without re-ranking, or "
+                "train with loss.sim.weight=1 and model.match.kind=fusion or both"
             )
 
     def _batch_rows(self, count: int | None, batch_size: int | None) -> int:

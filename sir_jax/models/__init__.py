@@ -1,6 +1,6 @@
 """Flax modules. No other room imports `flax.linen`: elsewhere a model is `apply` and pytrees."""
 
-from collections.abc import Mapping
+from collections.abc import Container
 
 import jax
 import jax.numpy as jnp
@@ -105,11 +105,11 @@ def build_model(cfg, tasks: tuple[str, ...] = ()) -> SpeechImageModel:
     )
 
 
-def tasks_of_params(params: Mapping) -> tuple[str, ...]:
+def tasks_of_params(params: Container[str]) -> tuple[str, ...]:
     """Return the tasks that found parameters serve at inference: 'match', 'pool'.
 
     Args:
-      params: whose first keys are the names of the sub-modules.
+      params: the names of sub-modules, or a tree by them.
     """
     heads = {"match": "match_head", "pool": "pool_speech"}
     return tuple(task for task, name in heads.items() if name in params)

@@ -84,8 +84,9 @@ class Engine:
 
         Returns:
           A dictionary of `results`, best first, each with `id`, `score`, `match` (None if not
-          re-ranked) and `moments`, the [start, end, score] of the best stretches of a long
-          recording; `total`, the size of the gallery; `timing`, the milliseconds of each stage.
+          re-ranked), `probability` (None without a calibration) and `moments`, the [start, end,
+          score] of the best stretches of a long recording; `total`, the size of the gallery;
+          `timing`, the milliseconds of each stage.
 
         Raises:
           UserError: `rerank` is set and the model cannot match.
@@ -114,6 +115,7 @@ class Engine:
                     "id": hit.id,
                     "score": _finite(hit.score),
                     "match": _finite(hit.match),
+                    "probability": _finite(hit.probability),
                     "moments": [*map(list, moments.get(hit.id, ()))],
                 }
                 for hit in hits
@@ -163,12 +165,21 @@ class Engine:
             "frame_seconds": attention.frame_seconds * size,
             "seconds": attention.seconds,
             "score": _finite(attention.score),
+            "probability": self._probability(wave, picture, attention.score),
             "box": [float(side) for side in attention.box],
             "width": picture.shape[1],
             "height": picture.shape[0],
             "peaks": peaks(wave),
             "timing": {"explain": (time.monotonic() - start) * 1e3},
         }
+
+    def _probability(self, wave: np.ndarray, picture: np.ndarray, log_odds: float) -> float | None:
+        """Return the probability that a pair matches; None without a calibration."""
+        if self.model.score.calibration is None:
+            return None
+        speech = self.model.encode_speech([(wave, SAMPLE_RATE)], notes=[])
+        similarity = (speech * self.model.encode_image([picture], notes=[])).sum(axis=1)
+        return _finite(self.model.probability(similarity, np.array([log_odds]))[0])
 
 
 class _Timed:

@@ -142,6 +142,7 @@ class Server:
             {
                 "model": model.name,
                 "can_match": model.can_match,
+                "pooled": bool(model.model.pooled_width),
                 "pictures": len(engine.pictures.known),
                 "recordings": len(engine.recordings.known),
                 "rerank": RERANK,

@@ -63,10 +63,11 @@ def main(argv: list[str]) -> int:
     split = corpus.split(args.split)
     rankings = []
     for found in models:
-        metrics = evaluate_model(found.cfg, found.params, split, args.batch_size, args.rerank)
-        rankings.append(metrics.rankings()["fused_" if args.rerank else ""])
+        given = found.cfg, found.params, split, args.batch_size, args.rerank, found.score
+        ranked = evaluate_model(*given).rankings()
+        rankings.append(ranked.get("fused_", ranked[""]))
     compared = compare(*rankings)
-    scored = f"the best {args.rerank} as search ranks" if args.rerank else "by embedding"
+    scored = f"the best {args.rerank} as search ranks" if args.rerank else "as an index ranks"
     if args.json:
         content = {"a": args.a, "b": args.b, "corpus": corpus.name, "split": args.split}
         rows = [

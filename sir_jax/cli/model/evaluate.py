@@ -6,6 +6,7 @@ import sys
 import time
 
 from sir_jax.cli.options import make_parser, require_least
+from sir_jax.errors import UserError
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -44,8 +45,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="rank the K best of each query again by the match score; 0: by embedding alone; the "
         "default is the config's eval.rerank, where the model can match",
     )
+    parser.add_argument(
+        "--curve",
+        action="store_true",
+        help="rank 128 again, and print the fused R@1 by how many are; slow",
+    )
+    parser.add_argument(
+        "--fit",
+        action="store_true",
+        help="first fit the score again, weights and calibration, on the validation split of the "
+        "corpus trained on; training does so at its end",
+    )
     args = parser.parse_args(argv)
     require_least(args, batch_size=1, rerank=0, fold_images=0)
+    if args.fit and not args.workdir:
+        raise UserError("--fit: the score of a release is fixed; fit its --workdir, then export")
     return args
 
 
@@ -61,15 +75,19 @@ def main(argv: list[str]) -> int:
     args = parse(argv)
     from sir_jax.data.corpus import open_pictures
     from sir_jax.evaluation.evaluate import evaluate, result_path, trained_on
+    from sir_jax.evaluation.rerank import CURVE
     from sir_jax.inference.release import find, rerank_of
     from sir_jax.runtime.files import write_json
 
-    cfg, params, name, _ = find(args.workdir or args.model, args.which)
+    if args.fit:
+        fit(args)
+    cfg, params, name, _, score = find(args.workdir or args.model, args.which)
     corpus = open_pictures(args.corpus or cfg.data.corpus, args.data_dir or cfg.data.data_dir)
     split = corpus.split(args.split)
     start = time.monotonic()
     k = rerank_of(cfg) if args.rerank is None else args.rerank
-    flat, table = evaluate(cfg, params, split, args.batch_size, k, args.fold_images)
+    k = CURVE[-1] if args.curve and "match_head" in params else k
+    flat, table = evaluate(cfg, params, split, args.batch_size, k, args.fold_images, score)
     content = {
         "corpus": corpus.name,
         "trained_on": cfg.data.corpus,
@@ -93,3 +111,22 @@ def main(argv: list[str]) -> int:
         file=sys.stderr if args.json else sys.stdout,
     )
     return 0
+
+
+def fit(args: argparse.Namespace) -> None:
+    """Fit the score of a run's checkpoint on the corpus that it was trained on.
+
+    Raises:
+      UserError: the model does not match, or there is no validation split.
+    """
+    from sir_jax.data.corpus import open_pictures
+    from sir_jax.evaluation.score.fit import fit_workdir
+    from sir_jax.inference.workdirs import restore_params
+
+    cfg, _ = restore_params(args.workdir, args.which)
+    corpus = open_pictures(cfg.data.corpus, args.data_dir or cfg.data.data_dir)
+    if fit_workdir(args.workdir, corpus, args.which) is None:
+        raise UserError(
+            f"--fit: {args.workdir} has no match (loss.sim.weight was 0), or corpus {corpus.name} "
+            "no validation split; leave --fit out"
+        )

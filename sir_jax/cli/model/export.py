@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     if not args.workdir:
         raise UserError(f"--model {args.model} is a release already; a --workdir is exported")
     workdir = as_path(args.workdir)
-    found = release.find(workdir, args.which)
+    found = with_score(release.find(workdir, args.which), workdir, args.which)
     name = args.name or workdir.name
     command = f"sir-jax export {shlex.join(argv)}"
     card = write_card(
@@ -45,10 +45,32 @@ def main(argv: list[str]) -> int:
         args.dtype,
     )
     about = {"licence": args.licence}
-    mark = release.write_release(out, found.cfg, found.params, name, args.dtype, about, card)
+    given = found.cfg, found.params, name, args.dtype, about, card
+    mark = release.write_release(out, *given, found.score)
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {size / 1e6:.1f} MB, {args.dtype}, fingerprint {mark}")
     return 0
+
+
+def with_score(found, workdir: Path, which: str):
+    """Fit the score of a run that was never fitted, where the corpus that it takes is here."""
+    from sir_jax.data.corpus import open_pictures
+    from sir_jax.evaluation.score.fit import fit_workdir
+    from sir_jax.inference import release
+    from sir_jax.models import tasks_of_params
+
+    if found.score.fitted or not tasks_of_params(found.params):
+        return found
+    try:
+        corpus = open_pictures(found.cfg.data.corpus, found.cfg.data.data_dir or None)
+        score = fit_workdir(workdir, corpus, which)
+        why = f"corpus {corpus.name} has no validation split" if score is None else ""
+    except UserError as error:
+        why = str(error)
+    if why:
+        print(f"the score was not fitted ({why}): weights are 1, no probability will be shown")
+        return found
+    return release.find(workdir, which)
 
 
 def export_stablehlo(source: str, which: str, out: Path) -> int:

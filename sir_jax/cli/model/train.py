@@ -81,7 +81,26 @@ def run(cfg, workdir: str, argv: list[str]) -> int:
         command = shlex.join(["sir-jax", "train", *argv])
         print(f"{stop}; saved. To go on, run the same command: {command}", file=sys.stderr)
         return 128 + stop.signum
+    fit(cfg, workdir, corpus)
     return 0
+
+
+def fit(cfg, workdir: str, corpus) -> None:
+    """Fit the score of the best checkpoint, so that search, page and release have it at once.
+
+    Several processes do not: their parameters do not lie whole in any of them.
+    """
+    from sir_jax.evaluation.score.fit import fit_workdir, validation_split
+    from sir_jax.runtime import distributed
+    from sir_jax.runtime.console import say
+
+    if not cfg.loss.sim.weight or validation_split(corpus) is None:
+        return
+    if distributed.several():
+        command = f"sir-jax evaluate --workdir={workdir} --fit"
+        say(f"several processes do not fit the score; where it is searched: {command}")
+        return
+    fit_workdir(workdir, corpus, again=False)
 
 
 def keep_programs(cfg) -> None:

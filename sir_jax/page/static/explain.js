@@ -220,7 +220,7 @@ export class Why {
 function facts(list, pair, attention) {
   const rows = [
     ["similarity", pair.score?.toFixed(3) ?? "none"],
-    ["match", `${chance(attention.score)} (log-odds ${attention.score?.toFixed(2) ?? "none"})`],
+    ...(attention.probability === null ? [] : [["match", chance(attention.probability)]]),
     ["patches", `${attention.rows} × ${attention.cols}`],
   ];
   list.replaceChildren(...rows.map(([name, value]) => {
@@ -232,9 +232,8 @@ function facts(list, pair, attention) {
   }));
 }
 
-// Formats log-odds as a probability, never as 0 % or 100 %.
-export function chance(odds) {
-  if (odds === null || odds === undefined) return "none";
-  const percent = 100 / (1 + Math.exp(-odds));
+// Formats a probability in percent, never as 0 % or 100 %.
+export function chance(probability) {
+  const percent = 100 * probability;
   return percent > 99.9 ? "> 99.9 %" : percent < 0.1 ? "< 0.1 %" : `${percent.toFixed(1)} %`;
 }

@@ -154,9 +154,10 @@ function scores(hit) {
     element("span", { className: "score", title: "cosine similarity", textContent: similarity }),
     element("span", { className: "bar", ariaHidden: "true" }, bar),
   ];
-  if (hit.match !== null) {
-    const title = `probability of a match, log-odds ${hit.match.toFixed(2)}`;
-    out.push(element("span", { className: "second", title, textContent: `match ${chance(hit.match)}` }));
+  // Without a calibration there is no probability, and raw log-odds would only mislead.
+  if (hit.probability !== null) {
+    const title = "how often a result with this score is right, as measured on a validation split";
+    out.push(element("span", { className: "second", title, textContent: `match ${chance(hit.probability)}` }));
   }
   return out;
 }
@@ -336,7 +337,9 @@ function describe(info) {
   get("rerank").disabled = !info.can_match;
   get("rerank-note").textContent = info.can_match
     ? `the best ${info.rerank} are read again, pair by pair`
-    : `not with ${info.model}: it has no matching head`;
+    : info.pooled
+      ? `not with ${info.model}: its vectors hold the match already`
+      : `not with ${info.model}: it has no matching head`;
   typed.describe(info);
   if (!info.pictures && info.recordings) show("picture");
 }

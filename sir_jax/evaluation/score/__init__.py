@@ -1,0 +1,1 @@
+"""The score that results are ranked by: lists, fitted weights, calibrated probabilities."""
