@@ -22,6 +22,24 @@ from sir_jax.models import layers
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
+# Sections that came after the digests were pinned. At their defaults they change no run.
+LATER = ("model.match",)
+
+
+def as_pinned(cfg) -> dict:
+    """Return a config as plain data without what came later, as far as it is at its default."""
+    plain = to_json(cfg)
+    for name in LATER:
+        *parents, last = name.split(".")
+        section = plain
+        for parent in parents:
+            section = section[parent]
+        values = config_fields(section[last], f"{name}.")
+        if all(value == FIELDS[field].default for field, value in values.items()):
+            del section[last]
+    return plain
+
+
 def digest(plain) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -40,7 +58,7 @@ def test_every_default_is_allowed_and_every_field_documented():
 
 def test_a_config_has_the_values_it_always_had():
     pairs = [
-        [speech, image, to_json(base_config(speech, image))]
+        [speech, image, as_pinned(base_config(speech, image))]
         for speech in ("tiny", "base", "large", "x-large")
         for image in specs.VIT_VARIANTS
     ]
@@ -66,7 +84,7 @@ PINNED = {
 @pytest.mark.parametrize("name", sorted(PINNED))
 def test_a_config_file_has_the_values_it_always_had(name):
     specs_ = [f"{CONFIGS / name}.py{arg}" for arg in ("", ":runlocal")]
-    assert digest([to_json(load_config(spec)) for spec in specs_]) == PINNED[name]
+    assert digest([as_pinned(load_config(spec)) for spec in specs_]) == PINNED[name]
 
 
 def test_base_config_names_the_variants_that_it_knows():

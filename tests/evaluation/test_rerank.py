@@ -14,16 +14,11 @@ from sir_jax.evaluation.ranking import (
     retrieval_metrics,
     retrieval_ranks,
 )
-from sir_jax.evaluation.rerank import (
-    Reranked,
-    coarse_lists,
-    distinct_pairs,
-    format_reranked,
-    rerank,
-    reranked_ranks,
-)
+from sir_jax.evaluation.rerank import Reranked, format_reranked, rerank
+from sir_jax.evaluation.score.lists import coarse_lists, distinct_pairs, reranked_ranks
 from sir_jax.index.index import Index
 from sir_jax.inference.retriever import Retriever
+from sir_jax.inference.score import Score
 
 
 def tied_case(seed=0, images=9, clips=17):
@@ -174,12 +169,11 @@ def test_a_split_is_ranked_as_a_naive_loop_ranks_it(case, stores, k):
         (ranks_i[asked], coarse.T[asked], alone.T[asked], right.T[asked], "i2s"),
     )
     # So the cases below can tell the rankings apart.
-    assert k < 4 or len({out.coarse, out.reranked, out.summed, out.fused}) == 4
+    assert k < 4 or len({out.coarse, out.alone, out.fused}) == 3
     pairs = set()
     for ranks, rough, fine, same, side in sides:
         for metrics, scores in (
-            (out.reranked, fine),
-            (out.summed, fine + rough),
+            (out.alone, fine),
             (out.fused, fine + rough / float(params["temperature"])),
         ):
             expected = naive_ranks(ranks, rough, scores, same, k)
@@ -233,7 +227,7 @@ def test_an_index_ranks_as_the_evaluation_says(case, memory_split, tmp_path):
 
     out = rerank(model, params, split, cfg.data, 1, k=4)
     assert metrics_of_ranks(ranks_s, ranks_i, ids_s, ids_i) == out.fused
-    assert out.fused not in (out.coarse, out.reranked)
+    assert out.fused not in (out.coarse, out.alone)
 
 
 def test_a_model_without_the_matching_head_is_refused(tiny, memory_split):
@@ -255,8 +249,7 @@ def example_result():
     other = dataclasses.replace(coarse.i2s, recall=(0.125, 0.375, 0.75), median_rank=3.0)
     return Reranked(
         coarse=coarse,
-        reranked=dataclasses.replace(coarse, s2i=side),
-        summed=dataclasses.replace(coarse, i2s=other),
+        alone=dataclasses.replace(coarse, s2i=side),
         fused=dataclasses.replace(coarse, s2i=side, i2s=other),
         k_s2i=4,
         k_i2s=6,
@@ -265,6 +258,9 @@ def example_result():
         pairs=80,
         passes=90,
         seconds=4.0,
+        score=Score(0.5, 1.0, (1.0, 0.0), {"split": "val"}),
+        curve={4: 0.25, 8: 0.5},
+        reliability={"calibration_error": 0.0125, "calibration_error_first": 0.034},
     )
 
 
@@ -274,8 +270,7 @@ def test_flat_names():
     assert format_table(flat) == format_table(out.coarse.flat())
     for prefix, metrics in (
         ("", out.coarse),
-        ("reranked_", out.reranked),
-        ("summed_", out.summed),
+        ("reranked_", out.alone),
         ("fused_", out.fused),
     ):
         for name, value in metrics.flat().items():
@@ -289,45 +284,60 @@ def test_flat_names():
         "rerank_passes": 90,
         "rerank_seconds": 4.0,
         "rerank_passes_per_s": 22.5,
+        "weight": 0.5,
+        "pooled_weight": 1.0,
+        "weights_fitted": 1.0,
+        "fused_at_4_mean_r1": 0.25,
+        "fused_at_8_mean_r1": 0.5,
+        "calibration_error": 0.0125,
+        "calibration_error_first": 0.034,
     }
 
 
 def test_table_has_the_rankings_below_each_other():
     out = example_result()
     flat = out.flat()
-    head, *rows, means, cost = format_reranked(flat).splitlines()
+    head, *rows, means, cost, weight, curve, reliable = format_reranked(flat).splitlines()
     assert head.split() == ("gallery captions/image R@1 % R@5 % R@10 % cap % median rank".split())
-    assert len(rows) == 12 and len({len(row) for row in [head, *rows[:8]]}) == 1
+    assert len(rows) == 9 and len({len(row) for row in [head, *rows[:6]]}) == 1
     chance = [f"({100 * flat[f's2i_chance_r{k}']:.3g})" for k in (1, 5, 10)]
     middle = f"({flat['s2i_chance_median_rank']})"
-    start = ["speech->image", "re-ranked", "9", "images"]
-    assert rows[1].split()[:4] == start
-    assert rows[1].split()[5:] == [
-        "25.0",
-        chance[0],
-        "50.0",
-        chance[1],
-        "100.0",
-        chance[2],
-        "62.5",
-        "7.5",
-        middle,
+    assert rows[1].split() == [
+        *("speech->image", "match", "alone", "9", "images", rows[1].split()[5]),
+        *("25.0", chance[0], "50.0", chance[1], "100.0", chance[2], "62.5", "7.5", middle),
     ]
-    assert [row.split()[1] for row in rows[:8]] == ["coarse", "re-ranked", "summed", "fused,"] * 2
-    assert "  fused, as search  " in rows[3] and rows[3].split()[7] == "25.0"
-    assert "62.5" not in rows[0] and rows[6].split()[-3] == "87.5"
-    assert rows[9].split()[:7] == ["mean", "of", "both", "re-ranked", "9", "/", "17"]
+    assert [row.split()[1] for row in rows[:6]] == ["coarse", "match", "fused"] * 2
+    assert "62.5" not in rows[0] and rows[5].split()[-3] == "87.5"
+    assert rows[7].split()[:8] == ["mean", "of", "both", "match", "alone", "9", "/", "17"]
     mean = (25 + 100 * flat["i2s_r1"]) / 2
-    assert rows[9].split()[8:10] == [f"{mean:.1f}", f"({100 * flat['mean_chance_r1']:.3g})"]
-    assert f"re-ranked {100 * flat['reranked_mean_r']:.1f} %" in means
+    assert rows[7].split()[9:11] == [f"{mean:.1f}", f"({100 * flat['mean_chance_r1']:.3g})"]
+    assert f"match alone {100 * flat['reranked_mean_r']:.1f} %" in means
     assert cost == (
-        "k: 4 images for a clip, 6 clips for an image; cap: coarse R@k; 90 fusion passes, "
-        "22.5 passes/s"
+        "k: 4 images for a clip, 6 clips for an image; cap: R@k of what the lists are cut from; "
+        "90 fusion passes, 22.5 passes/s"
+    )
+    assert weight == "weight of the match 0.5 (fitted on the validation split)"
+    assert curve == "fused, mean R@1 % by k: 4: 25.0, 8: 50.0"
+    assert reliable.endswith(
+        "calibration error 1.2% over all results of the lists, 3.4% over the first ones"
     )
     found = intervals_of([out])
     assert out.table() == format_reranked(flat | found)
     low, high = (100 * found[f"reranked_s2i_r1_{limit}"] for limit in ("low", "high"))
     assert f"  25.0 [{low:.1f}, {high:.1f}] {chance[0]}" in out.table().splitlines()[2]
-    # A file from before the fused ranking existed gives a table without it.
-    old = {name: value for name, value in flat.items() if not name.startswith("fused_")}
-    assert "fused" not in format_reranked(old) and "summed" in format_reranked(old)
+
+
+def test_table_of_a_file_from_before_the_weight():
+    """A file from before the fused ranking gives a table without it, and without its sum."""
+    flat = {name: x for name, x in example_result().flat().items() if "weight" not in name}
+    old = {
+        name: value
+        for name, value in flat.items()
+        if not name.startswith(("fused_", "calibration")) and name != "pooled_weight"
+    }
+    old |= {
+        name.replace("reranked_", "summed_"): x for name, x in old.items() if "reranked" in name
+    }
+    text = format_reranked(old)
+    assert "fused" not in text and "summed" not in text and "match alone" in text
+    assert len(text.splitlines()) == 9

@@ -1,8 +1,8 @@
 """Scores as probabilities: fitted on a validation split, and how far they can be relied on.
 
 The probability that a result is right is 1 / (1 + exp(-(scale * score + bias))) of its fused score:
-temperature scaling with a bias (Platt's scaling), since a score says nothing of how many wrong items
-there are. It is monotonous, so results lie in the order of their probabilities.
+temperature scaling with a bias (Platt's scaling), since a score says nothing of how many wrong
+items there are. It is monotonous, so results lie in the order of their probabilities.
 """
 
 from collections.abc import Mapping, Sequence

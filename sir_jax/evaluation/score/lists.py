@@ -1,8 +1,8 @@
 """Lists of the best items of each query by embedding, and the ranks that new scores give them.
 
-Of items with equal scores, wrong ones come first. A query's rank is defined as in `ranking`: that of
-its best right item, from 1, after wrong items of equal score. A query without a right item in its
-list keeps its coarse rank, because items outside of the list stay behind it in coarse order.
+Of items with equal scores, wrong ones come first. A query's rank is defined as in `ranking`: that
+of its best right item, from 1, after wrong items of equal score. A query without a right item in
+its list keeps its coarse rank, because items outside of the list stay behind it in coarse order.
 """
 
 import dataclasses

@@ -52,15 +52,12 @@ class Scored:
 
     def candidates(self) -> list[Candidates]:
         """Return the matched lists of both directions, as `fit_weight` takes them."""
-        return [
-            Candidates(
-                side.ranks[side.queries],
-                side.lists.scores.astype(np.float64),
-                odds,
-                side.lists.right,
-            )
-            for side, odds in zip(self.sides, self.match, strict=True)
-        ]
+        out = []
+        for side, odds in zip(self.sides, self.match, strict=True):
+            lists = side.lists
+            ranks, scores = side.ranks[side.queries], lists.scores.astype(np.float64)
+            out.append(Candidates(ranks, scores, odds, lists.right))
+        return out
 
     def results(self, score: Score) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return what people are shown, of both directions: all lists in one.
