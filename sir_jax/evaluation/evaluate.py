@@ -71,7 +71,7 @@ def evaluate(
     if fold_images:
         model = model_to_rank(cfg, params, k)
         return evaluate_folds(model, params, split, cfg.data, batch_size, k, fold_images, score)
-    metrics = evaluate_split(model, params, split, cfg.data, batch_size, k, score)
+    metrics = evaluate_model(cfg, params, split, batch_size, k, score)
     flat = metrics.flat() | intervals_of([metrics])
     return flat, format_flat(flat)
 

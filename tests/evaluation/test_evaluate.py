@@ -15,7 +15,8 @@ from sir_jax.evaluation.folds import folds_of
 from sir_jax.evaluation.intervals import paired_difference
 from sir_jax.evaluation.ranking import format_table, intervals_of
 from sir_jax.evaluation.rerank import format_reranked
-from sir_jax.inference.release import write_release
+from sir_jax.inference.release import find, write_release
+from sir_jax.inference.score import UNFITTED
 from sir_jax.models import build_model
 from sir_jax.training.checkpoint import Checkpoints
 from sir_jax.training.optimizer import make_optimizer
@@ -195,10 +196,28 @@ def test_reranked_table_and_json(run, capsys, tmp_path):
     assert (written["rerank_k_s2i"], written["rerank_k_i2s"]) == (6, 8)
     assert written["rerank_cap_s2i"] == 1.0 and written["rerank_pairs"] == 72
 
+    # Fitted on the validation split, the score is kept, used and released.
+    assert written["weight"] == 1.0 and written["weights_fitted"] == 0.0
+    assert find(tmp_path).score == UNFITTED and "not fitted" in out
+    assert cli.main(["evaluate", *where, "--fit"]) == 0
+    captured = capsys.readouterr()
+    found = find(tmp_path).score
+    told = found.fitted
+    assert (told["corpus"], told["split"], told["images"], told["k"]) == (corpus.name, "val", 2, 8)
+    assert f"weight of the match {found.weight:.3g}" in captured.out
+    fitted = json.loads((tmp_path / "eval_test.json").read_text())["metrics"]
+    assert fitted["weight"] == found.weight and fitted["weights_fitted"] == 1.0
+    again = evaluate_split(model, params, corpus.splits["test"], cfg.data, 5, 8, found)
+    assert fitted["fused_mean_r1"] == again.flat()["fused_mean_r1"]
+    write_release(tmp_path / "out", cfg, params, "r", "float32", {}, "", found)
+    assert find(tmp_path / "out").score == found
+
     # Without re-ranking, the same checkpoint gives no numbers of re-ranking.
     assert cli.main(["evaluate", *where, "--rerank=0"]) == 0
     written = json.loads((tmp_path / "eval_test.json").read_text())["metrics"]
-    assert not [name for name in written if "rerank" in name]
+    assert not [name for name in written if "rerank" in name or "weight" in name]
+    assert cli.main(["evaluate", f"--model={tmp_path / 'out'}", "--fit"]) == 2
+    assert "score of a release is fixed" in capsys.readouterr().err
 
 
 def test_an_old_config_without_losses_cannot_be_reranked(run, tiny, capsys, tmp_path):

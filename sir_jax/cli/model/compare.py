@@ -67,7 +67,9 @@ def main(argv: list[str]) -> int:
         ranked = evaluate_model(*given).rankings()
         rankings.append(ranked.get("fused_", ranked[""]))
     compared = compare(*rankings)
-    scored = f"the best {args.rerank} as search ranks" if args.rerank else "as an index ranks"
+    pooled = any("pool_speech" in found.params for found in models)
+    scored = "by joint vectors, where a model pools" if pooled else "by embedding"
+    scored = f"the best {args.rerank} as search ranks" if args.rerank else scored
     if args.json:
         content = {"a": args.a, "b": args.b, "corpus": corpus.name, "split": args.split}
         rows = [

@@ -1,0 +1,68 @@
+"""Pooled vectors: their values in float64, and that padding changes nothing."""
+
+import jax
+import numpy as np
+import pytest
+from tiny_models import random_params, tiny_config
+
+from sir_jax.models import Encoded, MatchSpec, build_model
+
+
+@pytest.fixture(scope="module")
+def model_and_params():
+    cfg = tiny_config(**{"model.match.kind": "pooled"})
+    cfg.model.match.update(queries=3, hidden=10, width=6)
+    model = build_model(cfg.model, ("pool",))
+    return model, random_params(model)
+
+
+def reference(tree, tokens, mask):
+    """Compute one item's pooled vector token by token, in float64."""
+    tree = jax.tree.map(np.float64, tree)
+    tokens = tokens[mask].astype(np.float64)
+    mean, var = tokens.mean(axis=1, keepdims=True), tokens.var(axis=1, keepdims=True)
+    x = (tokens - mean) / np.sqrt(var + 1e-5) * tree["norm"]["scale"] + tree["norm"]["bias"]
+    read = []
+    for query in tree["queries"]:
+        share = np.exp(x @ query - (x @ query).max())
+        read.append((share / share.sum()) @ x)
+    up = np.concatenate(read) @ tree["mlp"]["up"]["kernel"] + tree["mlp"]["up"]["bias"]
+    up = np.array([0.5 * u * (1 + _erf(u)) for u in up])
+    out = up @ tree["mlp"]["down"]["kernel"] + tree["mlp"]["down"]["bias"]
+    return out / np.linalg.norm(out)
+
+
+def _erf(u: float) -> float:
+    import math
+
+    return math.erf(u / math.sqrt(2))
+
+
+@pytest.mark.parametrize("modality", ["speech", "image"])
+def test_values_and_padding(model_and_params, modality):
+    model, params = model_and_params
+    rng = np.random.default_rng(0)
+    tokens = (3 * rng.normal(size=(4, 7, 32))).astype(np.float32)
+    mask = np.arange(7) < np.array([[7], [3], [1], [5]])
+    out = model.apply({"params": params}, Encoded(tokens, mask, None), modality, method="pool")
+    assert out.shape == (4, model.pooled_width) == (4, 6)
+    tree = params[f"pool_{modality}"]
+    expected = [reference(tree, *one) for one in zip(tokens, mask, strict=True)]
+    np.testing.assert_allclose(out, expected, atol=2e-6)
+    # What stands in the padding, and how long it is, does not matter.
+    noisy = np.where(mask[..., None], tokens, 1e3)
+    longer = np.pad(noisy, ((0, 0), (0, 4), (0, 0))), np.pad(mask, ((0, 0), (0, 4)))
+    again = model.apply({"params": params}, Encoded(*longer, None), modality, method="pool")
+    np.testing.assert_allclose(again, out, atol=1e-6)
+
+
+def test_a_model_that_only_pools_has_no_fusion_encoder(model_and_params):
+    model, params = model_and_params
+    assert "fusion" not in params and {"pool_speech", "pool_image"} <= params.keys()
+    assert params["pool_speech"]["mlp"]["up"]["kernel"].shape == (3 * 32, 10)
+    assert build_model(tiny_config().model, ("match",)).pooled_width == 0
+
+
+def test_an_unknown_kind_is_refused():
+    with pytest.raises(ValueError, match="kind 'late' is none of fusion, pooled, both"):
+        MatchSpec(kind="late")

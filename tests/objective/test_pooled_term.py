@@ -1,0 +1,139 @@
+"""The pooled match in the objective: values and gradients against float64, alone and beside."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from objective_helpers import STILL, loss_of, made
+from training_helpers import synthetic_batch
+
+from sir_jax.losses.matching import hard_negatives
+from sir_jax.models import Encoded
+from sir_jax.objective.terms import sim_term
+from sir_jax.objective.views import Views
+
+POOL = {"model.match.queries": 2, "model.match.hidden": 8, "model.match.width": 6}
+
+
+def views_and_ids(model, rows: int = 6, seed: int = 0):
+    """Return views of random tokens and embeddings, and ids of which two are equal."""
+    rng = np.random.default_rng(seed)
+
+    def encoded(length: int) -> Encoded:
+        z = rng.normal(size=(rows, model.embed_width))
+        z /= np.linalg.norm(z, axis=1, keepdims=True)
+        tokens = rng.normal(size=(rows, length, 32))
+        return Encoded(jnp.float32(tokens), jnp.ones((rows, length), bool), jnp.float32(z))
+
+    return Views(encoded(5), encoded(4), None, None), jnp.array([0, 1, 2, 3, 3, 4])[:rows]
+
+
+def pairs_of(views, ids, temperature, keys, groups: int):
+    """Return (speech row, image row, label) of every pair, drawn group by group."""
+    pairs, size = [], len(ids) // groups
+    split = [jax.random.split(key, groups) for key in keys]
+    for g in range(groups):
+        at = slice(g * size, (g + 1) * size)
+        scores = views.speech.embed[at] @ views.image.embed[at].T / temperature
+        images, has_image = hard_negatives(split[0][g], scores, ids[at])
+        speeches, has_speech = hard_negatives(split[1][g], scores.T, ids[at])
+        for b in range(size):
+            row = g * size + b
+            pairs.append((row, row, 1))
+            if has_image[b]:
+                pairs.append((row, g * size + int(images[b]), 0))
+            if has_speech[b]:
+                pairs.append((g * size + int(speeches[b]), row, 0))
+    return pairs
+
+
+def slow_loss(p_s, p_i, pairs, scale: float, bias: float) -> float:
+    """Return the mean binary cross-entropy over pairs, in float64."""
+    losses = []
+    for speech, image, label in pairs:
+        odds = np.exp(scale) * float(p_s[speech] @ p_i[image]) + bias
+        losses.append(np.logaddexp(0.0, -odds if label else odds))
+    return float(np.mean(losses))
+
+
+@pytest.fixture(scope="module")
+def pooled():
+    return made(**{"loss.sim.weight": 0.7, "model.match.kind": "pooled", **POOL, **STILL})
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_values_are_those_of_a_loop_over_pairs(pooled, groups):
+    _, model, state = pooled
+    params = state.params
+    views, ids = views_and_ids(model)
+    keys = jax.random.split(jax.random.key(4))
+    loss, metrics = sim_term(views, ids, 0.07, params, keys, model=model, groups=groups)
+    p_s, p_i = (
+        np.float64(model.apply({"params": params}, x, name, method="pool"))
+        for x, name in ((views.speech, "speech"), (views.image, "image"))
+    )
+    pairs = pairs_of(views, ids, 0.07, keys, groups)
+    scale, bias = float(params["pooled_scale"]), float(params["pooled_bias"])
+    assert float(loss) == pytest.approx(slow_loss(p_s, p_i, pairs, scale, bias), rel=1e-5)
+    assert metrics["sim"] == loss and "sim_pooled" not in metrics
+    right = [(np.exp(scale) * p_s[s] @ p_i[i] + bias > 0) == label for s, i, label in pairs]
+    assert float(metrics["sim_accuracy"]) == pytest.approx(np.mean(right))
+    # The gradient of scale and bias against differences of the loop, and every parameter has one.
+    grads = jax.grad(lambda p: sim_term(views, ids, 0.07, p, keys, model=model, groups=groups)[0])(
+        params
+    )
+    step = 1e-5
+    for name, (ds, db) in {"pooled_scale": (step, 0), "pooled_bias": (0, step)}.items():
+        up, down = (slow_loss(p_s, p_i, pairs, scale + s * ds, bias + s * db) for s in (1, -1))
+        assert float(grads[name]) == pytest.approx((up - down) / (2 * step), rel=1e-3, abs=1e-6)
+    for name in ("pool_speech", "pool_image"):
+        assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(grads[name]["mlp"]["up"]["kernel"]))
+        assert np.abs(grads[name]["queries"]).max() > 0
+    assert not any(np.any(x) for x in jax.tree.leaves(grads["speech"]))
+
+
+def test_both_matches_are_asked_about_the_same_pairs():
+    fields = {"loss.sic.weight": 1.0, "loss.sim.weight": 0.7, **POOL, **STILL}
+    cfg, model, state = made(**fields, **{"model.match.kind": "both"})
+    batch = synthetic_batch(cfg)
+    loss, aux = loss_of(cfg, model, state, batch)
+    m = {name: float(value) for name, value in aux.metrics.items()}
+    assert float(loss) == pytest.approx(m["sic"] + 0.7 * (m["sim"] + m["sim_pooled"]), rel=1e-6)
+    assert 0 <= m["sim_pooled_accuracy"] <= 1
+
+
+def test_a_pooled_match_learns_what_pairs_tell():
+    """A bit in one random token, the same in speech and picture, is all that partners differ by."""
+    _, model, state = made(
+        **{"loss.sim.weight": 1.0, "model.match.kind": "pooled", **POOL, **STILL}
+    )
+    rng = np.random.default_rng(1)
+    bits = np.arange(8) % 2
+    base = rng.normal(size=(2, 32))
+    z = np.ones((8, model.embed_width)) / np.sqrt(model.embed_width)
+
+    def encoded(length: int) -> Encoded:
+        tokens = 0.3 * rng.normal(size=(8, length, 32))
+        tokens[np.arange(8), rng.integers(0, length, 8)] += 2 * base[bits]
+        return Encoded(jnp.float32(tokens), jnp.ones((8, length), bool), jnp.float32(z))
+
+    pool = {name: x for name, x in state.params.items() if name.startswith("pool")}
+    rest = {name: x for name, x in state.params.items() if name not in pool}
+    ids = jnp.array(bits)
+
+    @jax.jit
+    def step(pool, views, key):
+        def loss_of(pool):
+            keys = jax.random.split(key)
+            return sim_term(views, ids, None, rest | pool, keys, model=model, groups=1)[0]
+
+        loss, grads = jax.value_and_grad(loss_of)(pool)
+        return loss, jax.tree.map(lambda x, g: x - 0.3 * g, pool, grads)
+
+    losses = []
+    for number in range(150):
+        views = Views(encoded(5), encoded(4), None, None)
+        loss, pool = step(pool, views, jax.random.key(number))
+        losses.append(float(loss))
+    prior = -(np.log(1 / 3) / 3 + 2 * np.log(2 / 3) / 3)  # all that one right of three tells
+    assert losses[0] > 0.9 * prior and np.mean(losses[-20:]) < 0.35 * prior
