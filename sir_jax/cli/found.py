@@ -91,7 +91,7 @@ def show_pictures(
             bad += bool(problem)
             is_right = path is not None and path.name == right
             mark = ("  <- right" if is_right else "") + (f"  <- {problem}" if problem else "")
-            print(f"{rank:>4}  {_score(hit)}  {path or hit.id}{mark}")
+            print(f"{rank:>4}  {_score(hit, index.model)}  {path or hit.id}{mark}")
             cells.append(Cell(picture, hit.score, is_right))
         label = query.title if query.told else Path(query.name).name
         rows.append(Row(label, query.text, cells))
@@ -123,7 +123,7 @@ def show_recordings(index, queries: list[Asked], found: list[list["Hit"]]) -> in
             mark = f"  <- {problem}" if problem else ""
             where = f" at {'; '.join(map(_span, moments[hit.id]))}" if moments[hit.id] else ""
             words = f": {text}" if text and not where else ""
-            print(f"{rank:>4}  {_score(hit)}  {path or hit.id}{where}{words}{mark}")
+            print(f"{rank:>4}  {_score(hit, index.model)}  {path or hit.id}{where}{words}{mark}")
     return bad
 
 
@@ -151,9 +151,12 @@ def _path_of(index, hit: "Hit") -> Path | None:
         return None  # added from memory
 
 
-def _score(hit: "Hit") -> str:
+def _score(hit: "Hit", model) -> str:
+    from sir_jax.index.query import probabilities
+
     # Log-odds are no measure that people could read: JSON has them.
-    return f"{hit.score:6.3f}" + ("" if hit.probability is None else f"  {hit.probability:6.1%}")
+    (probability,) = probabilities(model, [hit])
+    return f"{hit.score:6.3f}" + ("" if probability is None else f"  {probability:6.1%}")
 
 
 def as_data(index, queries: list[Asked], found: list[list["Hit"]]) -> list[dict[str, Any]]:
@@ -161,16 +164,18 @@ def as_data(index, queries: list[Asked], found: list[list["Hit"]]) -> list[dict[
 
     A file is not read for this; that it is there is all that is known of it.
     """
+    from sir_jax.index.query import probabilities
+
     answers = []
     for query, hits in zip(queries, found, strict=True):
         rows = []
         moments = find_moments(index, query, hits)
-        for hit in hits:
+        for hit, probability in zip(hits, probabilities(index.model, hits), strict=True):
             path = _path_of(index, hit)
             place: dict[str, Any] = {"path": None if path is None else str(path)}
             place["problem"] = find_problem(path) or None
             if own := moments[hit.id]:
                 place["moments"] = [moment._asdict() for moment in own]
-            rows.append(hit._asdict() | place)
+            rows.append(hit._asdict() | {"probability": probability} | place)
         answers.append({"query": query.name} | query.told | {"hits": rows})
     return answers

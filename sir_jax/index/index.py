@@ -377,7 +377,7 @@ class Index:
         gallery = self._galleries[target]
         self._searchers.setdefault(target, Searcher(gallery.vectors))
         samples = self._galleries[OTHER[target]].vectors
-        return find_hits(gallery, self._searchers[target], z, k, self.way, samples, self.model)
+        return find_hits(gallery, self._searchers[target], z, k, self.way, samples)
 
     def _rerank(self, query, z, kind: str, target: str, hits: list[Hit]) -> list[Hit]:
         if kind == target:

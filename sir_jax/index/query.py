@@ -32,14 +32,11 @@ class Hit(NamedTuple):
       id: the item's name in the index.
       score: inner product of the item's vector and the query's, -1 to 1.
       match: log-odds that speech and picture match; None without re-ranking, or a file to read.
-      probability: that they belong together, by everything that ordered the hits; None where the
-        model has no calibration for that.
     """
 
     id: str
     score: float
     match: float | None = None
-    probability: float | None = None
 
 
 def kind_of_content(content, of: str | None = None) -> str | None:
@@ -181,7 +178,7 @@ def rerank_hits(
       cut: returns the part of it that is matched.
 
     Returns:
-      The hits with `match` and, where the model is calibrated, `probability` set, best first.
+      The hits with `match` set, best first.
 
     Raises:
       UserError: the model has no matching head, or a file cannot be read.
@@ -191,22 +188,21 @@ def rerank_hits(
     match = model.match(speech, image)
     scores = np.array([hit.score for hit in hits])
     fused = model.score.fused(scores, model.temperature, match)
-    matched = [hit._replace(match=float(odds)) for hit, odds in zip(hits, match, strict=True)]
-    matched = with_probability(model, matched)
-    return [matched[n] for n in np.argsort(-fused, kind="stable")]
+    order = np.argsort(-fused, kind="stable")
+    return [hits[n]._replace(match=float(match[n])) for n in order]
 
 
-def with_probability(model, hits: list[Hit]) -> list[Hit]:
-    """Set the probability of hits, where the model has one; their order stays.
+def probabilities(model, hits: Sequence[Hit]) -> list[float | None]:
+    """Return how probable it is that each hit belongs to its query, as far as the model knows.
 
     Args:
       model: a `Retriever`, or None.
-      hits: of one search: all re-ranked, or none.
+      hits: of a search.
+
+    Returns:
+      The calibrated probability by everything that a hit is ranked by. None where the model has no
+      calibration; of one with a matching head, also where a hit was not matched.
     """
-    if model is None or not hits:
-        return hits
-    match = None if hits[0].match is None else np.array([hit.match for hit in hits])
-    found = model.probability(np.array([hit.score for hit in hits]), match)
-    if found is None:
-        return hits
-    return [hit._replace(probability=float(p)) for hit, p in zip(hits, found, strict=True)]
+    if model is None:
+        return [None] * len(hits)
+    return [model.probability(hit.score, hit.match) for hit in hits]

@@ -75,7 +75,7 @@ class Retriever:
         self.batch_size = batch_size
         self.model = build_model(cfg.model, tasks_of_params(params))
         self.score = score
-        self._scale = Scale(params, self.model.embed_width, self.model.pooled_width, score)
+        self.scale = Scale(params, self.model.embed_width, self.model.pooled_width, score)
         self._fingerprint = ""
         if devices is None:
             devices = jax.local_devices() if jax.default_backend() != "cpu" else jax.devices()[:1]
@@ -116,7 +116,7 @@ class Retriever:
     @property
     def width(self) -> int:
         """Return the width of a vector: of an embedding and, where there is one, pooled match."""
-        return self._scale.width
+        return self.scale.width
 
     @property
     def can_match(self) -> bool:
@@ -126,17 +126,17 @@ class Retriever:
     @property
     def temperature(self) -> float:
         """Return by what a product of two vectors is divided to be a logit."""
-        return self._scale.temperature
+        return self.scale.temperature
 
-    def probability(self, similarity, log_odds=None) -> np.ndarray | None:
-        """Return the calibrated probability that pairs match.
+    def probability(self, similarity: float, log_odds: float | None = None) -> float | None:
+        """Return the calibrated probability that a pair matches.
 
         Args:
-          similarity: float[n], products of vectors.
-          log_odds: float[n], from `match`; None where nothing was re-ranked.
+          similarity: product of two vectors.
+          log_odds: from `match`; None where nothing was re-ranked.
 
         Returns:
-          float64[n]; None where there is no calibration, or it is of re-ranked pairs alone.
+          None where there is no calibration, or it is of re-ranked pairs alone.
         """
         if self.can_match and log_odds is None:
             return None
@@ -248,7 +248,7 @@ class Retriever:
         """
         rows = self._batch_rows(count, batch_size)
         given = self.model, self.params, waves, self.cfg.data, rows, keep
-        return embed_speech(*given, self._scale.vectors)
+        return embed_speech(*given, self.scale.vectors)
 
     def load_pixels(self, position: int, source: Picture) -> np.ndarray:
         """Read a picture and prepare it for the encoder.
@@ -294,7 +294,7 @@ class Retriever:
           float32[n, E].
         """
         rows = self._batch_rows(count, batch_size)
-        return embed_images(self.model, self.params, pixels, rows, keep, self._scale.vectors)
+        return embed_images(self.model, self.params, pixels, rows, keep, self.scale.vectors)
 
     def match(
         self,

@@ -27,6 +27,7 @@ from sir_jax.data.media.audio import SAMPLE_RATE, longest_window, normalize_wave
 from sir_jax.data.media.image import ImageSpec, preprocess_image
 from sir_jax.errors import UserError
 from sir_jax.inference.retriever import Retriever
+from sir_jax.inference.score import Scale
 from sir_jax.runtime.files import write_json
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -63,12 +64,12 @@ def export_encoders(model: Retriever, out: Path) -> list[Path]:
         (out / DESCRIPTION).unlink(missing_ok=True)
         paths = []
         for modality in ("speech", "image"):
-            weights = _weights(model.params, modality)
+            weights = _weights(model, modality)
             paths.append(out / description[modality]["weights"])
             save_file(weights, paths[-1])
             for program in description[modality]["programs"]:
                 paths.append(out / program["file"])
-                paths[-1].write_bytes(_export(model.model, modality, weights, program))
+                paths[-1].write_bytes(_export(model, modality, weights, program))
     except OSError as error:
         raise UserError(f"{out} cannot be written to ({error.strerror}); give another") from error
     write_json(out / DESCRIPTION, description)
@@ -207,14 +208,18 @@ def _describe(model: Retriever) -> dict:
     }
 
 
-def _weights(params: dict, modality: str) -> dict[str, np.ndarray]:
-    # The encoder, its head and its projection: `speech`, `speech_head`, `speech_projection`.
+def _weights(model: Retriever, modality: str) -> dict[str, np.ndarray]:
+    # The encoder, its head and its projection: `speech`, `speech_head`, `speech_projection`; and
+    # `pool_speech` where a vector holds the pooled match, too.
+    params = model.params
     own = {name: leaf for name, leaf in params.items() if name.split("_")[0] == modality}
+    if model.scale.pooled_weight:
+        own[f"pool_{modality}"] = params[f"pool_{modality}"]
     flat = flatten_dict(own, sep="/")
     return {name: np.ascontiguousarray(jax.device_get(leaf)) for name, leaf in flat.items()}
 
 
-def _export(module, modality: str, weights: dict, program: dict) -> bytes:
+def _export(model: Retriever, modality: str, weights: dict, program: dict) -> bytes:
     export = _export_module()
     (rows,) = export.symbolic_shape("rows")
     if modality == "speech":
@@ -223,24 +228,32 @@ def _export(module, modality: str, weights: dict, program: dict) -> bytes:
         shape = (((rows, program["size"], program["size"], 3), jnp.float32),)
     of_weights = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in weights.items()}
     inputs = [jax.ShapeDtypeStruct(*each) for each in shape]
-    encode = jax.jit(_row_by_row(module, f"encode_{modality}"))
+    encode = jax.jit(_row_by_row(model.model, modality, model.scale))
     return bytes(export.export(encode, platforms=PLATFORMS)(of_weights, *inputs).serialize())
 
 
-def _row_by_row(module, method: str) -> Callable:
-    """Return a function (weights, *inputs) -> [rows, E] that works for a symbolic batch size.
+def _row_by_row(module, modality: str, scale: Scale) -> Callable:
+    """Return a function (weights, *inputs) -> [rows, width] that works for a symbolic batch size.
 
     On CPU the models split a batch into groups in Python, which needs a known batch size. Under
     `vmap` the model sees a single row, while XLA still computes the whole batch at once.
     """
 
+    factors = scale.similarity_temperature**-0.5, scale.pooled_weight**0.5
+
     def encode(weights, *inputs):
-        # `setup` of the model reads the temperature; the encoders do not use it.
-        params = unflatten_dict(weights, sep="/") | {"temperature": jnp.zeros(())}
+        # `setup` of the model reads these; the encoders do not use them.
+        unused = ("temperature", "pooled_scale", "pooled_bias")
+        params = unflatten_dict(weights, sep="/") | dict.fromkeys(unused, jnp.zeros(()))
 
         def one(*row):
-            row = [each[None] for each in row]
-            return module.apply({"params": params}, *row, deterministic=True, method=method).embed
+            row, method = [each[None] for each in row], f"encode_{modality}"
+            out = module.apply({"params": params}, *row, deterministic=True, method=method)
+            if not scale.pooled_weight:
+                return out.embed
+            pooled = module.apply({"params": params}, out, modality, method="pool")
+            joint = jnp.concatenate([factors[0] * out.embed, factors[1] * pooled], axis=1)
+            return joint / jnp.linalg.norm(joint, axis=1, keepdims=True)
 
         return jax.vmap(one)(*inputs)[:, 0]
 

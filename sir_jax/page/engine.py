@@ -16,7 +16,7 @@ from sir_jax.errors import UserError
 from sir_jax.index.items import rerank_readable
 from sir_jax.index.moments.search import cut_moment
 from sir_jax.index.moments.store import Moment
-from sir_jax.index.query import OTHER, Hit
+from sir_jax.index.query import OTHER, Hit, probabilities
 from sir_jax.page.item_files import ItemFiles, Missing
 
 # Most columns of a drawn waveform, and most frames of a drawn map: more than a screen can show.
@@ -115,10 +115,10 @@ class Engine:
                     "id": hit.id,
                     "score": _finite(hit.score),
                     "match": _finite(hit.match),
-                    "probability": _finite(hit.probability),
+                    "probability": _finite(chance),
                     "moments": [*map(list, moments.get(hit.id, ()))],
                 }
-                for hit in hits
+                for hit, chance in zip(hits, probabilities(self.model, hits), strict=True)
             ],
             "total": len(files.known),
             "timing": timing,
@@ -178,8 +178,8 @@ class Engine:
         if self.model.score.calibration is None:
             return None
         speech = self.model.encode_speech([(wave, SAMPLE_RATE)], notes=[])
-        similarity = (speech * self.model.encode_image([picture], notes=[])).sum(axis=1)
-        return _finite(self.model.probability(similarity, np.array([log_odds]))[0])
+        similarity = float((speech * self.model.encode_image([picture], notes=[])).sum())
+        return _finite(self.model.probability(similarity, log_odds))
 
 
 class _Timed:

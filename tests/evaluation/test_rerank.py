@@ -1,4 +1,4 @@
-"""Re-ranking: lists, ranks and tables, compared with naive loops and with a search."""
+"""Re-ranking: lists, ranks and tables, compared with naive loops."""
 
 import dataclasses
 import itertools
@@ -10,14 +10,11 @@ from sir_jax.errors import UserError
 from sir_jax.evaluation.ranking import (
     format_table,
     intervals_of,
-    metrics_of_ranks,
     retrieval_metrics,
     retrieval_ranks,
 )
 from sir_jax.evaluation.rerank import Reranked, format_reranked, rerank
 from sir_jax.evaluation.score.lists import coarse_lists, distinct_pairs, reranked_ranks
-from sir_jax.index.index import Index
-from sir_jax.inference.retriever import Retriever
 from sir_jax.inference.score import Score
 
 
@@ -190,44 +187,6 @@ def test_a_split_is_ranked_as_a_naive_loop_ranks_it(case, stores, k):
     assert out.pairs == len(pairs)
     assert out.passes == sum(np.bincount(stores[0].owners)[clip] for clip, _ in pairs)
     assert out.passes_per_s == out.passes / out.seconds > 0
-
-
-def ranks_of_search(index, queries, of, right, k):
-    """Return the rank of each query's best right item in an index; 0 without a right item."""
-    ranks = np.zeros(len(queries), int)
-    asked = [n for n, right_ids in enumerate(right) if right_ids]
-    chosen = [queries[n] for n in asked]
-    hits = index.search(chosen, 100, of=of), index.search(chosen, k, rerank=k, of=of)
-    for n, coarse, fused in zip(asked, *hits, strict=True):
-        first, rest = [hit.id for hit in fused], [hit.id for hit in coarse[k:]]
-        assert sorted(first) == sorted(hit.id for hit in coarse[:k])
-        ranks[n] = 1 + min(map((first + rest).index, right[n]))
-    return ranks
-
-
-def test_an_index_ranks_as_the_evaluation_says(case, memory_split, tmp_path):
-    cfg, model, params, *_ = case
-    # Clips of one bucket in batches of one, so that few programs are compiled.
-    captions = {30: (8, 2), 10: (5,), 20: (), 40: (1, 9, 3), 50: (11, 4), 60: (6, 7, 10)}
-    split = memory_split(captions)
-    pictures = [tmp_path / f"{row}.png" for row in range(len(split))]
-    for path, record in zip(pictures, split.records, strict=True):
-        path.write_bytes(record.image)
-    clips = [tmp_path / f"{entry['caption_id']}.flac" for entry in split.index]
-    for path, entry in zip(clips, split.index, strict=True):
-        path.write_bytes(split[entry["row"]].captions[entry["slot"]].audio)
-
-    ids_s, ids_i = split.index["image_id"], np.array([r.image_id for r in split.records])
-    same = ids_s[:, None] == ids_i[None, :]
-    index = Index.build(Retriever(cfg, params, batch_size=1), tmp_path)
-    pictures_of = [[pictures[n].name for n in np.flatnonzero(row)] for row in same]
-    clips_of = [[clips[n].name for n in np.flatnonzero(row)] for row in same.T]
-    ranks_s = ranks_of_search(index, clips, "image", pictures_of, k=4)
-    ranks_i = ranks_of_search(index, pictures, "speech", clips_of, k=4)
-
-    out = rerank(model, params, split, cfg.data, 1, k=4)
-    assert metrics_of_ranks(ranks_s, ranks_i, ids_s, ids_i) == out.fused
-    assert out.fused not in (out.coarse, out.alone)
 
 
 def test_a_model_without_the_matching_head_is_refused(tiny, memory_split):

@@ -180,3 +180,14 @@ def test_other_forms_of_the_encoders_can_be_exported(model, tmp_path, monkeypatc
     export_encoders(other, tmp_path)
     assert all(each.error < 1e-2 for each in check_export(other, tmp_path))
     assert stablehlo.read_description(tmp_path)["speech"]["normalize"] is False
+
+
+def test_joint_vectors_are_exported_whole(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(stablehlo, "CHECK_ROWS", (1,))
+    cfg = model.cfg.copy_and_resolve_references().unlock()
+    cfg.data.buckets = (4_000,)
+    cfg.model.match.update(kind="pooled", queries=2, hidden=8, width=6)
+    other = Retriever(cfg, random_params(build_model(cfg.model, ("pool",))))
+    export_encoders(other, tmp_path)
+    assert stablehlo.read_description(tmp_path)["width"] == cfg.model.embed_width + 6
+    assert all(each.error < 1e-5 for each in check_export(other, tmp_path))

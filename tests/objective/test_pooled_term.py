@@ -67,11 +67,17 @@ def test_values_are_those_of_a_loop_over_pairs(pooled, groups):
     params = state.params
     views, ids = views_and_ids(model)
     keys = jax.random.split(jax.random.key(4))
-    loss, metrics = sim_term(views, ids, 0.07, params, keys, model=model, groups=groups)
-    p_s, p_i = (
-        np.float64(model.apply({"params": params}, x, name, method="pool"))
-        for x, name in ((views.speech, "speech"), (views.image, "image"))
-    )
+
+    def run(params):
+        p = [
+            model.apply({"params": params}, x, name, method="pool")
+            for x, name in ((views.speech, "speech"), (views.image, "image"))
+        ]
+        loss, metrics = sim_term(views, ids, 0.07, params, keys, model=model, groups=groups)
+        return loss, (metrics, p)
+
+    (loss, (metrics, p)), grads = jax.jit(jax.value_and_grad(run, has_aux=True))(params)
+    p_s, p_i = map(np.float64, p)
     pairs = pairs_of(views, ids, 0.07, keys, groups)
     scale, bias = float(params["pooled_scale"]), float(params["pooled_bias"])
     assert float(loss) == pytest.approx(slow_loss(p_s, p_i, pairs, scale, bias), rel=1e-5)
@@ -79,9 +85,6 @@ def test_values_are_those_of_a_loop_over_pairs(pooled, groups):
     right = [(np.exp(scale) * p_s[s] @ p_i[i] + bias > 0) == label for s, i, label in pairs]
     assert float(metrics["sim_accuracy"]) == pytest.approx(np.mean(right))
     # The gradient of scale and bias against differences of the loop, and every parameter has one.
-    grads = jax.grad(lambda p: sim_term(views, ids, 0.07, p, keys, model=model, groups=groups)[0])(
-        params
-    )
     step = 1e-5
     for name, (ds, db) in {"pooled_scale": (step, 0), "pooled_bias": (0, step)}.items():
         up, down = (slow_loss(p_s, p_i, pairs, scale + s * ds, bias + s * db) for s in (1, -1))

@@ -9,17 +9,11 @@ from sir_jax.errors import UserError
 from sir_jax.index.engines.searcher import Searcher
 from sir_jax.index.gallery import Gallery
 from sir_jax.index.moments.store import Moment
-from sir_jax.index.query import Hit, group_queries, plain_queries, with_probability
+from sir_jax.index.query import Hit, group_queries, plain_queries
 
 
 def find_hits(
-    gallery: Gallery,
-    searcher: Searcher,
-    z: np.ndarray,
-    k: int,
-    way: str,
-    samples: np.ndarray,
-    model=None,
+    gallery: Gallery, searcher: Searcher, z: np.ndarray, k: int, way: str, samples: np.ndarray
 ) -> list[list[Hit]]:
     """Find the best items for each query.
 
@@ -30,15 +24,10 @@ def find_hits(
       k: most hits.
       way: see `Searcher.search`.
       samples: likewise.
-      model: a `Retriever`, which may know how probable a score is, or None.
 
     Returns:
       The hits of each query, best first; items of one score in the gallery's order.
     """
-    return [with_probability(model, hits) for hits in _find(gallery, searcher, z, k, way, samples)]
-
-
-def _find(gallery: Gallery, searcher: Searcher, z, k: int, way: str, samples) -> list[list[Hit]]:
     moments = gallery.moments
     if moments is None:
         result = searcher.search(z, k, way, samples)

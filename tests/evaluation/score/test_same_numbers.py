@@ -15,6 +15,7 @@ from sir_jax.evaluation.rerank import format_reranked, rerank
 from sir_jax.evaluation.score.calibration import read_reliability
 from sir_jax.evaluation.score.fit import fit_score
 from sir_jax.index.index import Index
+from sir_jax.index.query import probabilities
 from sir_jax.inference.retriever import Retriever
 from sir_jax.models import build_model
 from sir_jax.objective.switches import MATCH_TASKS
@@ -100,15 +101,18 @@ def test_evaluation_search_and_page_rank_alike(tiny, memory_split, tmp_path, kin
         np.testing.assert_array_equal(by_people.i2s.ranks, out.fused.i2s.ranks)
 
     # Probabilities fall with the rank, and those of evaluation are those that people are shown.
-    shown = [hit.probability for hits in found.values() for hit in hits]
-    for hits in found.values():
-        assert [h.probability for h in hits] == sorted((h.probability for h in hits), reverse=True)
+    shown = {name: probabilities(retriever, hits) for name, hits in found.items()}
+    for name, hits in found.items():
+        assert shown[name] == sorted(shown[name], reverse=True)
         assert all((hit.match is not None) == fusion for hit in hits)
     bins = read_reliability(out.reliability)
     assert sum(one.count for one in bins) == len(found)
-    first = [hits[0].probability for hits in found.values()]
+    first = [said[0] for said in shown.values()]
     told = sum(one.count * one.said for one in bins) / len(found)
-    assert told == pytest.approx(np.mean(first), abs=1e-12) and 0 < min(shown) < max(shown) < 1
+    assert told == pytest.approx(np.mean(first), abs=1e-12)
+    assert 0 < min(map(min, shown.values())) < max(first) < 1
+    page = engine.search("speech", clip(0), K, fusion)["results"]
+    assert [hit["probability"] for hit in page] == pytest.approx(shown[clips[0]], abs=1e-6)
     text = format_reranked(out.flat())
     assert ("weight of the match 0.5" in text) == fusion and ("pooled match 2" in text) == (
         kind != "fusion"
@@ -123,6 +127,6 @@ def test_a_model_without_calibration_shows_no_probability(tiny, memory_split, tm
     retriever = Retriever(cfg, params, batch_size=1)
     index = Index.build(retriever, tmp_path)
     wave = np.random.default_rng(0).normal(size=1_000).astype(np.float32)
-    assert [hit.probability for hit in index.search((wave, 16_000))] == [None, None]
+    assert probabilities(retriever, index.search((wave, 16_000))) == [None, None]
     page = Engine(retriever, index).search("speech", wave, 2, False)
     assert [hit["probability"] for hit in page["results"]] == [None, None]
