@@ -40,10 +40,9 @@ print(f"{table.name}: {len(rows)} rows, split {split}, seeds {seeds}")
 
 # %% [markdown]
 # Recalls in percent, mean and standard deviation over seeds. *coarse* ranks by embedding,
-# *re-ranked* by the matching head over the coarse top k, *summed* by log-odds plus cosine, *fused*
-# as search ranks, by log-odds plus cosine over temperature. The last column is the 95 % interval
-# over pictures of one run's mean R@1. A table from before a ranking or the intervals does not hold
-# them.
+# *match alone* by the matching head over the coarse top k (or by pooled vectors), *fused* as search
+# ranks, with the weight fitted on the validation split. The last column is the 95 % interval over
+# pictures of one run's mean R@1. A table from before a ranking or the intervals does not hold them.
 
 # %%
 print(format_summary(rows, split))

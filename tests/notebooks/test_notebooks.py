@@ -69,7 +69,7 @@ def table(tmp_path):
         for seed in range(3):
             for ablation, prefixes in (
                 ("contrastive", [""]),
-                ("+ all", ["", "reranked_", "summed_"]),
+                ("+ all", ["", "reranked_", "fused_"]),
             ):
                 for prefix in prefixes:
                     for metric in ("s2i_r1", "i2s_r1", "mean_r1", "mean_r5", "mean_r10"):
@@ -91,7 +91,7 @@ def test_ablation_notebook_reads_a_table_into_numbers_and_figures(
     assert "results.csv: 69 rows, split test, seeds [0, 1, 2]" in out
     lines = [line.split() for line in out.splitlines()]
     assert ["contrastive", "coarse", "3", *["51.0", "+-", "1.0"] * 5] in lines
-    assert ["+", "all", "summed", "3", *["51.0", "+-", "1.0"] * 5] in lines
+    assert ["+", "all", "fused", "3", *["51.0", "+-", "1.0"] * 5] in lines
     for name in ("ablations.png", "denoising.png"):
         pixels = np.asarray(Image.open(tmp_path / name).convert("RGB"))
         assert min(pixels.shape[:2]) > 200 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50
@@ -100,7 +100,7 @@ def test_ablation_notebook_reads_a_table_into_numbers_and_figures(
 def test_page_and_notebook_show_the_table_as_it_was_measured():
     rows = read_results(ROOT / "docs" / "ablations.csv")
     lines = format_summary(rows, "test").splitlines()
-    assert len(lines) == 11 and {row["seed"] for row in rows} == {"0", "1", "2"}
+    assert len(lines) == 9 and {row["seed"] for row in rows} == {"0", "1", "2"}
     assert "\n".join(lines) in (ROOT / "docs" / "evaluation.md").read_text()
     stored = printed(read("ablations").cells)
     assert "\n".join(lines) in stored and f"{len(rows)} rows" in stored

@@ -135,7 +135,13 @@ def test_upload_search_and_rerank(watched, page_engine, spoken):
     score = {hit.id: hit.score for hit in hits}
     keys = [score[name] / 0.07 + odds for name, odds in zip(ids(page)[:8], match, strict=True)]
     assert keys == sorted(keys, reverse=True)
-    assert page.locator("#pictures .second").count() == 8  # the link out of the folder has none
+    said = page.locator("#pictures .second").all_inner_texts()
+    assert len(said) == 8  # the link out of the folder has none
+    known = [
+        100 * page_engine.model.probability(score[name], odds)
+        for name, odds in zip(ids(page)[:8], match, strict=True)
+    ]
+    assert said == [f"match {percent:.1f} %" for percent in known]
     page.fill("#k", "4")
     page.dispatch_event("#k", "change")
     expect(page.locator("#pictures li")).to_have_count(4)

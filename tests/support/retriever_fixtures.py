@@ -126,9 +126,12 @@ def page_engine(page_root, matching_workdir):
     """Return the page's engine over an index of `page_root`."""
     from sir_jax.index.index import Index
     from sir_jax.inference.retriever import Retriever
+    from sir_jax.inference.score import Score
     from sir_jax.page.engine import Engine
 
     model = Retriever.load(matching_workdir)
+    # Of a weight of 1; the calibration lets the page show probabilities.
+    model.score = Score(calibration=(0.2, -1.0), fitted={"split": "val"})
     return Engine(model, Index.build(model, page_root))
 
 
