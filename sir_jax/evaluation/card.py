@@ -104,10 +104,13 @@ def write_card(
 def _introduction(name: str, cfg, params: dict, licence: str, dtype: str) -> list[str]:
     leaves = leaf_paths(params)
     count = sum(leaf.size for leaf in leaves.values())
-    match = "match_head/kernel" in leaves
+    match, pooled = "match_head/kernel" in leaves, "pool_speech/queries" in leaves
+    width = f"{cfg.model.embed_width}"
+    if pooled:
+        width += f" + {cfg.model.match.width} (embedding and pooled match)"
     return [
         "A speech-image retriever made with sir_jax: recordings and pictures to unit vectors of "
-        f"width {cfg.model.embed_width}, in which a dot product is the similarity"
+        f"width {width}, in which a dot product is the similarity"
         + ("; a fusion encoder re-ranks and shows where it looks." if match else "."),
         "",
         "```python",
@@ -122,6 +125,7 @@ def _introduction(name: str, cfg, params: dict, licence: str, dtype: str) -> lis
         f"- licence of the weights: {licence or 'not stated; ask whoever gave it to you'}",
         "- inside: both encoders and heads"
         + (", the fusion encoder and its matching head" if match else "")
+        + (", the pooled match" if pooled else "")
         + "; no optimiser, no teacher, no queue, no denoising head",
     ]
 

@@ -153,7 +153,12 @@ def evaluate_folds(
     """
     folds = folds_of(split, images)
     found = [evaluate_split(model, params, fold, data_cfg, batch_size, k, score) for fold in folds]
-    flat = mean_flat([metrics.flat() for metrics in found]) | intervals_of(found)
+    # A mean of bins of different counts would say nothing.
+    flats = [
+        {name: x for name, x in metrics.flat().items() if not name.startswith("reliability_")}
+        for metrics in found
+    ]
+    flat = mean_flat(flats) | intervals_of(found)
     left = len(split) - images * len(folds)
     lines = [
         f"mean over {len(folds)} folds of {images} images"

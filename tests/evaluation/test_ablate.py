@@ -104,8 +104,9 @@ def test_every_variant_is_run_once(toy, capsys):
     for modality in ("speech", "image"):
         assert -1 <= values["+ everything", f"denoise_{modality}_cosine_shuffled"] <= 1
     lines = [line.split("  ")[0] for line in printed.splitlines()]
-    # One line a ranking: the embeddings' alone; then coarse, re-ranked, their sum, and fused.
-    assert lines.count("contrastive") == 1 and lines.count("+ everything") == 4
+    # One line a ranking: the embeddings' alone; then coarse, match alone, and fused.
+    assert lines.count("contrastive") == 1 and lines.count("+ everything") == 3
+    assert values["+ everything", "weights_fitted"] == 1 and values["+ everything", "weight"] >= 0
     assert (toy / "runs" / "everything-s0" / "metrics.jsonl").exists()
 
     # Finished runs are skipped.

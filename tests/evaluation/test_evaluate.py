@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from sir_jax.cli import main as cli
+from sir_jax.cli.model import train
 from sir_jax.data.builders.spoken_scenes.config import SceneConfig
 from sir_jax.data.preparation.scenes import make_spoken_scenes
 from sir_jax.evaluation.evaluate import compare, evaluate_split, format_compared
@@ -15,6 +16,7 @@ from sir_jax.evaluation.folds import folds_of
 from sir_jax.evaluation.intervals import paired_difference
 from sir_jax.evaluation.ranking import format_table, intervals_of
 from sir_jax.evaluation.rerank import format_reranked
+from sir_jax.evaluation.score.fit import fit_workdir
 from sir_jax.inference.release import find, write_release
 from sir_jax.inference.score import UNFITTED
 from sir_jax.models import build_model
@@ -211,6 +213,16 @@ def test_reranked_table_and_json(run, capsys, tmp_path):
     assert fitted["fused_mean_r1"] == again.flat()["fused_mean_r1"]
     write_release(tmp_path / "out", cfg, params, "r", "float32", {}, "", found)
     assert find(tmp_path / "out").score == found
+
+    # Training fits at its end what was not fitted; so does an export, where the corpus is there.
+    assert fit_workdir(tmp_path, corpus, again=False) == found
+    (tmp_path / "score.json").unlink()
+    train.fit(cfg, str(tmp_path), corpus)
+    assert find(tmp_path).score == found and "fitted on 2 images" in capsys.readouterr().out
+    (tmp_path / "score.json").unlink()
+    assert cli.main(["export", f"--workdir={tmp_path}", f"--out={tmp_path / 'plain'}"]) == 0
+    assert "no probability will be shown" in capsys.readouterr().out
+    assert find(tmp_path / "plain").score == UNFITTED
 
     # Without re-ranking, the same checkpoint gives no numbers of re-ranking.
     assert cli.main(["evaluate", *where, "--rerank=0"]) == 0

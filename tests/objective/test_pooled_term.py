@@ -5,12 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from objective_helpers import STILL, loss_of, made
+from tiny_models import tiny_config
 from training_helpers import synthetic_batch
 
 from sir_jax.losses.matching import hard_negatives
 from sir_jax.models import Encoded
 from sir_jax.objective.terms import sim_term
 from sir_jax.objective.views import Views
+from sir_jax.runtime.sharding import make_mesh
+from sir_jax.runtime.trees import leaf_paths
+from sir_jax.training.setup import prepare
 
 POOL = {"model.match.queries": 2, "model.match.hidden": 8, "model.match.width": 6}
 
@@ -140,3 +144,23 @@ def test_a_pooled_match_learns_what_pairs_tell():
         losses.append(float(loss))
     prior = -(np.log(1 / 3) / 3 + 2 * np.log(2 / 3) / 3)  # all that one right of three tells
     assert losses[0] > 0.9 * prior and np.mean(losses[-20:]) < 0.35 * prior
+
+
+@pytest.mark.parametrize("kind", ["pooled", "both"])
+def test_a_step_on_a_mesh_is_lowered_with_every_parameter_in_its_place(kind):
+    fields = {"loss.sim.weight": 1.0, "loss.sim.mining": "shard", "data.batch_size": 16, **POOL}
+    mesh = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "data.buckets": (3_200,)}
+    cfg = tiny_config(**fields, **mesh, **{"model.match.kind": kind})
+    setup = prepare(cfg, make_mesh(cfg.mesh))
+    placed = {
+        path: tuple(leaf.spec)
+        for path, leaf in leaf_paths(setup.shardings.params).items()
+        if path.startswith("pool")
+    }
+    assert placed["pool_speech/queries"] == placed["pool_image/queries"] == (None, "fsdp")
+    assert placed["pool_speech/mlp/up/kernel"] == ("fsdp", "tensor")
+    assert placed["pool_image/mlp/down/kernel"] == ("tensor", "fsdp")
+    assert placed["pooled_scale"] == ()
+    lowered = setup.jit_step().lower(setup.abstract, setup.batch_shapes(3_200))
+    metrics = lowered.out_info[1]
+    assert ("train/sim_pooled" in metrics) == (kind == "both") and "train/sim" in metrics
