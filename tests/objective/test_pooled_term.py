@@ -146,11 +146,10 @@ def test_a_pooled_match_learns_what_pairs_tell():
     assert losses[0] > 0.9 * prior and np.mean(losses[-20:]) < 0.35 * prior
 
 
-@pytest.mark.parametrize("kind", ["pooled", "both"])
-def test_a_step_on_a_mesh_is_lowered_with_every_parameter_in_its_place(kind):
+def test_a_step_on_a_mesh_is_lowered_with_every_parameter_in_its_place():
     fields = {"loss.sim.weight": 1.0, "loss.sim.mining": "shard", "data.batch_size": 16, **POOL}
     mesh = {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "data.buckets": (3_200,)}
-    cfg = tiny_config(**fields, **mesh, **{"model.match.kind": kind})
+    cfg = tiny_config(**fields, **mesh, **{"model.match.kind": "both"})
     setup = prepare(cfg, make_mesh(cfg.mesh))
     placed = {
         path: tuple(leaf.spec)
@@ -163,4 +162,4 @@ def test_a_step_on_a_mesh_is_lowered_with_every_parameter_in_its_place(kind):
     assert placed["pooled_scale"] == ()
     lowered = setup.jit_step().lower(setup.abstract, setup.batch_shapes(3_200))
     metrics = lowered.out_info[1]
-    assert ("train/sim_pooled" in metrics) == (kind == "both") and "train/sim" in metrics
+    assert {"train/sim", "train/sim_pooled", "train/sim_pooled_accuracy"} <= metrics.keys()
