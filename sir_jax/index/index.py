@@ -228,7 +228,7 @@ class Index:
             reverse. Required for bytes and vectors.
 
         Returns:
-          A list of `Hit`s, best first: by score or, with re-ranking, by the model's fused score;
+          A list of each `Hit`, best first: by score or, with re-ranking, by the fused score;
           those whose file cannot be read come last then. For a list or matrix of queries, a list of
           such lists.
 
