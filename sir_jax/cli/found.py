@@ -84,14 +84,14 @@ def show_pictures(
     for query, hits in zip(queries, found, strict=True):
         right = truth.get(Path(query.name).name)
         print(f"{query.title}{': ' + query.text if query.text else ''}")
-        cells = []
+        cells, chances = [], _chances(index, hits)
         for rank, hit in enumerate(hits, 1):
             path = _path_of(index, hit)
             picture, problem = read_picture(path)
             bad += bool(problem)
             is_right = path is not None and path.name == right
             mark = ("  <- right" if is_right else "") + (f"  <- {problem}" if problem else "")
-            print(f"{rank:>4}  {_score(hit, index.model)}  {path or hit.id}{mark}")
+            print(f"{rank:>4}  {_score(hit, chances[rank - 1])}  {path or hit.id}{mark}")
             cells.append(Cell(picture, hit.score, is_right))
         label = query.title if query.told else Path(query.name).name
         rows.append(Row(label, query.text, cells))
@@ -116,6 +116,7 @@ def show_recordings(index, queries: list[Asked], found: list[list["Hit"]]) -> in
     for query, hits in zip(queries, found, strict=True):
         moments = find_moments(index, query, hits)
         print(query.title)
+        chances = _chances(index, hits)
         for rank, hit in enumerate(hits, 1):
             path = _path_of(index, hit)
             text, problem = text_beside(str(path)) if path else "", find_problem(path)
@@ -123,7 +124,8 @@ def show_recordings(index, queries: list[Asked], found: list[list["Hit"]]) -> in
             mark = f"  <- {problem}" if problem else ""
             where = f" at {'; '.join(map(_span, moments[hit.id]))}" if moments[hit.id] else ""
             words = f": {text}" if text and not where else ""
-            print(f"{rank:>4}  {_score(hit, index.model)}  {path or hit.id}{where}{words}{mark}")
+            score = _score(hit, chances[rank - 1])
+            print(f"{rank:>4}  {score}  {path or hit.id}{where}{words}{mark}")
     return bad
 
 
@@ -151,11 +153,14 @@ def _path_of(index, hit: "Hit") -> Path | None:
         return None  # added from memory
 
 
-def _score(hit: "Hit", model) -> str:
+def _chances(index, hits: list["Hit"]) -> list[float | None]:
     from sir_jax.index.query import probabilities
 
+    return probabilities(index.model, hits)
+
+
+def _score(hit: "Hit", probability: float | None) -> str:
     # Log-odds are no measure that people could read: JSON has them.
-    (probability,) = probabilities(model, [hit])
     return f"{hit.score:6.3f}" + ("" if probability is None else f"  {probability:6.1%}")
 
 
@@ -164,13 +169,11 @@ def as_data(index, queries: list[Asked], found: list[list["Hit"]]) -> list[dict[
 
     A file is not read for this; that it is there is all that is known of it.
     """
-    from sir_jax.index.query import probabilities
-
     answers = []
     for query, hits in zip(queries, found, strict=True):
         rows = []
         moments = find_moments(index, query, hits)
-        for hit, probability in zip(hits, probabilities(index.model, hits), strict=True):
+        for hit, probability in zip(hits, _chances(index, hits), strict=True):
             path = _path_of(index, hit)
             place: dict[str, Any] = {"path": None if path is None else str(path)}
             place["problem"] = find_problem(path) or None

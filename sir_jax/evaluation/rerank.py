@@ -178,8 +178,8 @@ def rank_scored(scored: Scored, score: Score) -> Reranked:
     ids, reliability = scored.ids, {}
     coarse = retrieval_metrics(*scored.plain, *ids)
     if score.calibration is not None:
-        fused, right, first = scored.results(score)
-        reliability = reliability_flat(score.probability(fused), right, first)
+        shown = scored.results(score)
+        reliability = reliability_flat(shown.chances, shown.right, shown.first)
     common = dict(coarse=coarse, score=score, reliability=reliability)
     joint = retrieval_metrics(*scored.vectors, *ids) if scored.pooled else None
     if scored.match is None:

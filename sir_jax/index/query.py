@@ -197,12 +197,20 @@ def probabilities(model, hits: Sequence[Hit]) -> list[float | None]:
 
     Args:
       model: a `Retriever`, or None.
-      hits: of a search.
+      hits: of one search.
 
     Returns:
       The calibrated probability by everything that a hit is ranked by. None where the model has no
-      calibration; of one with a matching head, also where a hit was not matched.
+      calibration, or there is no other hit to compare with; of a model with a matching head, also
+      where a hit was not matched.
     """
+    found: list[float | None] = [None] * len(hits)
     if model is None:
-        return [None] * len(hits)
-    return [model.probability(hit.score, hit.match) for hit in hits]
+        return found
+    known = [n for n, hit in enumerate(hits) if hit.match is not None or not model.can_match]
+    match = [hits[n].match for n in known] if model.can_match else None
+    if known:
+        chances = model.probability([hits[n].score for n in known], match)
+        for n, chance in zip(known, () if chances is None else chances, strict=False):
+            found[n] = float(chance)
+    return found

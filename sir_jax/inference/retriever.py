@@ -128,19 +128,20 @@ class Retriever:
         """Return by what a product of two vectors is divided to be a logit."""
         return self.scale.temperature
 
-    def probability(self, similarity: float, log_odds: float | None = None) -> float | None:
-        """Return the calibrated probability that a pair matches.
+    def probability(self, similarity, log_odds=None) -> np.ndarray | None:
+        """Return the calibrated probability that each result of one query is right.
 
         Args:
-          similarity: product of two vectors.
-          log_odds: from `match`; None where nothing was re-ranked.
+          similarity: float[n], products of vectors, of the best results.
+          log_odds: float[n], from `match`; None where nothing was re-ranked.
 
         Returns:
-          None where there is no calibration, or it is of re-ranked pairs alone.
+          float64[n]; None where there is no calibration, it is of re-ranked results alone, or n is
+          below 2.
         """
         if self.can_match and log_odds is None:
             return None
-        return self.score.probability(self.score.fused(similarity, self.temperature, log_odds))
+        return self.score.probabilities(self.score.fused(similarity, self.temperature, log_odds))
 
     def encode_speech(
         self,

@@ -20,11 +20,13 @@ from sir_jax.losses.fused_score import (
     joint_rows,
     joint_temperature,
     probability,
+    rivals,
 )
 from sir_jax.runtime.files import write_json
 from sir_jax.runtime.trees import leaf_paths
 
 FILE = "score.json"
+CALIBRATION = ("scale", "against", "bias")
 FORMAT, VERSION = "sir_jax score", 1
 # Parameters that tell one checkpoint from another, and take no time to hash.
 _TELLING = ("temperature", "match_head", "pooled_scale", "pooled_bias", "speech_projection")
@@ -37,15 +39,15 @@ class Score:
     Attributes:
       weight: of the fusion encoder's log-odds.
       pooled_weight: of the pooled match's log-odds.
-      calibration: scale and bias of `losses.fused_score.probability`; None where there is none, and
-        then no probability is shown to anybody.
+      calibration: scale, against and bias of `losses.fused_score.probability`; None where there is
+        none, and then no probability is shown to anybody.
       fitted: how the weights were found, as plain data: corpus, split, k and what was reached;
         empty where they were not.
     """
 
     weight: float = 1.0
     pooled_weight: float = 1.0
-    calibration: tuple[float, float] | None = None
+    calibration: tuple[float, float, float] | None = None
     fitted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def fused(self, similarity, temperature: float, log_odds):
@@ -55,15 +57,24 @@ class Score:
             return similarity / temperature
         return fused_score(similarity, temperature, np.asarray(log_odds, np.float64), self.weight)
 
-    def probability(self, score):
-        """Return the calibrated probability of scores of `fused`; None without a calibration."""
-        return None if self.calibration is None else probability(score, *self.calibration)
+    def probabilities(self, scores: np.ndarray) -> np.ndarray | None:
+        """Return the calibrated probability of each result of a query, or of several queries.
+
+        Args:
+          scores: float[..., k] of `fused`, the results of a query along the last axis.
+
+        Returns:
+          float64[..., k]; None without a calibration, or where a result has no other beside it.
+        """
+        if self.calibration is None or np.shape(scores)[-1] < 2:
+            return None
+        return probability(scores, rivals(scores), self.calibration)
 
     def to_json(self) -> dict[str, Any]:
         """Return the score as plain data."""
         calibration = None
         if self.calibration is not None:
-            calibration = dict(zip(("scale", "bias"), self.calibration, strict=True))
+            calibration = dict(zip(CALIBRATION, self.calibration, strict=True))
         return {
             "weight": self.weight,
             "pooled_weight": self.pooled_weight,
@@ -90,13 +101,13 @@ def read_score(plain: Mapping[str, Any] | None, source: str) -> Score:
         return UNFITTED
     try:
         found = plain["calibration"]
-        calibration = None if found is None else (float(found["scale"]), float(found["bias"]))
+        calibration = None if found is None else tuple(float(found[x]) for x in CALIBRATION)
         weights = float(plain["weight"]), float(plain["pooled_weight"])
         score = Score(*weights, calibration, dict(plain["fitted"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{source}: its score is damaged ({error!r}); fit it again") from None
-    numbers = score.weight, score.pooled_weight, *(calibration or (1.0, 0.0))
-    if not all(map(math.isfinite, numbers)) or min(numbers[:3]) < 0:
+    numbers = score.weight, score.pooled_weight, *(calibration or (1.0, 0.0, 0.0))
+    if not all(map(math.isfinite, numbers)) or min(numbers[:4]) < 0:
         raise UserError(f"{source}: its score has the numbers {numbers}; fit it again")
     return score
 

@@ -30,23 +30,44 @@ def fused_score(similarity, temperature: float, log_odds, weight: float = 1.0):
     return similarity / temperature + weight * log_odds
 
 
-def probability(score, scale: float, bias: float):
-    """Return the calibrated probability of scores, 1 / (1 + exp(-(scale * score + bias))).
+def rivals(scores: np.ndarray) -> np.ndarray:
+    """Return for each result of a query the best score of the others.
+
+    Args:
+      scores: float[..., k], of the results of a query along the last axis, k at least 2.
+
+    Example:
+      >>> rivals(np.array([3.0, 5.0, 4.0])).tolist()
+      [5.0, 4.0, 5.0]
+    """
+    scores = np.asarray(scores, np.float64)
+    best = scores.argmax(axis=-1)[..., None]
+    top = np.partition(scores, -2, axis=-1)
+    is_best = np.arange(scores.shape[-1]) == best
+    return np.where(is_best, top[..., -2:-1], top[..., -1:])
+
+
+def probability(score, rival, calibration: tuple[float, float, float]) -> np.ndarray:
+    """Return the calibrated probability of results, float64 in the shape of `score`.
+
+    It is 1 / (1 + exp(-(scale * score - against * rival + bias))). What a score is worth depends on
+    the query, and how far it stands above the best other one tells most of that.
 
     Args:
       score: from `fused_score`.
-      scale: fitted on a validation split, above 0: a higher score is never less probable.
-      bias: fitted likewise.
+      rival: from `rivals`.
+      calibration: scale, above 0, against, at least 0, and bias, fitted on a validation split: a
+        result with a higher score than another of its query is never less probable.
 
     Example:
-      >>> probability(3.0, 2.0, -6.0)
+      >>> float(probability(3.0, 1.0, (2.0, 1.0, -5.0)))
       0.5
     """
+    scale, against, bias = calibration
+    x = scale * np.asarray(score, np.float64) - against * np.asarray(rival, np.float64) + bias
     # Of two forms the one whose exponential cannot overflow.
-    x = np.asarray(scale * np.asarray(score, np.float64) + bias)
     small = np.exp(-np.abs(x))
-    out = np.where(x >= 0, 1.0, small) / (1.0 + small)
-    return out if out.ndim else float(out)
+    return np.where(x >= 0, 1.0, small) / (1.0 + small)
 
 
 def joint_temperature(temperature: float, pooled_weight: float) -> float:

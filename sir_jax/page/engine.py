@@ -165,21 +165,12 @@ class Engine:
             "frame_seconds": attention.frame_seconds * size,
             "seconds": attention.seconds,
             "score": _finite(attention.score),
-            "probability": self._probability(wave, picture, attention.score),
             "box": [float(side) for side in attention.box],
             "width": picture.shape[1],
             "height": picture.shape[0],
             "peaks": peaks(wave),
             "timing": {"explain": (time.monotonic() - start) * 1e3},
         }
-
-    def _probability(self, wave: np.ndarray, picture: np.ndarray, log_odds: float) -> float | None:
-        """Return the probability that a pair matches; None without a calibration."""
-        if self.model.score.calibration is None:
-            return None
-        speech = self.model.encode_speech([(wave, SAMPLE_RATE)], notes=[])
-        similarity = float((speech * self.model.encode_image([picture], notes=[])).sum())
-        return _finite(self.model.probability(similarity, log_odds))
 
 
 class _Timed:

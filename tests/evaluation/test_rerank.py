@@ -217,7 +217,7 @@ def example_result():
         pairs=80,
         passes=90,
         seconds=4.0,
-        score=Score(0.5, 1.0, (1.0, 0.0), {"split": "val"}),
+        score=Score(0.5, 1.0, (1.0, 0.5, 0.0), {"split": "val"}),
         curve={4: 0.25, 8: 0.5},
         reliability={"calibration_error": 0.0125, "calibration_error_first": 0.034},
     )

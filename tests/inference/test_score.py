@@ -22,7 +22,7 @@ from sir_jax.inference.score import (
 from sir_jax.losses.fused_score import joint_rows, joint_temperature
 from sir_jax.models import build_model
 
-SCORE = Score(0.5, 2.0, (0.3, -1.5), {"split": "val", "r1": 0.75})
+SCORE = Score(0.5, 2.0, (0.3, 0.1, -1.5), {"split": "val", "r1": 0.75})
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,10 @@ def test_a_score_comes_back_from_json():
     plain = json.loads(json.dumps(SCORE.to_json()))
     assert read_score(plain, "x") == SCORE and read_score(None, "x") == UNFITTED
     assert read_score(UNFITTED.to_json(), "x") == UNFITTED
-    assert UNFITTED.probability(3.0) is None
+    scores = np.array([3.0, 5.0])
+    assert UNFITTED.probabilities(scores) is None and SCORE.probabilities(scores[:1]) is None
+    x = [0.3 * 3 - 0.1 * 5 - 1.5, 0.3 * 5 - 0.1 * 3 - 1.5]
+    np.testing.assert_allclose(SCORE.probabilities(scores), 1 / (1 + np.exp(-np.array(x))))
     assert SCORE.fused(0.2, 0.1, 3.0) == 3.5 and SCORE.fused(0.2, 0.1, None) == 2.0
 
 
@@ -77,7 +80,9 @@ def test_a_score_comes_back_from_json():
         {"weight": -1.0},
         {"weight": "much"},
         {"pooled_weight": float("inf")},
-        {"calibration": {"scale": -1.0, "bias": 0.0}},
+        {"calibration": {"scale": -1.0, "against": 0.0, "bias": 0.0}},
+        {"calibration": {"scale": 1.0, "against": -0.5, "bias": 0.0}},
+        {"calibration": {"scale": 1.0, "bias": 0.0}},
         {"calibration": [1.0, 2.0]},
         {"fitted": 3},
     ],

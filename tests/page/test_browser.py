@@ -137,11 +137,8 @@ def test_upload_search_and_rerank(watched, page_engine, spoken):
     assert keys == sorted(keys, reverse=True)
     said = page.locator("#pictures .second").all_inner_texts()
     assert len(said) == 8  # the link out of the folder has none
-    known = [
-        100 * page_engine.model.probability(score[name], odds)
-        for name, odds in zip(ids(page)[:8], match, strict=True)
-    ]
-    assert said == [f"match {percent:.1f} %" for percent in known]
+    known = page_engine.model.probability([score[name] for name in ids(page)[:8]], match)
+    assert said == [f"match {100 * chance:.1f} %" for chance in known]
     page.fill("#k", "4")
     page.dispatch_event("#k", "change")
     expect(page.locator("#pictures li")).to_have_count(4)

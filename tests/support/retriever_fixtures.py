@@ -131,7 +131,7 @@ def page_engine(page_root, matching_workdir):
 
     model = Retriever.load(matching_workdir)
     # Of a weight of 1; the calibration lets the page show probabilities.
-    model.score = Score(calibration=(0.2, -1.0), fitted={"split": "val"})
+    model.score = Score(calibration=(0.2, 0.1, -1.0), fitted={"split": "val"})
     return Engine(model, Index.build(model, page_root))
 
 

@@ -1,8 +1,9 @@
 """Scores as probabilities: fitted on a validation split, and how far they can be relied on.
 
-The probability that a result is right is 1 / (1 + exp(-(scale * score + bias))) of its fused score:
-temperature scaling with a bias (Platt's scaling), since a score says nothing of how many wrong
-items there are. It is monotonous, so results lie in the order of their probabilities.
+The probability that a result is right is a logistic function of its fused score (temperature
+scaling with a bias, Platt's) and of the best other score of its query: scores of one query are worth
+more than those of another, and the first result's lead over the second tells which. Results lie in
+the order of their probabilities.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,50 +18,66 @@ BINS = 10
 _STEPS, _ENOUGH = 100, 1e-10
 
 
-def fit_calibration(scores: np.ndarray, right: np.ndarray) -> tuple[float, float] | None:
-    """Fit scale and bias by maximum likelihood, in float64.
+def fit_calibration(
+    scores: np.ndarray, others: np.ndarray, right: np.ndarray
+) -> tuple[float, float, float] | None:
+    """Fit scale, against and bias by maximum likelihood, in float64.
 
     Targets are Platt's, (n + 1) / (n + 2) for n right ones and 1 / (n + 2) for n wrong ones: scores
     that part right from wrong exactly would have no finite fit.
 
     Args:
       scores: float[n], fused scores of results.
+      others: float[n], the best other score of each one's query, see `rivals`.
       right: bool[n], whether each is right.
 
     Returns:
-      (scale, bias), or None where scores do not tell right from wrong: all of one kind, or higher
-      for the wrong ones.
+      (scale, against, bias), or None where scores do not tell right from wrong: all of one kind, or
+      higher for the wrong ones.
 
     Raises:
       ValueError: a score is not finite.
     """
-    scores, right = np.asarray(scores, np.float64).ravel(), np.asarray(right, bool).ravel()
-    if not np.isfinite(scores).all():
+    columns = [np.asarray(x, np.float64).ravel() for x in (scores, others)]
+    right = np.asarray(right, bool).ravel()
+    if not all(np.isfinite(x).all() for x in columns):
         raise ValueError("scores hold a value that is not finite")
     yes, no = int(right.sum()), int((~right).sum())
-    if not yes or not no or not scores.std():
+    if not yes or not no or not columns[0].std():
         return None
-    centre, spread = scores.mean(), scores.std()
-    x = np.stack([(scores - centre) / spread, np.ones_like(scores)])
     target = np.where(right, (yes + 1) / (yes + 2), 1 / (no + 2))
-    slope, offset = _minimise(x, target)
-    scale, bias = slope / spread, offset - slope * centre / spread
-    return (float(scale), float(bias)) if scale > 0 else None
+    if columns[1].std():
+        scale, against, bias = _fit_columns(columns, target)
+        if scale > 0 and against <= 0:
+            return scale, -against, bias
+    # A better rival cannot make a result more probable: then it says nothing.
+    scale, bias = _fit_columns(columns[:1], target)
+    return (scale, 0.0, bias) if scale > 0 else None
+
+
+def _fit_columns(columns: list[np.ndarray], target: np.ndarray) -> list[float]:
+    """Return the slope of each column, and the bias, of the logits that fit the targets best."""
+    x = np.stack(columns)
+    centre, spread = x.mean(axis=1), x.std(axis=1)
+    z = np.concatenate([(x - centre[:, None]) / spread[:, None], np.ones((1, x.shape[1]))])
+    *slopes, offset = _minimise(z, target)
+    slopes = np.array(slopes) / spread
+    return [*map(float, slopes), float(offset - slopes @ centre)]
 
 
 def _minimise(x: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Minimise the cross-entropy of the logits theta x, x being [2, n], by Newton's method."""
+    """Minimise the cross-entropy of the logits theta x, x being [d, n], by Newton's method."""
 
     def loss_of(theta):
         logits = theta @ x
         return (np.logaddexp(0.0, logits) - target * logits).sum()
 
-    theta = np.zeros(2)
+    theta = np.zeros(len(x))
     loss = loss_of(theta)
     for _ in range(_STEPS):
-        p = probability(theta @ x, 1.0, 0.0)
+        p = probability(theta @ x, 0.0, (1.0, 0.0, 0.0))
         gradient = x @ (p - target)
-        curvature = (x * (p * (1 - p))) @ x.T + 1e-12 * np.eye(2)
+        curvature = (x * (p * (1 - p))) @ x.T + 1e-9 * np.eye(len(x))
         step = np.linalg.solve(curvature, gradient)
         size = 1.0
         # The loss is convex: some part of the step lowers it, until rounding is all that is left.

@@ -87,11 +87,11 @@ def score_of(scored: Scored, about: dict) -> Score:
         for name, weight in (("r1_without", 0.0), ("r1_weight_1", 1.0)):
             fitted[name] = measure_weight(sides, temperature, weight).r1
         fitted["r1"] = best.r1
-    fused, right, first = scored.results(score)
-    calibration = fit_calibration(fused, right)
+    calibration = fit_calibration(*scored.results(score)[:3])
     score = dataclasses.replace(score, calibration=calibration)
     if calibration is not None:
-        flat = reliability_flat(score.probability(fused), right, first)
+        shown = scored.results(score)
+        flat = reliability_flat(shown.chances, shown.right, shown.first)
         fitted |= {name: flat[name] for name in ("calibration_error", "calibration_error_first")}
     return dataclasses.replace(score, fitted=fitted)
 

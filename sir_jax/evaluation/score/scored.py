@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from sir_jax.inference.embed import embed_split
 from sir_jax.inference.matching import BUDGET, score_pairs
 from sir_jax.inference.score import Scale, Score
 from sir_jax.inference.token_store import TokenStore
-from sir_jax.losses.fused_score import joint_rows
+from sir_jax.losses.fused_score import joint_rows, rivals
 
 Pair = tuple[np.ndarray, np.ndarray]  # of speech, of images
 
@@ -59,22 +60,32 @@ class Scored:
             out.append(Candidates(ranks, scores, odds, lists.right))
         return out
 
-    def results(self, score: Score) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return what people are shown, of both directions: all lists in one.
-
-        Args:
-          score: to order them by.
-
-        Returns:
-          Three arrays [n]: the fused scores, whether each is right, whether it is its list's first.
-        """
+    def results(self, score: Score) -> "Results":
+        """Return what people are shown, of both directions, by a score."""
         columns = []
         for side, odds in zip(self.sides, self.match or (None, None), strict=True):
             fused = score.fused(side.lists.scores, self.scale.temperature, odds)
+            if fused.shape[1] < 2:  # a list of one has no rival
+                continue
             first = np.zeros(fused.shape, bool)
             first[np.arange(len(fused)), fused.argmax(axis=1)] = True
-            columns.append((fused.ravel(), side.lists.right.ravel(), first.ravel()))
-        return tuple(np.concatenate(column) for column in zip(*columns, strict=True))
+            chances = score.probabilities(fused)
+            chances = np.zeros(fused.shape) if chances is None else chances
+            found = fused, rivals(fused), side.lists.right, first, chances
+            columns.append([x.ravel() for x in found])
+        if not columns:
+            return Results(*np.zeros((2, 0)), *np.zeros((2, 0), bool), np.zeros(0))
+        return Results(*(np.concatenate(column) for column in zip(*columns, strict=True)))
+
+
+class Results(NamedTuple):
+    """The results of all lists, [n] each."""
+
+    scores: np.ndarray  # fused
+    others: np.ndarray  # the best other score of the list
+    right: np.ndarray
+    first: np.ndarray  # whether it is its list's first
+    chances: np.ndarray  # calibrated probabilities; 0 without a calibration
 
 
 def score_split(

@@ -220,7 +220,7 @@ export class Why {
 function facts(list, pair, attention) {
   const rows = [
     ["similarity", pair.score?.toFixed(3) ?? "none"],
-    ...(attention.probability === null ? [] : [["match", chance(attention.probability)]]),
+    ...(pair.probability === null ? [] : [["match", chance(pair.probability)]]),
     ["patches", `${attention.rows} × ${attention.cols}`],
   ];
   list.replaceChildren(...rows.map(([name, value]) => {

@@ -170,7 +170,7 @@ function clock(seconds) {
   return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${tail}` : `${minutes}:${tail}`;
 }
 
-const pair = (hit) => ({ token: answers[kind].token, id: hit.id, name: hit.id, score: hit.score });
+const pair = (hit) => ({ token: answers[kind].token, id: hit.id, name: hit.id, score: hit.score, probability: hit.probability });
 
 function pictureCard(hit, index) {
   const image = element("img", { src: api.thumbnailUrl(hit.id), alt: hit.id, loading: "lazy", width: 240, height: 240 });

@@ -54,7 +54,7 @@ def test_evaluation_search_and_page_rank_alike(tiny, memory_split, tmp_path, kin
     score = fit_score(model, params, val, cfg.data, 1, K)
     assert score.fitted["images"] == 8 and score.calibration is None or score.calibration[0] > 0
     # Random parameters are best left out: what is tested has a weight and a calibration.
-    score = dataclasses.replace(score, weight=0.5, pooled_weight=2.0, calibration=(0.3, -1.0))
+    score = dataclasses.replace(score, weight=0.5, pooled_weight=2.0, calibration=(0.3, 0.2, -1.0))
     out = rerank(model, params, split, cfg.data, 1, K, score=score)
     assert out.fused not in (out.coarse, out.alone)
 
