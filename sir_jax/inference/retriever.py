@@ -136,8 +136,7 @@ class Retriever:
           log_odds: float[n], from `match`; None where nothing was re-ranked.
 
         Returns:
-          float64[n]; None where there is no calibration, it is of re-ranked results alone, or n is
-          below 2.
+          float64[n]; None for one result, without a calibration, or if it is of re-ranked ones alone.
         """
         if self.can_match and log_odds is None:
             return None

@@ -1,9 +1,9 @@
 """Scores as probabilities: fitted on a validation split, and how far they can be relied on.
 
 The probability that a result is right is a logistic function of its fused score (temperature
-scaling with a bias, Platt's) and of the best other score of its query: scores of one query are worth
-more than those of another, and the first result's lead over the second tells which. Results lie in
-the order of their probabilities.
+scaling with a bias, Platt's) and of the best other score of its query: scores of one query are
+worth more than those of another, and the first result's lead over the second tells which. Results
+lie in the order of their probabilities.
 """
 
 from collections.abc import Mapping, Sequence
