@@ -136,7 +136,7 @@ class Retriever:
           log_odds: float[n], from `match`; None where nothing was re-ranked.
 
         Returns:
-          float64[n]; None for one result, without a calibration, or if it is of re-ranked ones alone.
+          float64[n]; None for one result, or without a calibration of such results.
         """
         if self.can_match and log_odds is None:
             return None
