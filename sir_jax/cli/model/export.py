@@ -18,7 +18,7 @@ def main(argv: list[str]) -> int:
       UserError: no such model or checkpoint, or the folder cannot be written.
     """
     args = parse(argv)
-    from sir_jax.evaluation.card import read_evaluations, run_stages, write_card
+    from sir_jax.evaluation.card import make_release
     from sir_jax.inference import release
     from sir_jax.runtime.workdir import as_path
 
@@ -32,20 +32,9 @@ def main(argv: list[str]) -> int:
     if not args.workdir:
         raise UserError(f"--model {args.model} is a release already; a --workdir is exported")
     workdir = as_path(args.workdir)
-    found = release.find(workdir, args.which)
     name = args.name or workdir.name
     command = f"sir-jax export {shlex.join(argv)}"
-    card = write_card(
-        name,
-        run_stages(found.cfg),
-        found.params,
-        read_evaluations(workdir),
-        command,
-        args.licence,
-        args.dtype,
-    )
-    about = {"licence": args.licence}
-    mark = release.write_release(out, found.cfg, found.params, name, args.dtype, about, card)
+    mark = make_release(workdir, out, name, command, args.which, args.dtype, args.licence)
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {size / 1e6:.1f} MB, {args.dtype}, fingerprint {mark}")
     return 0
