@@ -28,7 +28,8 @@ class Record:
       done: what is known of each finished stage, by the stage's name.
 
     Raises:
-      UserError: the folder holds something else, or what was asked for otherwise.
+      UserError: the folder holds something else, or a finished stage of what was asked for
+        otherwise.
     """
 
     def __init__(self, out: Path, asked: dict[str, Any]):
@@ -56,28 +57,21 @@ class Record:
             for name, value in asked.items()
             if before.get(name) != value
         ]
-        if differing:
+        if differing and not self.done:
+            self.chosen = {}  # nothing is made that could be mixed up
+        elif differing:
             raise UserError(
                 f"out {str(out)!r} was begun otherwise: {'; '.join(differing)}; choose another "
                 "out, or ask as before"
             )
 
-    def choose(self, name: str, value: Any) -> None:
-        """Note a size."""
-        self.chosen[name] = value
-        self._write()
-
     def finish(self, stage: str, **facts: Any) -> None:
         """Note that a stage is finished, and what is known of it."""
         self.done[stage] = facts
-        self._write()
+        self.write()
 
-    def forget(self, stage: str) -> None:
-        """Note that a stage is to be done again."""
-        if self.done.pop(stage, None) is not None:
-            self._write()
-
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write the record, whole or not at all."""
         content = {"asked": self._asked, "chosen": self.chosen, "done": self.done}
         write_json(self._path, content)
 

@@ -1,6 +1,7 @@
 """`learn`: corpus, training, evaluation, release and index, one after the other."""
 
 import dataclasses
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -79,8 +80,6 @@ def learn(wish: Wish, tell: Callable[[str], None] = print) -> Learnt:
     gathered = None
     if known.get("stamp") != stamp or corpus_directory(known["name"], wish.data_dir) is None:
         gathered = _survey(wish)
-        record.forget("corpus")
-        record.forget("index")
     with only_one(wish.out, "out"):
         run = _Run(wish, Record(wish.out, wish.asked()), stamp, gathered, tell)
         return run.all()
@@ -110,6 +109,13 @@ def _survey(wish: Wish) -> Gathered:
             f"images {str(wish.images)!r}: only 1 picture has a caption, {name}; give 2 or "
             "more, so that one can be told from another"
         )
+    percent, count = wish.hold_out_pictures, len(gathered.pictures)
+    left = count - math.ceil(count * percent / 100) - math.ceil(count * percent / 200)
+    if left < 2:
+        raise UserError(
+            f"hold_out_pictures is {percent}, which leaves {max(left, 0)} of {count} pictures for "
+            "training; hold out fewer"
+        )
     return gathered
 
 
@@ -133,6 +139,8 @@ class _Run:
     def all(self) -> Learnt:
         """Do every stage, or say that it is done."""
         if self._gathered is not None:
+            for stage in ("corpus", "index"):
+                self._record.done.pop(stage, None)
             self._choose_speech()
         for number, stage in enumerate(STAGES, 1):
             where = f"[{number} of {len(STAGES)}] {stage}"
@@ -141,6 +149,7 @@ class _Run:
             else:
                 left = sum(self._expected[s] for s in STAGES if s not in self._record.done)
                 self._tell(f"{where}: about {in_words(left)} left in all")
+                self._record.write()  # what was chosen holds for the next call, too
                 start = time.monotonic()
                 facts = getattr(self, f"_{stage}")()
                 seconds = time.monotonic() - start
@@ -165,8 +174,7 @@ class _Run:
         elif asked:
             choice = choice._replace(value=asked, why="as asked for")
         self._tell(sizes.show(choice))
-        if name not in chosen:
-            self._record.choose(name, choice.value)
+        chosen[name] = choice.value
         return choice.value
 
     def _choose_speech(self) -> None:
@@ -179,6 +187,7 @@ class _Run:
         spoken = ", ".join(f"{number:,} in {code}" for code, number in sorted(captions.items()))
         self._tell(f"{len(self._gathered.pictures):,} pictures with {count:,} captions: {spoken}")
         self._tell(f"cores = {self._cores}: of this machine")
+        begun = "voices" in self._record.chosen
         choice, others = sizes.choose_engines(captions, self._cores, missing_engines())
         engines = self._choose(choice, self._wish.engines)
         if tuple(engines) == choice.value:
@@ -186,7 +195,8 @@ class _Run:
                 self._tell(line)
         voices = self._choose(sizes.choose_voices(count), self._wish.voices)
         clips = count * (voices + 1 + len(engines))
-        self._check_room(clips)
+        if not begun:
+            self._check_room(clips)
         step = sizes.step_seconds(sizes.BATCH, 2.0, self._cores)
         pictures = len(self._gathered.pictures)
         batch = self._wish.batch_size or sizes.choose_batch(pictures).value
@@ -234,7 +244,7 @@ class _Run:
                 f"out {str(wish.out)!r}: pictures or captions have changed since it was begun "
                 f"({before} is {corpus.name} now); choose another out"
             )
-        self._record.choose("corpus", corpus.name)
+        chosen["corpus"] = corpus.name
         tests = [name for name in corpus.splits if name.startswith("test")]
         said = corpus.splits[tests[0] if tests else "train"][0].captions[0]
         words = {"text": said.text, "language": said.language}

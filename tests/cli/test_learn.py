@@ -147,6 +147,8 @@ def damaged(place):
         (other_content, [], "out 'found' holds thesis.tex and no learn.json; choose another fold"),
         (damaged, [], "found/learn.json cannot be read (JSONDecodeError"),
         (None, ["--out=names.csv"], "out names.csv: names.csv is a file; choose another folder"),
+        (None, ["--hold_out_pictures=50"], "hold_out_pictures is 50, which leaves 1 of 4 pictures"),
+        (None, ["--hold_out_pictures=61"], "hold_out_pictures is 61; give 0 to 60 percent"),
         (None, ["--steps=0"], "steps is 0; give 1 or more"),
         (None, ["--batch_size=1"], "batch_size is 1; give 2 or more"),
         (None, ["--minutes=0"], "minutes is 0; give a number above 0"),
