@@ -131,7 +131,8 @@ split = open_corpus(learnt.corpus, place / "data").splits["test"]
 count = min(3, len(split))
 asked = [split[row * (len(split) // count)] for row in range(count)]
 spoken = [record.captions[row % 2] for row, record in enumerate(asked)]
-hits = index.search([caption.audio for caption in spoken], k=min(5, len(index)))
+sounds = [caption.audio for caption in spoken]
+hits = index.search(sounds, k=min(5, len(index)), of="image")
 
 figure, axes = plt.subplots(count, 6, figsize=(9, 1.7 * count), width_ratios=(2, 1, 1, 1, 1, 1))
 for row, record, caption, best in zip(axes, asked, spoken, hits, strict=True):
