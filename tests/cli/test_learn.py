@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 
 import pytest
 from captioned import picture, write_pictures
@@ -12,6 +13,7 @@ from tiny_models import tiny_config
 
 from sir_jax.cli.main import main as sir_jax
 from sir_jax.learning import Wish
+from sir_jax.runtime.interrupt import Interrupted
 
 WORDS = {"a.png": "oui", "b.png": "éléphant", "c.png": "tsé", "d.png": "lune"}
 
@@ -21,6 +23,7 @@ def tiny(monkeypatch):
     small = lambda corpus: tiny_config(**{"data.corpus": corpus})  # noqa: E731
     monkeypatch.setattr("sir_jax.learning.setup.small_pair", small)
     monkeypatch.setattr("sir_jax.learning.stages.missing_engines", lambda: {})
+    monkeypatch.setattr("sir_jax.learning.stages.default_workers", lambda: 1)
 
 
 def write_folder(place):
@@ -47,23 +50,36 @@ def test_it_stops_goes_on_and_finds(place, monkeypatch, capfd):
     def stop(*arguments):
         raise KeyboardInterrupt
 
+    def preempt(*arguments):
+        raise Interrupted(7, 40, signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sir_jax.learning.stages.train", preempt)
+        assert learn() == 128 + signal.SIGTERM
+    printed = capfd.readouterr()
+    assert printed.err.endswith(
+        "stopped by SIGTERM at step 7 of 40; saved: the same command goes on from there\n"
+    )
+    lines = printed.out.splitlines()
+    assert lines[0] == "4 pictures with 4 captions: 4 in fr"
+    assert lines[1] == "cores = 1: of this machine"
+    assert "engines = espeak: eSpeak NG speaks every language" in lines
+    assert "not flite: it speaks none of fr" in lines
+    assert "voices = 2: as asked for" in lines and "steps = 40: as asked for" in lines
+    assert "batch_size = 4: there are 4 pictures, which differ within a step" in lines
+    assert any(line.startswith("buckets = 16000: clips last 0.") for line in lines)
+
     with monkeypatch.context() as patched:
         patched.setattr("sir_jax.learning.stages.make_release", stop)
         assert learn() == 130
     printed = capfd.readouterr()
     assert printed.err.endswith("\ninterrupted; the same command goes on from there\n")
     lines = printed.out.splitlines()
-    assert lines[:2] == ["4 pictures with 4 captions: 4 in fr", lines[1]]
-    assert "engines = espeak: eSpeak NG speaks every language" in lines
-    assert "not flite: it speaks none of fr" in lines
-    assert "voices = 2: as asked for" in lines and "steps = 40: as asked for" in lines
-    assert "batch_size = 4: there are 4 pictures, which differ within a step" in lines
-    assert any(line.startswith("buckets = 16000: clips last 0.") for line in lines)
     stages = [line for line in lines if line.startswith("[")]
-    assert [line.split()[3].rstrip(":") for line in stages] == [
-        *("corpus", "train", "evaluate", "release"),
-    ]
-    assert all(line.endswith(" left in all") for line in stages)
+    assert stages[0] == "[1 of 5] corpus: done already, skipped"
+    assert [line.split()[3] for line in stages[1:]] == ["train:", "evaluate:", "release:"]
+    assert all(line.endswith(" left in all") for line in stages[1:])
+    assert "steps = 40: as chosen when this was begun" in lines
     record = json.loads((place / "found/learn.json").read_text())
     assert list(record["done"]) == ["corpus", "train", "evaluate"]
     assert record["chosen"]["buckets"] == [16_000] and record["asked"]["steps"] == 40
