@@ -1,7 +1,7 @@
 """sir-jax train --config=configs/small.py --workdir=runs/small
 
-The small model that ships with the package (`sir_jax.load("spoken-scenes")`): spoken scenes by two
-synthesisers and every augmentation, starting from the small encoders that ship as well. Speech
+The successor of the small model that ships with the package (`sir_jax.load("spoken-scenes")`):
+spoken scenes by two synthesisers and every augmentation, from the small encoders that ship. Speech
 reads the image when matching, so that the fusion encoder tells which patches answer which stretch
 of speech. launch/release.sh makes, evaluates and exports it.
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Make the shipped model again (`sir_jax.load("spoken-scenes")`): train, evaluate, export. Takes
-# about two hours on two CPU cores. flite is fetched into $SIR_JAX_VOICES, or ./voices.
+# Make the model anew that ships as `sir_jax.load("spoken-scenes")`: train, evaluate, export. Its
+# first stage takes 50 minutes on two CPU cores. flite is fetched into $SIR_JAX_VOICES, or ./voices.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh" demo
 

@@ -265,7 +265,7 @@ class Index:
           k: most moments of each; of those that overlap, the better one.
 
         Returns:
-          id -> `Moment`s, best first; none for a recording that the model reads at once.
+          id -> each a `Moment`, best first; none for a recording that the model reads at once.
         """
         return moments_of(self, query, ids, k)
 

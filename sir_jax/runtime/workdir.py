@@ -207,29 +207,42 @@ def _locked(workdir: Path) -> Iterator[None]:
         yield
 
 
+def _wait_for_dead(path: Path, workdir: Path) -> None:
+    """Return once the job that beats in `path` has ended or gone silent; raise if it beats on."""
+
+    def read() -> str | None:
+        return path.read_text() if path.exists() else None
+
+    before = read()
+    deadline = time.monotonic() + DEAD
+    while before is not None and time.monotonic() < deadline:
+        time.sleep(BEAT / 10)
+        now = read()
+        if now is None:
+            return
+        if before and now and now != before:
+            raise _in_use(workdir, json.loads(before)["owner"])
+        before = before or now  # an empty file is one that is being written
+
+
 @contextlib.contextmanager
 def _beating(workdir: Path) -> Iterator[None]:
     """Hold a folder of a bucket: by a file that its job rewrites, and removes at its end."""
     path, over = workdir / JOB, threading.Event()
-    before = path.read_text() if path.exists() else ""
-    deadline = time.monotonic() + DEAD
-    while before and time.monotonic() < deadline:
-        time.sleep(BEAT / 10)
-        if (path.read_text() if path.exists() else "") not in (before, ""):
-            raise _in_use(workdir, json.loads(before)["owner"])
-        if not path.exists():
-            break
+    _wait_for_dead(path, workdir)
 
-    def beat() -> None:
-        number = 0
-        while True:
+    def beat(number: int) -> None:
+        with contextlib.suppress(OSError):  # the next one may get through
+            path.write_text(json.dumps({"owner": owner_name(), "beat": number}) + "\n")
+
+    def beat_on() -> None:
+        number = 1
+        while not over.wait(BEAT):
             number += 1
-            with contextlib.suppress(OSError):  # the next one may get through
-                path.write_text(json.dumps({"owner": owner_name(), "beat": number}) + "\n")
-            if over.wait(BEAT):
-                return
+            beat(number)
 
-    thread = threading.Thread(target=beat, name="workdir", daemon=True)
+    beat(1)  # before the caller goes on: the next job must find it
+    thread = threading.Thread(target=beat_on, name="workdir", daemon=True)
     thread.start()
     try:
         yield

@@ -21,6 +21,8 @@ def pairs(tmp_path_factory):
     return raw_files.make_pairs(tmp_path_factory.mktemp("raw") / "flac44", "flac44", 4)
 
 
+# Its rows are made by hand below, at each change.
+@pytest.mark.release
 def test_every_contestant_has_a_row_with_the_ratio_of_medians(monkeypatch, tmp_path, capsys):
     threads, workers = "ours, threads", "ours, workers"
     monkeypatch.setattr(bench, "SETTINGS", {k: bench.SETTINGS[k] for k in (threads, workers)})

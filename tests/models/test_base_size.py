@@ -67,7 +67,9 @@ def assert_same(actual, expected):
     )
 
 
-@pytest.mark.parametrize("bucket", [24_000, pytest.param(40_000, marks=pytest.mark.release)])
+# At each change: test_speech_image.py, at width 32.
+@pytest.mark.release
+@pytest.mark.parametrize("bucket", BUCKETS)
 def test_padding_and_the_rest_of_the_batch_change_no_feature(encode, bucket):
     clip = speech(21_011)
     alone = encode([clip], len(clip))

@@ -109,7 +109,7 @@ def test_page_and_notebook_show_the_table_as_it_was_measured():
 
 def test_quickstart_notebook_runs_with_another_model(monkeypatch, matching_workdir, capsys):
     monkeypatch.setenv("SIR_JAX_MODEL", str(matching_workdir))
-    monkeypatch.setenv("SIR_JAX_PICTURES", "8")
+    monkeypatch.setenv("SIR_JAX_PICTURES", "12")
     variables = run("quickstart", monkeypatch)
     assert "speech (8, 32), pictures (8, 32), float32" in capsys.readouterr().out
     assert variables["odds"].shape == (8, 8) and np.isfinite(variables["odds"]).all()

@@ -58,7 +58,8 @@ def assert_queue_stays(program: str) -> list[str]:
 
 
 # The queue under global mining is looked for in the test of the gradients, at each change.
-@pytest.mark.parametrize("mining", [pytest.param("global", marks=pytest.mark.release), "shard"])
+@pytest.mark.release
+@pytest.mark.parametrize("mining", ["global", "shard"])
 def test_no_collective_of_eight_devices_moves_the_queue(mining):
     _, _, _, step = compiled_step(8, mining)
     lines = assert_queue_stays(step.as_text())

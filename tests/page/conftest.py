@@ -6,6 +6,9 @@ import shutil
 import httpx
 import pytest
 
+from sir_jax.errors import UserError
+from sir_jax.page import server as servers
+
 
 @pytest.fixture(scope="session")
 def page_engine(page_engine, page_root):
@@ -32,3 +35,18 @@ def client(url):
 @pytest.fixture
 def spoken(query):
     return query.read_bytes()
+
+
+@pytest.fixture
+def speaks(monkeypatch, said):
+    """Let the page say one text, whatever is typed; return what was to be said."""
+    asked = []
+
+    def say(*what):
+        asked.append(what)
+        if what[0] == "🙂":
+            raise UserError("there is nothing to be said")
+        return said
+
+    monkeypatch.setattr(servers, "say", say)
+    return asked

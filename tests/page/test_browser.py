@@ -11,7 +11,6 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 from sir_jax.cli import screenshots
-from sir_jax.errors import UserError
 from sir_jax.index.index import Index
 from sir_jax.inference.retriever import Retriever
 from sir_jax.page import server as servers
@@ -145,20 +144,11 @@ def test_upload_search_and_rerank(watched, page_engine, spoken):
 
 
 @pytest.fixture
-def speaks(monkeypatch, said):
+def speaks(monkeypatch, speaks):
     """Let the page offer two languages and say one text; return what was to be said."""
-    asked = []
-
-    def say(*what):
-        asked.append(what)
-        if what[0] == "🙂":
-            raise UserError("there is nothing to be said")
-        return said
-
     languages = {"en": "English", "fr": "French (France)"}
-    monkeypatch.setattr(servers, "say", say)
     monkeypatch.setattr(servers, "spoken_languages", lambda: languages)
-    return asked
+    return speaks
 
 
 def test_typed_words_by_keyboard_alone(browser, page_engine, serve_page, speaks, said):

@@ -16,11 +16,9 @@ from PIL import Image
 
 from sir_jax.data.media.audio import load_audio
 from sir_jax.data.media.image import load_image
-from sir_jax.errors import UserError
 from sir_jax.index.index import Index
 from sir_jax.inference.retriever import Retriever
 from sir_jax.page import engine as engines
-from sir_jax.page import server as servers
 from sir_jax.page.engine import Engine
 from sir_jax.page.item_files import Missing
 from sir_jax.page.server import one_line
@@ -83,81 +81,6 @@ def test_search_by_picture_equals_the_librarys(client, page_engine, page_root):
         [h["match"] for h in answer["results"]], [h.match for h in hits], atol=1e-4
     )
     assert "peaks" not in answer and answer["total"] == 5
-
-
-@pytest.fixture
-def typing(page_engine, serve_page, said, monkeypatch):
-    """Serve the page where one text can be said; return its client and what was to be said."""
-    asked = []
-
-    def say(*what):
-        asked.append(what)
-        if what[0] == "🙂":
-            raise UserError("there is nothing to be said")
-        return said
-
-    monkeypatch.setattr(servers, "say", say)
-    with (
-        serve_page(page_engine, held_bytes=100_000) as url,
-        httpx.Client(base_url=url, trust_env=False, timeout=120) as client,
-    ):
-        yield client, asked
-
-
-def form(**fields):
-    """Return the fields of a form without a file, as httpx takes them."""
-    return {"files": {name: (None, value) for name, value in fields.items()}}
-
-
-def test_typed_words_are_searched_as_the_library_does(typing, page_engine, said):
-    client, asked = typing
-    words = {"say": "un poisson", "language": "fr"}
-    answer = client.post("/api/search", **form(**words, k="3", rerank="1")).json()
-    hits = page_engine.index.search(said, 9, of="image")
-    score = {hit.id: hit.score for hit in hits}
-    assert all(hit["score"] == pytest.approx(score[hit["id"]]) for hit in answer["results"])
-    paths = [page_engine.pictures.path(hit["id"]) for hit in answer["results"]]
-    match = page_engine.model.match([said], paths)
-    np.testing.assert_allclose([hit["match"] for hit in answer["results"]], match, atol=1e-4)
-    assert list(answer["timing"]) == ["speak", "encode", "search", "rerank"]
-    assert (answer["name"], answer["kind"]) == ("a red fish", "speech")
-    assert answer["voices"] == ["espeak en+m1", "espeak en+f1"]
-    assert answer["seconds"] == 9_000 / 16_000 and not answer["quiet"]
-    # For other options, it is not said again.
-    plain = client.post("/api/search", **form(**words)).json()
-    assert [hit["id"] for hit in plain["results"]] == [hit.id for hit in hits]
-    assert asked == [("un poisson", "fr")]
-
-    heard = client.get(f"/api/query/{answer['token']}")
-    assert heard.headers["content-type"] == "audio/wav"
-    np.testing.assert_allclose(load_audio(heard.content), said.waves[0], atol=1e-4)
-    body = {"token": answer["token"], "id": "pictures/2.png"}
-    expected = page_engine.model.attention(said, page_engine.pictures.path("pictures/2.png"))
-    explained = client.post("/api/explain", json=body).json()
-    assert explained["score"] == pytest.approx(expected.score, abs=1e-4)
-    for _ in range(3):
-        client.post("/api/search", **form(**words))
-    assert "search again" in error(client.get(f"/api/query/{answer['token']}"), 404)
-
-
-def test_words_that_cannot_be_said(typing, spoken):
-    client, asked = typing
-    assert "nothing to be said" in error(client.post("/api/search", **form(say="🙂")), 400)
-    long = error(client.post("/api/search", **form(say="a" * 100_000)), 400)
-    assert long == "the text is too long; type at most 500 letters"
-    assert "too long" in error(client.post("/api/search", **form(say="a", language="x" * 65)), 400)
-    both = {"files": {"say": (None, "a"), "speech": ("a.wav", spoken)}}
-    assert "send one file" in error(client.post("/api/search", **both), 400)
-    assert asked == [("🙂", "en")]
-    info = client.get("/api/info").json()
-    assert info["limits"]["letters"] == 500
-    assert all(map(info["languages"].__contains__, (["fr", "French (France)"], ["en", "English"])))
-
-
-def test_where_nothing_can_speak(monkeypatch):
-    monkeypatch.setattr(servers, "spoken_languages", dict)
-    monkeypatch.setattr(servers, "missing_engines", lambda: {"espeak": "run: pip", "flite": "x"})
-    assert servers._typing() == {"languages": [], "mute": "run: pip"}
 
 
 @pytest.mark.parametrize("kind", ["speech", "picture"])

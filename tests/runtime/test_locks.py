@@ -18,9 +18,8 @@ import os, sys, time
 from pathlib import Path
 from sir_jax.runtime.locks import locked
 with locked(Path(sys.argv[1])):
-    worker = os.fork()
-    if worker:
-        print(worker, flush=True)
+    if not os.fork():
+        print(os.getpid(), flush=True)  # by the worker, once it has let go
     time.sleep(60)
 """
 

@@ -132,7 +132,8 @@ def test_losses_do_not_depend_on_the_mesh(whole, corpus, tmp_path, mesh):
         np.testing.assert_allclose(a["train/loss"], b["train/loss"], atol=1e-5, rtol=0)
 
 
-@pytest.mark.slow
+# At each change: two processes gone on with as one, in runtime/test_distributed.py.
+@pytest.mark.release
 def test_run_resumes_on_another_mesh(whole, corpus, tmp_path, capsys):
     first = tiny_config(**RUN)
 

@@ -1,10 +1,9 @@
 """The `data prepare` verb: a corpus as its publisher ships it, to records that train."""
 
 import argparse
-import sys
-import time
 from pathlib import Path
 
+from sir_jax.cli.data.making import make_and_report
 from sir_jax.cli.data.people import PEOPLE, add_people, choose_people, refuse_people
 from sir_jax.cli.options import add_data_dir, make_parser
 from sir_jax.data.builders.recordings import LAYOUTS, load_layout
@@ -107,14 +106,7 @@ def main(argv: list[str]) -> int:
 
     layout, config, source = choose(args)
     options = Options(args.tolerance, args.max_seconds, args.workers, args.allow_leaks)
-    start = time.monotonic()
-    try:
-        corpus = prepare(layout, config, source, args.data_dir, options)
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on where it was", file=sys.stderr)
-        return 130
-    except OSError as error:
-        raise UserError(f"{error}; mend that and run the same command again to go on") from error
-    print(summary(corpus, read_report(corpus.directory.parent)))
-    print(f"{corpus.name} is ready after {time.monotonic() - start:.0f} s in {corpus.directory}")
-    return 0
+    return make_and_report(
+        lambda: prepare(layout, config, source, args.data_dir, options),
+        lambda corpus: summary(corpus, read_report(corpus.directory.parent)),
+    )

@@ -1,10 +1,9 @@
 """The `data spoken_captions` verb: any captioned pictures, their captions said aloud."""
 
 import argparse
-import sys
-import time
 from pathlib import Path
 
+from sir_jax.cli.data.making import make_and_report
 from sir_jax.cli.options import add_data_dir, make_parser
 from sir_jax.data.builders.spoken_captions.config import CaptionsConfig
 from sir_jax.data.media.synthesis.engines import ENGINES
@@ -98,17 +97,10 @@ def main(argv: list[str]) -> int:
     from sir_jax.data.preparation.prepare import summary
     from sir_jax.data.preparation.report import read_report
 
-    start = time.monotonic()
-    try:
-        corpus = prepare_captions(source, config, args.data_dir, options)
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on where it was", file=sys.stderr)
-        return 130
-    except OSError as error:
-        raise UserError(f"{error}; mend that and run the same command again to go on") from error
-    print(summary(corpus, read_report(corpus.directory.parent)))
-    print(f"{corpus.name} is ready after {time.monotonic() - start:.0f} s in {corpus.directory}")
-    return 0
+    return make_and_report(
+        lambda: prepare_captions(source, config, args.data_dir, options),
+        lambda corpus: summary(corpus, read_report(corpus.directory.parent)),
+    )
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -3,12 +3,11 @@
 import argparse
 import dataclasses
 import sys
-import time
 
+from sir_jax.cli.data.making import make_and_report
 from sir_jax.cli.options import add_data_dir
 from sir_jax.data.builders.spoken_scenes.config import LEVELS, SPLITS, SceneConfig
 from sir_jax.data.media.synthesis.engines import ENGINES, missing_engines
-from sir_jax.errors import UserError
 
 
 def parse(argv: list[str]) -> tuple[SceneConfig, argparse.Namespace]:
@@ -71,14 +70,7 @@ def main(argv: list[str]) -> int:
     config, args = parse(argv)
     from sir_jax.data.preparation.scenes import make_spoken_scenes, summary
 
-    start = time.monotonic()
-    try:
-        corpus = make_spoken_scenes(config, args.data_dir, args.workers)
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on where it was", file=sys.stderr)
-        return 130
-    except OSError as error:
-        raise UserError(f"{error}; mend that and run the same command again to go on") from error
-    print(summary(corpus, config))
-    print(f"{corpus.name} is ready after {time.monotonic() - start:.0f} s in {corpus.directory}")
-    return 0
+    return make_and_report(
+        lambda: make_spoken_scenes(config, args.data_dir, args.workers),
+        lambda corpus: summary(corpus, config),
+    )
