@@ -2,7 +2,7 @@
 
 The captions are said by synthesisers, a retriever learns from them which picture is meant, and the
 pictures are indexed. Sizes are chosen by the amount of data and the machine, and each is printed
-with its reason. Ctrl-C stops it; the same command goes on, and skips what is finished.
+with its reason. Ctrl-C or SIGTERM stops it; the same command goes on, and skips what is finished.
 """
 
 import argparse
@@ -12,9 +12,11 @@ import time
 from sir_jax.cli.options import add_data_dir, make_parser
 from sir_jax.errors import UserError
 from sir_jax.learning.wish import Wish
+from sir_jax.runtime.console import Terminated, terminable
 
-INTERRUPTED, SOME_FAILED = 130, 3
+INTERRUPTED, TERMINATED, SOME_FAILED = 130, 143, 3
 _NAMED = 20
+_AGAIN = "the same command goes on from there"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -89,6 +91,21 @@ def main(argv: list[str]) -> int:
       UserError: on anything the user can mend.
     """
     wish = choose(parse(argv))
+    try:
+        with terminable():
+            return _learn(wish)
+    except Terminated:
+        print(f"\nstopped by SIGTERM; {_AGAIN}", file=sys.stderr)
+        return TERMINATED
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; {_AGAIN}", file=sys.stderr)
+        return INTERRUPTED
+    except OSError as error:
+        raise UserError(f"{error}; mend that, and {_AGAIN}") from error
+
+
+def _learn(wish: Wish) -> int:
+    """Learn, and print how well it went; see `main`."""
     from sir_jax.cli.model.train import silence_failed_saves
     from sir_jax.learning.report import search_commands
     from sir_jax.learning.stages import learn, lines_of
@@ -96,17 +113,11 @@ def main(argv: list[str]) -> int:
 
     silence_failed_saves()
     start = time.monotonic()
-    again = "the same command goes on from there"
     try:
         learnt = learn(wish, lambda line: print(line, flush=True))
     except Interrupted as stop:
-        print(f"{stop}; saved: {again}", file=sys.stderr)
+        print(f"{stop}; saved: {_AGAIN}", file=sys.stderr)
         return 128 + stop.signum
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; {again}", file=sys.stderr)
-        return INTERRUPTED
-    except OSError as error:
-        raise UserError(f"{error}; mend that, and {again}") from error
     print(f"\nready after {(time.monotonic() - start) / 60:.1f} min")
     for line in lines_of(learnt, wish.hold_out_pictures):
         print(line)
