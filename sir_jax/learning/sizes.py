@@ -171,9 +171,11 @@ def choose_steps(pictures: int, batch_size: int, step: float, minutes: float) ->
         seen = wanted * batch_size / pictures
         return Choice("steps", wanted, f"each picture is seen {seen:.0f} times")
     seen = possible * batch_size / pictures
+    too_few = minutes * 60 < LEAST_STEPS * step
+    least = f", the least, for which {minutes:g} min are too few" if too_few else ""
     why = (
-        f"{possible * step / 60:.0f} min at {step:.2f} s a step, in which each picture is seen "
-        f"{seen:.0f} times; {EXPOSURES} would be better: give more minutes"
+        f"{possible * step / 60:.0f} min at {step:.2f} s a step{least}, in which each picture is "
+        f"seen {seen:.0f} times; {EXPOSURES} would be better: give more minutes"
     )
     return Choice("steps", possible, why)
 

@@ -1,6 +1,7 @@
 """What is to be learnt, and where it goes."""
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 
@@ -55,7 +56,7 @@ class Wish:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{name} is {value}; give {least} or more")
-        if not self.minutes > 0:
+        if not 0 < self.minutes < math.inf:
             raise UserError(f"minutes is {self.minutes:g}; give a number above 0")
         for name in ("images", "out", "captions"):
             value = getattr(self, name)

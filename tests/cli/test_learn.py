@@ -13,6 +13,7 @@ from tiny_models import tiny_config
 
 from sir_jax.cli.main import main as sir_jax
 from sir_jax.learning import Wish
+from sir_jax.runtime.console import Terminated
 from sir_jax.runtime.interrupt import Interrupted
 
 WORDS = {"a.png": "oui", "b.png": "éléphant", "c.png": "tsé", "d.png": "lune"}
@@ -129,6 +130,21 @@ def test_it_stops_goes_on_and_finds(place, monkeypatch, capfd):
     assert "pictures or captions have changed since it was begun" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("stop", "status", "line"),
+    [(Terminated, 143, "stopped by SIGTERM"), (KeyboardInterrupt, 130, "interrupted")],
+)
+def test_a_signal_in_any_stage_is_one_line(stop, status, line, place, monkeypatch, capsys):
+    def stopped(*arguments):
+        raise stop
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("sir_jax.learning.stages.prepare_captions", stopped)
+    assert learn() == status
+    assert capsys.readouterr().err == f"\n{line}; the same command goes on from there\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def one_picture(place):
     for name in list(WORDS)[1:]:
         (place / "photos" / name).unlink()
@@ -168,6 +184,7 @@ def damaged(place):
         (None, ["--steps=0"], "steps is 0; give 1 or more"),
         (None, ["--batch_size=1"], "batch_size is 1; give 2 or more"),
         (None, ["--minutes=0"], "minutes is 0; give a number above 0"),
+        (None, ["--minutes=inf"], "minutes is inf; give a number above 0"),
         (None, ["--engines=hal"], "there is no speech synthesiser 'hal'; choose among espeak"),
     ],
 )

@@ -34,7 +34,7 @@ def test_a_step_has_no_more_pairs_than_there_are_pictures(pictures, batch):
         (500, 64, 1.2, 20.0, 1_000, "each picture is seen 128 times"),
         (1_000, 64, 1.2, 20.0, 1_000, "20 min at 1.20 s a step, in which each picture is seen 64"),
         (1_000, 64, 0.3, 20.0, 2_000, "each picture is seen 128 times"),
-        (40_000, 64, 1.2, 0.1, 100, "2 min at 1.20 s a step"),
+        (40_000, 64, 1.2, 0.1, 100, "2 min at 1.20 s a step, the least, for which 0.1 min are too"),
     ],
 )
 def test_steps_follow_pictures_and_minutes(pictures, batch, step, minutes, steps, why):
