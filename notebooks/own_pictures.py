@@ -28,6 +28,7 @@ import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from absl import logging
 from PIL import Image, ImageDraw
 
 import sir_jax
@@ -40,6 +41,7 @@ from sir_jax.learning import Wish, learn
 SHAPES = int(os.environ.get("SIR_JAX_SHAPES", 4))
 STEPS = int(os.environ.get("SIR_JAX_STEPS", 0)) or None
 
+logging.set_verbosity(logging.ERROR)  # TFDS and Orbax warn of what is meant here
 place = Path(tempfile.mkdtemp())
 pictures = place / "pictures"
 pictures.mkdir()

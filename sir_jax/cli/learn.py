@@ -35,7 +35,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("out", default="learnt", help="gets release/, index/ and what is between (default learnt)")
     add_data_dir(parser)
     parser.add_argument(
-        "--from", dest="model", default="", help="a release to go on from; default: small encoders"
+        "--from",
+        dest="model",
+        default="",
+        help="a release or a workdir to go on from; default: the small encoders that ship",
     )
     add(
         "hold_out_pictures",
