@@ -16,7 +16,8 @@
 #
 # Uses the model that ships with the package, on pictures and recordings that
 # `sir-jax samples` makes: drawn scenes, and twelve captions by synthetic voices that training never
-# heard: eight of eSpeak NG, two each of Piper and flite. Needs no download and a minute on two CPU cores.
+# heard: eight of eSpeak NG, two each of Piper and flite. Needs no download and a minute on two CPU
+# cores.
 
 # %%
 import os
