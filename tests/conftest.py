@@ -69,7 +69,7 @@ FIRST = """
     objective/test_objective_devices.py objective/test_grad_cache.py training/test_preemption.py
     training/test_kill.py training/test_published_corpora.py training/test_stored_features.py
     inference/test_matching.py training/test_step.py models/test_fusion.py
-    models/test_speech_image.py page/test_browser.py
+    models/test_speech_image.py
 """.split()
 
 
