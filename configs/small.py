@@ -1,9 +1,9 @@
 """sir-jax train --config=configs/small.py --workdir=runs/small
 
-The successor of the small model that ships with the package (`sir_jax.load("spoken-scenes")`):
-spoken scenes by two synthesisers and every augmentation, from the small encoders that ship. Speech
-reads the image when matching, so that the fusion encoder tells which patches answer which stretch
-of speech. launch/release.sh makes, evaluates and exports it.
+The model that ships with the package (`sir_jax.load("spoken-scenes")`): spoken scenes by two
+synthesisers and every augmentation, from the small encoders that ship. Speech reads the image when
+matching, so that the fusion encoder tells which patches answer which stretch of speech.
+launch/release.sh makes, evaluates and exports it.
 
 Arguments, e.g. `--config=configs/small.py:match,runlocal`:
   match     the second of two stages. The first one learns to embed, on scenes of one object. This
@@ -46,5 +46,5 @@ def get_config(arg: str = ""):
         c.loss.sic.weight = 0.0
         c.loss.sim.weight = 1.0
         # Embeddings stay, so one evaluation, at the end, tells all.
-        c.train.update(steps=2_000, eval_every=0, checkpoint_every=500)
+        c.train.update(steps=1_200, eval_every=0, checkpoint_every=200)
     return shorten(c) if arg.runlocal else c

@@ -23,12 +23,12 @@ sir-jax train --config=configs/small.py --workdir=runs/small
 sir-jax data featurize "${second[@]}" --out=runs/small-features
 sir-jax train "${second[@]}" --config.data.features=runs/small-features --workdir=runs/small-match
 sir-jax evaluate --workdir=runs/small-match --corpus="$one"
+for split in test test_flite test_piper; do # the card holds what it hears, too
+  sir-jax evaluate --workdir=runs/small-match --corpus="$heard" --split=$split --rerank=0
+done
 rm -rf "$out"
 sir-jax export --workdir=runs/small-match --out="$out" --name=spoken-scenes --dtype=bfloat16 \
   --licence=Apache-2.0
 sir-jax evaluate --model=spoken-scenes --corpus="$one"
-for split in test test_flite test_piper; do
-  sir-jax evaluate --model=spoken-scenes --corpus="$heard" --split=$split --rerank=0
-done
 sir-jax bench pointing --corpus="$one"
 sir-jax bench pointing --corpus="$among"

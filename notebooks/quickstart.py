@@ -15,8 +15,9 @@
 # # Quickstart: search, match, and look where the model looks
 #
 # Uses the model that ships with the package, on pictures and recordings that
-# `sir-jax samples` makes: drawn scenes, and eight captions by synthetic voices that training never
-# heard. Needs no download and a minute on two CPU cores.
+# `sir-jax samples` makes: drawn scenes, and twelve captions by synthetic voices that training never
+# heard: eight of eSpeak NG, two each of Piper and flite. Needs no download and a minute on two CPU
+# cores.
 
 # %%
 import os
@@ -37,8 +38,7 @@ PICTURES = int(os.environ.get("SIR_JAX_PICTURES", 200))
 MODEL = os.environ.get("SIR_JAX_MODEL", "spoken-scenes")
 
 samples = write_samples(Path(tempfile.mkdtemp()) / "samples", PICTURES)
-# The first eight are by eSpeak NG. The model that ships does not hear the other synthesisers yet.
-recordings = sorted((samples / "recordings").glob("*.flac"))[:8]
+recordings = sorted((samples / "recordings").glob("*.flac"))
 words = [path.with_suffix(".txt").read_text().strip() for path in recordings]
 described = [samples / "pictures" / f"{path.stem}.png" for path in recordings]
 print(*(f"{path.name}: {text}" for path, text in zip(recordings, words, strict=True)), sep="\n")

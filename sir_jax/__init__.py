@@ -15,8 +15,8 @@ Dimension letters, used in every einsum and shape comment:
 Suffixes: ``_s`` speech, ``_i`` image, ``_m`` momentum teacher.
 
 Each room imports from those before it alone: config, runtime, models, losses, pretrained, data,
-objective, inference, training, index, evaluation, page, interop, pods, benchmarks, cli. Search
-(inference, index, page) does without training and objective.
+objective, inference, training, index, evaluation, learning, page, interop, pods, benchmarks, cli.
+Search (inference, index, page) does without training and objective.
 """
 
 import importlib

@@ -52,6 +52,7 @@ QUICK = """
     evaluation/test_ranking.py index/engines/test_exact.py index/test_folder.py index/test_query.py
     index/test_vectors.py inference/test_inputs.py inference/test_shipped.py
     inference/test_token_store.py interop/test_mteb_adapter.py launch/test_tpu_script.py
+    learning/test_record.py learning/test_setup.py learning/test_sizes.py
     losses/test_fused_score.py losses/test_matching.py losses/test_queue.py
     models/test_convolution.py models/test_layers.py objective/test_grad_cache.py
     page/test_decoder.py page/test_item_files.py pods/test_collectives.py pods/test_loops.py
@@ -68,7 +69,7 @@ FIRST = """
     objective/test_objective_devices.py objective/test_grad_cache.py training/test_preemption.py
     training/test_kill.py training/test_published_corpora.py training/test_stored_features.py
     inference/test_matching.py training/test_step.py models/test_fusion.py
-    models/test_speech_image.py page/test_browser.py
+    models/test_speech_image.py
 """.split()
 
 

@@ -22,6 +22,7 @@ ROOMS = (
     "training",
     "index",
     "evaluation",
+    "learning",
     "page",
     "interop",
     "pods",
@@ -32,7 +33,7 @@ ROOMS = (
 # Who searches must not need what trains.
 FORBIDDEN = {
     "index": {"training", "objective"},
-    "page": {"training", "objective", "evaluation"},
+    "page": {"training", "objective", "evaluation", "learning"},
     "inference": {"objective"},
     "data": {"models", "losses", "pretrained"},
     "losses": {"runtime", "models", "config"},

@@ -73,6 +73,7 @@ VERBS = {
         "embedded vector databases, those installed",
     ),
     "demo": ("sir_jax.cli.demo", "a local page: search by voice, see why"),
+    "learn": ("sir_jax.cli.learn", "your own pictures, from captions to search by voice"),
     "quickstart": (
         "sir_jax.cli.quickstart",
         "corpus, training, evaluation and search in one go",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sir_jax.cli.options import add_model
 from sir_jax.errors import UserError
+from sir_jax.page.screenshots import WORDS
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -18,6 +19,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--query", required=True, help="the recording that is searched with")
     parser.add_argument("--picture", help="of the reverse search; default the best of the query")
     parser.add_argument("--stretch", type=float, nargs=2, help="seconds; default the whole clip")
+    parser.add_argument("--say", default=WORDS[0], help="words that are typed")
+    parser.add_argument("--language", default=WORDS[1], help="of these words; default en")
     add_model(parser)
     parser.add_argument("--out", type=Path, default=Path("docs"), help="default docs")
     return parser.parse_args(argv)
@@ -35,7 +38,8 @@ def main(argv: list[str]) -> int:
     args = parse(argv)
     from sir_jax.page.screenshots import draw_docs
 
-    draw_docs(args.index, args.model, args.query, args.picture, args.out, args.stretch)
+    words = args.say, args.language
+    draw_docs(args.index, args.model, args.query, args.picture, args.out, args.stretch, words)
     return 0
 
 

@@ -104,8 +104,12 @@ def compare_workdir(cfg: ConfigDict, workdir: Path) -> list[str]:
     return list(phrases.values())
 
 
-def check_folder(workdir: Path) -> None:
+def check_folder(workdir: Path, what: str = "workdir") -> None:
     """See that a workdir is a folder that can be written to, or can become one.
+
+    Args:
+      workdir: the folder.
+      what: it is called in messages.
 
     Raises:
       UserError: it, or what it would lie in, is a file or cannot be written to.
@@ -116,14 +120,10 @@ def check_folder(workdir: Path) -> None:
         try:
             is_dir, is_there = path.is_dir(), path.exists()
         except OSError as error:
-            raise UserError(
-                f"workdir {workdir}: {error.strerror}; choose another folder"
-            ) from error
+            raise UserError(f"{what} {workdir}: {error.strerror}; choose another folder") from error
         if is_dir and not os.access(path, os.W_OK | os.X_OK):
-            raise UserError(
-                f"workdir {workdir}: {path} cannot be written to; choose another folder"
-            )
+            raise UserError(f"{what} {workdir}: {path} cannot be written to; choose another folder")
         if is_dir:
             return
         if is_there:
-            raise UserError(f"workdir {workdir}: {path} is a file; choose another folder")
+            raise UserError(f"{what} {workdir}: {path} is a file; choose another folder")

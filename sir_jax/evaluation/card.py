@@ -55,6 +55,40 @@ def run_stages(cfg) -> list:
     return stages
 
 
+def make_release(
+    workdir: Path,
+    out: Path,
+    name: str,
+    command: str,
+    which: str = "best",
+    dtype: str = "float32",
+    licence: str = "",
+) -> str:
+    """Make a release of a training run, with the results that are in its workdir.
+
+    Args:
+      workdir: where `sir-jax train` wrote.
+      out: a folder that is not there yet.
+      name: the model's name.
+      command: the command that makes it, for the card.
+      which: 'best' or 'last' checkpoint.
+      dtype: that the weights are stored in.
+      licence: of the weights; '' if it is not stated.
+
+    Returns:
+      The fingerprint.
+
+    Raises:
+      UserError: there is no such checkpoint, or the folder cannot be written.
+    """
+    found = release.find(workdir, which)
+    stages, results = run_stages(found.cfg), read_evaluations(workdir)
+    card = write_card(name, stages, found.params, results, command, licence, dtype)
+    about = {"licence": licence}
+    given = found.cfg, found.params, name, dtype, about, card
+    return release.write_release(out, *given, found.score)
+
+
 def write_card(
     name: str,
     stages: list,

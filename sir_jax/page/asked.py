@@ -78,3 +78,9 @@ def span_of(given) -> tuple[float, float] | None:
             f"span={str(given)[:80]!r} is not 'start,end' in seconds, at most {MOST_SPAN:g} apart"
         )
     return start, end
+
+
+def one_line(name: str) -> str:
+    """Return a file name for messages: without folders, printable, at most 80 characters."""
+    name = "".join(each if each.isprintable() else " " for each in name)
+    return name.replace("\\", "/").rsplit("/", 1)[-1].strip()[-80:] or "the file"

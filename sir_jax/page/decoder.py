@@ -20,9 +20,10 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from sir_jax.data.media.audio import load_audio, load_span
+from sir_jax.data.media.audio import SoundStream, load_audio, load_span
 from sir_jax.data.media.image import load_image
 from sir_jax.errors import BadMedia, UserError
+from sir_jax.page.outline import outline_of
 from sir_jax.runtime.process import end_with_parent
 
 SIZES = struct.Struct(">II")
@@ -41,24 +42,27 @@ def pack(header: dict, body: bytes = b"") -> bytes:
 
 
 def decode(header: dict, body: bytes) -> np.ndarray:
-    """Decode one upload.
+    """Decode one upload, or one file of the index.
 
     Args:
-      header: `kind` ("speech", "picture" or "thumbnail"), `name` for messages, and the limits:
-        `max_seconds` for speech, or `span`, the seconds of it that are wanted; `max_pixels` for
-        a picture or thumbnail, and `side`, the most pixels of a thumbnail's longer side.
-      body: the file's contents.
+      header: `kind` ("speech", "outline", "picture" or "thumbnail"), `name` for messages, and the
+        limits: `max_seconds` for speech, or `span`, the seconds of it that are wanted;
+        `max_pixels` for a picture or thumbnail, and `side`, the most pixels of a thumbnail's
+        longer side. `path` for an outline or a span: the recording.
+      body: else, the file's contents.
 
     Returns:
-      speech: float32[N], mono, 16 kHz; picture: uint8[h, w, 3]; thumbnail: the uint8[bytes] of a
-      JPEG file.
+      speech: float32[N], mono, 16 kHz; outline: see `outline_of`; picture: uint8[h, w, 3];
+      thumbnail: the uint8[bytes] of a JPEG file.
 
     Raises:
       UserError: the file cannot be decoded within the limits.
     """
     kind, name = header["kind"], header["name"]
+    if kind == "outline":
+        return outline_of(SoundStream(header["path"], name, MAX_CHANNELS))
     if kind == "speech" and header.get("span"):
-        return load_span(body, name, *header["span"])
+        return load_span(header["path"], name, *header["span"])
     if kind == "speech":
         wave = load_audio(body, name, max_seconds=header["max_seconds"], max_channels=MAX_CHANNELS)
         if not wave.size:

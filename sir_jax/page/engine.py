@@ -18,9 +18,9 @@ from sir_jax.index.moments.search import cut_moment
 from sir_jax.index.moments.store import Moment
 from sir_jax.index.query import OTHER, Hit, probabilities
 from sir_jax.page.item_files import ItemFiles, Missing
+from sir_jax.page.outline import peaks
 
-# Most columns of a drawn waveform, and most frames of a drawn map: more than a screen can show.
-PEAKS, FRAMES = 800, 400
+FRAMES = 400  # most frames of a drawn map: more than a screen can show
 RERANK = 32  # hits that are re-ranked, or more if more results are asked for
 DEFAULT_RESULTS = 12
 # The page's name for the kind of a query -> the index's name.
@@ -73,14 +73,22 @@ class Engine:
         with contextlib.suppress(UserError):
             self.model.attention(speech, picture)
 
-    def search(self, kind: str, query: np.ndarray | Said, k: int, rerank: bool) -> dict[str, Any]:
+    def search(
+        self,
+        kind: str,
+        query: np.ndarray | Said,
+        k: int,
+        rerank: bool,
+        tell: Callable[[str], None] = lambda stage: None,
+    ) -> dict[str, Any]:
         """Search pictures for a recording, or recordings for a picture.
 
         Args:
           kind: the query's kind, 'speech' or 'picture'.
           query: float32[N] at 16 kHz, a typed text, or uint8[h, w, 3].
-          k: most results, at least 1.
+          k: most results; 0 for a query in which nothing is heard.
           rerank: whether to re-rank the best hits.
+          tell: called when a stage begins, with its name; may raise to end the search.
 
         Returns:
           A dictionary of `results`, best first, each with `id`, `score`, `match` (None if not
@@ -98,14 +106,14 @@ class Engine:
         timing: dict[str, float] = {}
         hits: list[Hit] = []
         moments: dict[str, list[Moment]] = {}
-        if files.known:
-            with _Timed(timing, "encode"):
+        if files.known and k:
+            with _Timed(timing, "encode", tell):
                 vector = encode([item], notes=[])[0]  # the server tells of silence
             depth = max(k, RERANK) if rerank else k
-            with _Timed(timing, "search"):
+            with _Timed(timing, "search", tell):
                 hits = self.index.search(vector, depth, of=OTHER[INDEX_KIND[kind]])
             if rerank:
-                with _Timed(timing, "rerank"):
+                with _Timed(timing, "rerank", tell):
                     hits = self._rerank(item, vector, kind, hits, files)[:k]
             if kind == "picture":
                 moments = self.index.moments(vector, [hit.id for hit in hits])
@@ -174,24 +182,17 @@ class Engine:
 
 
 class _Timed:
-    """Store the milliseconds that a `with` block takes."""
+    """Tell of a `with` block, and store the milliseconds that it takes."""
 
-    def __init__(self, timing: dict[str, float], name: str):
-        self.timing, self.name = timing, name
+    def __init__(self, timing: dict[str, float], name: str, tell: Callable[[str], None]):
+        self.timing, self.name, self.tell = timing, name, tell
 
     def __enter__(self) -> None:
+        self.tell(self.name)
         self.start = time.perf_counter()
 
     def __exit__(self, *_) -> None:
         self.timing[self.name] = (time.perf_counter() - self.start) * 1e3
-
-
-def peaks(wave: np.ndarray) -> list[float]:
-    """Return the largest absolute value in each of at most `PEAKS` equal parts of a wave."""
-    if not wave.size:
-        return []
-    starts = np.linspace(0, len(wave), min(PEAKS, len(wave)), endpoint=False).astype(int)
-    return [round(float(value), 4) for value in np.maximum.reduceat(np.abs(wave), starts)]
 
 
 def _group_frames(weights: np.ndarray, by_frame: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

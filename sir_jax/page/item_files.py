@@ -1,12 +1,18 @@
-"""The files of an index's items; no request can name another file."""
+"""The files of an index's items, and outlines of its recordings; no request names another file."""
 
-from collections.abc import Callable, Container
+import asyncio
+import collections
+from collections.abc import Awaitable, Callable, Container
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from sir_jax.data.media.sniff import sniff
 from sir_jax.errors import UserError
 from sir_jax.index.folder import Stamp, stamp_of
 
+KEPT = 256  # outlines, of a few kB each
 # Media types of what is served, by the format of `sniff`.
 TYPES = {
     "jpeg": "image/jpeg",
@@ -107,6 +113,52 @@ class ItemFiles:
         if len(data) > most:
             raise Missing(f"{self.noun} {item[:80]!r} is larger than {most / 1e6:g} MB")
         return data
+
+
+class Outlines:
+    """The outlines of an index's recordings, each computed once while its file stays as it is."""
+
+    def __init__(self, files: ItemFiles, compute: Callable[[str, Path], Awaitable[np.ndarray]]):
+        """Hold nothing yet.
+
+        Args:
+          files: the recordings.
+          compute: returns what `outline.outline_of` does, of an id and a file.
+        """
+        self._files, self._compute = files, compute
+        self._kept: collections.OrderedDict[str, tuple[Stamp, dict]] = collections.OrderedDict()
+        self._running: dict[str, asyncio.Task] = {}
+
+    async def of(self, item: str) -> dict[str, Any]:
+        """Return the `seconds` and the `peaks` of a recording; who asks meanwhile waits with them.
+
+        Args:
+          item: an id from a request, not checked yet.
+
+        Raises:
+          Missing: see `ItemFiles.path`.
+          BadMedia: the file cannot be decoded.
+        """
+        path = await asyncio.to_thread(self._files.path, item)
+        stamp = await asyncio.to_thread(stamp_of, path)
+        kept = self._kept.get(item)
+        if kept and kept[0] == stamp:
+            return kept[1]
+        if item not in self._running:
+            self._running[item] = asyncio.create_task(self._make(item, path, stamp))
+        # Who goes away does not end it: another one waits, or comes back for it.
+        return await asyncio.shield(self._running[item])
+
+    async def _make(self, item: str, path: Path, stamp: Stamp) -> dict[str, Any]:
+        try:
+            seconds, *tops = (await self._compute(item, path)).tolist()
+        finally:
+            del self._running[item]
+        made = {"seconds": seconds, "peaks": [round(top, 4) for top in tops]}
+        self._kept[item] = stamp, made
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return made
 
 
 def format_of(path: Path) -> str | None:

@@ -4,7 +4,7 @@ import contextlib
 import io
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -13,6 +13,8 @@ from sir_jax.errors import UserError
 from sir_jax.page.serve import listen, prepare, url_of
 
 WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 400, "height": 860}
+WORDS = "a small blue star on the left", "en"
+SEVERAL = 4  # pictures that are searched with at once
 
 
 def find_chromium() -> str | None:
@@ -75,11 +77,31 @@ class Photographer:
             reduce_colours(shot.convert("RGB")).save(path, optimize=True)
         print(f"{path}  {path.stat().st_size / 1000:.0f} kB")
 
-    def search(self, kind: str, path: str) -> None:
-        """Search with a file and wait for what is found."""
+    def search(self, kind: str, *paths: str | Path) -> None:
+        """Search with a file, or with several, and wait for what is found."""
         self.page.click(f"#tab-{kind}")
-        self.page.set_input_files(f"#file-{kind}", path)
+        self.page.set_input_files(f"#file-{kind}", paths)
+        found = ".best:text(':')" if len(paths) > 1 else ".rank"
+        self.page.wait_for_selector(f"body:not(.busy) {found}")
+
+    def say(self, words: str, language: str) -> None:
+        """Search with typed words."""
+        self.page.click("#tab-speech")
+        self.page.select_option("#language", language)
+        self.page.fill("#say", words)
+        self.page.press("#say", "Enter")
+        self.page.wait_for_selector("#query-name:text('voices')")
         self.page.wait_for_selector("body:not(.busy) .rank")
+
+    def show_moments(self) -> bool:
+        """Scroll to the first long recording and play its second moment; tell if there is one."""
+        if not self.page.locator(".timeline").count():
+            return False
+        self.page.wait_for_selector(".timeline.drawn")
+        self.page.locator(".places button").last.click()
+        self.page.keyboard.press("Escape")
+        self.page.locator("#status").evaluate("each => each.scrollIntoView()")
+        return True
 
     def explain(self, stretch: tuple[float, float] | None) -> None:
         """Explain the best picture, for a stretch of speech in seconds or the whole clip."""
@@ -94,43 +116,69 @@ class Photographer:
 
 
 def draw(
-    url: str, query: str, picture: str, out: Path, stretch: tuple[float, float] | None = None
+    url: str,
+    query: str,
+    pictures: Sequence[str | Path],
+    out: Path,
+    stretch: tuple[float, float] | None = None,
+    words: tuple[str, str] = WORDS,
 ) -> None:
     """Write every picture.
 
     Args:
       url: of the page.
       query: the recording that is searched with.
-      picture: of the reverse search.
+      pictures: the first is that of the reverse search; all are searched with at once.
       out: the folder of the pictures.
       stretch: of the recording, in seconds, that is explained; None for all of it.
+      words: that are typed, and the code of their language; left out where nothing can speak.
     """
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as tool:
         browser = tool.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
-        for names, size, scheme in (
-            (("search", "explain", "reverse"), WIDE, "light"),
-            (("dark",), WIDE, "dark"),
-            (("narrow",), NARROW, "light"),
+        for draw_some, size, scheme in (
+            (_draw_light, WIDE, "light"),
+            (_draw_dark, WIDE, "dark"),
+            (_draw_narrow, NARROW, "light"),
         ):
             page = browser.new_page(viewport=size, color_scheme=scheme)
             page.set_default_timeout(300_000)  # programs that are compiled for the first time
             page.goto(url)
             page.wait_for_selector("body[data-ready]")
-            camera = Photographer(page, out)
             if not page.is_disabled("#rerank"):
                 page.check("#rerank", force=True)
-            camera.search("speech", query)
-            for name in names:
-                if name in ("explain", "dark"):
-                    camera.explain(stretch)
-                if name == "reverse":
-                    page.click("#why-close")
-                    camera.search("picture", picture)
-                camera.shoot(name)
+            draw_some(Photographer(page, out), query, pictures, stretch, words)
             page.close()
         browser.close()
+
+
+def _draw_light(camera: Photographer, query, pictures, stretch, words) -> None:
+    camera.search("speech", query)
+    camera.shoot("search")
+    camera.explain(stretch)
+    camera.shoot("explain")
+    camera.page.click("#why-close")
+    camera.search("picture", pictures[0])
+    camera.shoot("reverse")
+    if camera.show_moments():
+        camera.shoot("moments")
+    camera.search("picture", *pictures)
+    camera.shoot("several")
+    if not camera.page.is_disabled("#say"):
+        camera.say(*words)
+        camera.shoot("typing")
+
+
+def _draw_dark(camera: Photographer, query, pictures, stretch, words) -> None:
+    camera.search("speech", query)
+    camera.explain(stretch)
+    camera.shoot("dark")
+
+
+def _draw_narrow(camera: Photographer, query, pictures, stretch, words) -> None:
+    camera.search("speech", query)
+    camera.shoot("narrow")
 
 
 def draw_docs(
@@ -140,6 +188,7 @@ def draw_docs(
     picture: str | None,
     out: Path,
     stretch: tuple[float, float] | None = None,
+    words: tuple[str, str] = WORDS,
 ) -> None:
     """Serve an index and write every picture of its page.
 
@@ -147,7 +196,7 @@ def draw_docs(
       index: a folder that `sir-jax index` wrote.
       model: what `Retriever.load` takes.
       picture: of the reverse search; None for the best of the query.
-      query, out, stretch: see `draw`.
+      query, out, stretch, words: see `draw`.
 
     Raises:
       UserError: there is no Chromium, or the index or the model cannot be used.
@@ -157,7 +206,7 @@ def draw_docs(
     engine = prepare(index, model)
     for piece in engine.warmup_steps():  # so that the times shown are those of a page in use
         piece()
-    if picture is None:
-        picture = engine.pictures.path(engine.index.search(query, 1)[0].id)
+    best = [engine.pictures.path(hit.id) for hit in engine.index.search(query, SEVERAL)]
+    pictures = best if picture is None else [picture, *best[1:]]
     with served(engine) as url:
-        draw(url, query, picture, out, stretch)
+        draw(url, query, pictures, out, stretch, words)

@@ -27,11 +27,21 @@ from sir_jax.data.media.audio import SAMPLE_RATE
 from sir_jax.data.media.synthesis import missing_engines
 from sir_jax.data.media.synthesis.said import MOST_LETTERS, Said, say, spoken_languages
 from sir_jax.errors import BadMedia, UserError
-from sir_jax.page.asked import kind_of_form, read_body, span_of, text_of, whole_number
-from sir_jax.page.engine import DEFAULT_RESULTS, RERANK, Engine, peaks
-from sir_jax.page.form import TEXT, read_form
+from sir_jax.index.moments.windows import QUIET, level_of
+from sir_jax.page.asked import (
+    kind_of_form,
+    one_line,
+    read_body,
+    span_of,
+    text_of,
+    whole_number,
+)
+from sir_jax.page.engine import DEFAULT_RESULTS, RERANK, Engine
+from sir_jax.page.form import TEXT, Part, read_form
 from sir_jax.page.guard import Guard, Refused, is_loopback
-from sir_jax.page.item_files import TYPES, Missing, format_of
+from sir_jax.page.item_files import TYPES, Missing, Outlines, format_of
+from sir_jax.page.outline import peaks
+from sir_jax.page.progress import Follower, Progress, while_awaited
 from sir_jax.page.workers import Decoders
 
 STATIC = Path(__file__).parent / "static"
@@ -43,7 +53,7 @@ STATIC_TYPES = {
 }
 THUMBNAIL = 480  # pixels of the longer side: twice the size of a card, for dense screens
 WHOLE = 2048  # likewise of a picture in a format that browsers do not know
-QUIET = 0.003  # a recording below this peak (-50 dB) counts as silent
+LONG_SECONDS = 120  # to decode a recording of hours
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +67,7 @@ class Limits:
       results: most results of a search.
       posts: most searches and explanations at once, waiting ones included.
       answer_seconds: most seconds that one of them may take.
-      held_bytes: most bytes of decoded queries that are kept for explanations.
+      held_bytes: most bytes of queries that are kept for explanations.
       file_bytes: most bytes of a file of the index that is explained or shown as a thumbnail.
       thumbnails: most thumbnails that are kept.
     """
@@ -88,9 +98,15 @@ class Server:
         """
         self.warm = warm
         self.engine, self.limits, self.decoders = engine, limits, decoders
+        # Started by the first long recording; uploads do not wait for it.
+        self._long = Decoders(seconds=LONG_SECONDS)
+        self._outlines = Outlines(
+            engine.recordings, lambda item, path: self._long.outline(one_line(item), path)
+        )
+        self._progress = Progress()
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "model")
-        # token -> (kind, query), oldest first
-        self._queries: collections.OrderedDict[str, tuple[str, np.ndarray]] = (
+        # token -> (kind, samples or a picture's file), oldest first
+        self._queries: collections.OrderedDict[str, tuple[str, np.ndarray | bytes]] = (
             collections.OrderedDict()
         )
         self._thumbnails: collections.OrderedDict[str, bytes] = collections.OrderedDict()
@@ -109,6 +125,7 @@ class Server:
             if warming is not None:
                 warming.cancel()
             await self.decoders.close()
+            await self._long.close()
             self._thread.shutdown(cancel_futures=True)
 
     async def _warm(self) -> None:
@@ -122,10 +139,12 @@ class Server:
             Route("/static/{name}", self.static),
             Route("/api/info", self.info),
             Route("/api/search", self.search, methods=["POST"]),
+            Route("/api/progress/{name}", self.progress),
             Route("/api/explain", self.explain, methods=["POST"]),
             Route("/api/query/{token}", self.query),
             Route("/api/picture/{item:path}", self.picture),
             Route("/api/recording/{item:path}", self.recording),
+            Route("/api/outline/{item:path}", self.outline),
         ]
 
     async def static(self, request: Request) -> Response:
@@ -152,6 +171,7 @@ class Server:
                     "pixels": self.limits.pixels,
                     "results": self.limits.results,
                     "letters": MOST_LETTERS,
+                    "quiet": QUIET,
                 },
                 **await asyncio.to_thread(_typing),
             }
@@ -161,35 +181,48 @@ class Server:
         """Search with what a form holds.
 
         That is an uploaded file, the part `speech` or `picture`, or typed words, the field `say`,
-        which voices of the field `language` say.
+        which voices of the field `language` say. `progress` tells the stage of a search by the name
+        in its header `watch`. It ends when its client goes away.
         """
         parts = await read_form(request.headers.get("content-type", ""), request.stream())
+        with self._progress.follow(request.headers.get("watch", "")) as tell:
+            return _json(await while_awaited(request, self._search(parts, tell), tell))
+
+    async def _search(self, parts: dict[str, Part], tell: Follower) -> dict[str, Any]:
         kind = kind_of_form(parts)
         k = whole_number(parts, "k", DEFAULT_RESULTS, 1, self.limits.results)
-        rerank = bool(whole_number(parts, "rerank", 0, 0, 1))
+        rerank, data = bool(whole_number(parts, "rerank", 0, 0, 1)), b""
         start = time.perf_counter()
+        stage = "speak" if kind == TEXT else "decode"
+        tell(stage)
         if kind == TEXT:
-            said = await asyncio.to_thread(
-                self._say, text_of(parts, TEXT), text_of(parts, "language")
-            )
-            kind, stage, query, name = "speech", "speak", said, said.text
+            words = text_of(parts, TEXT), text_of(parts, "language")
+            query = await asyncio.to_thread(self._say, *words)
+            kind, name = "speech", query.text
         else:
-            stage, name = "decode", one_line(parts[kind].filename)
-            query = await self._decode(kind, name, bytes(parts[kind].data))
+            name, data = one_line(parts[kind].filename), bytes(parts[kind].data)
+            query = await self._decode(kind, name, data)
         milliseconds = (time.perf_counter() - start) * 1e3
-        answer = await self._in_thread(self.engine.search, kind, query, k, rerank)
+        level = level_of(query) if isinstance(query, np.ndarray) and kind == "speech" else 0.0
+        tell("wait")
+        # What would be found for silence means nothing.
+        k = 0 if level < QUIET else k
+        answer = await self._in_thread(self.engine.search, kind, query, k, rerank, tell)
         answer["timing"] = {stage: milliseconds, **answer["timing"]}
         if isinstance(query, Said):
             answer["voices"] = [f"{voice.engine} {voice.name}" for voice in query.voices]
             query = query.waves[0]  # what is played and explained
-        answer.update(token=self._keep_query(kind, query), kind=kind, name=name)
+        # A picture's file is smaller than its pixels.
+        held = query if kind == "speech" else data
+        answer.update(token=self._keep_query(kind, held), kind=kind, name=name)
         if kind == "speech":
-            answer.update(
-                seconds=len(query) / SAMPLE_RATE,
-                peaks=peaks(query),
-                quiet=bool(np.abs(query).max() < QUIET),
-            )
-        return _json(answer)
+            answer.update(seconds=len(query) / SAMPLE_RATE, peaks=peaks(query))
+            answer.update(quiet=level < QUIET, level=level)
+        return answer
+
+    async def progress(self, request: Request) -> Response:
+        """Tell the stage of a running search, '' if there is none of that name."""
+        return _json({"stage": self._progress.stage(request.path_params["name"])})
 
     async def query(self, request: Request) -> Response:
         """Serve the recording that a search was made with, or the first voice of a text."""
@@ -208,6 +241,7 @@ class Server:
             data = await asyncio.to_thread(self.engine.pictures.read, item, self.limits.file_bytes)
             pair = query, await self._decode("picture", item, data)
         else:
+            query = await self._decode("picture", "the picture", query)
             pair = await self._hear(item, span), query
         return _json(await self._in_thread(self.engine.explain, *pair))
 
@@ -242,14 +276,21 @@ class Server:
             media_type="audio/wav",
         )
 
+    async def outline(self, request: Request) -> Response:
+        """Serve the `seconds` and the `peaks` of a recording of the index, of any length."""
+        return _json(await self._outlines.of(request.path_params["item"]))
+
     async def _jpeg(self, item: str, side: int) -> bytes:
         data = await asyncio.to_thread(self.engine.pictures.read, item, self.limits.file_bytes)
         return await self.decoders.thumbnail(one_line(item), data, self.limits.pixels, side)
 
     async def _hear(self, item: str, span: tuple[float, float] | None) -> np.ndarray:
         """Decode a recording of the index, or a part of it."""
+        if span:
+            path = await asyncio.to_thread(self.engine.recordings.path, item)
+            return await self._long.span(one_line(item), path, span)
         data = await asyncio.to_thread(self.engine.recordings.read, item, self.limits.file_bytes)
-        return await self.decoders.speech(one_line(item), data, self.limits.seconds, span)
+        return await self.decoders.speech(one_line(item), data, self.limits.seconds)
 
     async def _decode(self, kind: str, name: str, data: bytes) -> np.ndarray:
         if kind == "speech":
@@ -259,11 +300,12 @@ class Server:
     async def _in_thread(self, function: Callable, *args) -> dict[str, Any]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
-    def _keep_query(self, kind: str, query: np.ndarray) -> str:
+    def _keep_query(self, kind: str, query: np.ndarray | bytes) -> str:
         """Keep a query for explanations and return its token; forget the oldest queries."""
         token = secrets.token_urlsafe(16)
         self._queries[token] = kind, query
-        while sum(array.nbytes for _, array in self._queries.values()) > self.limits.held_bytes:
+        held = self._queries.values()
+        while sum(memoryview(each).nbytes for _, each in held) > self.limits.held_bytes:
             self._queries.popitem(last=False)
         return token
 
@@ -323,12 +365,6 @@ def make_server(
         timeout_graceful_shutdown=3,
     )
     return uvicorn.Server(config)
-
-
-def one_line(name: str) -> str:
-    """Return a file name for messages: without folders, printable, at most 80 characters."""
-    name = "".join(each if each.isprintable() else " " for each in name)
-    return name.replace("\\", "/").rsplit("/", 1)[-1].strip()[-80:] or "the file"
 
 
 def _status(error: BadMedia) -> int:

@@ -6,11 +6,13 @@ import json
 import math
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 
 from sir_jax.errors import BadMedia
 from sir_jax.page.decoder import SIZES, pack
+from sir_jax.page.outline import PEAKS
 
 START_SECONDS = 60  # importing NumPy takes long on a busy machine
 MAX_HEADER = 1 << 16
@@ -102,7 +104,6 @@ class Decoders:
         name: str,
         data: bytes,
         max_seconds: float,
-        span: tuple[float, float] | None = None,
     ) -> np.ndarray:
         """Decode a recording.
 
@@ -110,7 +111,6 @@ class Decoders:
           name: the file's name in messages.
           data: the file's contents.
           max_seconds: longer recordings are refused without decoding them.
-          span: the seconds of a recording of any length that are wanted; None for a whole one.
 
         Returns:
           float32[N], N from 1 up, mono, 16 kHz.
@@ -118,9 +118,30 @@ class Decoders:
         Raises:
           BadMedia: the file cannot be decoded within the limits.
         """
-        request = {"kind": "speech", "name": name, "max_seconds": max_seconds, "span": span}
-        # 16,000 samples of 4 bytes per second, and one sample more for rounding up.
-        return await self._run(request, data, np.float32, 64_000 * math.ceil(max_seconds) + 4)
+        request = {"kind": "speech", "name": name, "max_seconds": max_seconds}
+        return await self._run(request, data, np.float32, _bytes_of(max_seconds))
+
+    async def span(self, name: str, path: Path, span: tuple[float, float]) -> np.ndarray:
+        """Decode a part of a recording of any length; the process reads the file itself.
+
+        Args:
+          name: the file's name in messages.
+          path: the recording.
+          span: where the part begins and ends, in seconds.
+
+        Returns:
+          float32[N], mono, 16 kHz.
+
+        Raises:
+          BadMedia: the file cannot be decoded within the limits.
+        """
+        request = {"kind": "speech", "name": name, "path": str(path), "span": span}
+        return await self._run(request, b"", np.float32, _bytes_of(span[1] - span[0]))
+
+    async def outline(self, name: str, path: Path) -> np.ndarray:
+        """Return the outline of a recording of any length, see `outline_of`; likewise."""
+        request = {"kind": "outline", "name": name, "path": str(path)}
+        return await self._run(request, b"", np.float32, 4 * (PEAKS + 1))
 
     async def picture(self, name: str, data: bytes, max_pixels: int) -> np.ndarray:
         """Decode a picture.
@@ -170,3 +191,8 @@ class Decoders:
         if array is None:
             raise BadMedia(header["error"], header["fault"])
         return array
+
+
+def _bytes_of(seconds: float) -> int:
+    # 16,000 samples of 4 bytes per second, and one sample more for rounding up.
+    return 64_000 * math.ceil(seconds) + 4

@@ -10,11 +10,12 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterator
 
 SECONDS = 10.0  # between lines of progress, where there is no terminal for a bar
 
 
-# Whether Ctrl-C has been pressed, see `note_interrupts`.
+# Whether Ctrl-C has been pressed, see `note_interrupts`, or SIGTERM came, see `terminable`.
 _interrupted = False
 
 
@@ -67,14 +68,33 @@ def note_interrupts() -> None:
         signal.signal(signal.SIGINT, _note)
 
 
+class Terminated(KeyboardInterrupt):
+    """Tell that SIGTERM ended what was under way, in the way of Ctrl-C."""
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Have SIGTERM end the `with` block by `Terminated`, remembered as Ctrl-C is.
+
+    What goes on where it was stopped can then say so. Only the main thread may call it.
+    """
+    previous = signal.signal(signal.SIGTERM, _note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def _note(signum, frame) -> None:
     global _interrupted
     _interrupted = True
+    if signum == signal.SIGTERM:
+        raise Terminated
     signal.default_int_handler(signum, frame)
 
 
 def interrupted() -> bool:
-    """Tell whether Ctrl-C has been pressed since `note_interrupts`."""
+    """Tell whether Ctrl-C or SIGTERM ended something, see `note_interrupts` and `terminable`."""
     return _interrupted
 
 

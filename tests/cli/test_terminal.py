@@ -134,6 +134,19 @@ def test_ctrl_c_ends_a_verb_at_once_and_touches_nothing_more(body):
     assert (b"sir-jax: interrupted" in err) == (body != NOTED)
 
 
+def test_sigterm_ends_what_is_terminable_in_the_same_way():
+    body = """
+    from sir_jax.runtime.console import Terminated, terminable
+    with terminable():
+        try: os.kill(os.getpid(), signal.SIGTERM); time.sleep(30)
+        except Terminated: print("goes on from there")
+    print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
+    return 143
+    """
+    status, out, err = result(start(body))
+    assert (status, out, err) == (143, b"goes on from there\nTrue\n", b"")
+
+
 def test_an_ignored_ctrl_c_stays_ignored():
     body = f"{INTERRUPT}; print('done')"
     status, out, err = result(start(body, shell="trap '' INT"))

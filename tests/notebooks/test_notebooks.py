@@ -9,6 +9,7 @@ import nbformat
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_models import tiny_config
 
 from sir_jax.evaluation.ablate import COLUMNS, format_summary, read_results
 
@@ -136,3 +137,24 @@ def test_robustness_notebook_runs_a_small_grid(monkeypatch, matching_workdir, ca
     variables = run("robustness", monkeypatch)
     assert "4 pictures, 8 captions" in capsys.readouterr().out
     assert set(variables["loss"].mean().index) == {"gain", "grey"} and len(plt.get_fignums()) == 2
+
+
+def test_own_pictures_notebook_learns_and_finds(monkeypatch, capsys):
+    small = lambda corpus: tiny_config(**{"data.corpus": corpus})  # noqa: E731
+    monkeypatch.setattr("sir_jax.learning.setup.small_pair", small)
+    monkeypatch.setattr("sir_jax.learning.sizes.SHARES", (1.0,))  # one program to compile
+    monkeypatch.setattr("sir_jax.learning.stages.default_workers", lambda: 1)
+    monkeypatch.setenv("SIR_JAX_SHAPES", "1")
+    monkeypatch.setenv("SIR_JAX_STEPS", "3")
+    variables = run("own_pictures", monkeypatch)
+    out = capsys.readouterr().out
+    assert "blue-square.png,un carré bleu,ένα μπλε τετράγωνο" in out
+    assert "voices = 12: 12 captions make 144 recordings" in out and "steps = 3: as asked" in out
+    assert "of 6 pictures" in out and len(plt.get_fignums()) == 1
+    assert [len(best) for best in variables["hits"]] == [5, 5, 5]
+    assert len({hit.id for hit in variables["hits"][0]}) == 5
+    typed = [line for line in out.splitlines() if line.endswith("it is blue-square.png")]
+    assert [line.split(":")[0] for line in typed] == [
+        "un carré bleu (fr)",
+        "ένα μπλε τετράγωνο (el)",
+    ]

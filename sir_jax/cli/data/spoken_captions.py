@@ -35,7 +35,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "hold_out_pictures",
         type=int,
         default=10,
-        help="percent of the pictures that are in test alone, half as many in val (default 10)",
+        help="percent of the pictures that are in test alone, half as many in val (default 10); 0: "
+        "each picture is in every split, said by other voices",
     )
     add("name", default="", help="what the corpus' name begins with (default: the file's name)")
     add("encoding", default="", help="of the captions: cp1251, utf-16, ..; empty: found out")

@@ -18,7 +18,7 @@ def main(argv: list[str]) -> int:
       UserError: no such model or checkpoint, or the folder cannot be written.
     """
     args = parse(argv)
-    from sir_jax.evaluation.card import read_evaluations, run_stages, write_card
+    from sir_jax.evaluation.card import make_release
     from sir_jax.inference import release
     from sir_jax.runtime.workdir import as_path
 
@@ -32,35 +32,25 @@ def main(argv: list[str]) -> int:
     if not args.workdir:
         raise UserError(f"--model {args.model} is a release already; a --workdir is exported")
     workdir = as_path(args.workdir)
-    found = with_score(release.find(workdir, args.which), workdir, args.which)
+    fit_score(workdir, args.which)
     name = args.name or workdir.name
     command = f"sir-jax export {shlex.join(argv)}"
-    card = write_card(
-        name,
-        run_stages(found.cfg),
-        found.params,
-        read_evaluations(workdir),
-        command,
-        args.licence,
-        args.dtype,
-    )
-    about = {"licence": args.licence}
-    given = found.cfg, found.params, name, args.dtype, about, card
-    mark = release.write_release(out, *given, found.score)
+    mark = make_release(workdir, out, name, command, args.which, args.dtype, args.licence)
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {size / 1e6:.1f} MB, {args.dtype}, fingerprint {mark}")
     return 0
 
 
-def with_score(found, workdir: Path, which: str):
+def fit_score(workdir: Path, which: str) -> None:
     """Fit the score of a run that was never fitted, where the corpus that it takes is here."""
     from sir_jax.data.corpus import open_pictures
     from sir_jax.evaluation.score.fit import fit_workdir
     from sir_jax.inference import release
     from sir_jax.models import tasks_of_params
 
+    found = release.find(workdir, which)
     if found.score.fitted or not tasks_of_params(found.params):
-        return found
+        return
     try:
         corpus = open_pictures(found.cfg.data.corpus, found.cfg.data.data_dir or None)
         score = fit_workdir(workdir, corpus, which)
@@ -69,8 +59,6 @@ def with_score(found, workdir: Path, which: str):
         why = str(error)
     if why:
         print(f"the score was not fitted ({why}): weights are 1, no probability will be shown")
-        return found
-    return release.find(workdir, which)
 
 
 def export_stablehlo(source: str, which: str, out: Path) -> int:

@@ -16,7 +16,7 @@ from sir_jax.data.builders.spoken_captions.config import CaptionsConfig, label_o
 from sir_jax.data.builders.spoken_captions.gather import SPLITS, Gathered, gather
 from sir_jax.data.builders.spoken_captions.layout import captions_layout
 from sir_jax.data.builders.spoken_captions.looks import looks_of
-from sir_jax.data.builders.spoken_captions.plan import identity, plan_captions
+from sir_jax.data.builders.spoken_captions.plan import identity, plan_captions, require_spoken
 from sir_jax.data.builders.spoken_captions.sources.read import read_captions
 from sir_jax.data.builders.work_chunks import default_workers
 from sir_jax.data.corpus import Corpus, corpus_directory
@@ -103,6 +103,25 @@ def prepare_captions(
     return corpus
 
 
+def survey_captions(source: Captions, config: CaptionsConfig, work: Path) -> Gathered:
+    """Read captions and bring them to their pictures, as `prepare_captions` does, and say nothing.
+
+    Args:
+      source: where the captioned pictures are.
+      config: parameters of the corpus.
+      work: folder for the pictures of a data set.
+
+    Raises:
+      UserError: captions or pictures cannot be read or do not belong together, an engine is
+        missing, or does not speak a language that was asked for.
+    """
+    for engine in config.engines:
+        require_engine(engine)
+    require_spoken(config)
+    found = read_captions(source.images, source.captions, config.languages, source.encoding, work)
+    return gather(*found, config.languages)
+
+
 def _lines(problems: Sequence[Problem]) -> Iterator[str]:
     """Yield a line for each reason: how many there are, and the first of them."""
     counts = collections.Counter(problem.reason for problem in problems)
@@ -125,7 +144,8 @@ def _check(
     """
     if corpus_directory(name, data_dir) is not None:
         return
-    splits = {image.key: image.split for image in plan.images if image.split in SPLITS}
+    # Training comes first: there is counted what is left out of a picture that is in every split.
+    splits = {image.key: image.split for image in reversed(plan.images) if image.split in SPLITS}
     stated = [
         PlannedImage(number, picture.name, splits[picture.name], picture.name, picture.captions)
         for number, picture in enumerate(gathered.pictures)

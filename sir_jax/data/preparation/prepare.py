@@ -162,7 +162,7 @@ def _prepare(layout: Layout, config: str, source: Source, folder: Path, options:
 def _unmeant(layout: Layout, plan: Plan, folder: Path) -> leaks.Copies:
     """Return the files that are in more than one split, without those that are by intention."""
     copies = leaks.file_copies(plan, folder)
-    if layout.said_again:
+    if layout.same_pictures or layout.said_again:
         splits = leaks.splits_of(plan.images)
         copies, _ = leaks.without_pictures(copies, splits, layout.said_again)
     return copies

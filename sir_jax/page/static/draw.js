@@ -1,5 +1,7 @@
 // Draws on canvases, in the colours of the style sheet.
 
+import { clock } from "./dom.js";
+
 // Clears a canvas; returns its context in CSS pixels, scaled for dense screens, and its size.
 export function sheet(canvas) {
   const { width, height } = canvas.getBoundingClientRect();
@@ -60,6 +62,51 @@ export function live(canvas, peaks) {
     const half = Math.max(1, Math.min(1, peak * 1.4) * (height / 2 - 6));
     ink.fillRect((count - recent.length + i) * BAR, height / 2 - half, BAR - 1, 2 * half);
   });
+}
+
+// Draws a long recording: its waveform, the stretches that were found, and the player's position.
+// view: { peaks, seconds, spans: [start, end] each, best first, chosen (one of them, or -1), at }.
+export function outline(canvas, view) {
+  const { ink, width, height } = sheet(canvas);
+  if (!view.seconds) return;
+  const [axis, flag] = [16, 16];
+  const x = (seconds) => (seconds / view.seconds) * width;
+  const tall = height - axis - flag;
+  const found = (share) => view.spans.some(([start, end]) => share * view.seconds >= start && share * view.seconds < end);
+  const wide = view.spans.map(([start, end]) => [x(start), Math.max(3, x(end) - x(start))]);
+  ink.fillStyle = colour("band");
+  for (const [left, size] of wide) ink.fillRect(left, flag, size, tall);
+  const [ahead, there] = [colour("edge"), colour("accent")];
+  if (view.peaks.length) bars(ink, 0, flag + tall / 2, tall / 2 - 2, width, view.peaks, (share) => (found(share) ? there : ahead));
+  ticks(ink, view.seconds, width, height, axis);
+  ink.font = "600 11px system-ui, sans-serif";
+  ink.textAlign = "center";
+  // The best is drawn last, over its neighbours.
+  for (let n = wide.length - 1; n >= 0; n--) {
+    const middle = Math.min(width - 8, Math.max(8, wide[n][0] + wide[n][1] / 2));
+    ink.fillStyle = colour(n === view.chosen ? "live" : "accent");
+    ink.fillRect(wide[n][0], flag, wide[n][1], 3);
+    ink.beginPath();
+    ink.arc(middle, flag / 2, 7, 0, 2 * Math.PI);
+    ink.fill();
+    ink.fillStyle = colour("on-accent");
+    ink.fillText(String(n + 1), middle, flag / 2 + 4);
+  }
+  ink.fillStyle = colour("live");
+  ink.fillRect(Math.min(width - 2, x(view.at)), flag, 2, tall);
+}
+
+// Writes times below a line.
+function ticks(ink, seconds, width, height, axis) {
+  ink.fillStyle = colour("soft");
+  ink.font = "11px system-ui, sans-serif";
+  const step = [1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600].find((each) => (each / seconds) * width > 56) ?? 7200;
+  for (let time = 0; time <= seconds; time += step) {
+    const x = (time / seconds) * width;
+    ink.fillRect(x, height - axis, 1, 4);
+    ink.textAlign = time === 0 ? "left" : x > width - 24 ? "right" : "center";
+    ink.fillText(clock(time).replace(/\.0$/, ""), x, height - 1);
+  }
 }
 
 // Draws a waveform below a curve over the same time axis, and marks the chosen interval.

@@ -2,9 +2,9 @@
 // below a curve of attention.
 
 import * as api from "./api.js";
+import { get } from "./dom.js";
 import * as draw from "./draw.js";
 
-const get = (id) => document.getElementById(id);
 const STEPS = 1000; // positions of the two sliders that choose an interval
 const AROUND = 0.12; // seconds before and after the player's position that the map shows
 

@@ -1,38 +1,25 @@
-// The page: sends queries, shows results, and opens the dialog that explains a pair.
+// The page: takes queries, searches with them, and shows what was found.
 
 import * as api from "./api.js";
+import { Batch } from "./batch.js";
+import { clearError, element, fail, get, play } from "./dom.js";
 import * as draw from "./draw.js";
-import { chance, Why } from "./explain.js";
-import { Microphone } from "./microphone.js";
+import { Why } from "./explain.js";
+import { wireFiles } from "./files.js";
+import { Recorder } from "./recorder.js";
+import { pictureCard, recordingRow, summary, wireArrows } from "./results.js";
 import { Typed } from "./typed.js";
-
-const get = (id) => document.getElementById(id);
-const element = (tag, fields = {}, ...children) => {
-  const made = Object.assign(document.createElement(tag), fields);
-  made.append(...children);
-  return made;
-};
+import { Work } from "./work.js";
 
 const KINDS = ["speech", "picture"];
-const queries = { speech: null, picture: null }; // { kind, name, url } and { blob } or { text, language }
-const answers = { speech: null, picture: null };
+const MOST_PICTURES = 24; // that are searched with at once
+// { kind, name, url, answer, error } and { blob, recorded } or { text, language }; several pictures.
+const queries = { speech: [], picture: [] };
 const player = new Audio();
+const why = new Why(fail);
+const work = new Work();
 let about = null;
 let kind = "speech";
-let microphone = null;
-let running = null; // aborts the search that a newer one replaces
-
-function fail(error) {
-  get("error-text").textContent = error.message;
-  get("error").hidden = false;
-  get("error").scrollIntoView({ block: "nearest" });
-}
-
-function clearError() {
-  get("error").hidden = true;
-}
-
-const why = new Why(fail);
 
 async function explain(pair) {
   document.body.classList.add("waiting");
@@ -40,55 +27,78 @@ async function explain(pair) {
   document.body.classList.remove("waiting");
 }
 
+const rows = (query) => query.answer.results.map((hit, n) => recordingRow(query, hit, n, explain));
+const batch = new Batch(rows);
+
 // ---- queries
 
-function take(queryKind, blob, name) {
+const newQuery = (fields) => ({ answer: null, error: null, ...fields });
+
+function takeFiles(queryKind, files) {
   if (!about) return;
   clearError();
-  if (blob.size > about.limits.bytes) {
-    fail(new Error(`${name}: ${(blob.size / 1e6).toFixed(1)} MB is over the limit of ${about.limits.bytes / 1e6} MB; make it smaller`));
-    return;
-  }
-  ask({ kind: queryKind, blob, name, url: URL.createObjectURL(blob) });
+  const most = queryKind === "picture" ? MOST_PICTURES : 1;
+  const asked = files.slice(0, most).map((blob) => ofFile(queryKind, blob, blob.name));
+  // Of several, the others are searched with.
+  if (asked.length === 1 && asked[0].error) fail(asked[0].error);
+  else ask(asked);
+  if (files.length > most) fail(new Error(`${files.length} files were given; ${most === 1 ? "one recording is" : `${most} pictures are`} searched with at once, and the others were left out`));
 }
 
+function ofFile(queryKind, blob, name, recorded = false) {
+  const tooLarge = blob.size > about.limits.bytes
+    ? new Error(`${name}: ${(blob.size / 1e6).toFixed(1)} MB is over the limit of ${about.limits.bytes / 1e6} MB; make it smaller`)
+    : null;
+  return newQuery({ kind: queryKind, blob, name, recorded, error: tooLarge, tooLarge, url: URL.createObjectURL(blob) });
+}
+
+const recorder = new Recorder((blob) => ask([ofFile("speech", blob, "recording.wav", true)]), (on) => {
+  if (on) stopSounds();
+  else showQuery();
+});
+
 const typed = new Typed((text, language, spoken) => {
-  if (microphone) finishRecording(false);
+  recorder.finish(false);
   clearError();
-  ask({ kind: "speech", text, language, name: `“${text}” in ${spoken}`, url: "" });
+  ask([newQuery({ kind: "speech", text, language, name: `“${text}” in ${spoken}`, url: "" })]);
 }, fail);
 
-function ask(query) {
-  player.pause();
-  if (queries[query.kind]?.blob) URL.revokeObjectURL(queries[query.kind].url);
-  queries[query.kind] = query;
-  answers[query.kind] = null;
-  show(query.kind);
+function ask(asked) {
+  stopSounds();
+  const [{ kind: askedKind }] = asked;
+  for (const old of queries[askedKind]) if (old.blob) URL.revokeObjectURL(old.url);
+  queries[askedKind] = asked;
+  show(askedKind);
   search();
 }
 
 async function search() {
-  const query = queries[kind];
-  if (!query) return;
-  running?.abort();
-  const mine = (running = new AbortController());
-  get("status").textContent = query.text === undefined ? "Searching …" : "Voices say it, then pictures are searched …";
-  document.body.classList.add("busy");
+  const asked = queries[kind].filter((query) => !query.tooLarge);
+  if (!asked.length) return;
+  const several = queries[kind].length > 1;
+  const [k, rerank] = [get("k").value, get("rerank").checked && !get("rerank").disabled];
+  const first = asked[0].text === undefined ? "Searching …" : "Voices say it, then pictures are searched …";
+  const whole = await work.run(first, async (signal, tell) => {
+    for (const [n, query] of asked.entries()) {
+      const before = several ? `Picture ${n + 1} of ${asked.length}: ` : "";
+      await searchOne(query, k, rerank, signal, (stage, share) => tell(stage, share, before));
+      if (query.error && !several) fail(query.error);
+      else if (!several) clearError();
+      if (several) batch.update(query);
+    }
+  });
+  if (whole) show(kind);
+}
+
+async function searchOne(query, k, rerank, signal, tell) {
   try {
-    const rerank = get("rerank").checked && !get("rerank").disabled;
-    const answer = await api.search(query, get("k").value, rerank, mine.signal);
-    if (mine !== running) return;
-    clearError();
-    answers[query.kind] = answer;
-    if (query.text !== undefined) query.url = api.queryUrl(answer.token);
+    query.answer = await api.search(query, k, rerank, signal, tell);
+    query.error = null;
+    if (query.text !== undefined) query.url = api.queryUrl(query.answer.token);
   } catch (error) {
-    if (mine !== running) return;
-    answers[query.kind] = null;
-    fail(error);
+    if (error.name === "AbortError") throw error;
+    Object.assign(query, { answer: null, error });
   }
-  running = null;
-  document.body.classList.remove("busy");
-  show(kind);
 }
 
 // ---- results
@@ -100,170 +110,55 @@ function show(next) {
     get(`tab-${each}`).tabIndex = each === kind ? 0 : -1;
     get(`panel-${each}`).hidden = each !== kind;
   }
+  const [query] = queries[kind];
+  const several = queries[kind].length > 1;
+  const answer = several ? null : query?.answer;
   get("pictures").hidden = kind !== "speech";
-  get("recordings").hidden = kind !== "picture";
-  const answer = answers[kind];
-  showQuery(answer);
+  get("recordings").hidden = kind !== "picture" || several;
+  get("batch").hidden = !several;
+  get("pictures").replaceChildren(...(kind === "speech" && answer ? answer.results.map((hit, n) => pictureCard(query, hit, n, explain)) : []));
+  get("recordings").replaceChildren(...(kind === "picture" && answer ? rows(query) : []));
+  if (several && batch.queries !== queries.picture) batch.show(queries.picture);
+  showQuery();
   showTiming(answer);
-  get("pictures").replaceChildren(...(kind === "speech" && answer ? answer.results.map(pictureCard) : []));
-  get("recordings").replaceChildren(...(kind === "picture" && answer ? answer.results.map(recordingRow) : []));
-  get("status").textContent = answer ? summary(answer) : "";
+  if (several) work.say(...ofSeveral(queries[kind]));
+  else if (answer) work.say(...summary(query, about.limits.quiet));
+  else work.say("");
 }
 
-function summary(answer) {
-  const items = kind === "speech" ? "pictures" : "recordings";
-  if (!answer.total) return `The index holds no ${items}: nothing can be found.`;
-  const quiet = answer.quiet ? " The recording is almost silent: is the microphone muted?" : "";
-  const by = answer.timing.rerank === undefined ? "by similarity" : "by similarity and match together";
-  return `Best ${answer.results.length} of ${answer.total} ${items}, ${by}.${quiet}`;
+function ofSeveral(asked) {
+  const failed = asked.filter((query) => query.error).length;
+  const done = asked.filter((query) => query.answer).length;
+  const rest = failed ? `; ${failed} could not be searched with` : "";
+  return [`${done} of ${asked.length} pictures searched with, each by itself${rest}. Unfold one to see its recordings.`, failed > 0];
 }
 
-function showQuery(answer) {
-  const query = queries[kind];
+function showQuery() {
+  const [query] = queries[kind];
   if (kind === "picture") {
-    get("query-picture").hidden = !query;
-    if (query && get("query-picture").src !== query.url) get("query-picture").src = query.url;
-    get("picture-name").textContent = query?.name ?? "Give a picture, hear who describes it.";
+    const alone = queries.picture.length === 1;
+    get("query-picture").hidden = !alone;
+    if (alone && get("query-picture").src !== query.url) get("query-picture").src = query.url;
+    get("picture-name").textContent = alone ? query.name
+      : query ? `${queries.picture.length} pictures` : "Give a picture, hear who describes it. Give several, and each is searched with by itself.";
     return;
   }
   get("play-query").disabled = !query?.url;
-  if (microphone) return;
-  if (query) get("query-name").textContent = query.name;
-  const peaks = answer?.peaks ?? [];
+  if (recorder.on) return;
+  const answer = query?.answer;
   const voices = answer?.voices ? `, by ${answer.voices.length} voices` : "";
   const length = answer ? `${query.name}${voices}, ${answer.seconds.toFixed(1)} s` : "none yet";
-  if (answer) get("query-name").textContent = length;
+  if (query) get("query-name").textContent = answer ? length : query.name;
   get("wave").setAttribute("aria-label", `Waveform of the query: ${length}`);
-  draw.wave(get("wave"), peaks);
+  draw.wave(get("wave"), answer?.peaks ?? []);
 }
 
 function showTiming(answer) {
   const shown = Object.entries(answer?.timing ?? {}).map(([stage, time]) => {
-    const shown = time < 1000 ? `${time.toFixed(time < 10 ? 1 : 0)} ms` : `${(time / 1000).toFixed(1)} s`;
-    return element("li", {}, `${stage === "rerank" ? "re-rank" : stage} `, element("b", { textContent: shown }));
+    const text = time < 1000 ? `${time.toFixed(time < 10 ? 1 : 0)} ms` : `${(time / 1000).toFixed(1)} s`;
+    return element("li", {}, `${stage === "rerank" ? "re-rank" : stage} `, element("b", { textContent: text }));
   });
   get("timing").replaceChildren(...shown);
-}
-
-// Re-ranked results are ordered by both scores together, so neither score need be in order itself.
-function scores(hit) {
-  const similarity = hit.score?.toFixed(3) ?? "none";
-  const bar = element("i");
-  bar.style.width = `${100 * Math.max(0, Math.min(1, hit.score ?? 0))}%`;
-  const out = [
-    element("span", { className: "score", title: "cosine similarity", textContent: similarity }),
-    element("span", { className: "bar", ariaHidden: "true" }, bar),
-  ];
-  // Without a calibration there is no probability, and raw log-odds would only mislead.
-  if (hit.probability !== null) {
-    const title = "how often a result with this score is right, as measured on a validation split";
-    out.push(element("span", { className: "second", title, textContent: `match ${chance(hit.probability)}` }));
-  }
-  return out;
-}
-
-// A time within a recording: 1:02:05.3.
-function clock(seconds) {
-  const tenths = Math.round(10 * seconds);
-  const [hours, minutes, rest] = [Math.floor(tenths / 36000), Math.floor(tenths / 600) % 60, tenths % 600];
-  const tail = `${String(Math.floor(rest / 10)).padStart(2, "0")}.${rest % 10}`;
-  return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${tail}` : `${minutes}:${tail}`;
-}
-
-const pair = (hit) => ({ token: answers[kind].token, id: hit.id, name: hit.id, score: hit.score, probability: hit.probability });
-
-function pictureCard(hit, index) {
-  const image = element("img", { src: api.thumbnailUrl(hit.id), alt: hit.id, loading: "lazy", width: 240, height: 240 });
-  image.addEventListener("error", () => image.replaceWith(element("span", { className: "gone", textContent: "cannot be shown" })));
-  const button = element("button", { type: "button", className: "card", title: hit.id });
-  button.append(image, element("span", { className: "caption" }, element("span", { className: "rank", textContent: index + 1 }), ...scores(hit)));
-  button.setAttribute("aria-label", `${index + 1}: ${hit.id}, similarity ${hit.score?.toFixed(3)}. Explain`);
-  button.addEventListener("click", () =>
-    explain({ ...pair(hit), picture: api.pictureUrl(hit.id), sound: queries.speech.url }));
-  return element("li", {}, button);
-}
-
-function recordingRow(hit, index) {
-  // A long recording begins where the picture is spoken of.
-  const [best] = hit.moments;
-  const from = best ? `#t=${best[0].toFixed(2)},${best[1].toFixed(2)}` : "";
-  const sound = element("audio", { controls: true, preload: "metadata", src: api.recordingUrl(hit.id) + from });
-  sound.setAttribute("aria-label", `Recording ${hit.id}`);
-  sound.addEventListener("play", () => document.querySelectorAll("audio").forEach((each) => each !== sound && each.pause()));
-  const button = element("button", { type: "button", className: "button", textContent: "Explain" });
-  button.setAttribute("aria-label", `Explain ${hit.id}`);
-  button.addEventListener("click", () =>
-    explain(best
-      ? { ...pair(hit), picture: queries.picture.url, sound: api.spanUrl(hit.id, best), span: best.slice(0, 2), score: best[2] }
-      : { ...pair(hit), picture: queries.picture.url, sound: api.recordingUrl(hit.id) }));
-  const places = hit.moments.map(([start, end, score]) => {
-    const title = `similarity ${score.toFixed(3)}, to ${clock(end)}`;
-    const place = element("button", { type: "button", className: "quiet", title, textContent: `▶ ${clock(start)}` });
-    place.setAttribute("aria-label", `Play ${hit.id} from ${clock(start)}, ${title}`);
-    place.addEventListener("click", () => {
-      sound.src = `${api.recordingUrl(hit.id)}#t=${start.toFixed(2)},${end.toFixed(2)}`;
-      sound.play().catch((error) => error.name === "AbortError" || fail(new Error("the browser cannot play this recording")));
-    });
-    return place;
-  });
-  return element("li", {},
-    element("span", { className: "rank", textContent: index + 1 }),
-    element("span", { className: "name", title: hit.id, textContent: hit.id }),
-    element("span", { className: "scores" }, ...scores(hit)), sound, button,
-    ...(places.length ? [element("span", { className: "places" }, "spoken of at ", ...places)] : []));
-}
-
-// ---- the microphone
-
-async function record() {
-  if (microphone) {
-    finishRecording();
-    return;
-  }
-  clearError();
-  player.pause();
-  const heard = [];
-  const limit = about.limits.seconds;
-  microphone = new Microphone(limit, (piece, seconds) => {
-    // Two bars per piece of 2048 samples.
-    for (let i = 0; i < piece.length; i += 1024) {
-      heard.push(piece.subarray(i, i + 1024).reduce((most, value) => Math.max(most, Math.abs(value)), 0));
-    }
-    const level = Math.min(1, heard.at(-1));
-    get("level").setAttribute("aria-valuenow", String(Math.round(100 * level)));
-    get("level").firstElementChild.style.width = `${100 * level}%`;
-    get("clock").textContent = `${seconds.toFixed(1)} / ${limit} s`;
-    draw.live(get("wave"), heard);
-  }, () => finishRecording());
-  showRecording(true);
-  try {
-    await microphone.start();
-  } catch (error) {
-    microphone = null;
-    showRecording(false);
-    fail(error);
-  }
-}
-
-async function finishRecording(keep = true) {
-  const done = microphone;
-  if (!done) return;
-  microphone = null;
-  showRecording(false);
-  const blob = await done.stop();
-  if (!keep) return;
-  if (blob) take("speech", blob, "recording.wav");
-  else fail(new Error("nothing was recorded; hold on a moment longer"));
-}
-
-function showRecording(on) {
-  get("record").setAttribute("aria-pressed", String(on));
-  get("record-label").textContent = on ? "Stop and search" : "Record";
-  for (const id of ["level", "clock"]) get(id).hidden = !on;
-  for (const id of ["query-name", "play-query"]) get(id).hidden = on;
-  get("clock").textContent = "waiting for the microphone …";
-  if (on) draw.live(get("wave"), []);
-  else showQuery(answers.speech);
 }
 
 // ---- event handlers
@@ -277,42 +172,37 @@ function wireTabs() {
   });
 }
 
-function wireFiles() {
-  for (const each of KINDS) {
-    const input = get(`file-${each}`);
-    input.addEventListener("change", () => {
-      if (input.files.length) take(each, input.files[0], input.files[0].name);
-      input.value = ""; // so that the same file can be chosen again
-    });
-  }
-  addEventListener("dragover", (event) => {
-    event.preventDefault();
-    document.body.classList.add("dragging");
-  });
-  addEventListener("dragleave", (event) => event.relatedTarget || document.body.classList.remove("dragging"));
-  addEventListener("drop", (event) => {
-    event.preventDefault();
-    document.body.classList.remove("dragging");
-    const file = event.dataTransfer.files[0];
-    if (!file) return;
-    const fileKind = file.type.startsWith("image/") ? "picture" : file.type.startsWith("audio/") ? "speech" : kind;
-    take(fileKind, file, file.name);
+function stopSounds() {
+  player.pause();
+  document.querySelectorAll("audio").forEach((each) => each.pause());
+}
+
+// Escape ends what is going on: a recording, then a search, then a sound. The dialog has its own.
+function wireEscape() {
+  addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || event.defaultPrevented || get("why").open) return;
+    if (recorder.on) {
+      recorder.finish(false);
+      work.say("The recording was dropped.");
+    } else if (work.busy) work.cancel();
+    else stopSounds();
   });
 }
 
 function wirePlayer() {
   const button = get("play-query");
+  const answer = () => queries.speech[0]?.answer;
   button.addEventListener("click", () => {
     if (!player.paused) {
       player.pause();
       return;
     }
-    player.src = queries.speech.url;
-    player.play().catch((error) => error.name === "AbortError" || fail(new Error("the browser cannot play this recording")));
+    player.src = queries.speech[0].url;
+    play(player);
   });
   const follow = () => {
-    if (player.paused || !answers.speech) return;
-    draw.wave(get("wave"), answers.speech.peaks, Math.max(0.001, player.currentTime / answers.speech.seconds));
+    if (player.paused || !answer()) return;
+    draw.wave(get("wave"), answer().peaks, Math.max(0.001, player.currentTime / answer().seconds));
     requestAnimationFrame(follow);
   };
   player.addEventListener("play", () => {
@@ -321,7 +211,7 @@ function wirePlayer() {
   });
   player.addEventListener("pause", () => {
     button.textContent = "▶ Play";
-    if (!microphone) draw.wave(get("wave"), answers.speech?.peaks ?? []);
+    if (!recorder.on) draw.wave(get("wave"), answer()?.peaks ?? []);
   });
 }
 
@@ -331,6 +221,7 @@ function describe(info) {
   for (const each of ["pictures", "recordings"]) get(`fact-${each}`).textContent = info[each].toLocaleString("en");
   get("limit-seconds").textContent = info.limits.seconds;
   get("limit-pixels").textContent = info.limits.pixels / 1e6;
+  get("limit-pictures").textContent = MOST_PICTURES;
   get("k").max = info.limits.results;
   get("empty-speech").hidden = info.pictures > 0;
   get("empty-picture").hidden = info.recordings > 0;
@@ -340,20 +231,22 @@ function describe(info) {
     : info.pooled
       ? `not with ${info.model}: its vectors hold the match already`
       : `not with ${info.model}: it has no matching head`;
+  recorder.limit = info.limits.seconds;
   typed.describe(info);
   if (!info.pictures && info.recordings) show("picture");
 }
 
 async function start() {
   wireTabs();
-  wireFiles();
+  wireFiles(takeFiles, () => kind);
   wirePlayer();
-  get("record").addEventListener("click", record);
+  wireEscape();
+  wireArrows(get("pictures"));
   get("error-close").addEventListener("click", clearError);
   get("k").addEventListener("input", () => (get("k-value").textContent = get("k").value));
   get("k").addEventListener("change", search);
   get("rerank").addEventListener("change", search);
-  const redraw = () => microphone || draw.wave(get("wave"), answers.speech?.peaks ?? []);
+  const redraw = () => recorder.on || draw.wave(get("wave"), queries.speech[0]?.answer?.peaks ?? []);
   new ResizeObserver(redraw).observe(get("wave"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   try {

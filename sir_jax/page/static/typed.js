@@ -1,6 +1,7 @@
 // The field for words that voices of the machine say.
 
-const get = (id) => document.getElementById(id);
+import { get } from "./dom.js";
+
 const REMEMBERED = "sir_jax.language";
 
 export class Typed {
@@ -17,7 +18,15 @@ export class Typed {
       else ask(text, value, selectedOptions[0].textContent);
       get("say").focus();
     });
-    get("language").addEventListener("change", () => remember(get("language").value));
+    get("language").addEventListener("change", () => {
+      remember(get("language").value);
+      this.#mark();
+    });
+  }
+
+  // Spelling is checked, and read aloud, in the language of the words.
+  #mark() {
+    get("say").lang = get("language").value;
   }
 
   // Offers the languages of `/api/info`; says how to get a voice where there is none.
@@ -28,6 +37,7 @@ export class Typed {
     const codes = info.languages.map(([code]) => code);
     const wanted = [remembered(), ...navigator.languages.map((each) => each.split("-")[0]), "en"];
     get("language").value = wanted.find((each) => codes.includes(each)) ?? codes[0] ?? "";
+    this.#mark();
     for (const id of ["say", "language", "say-search"]) get(id).disabled = !codes.length;
     if (!codes.length) get("typed-note").textContent = `Nothing here can speak: ${info.mute}`;
   }

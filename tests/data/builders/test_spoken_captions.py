@@ -17,6 +17,7 @@ from sir_jax.data.builders.spoken_captions.plan import (
     identity,
     most_spoken,
     plan_captions,
+    said_everywhere,
 )
 from sir_jax.data.builders.spoken_captions.sources.rows import Found, Row
 from sir_jax.data.builders.spoken_captions.words import fault, said
@@ -207,7 +208,14 @@ def test_a_picture_has_no_more_captions_than_a_record_may_hold(pictures):
     assert len(left_out) == 10_000 - MOST_CAPTIONS
     assert left_out[0].path == f"list.csv:{MOST_CAPTIONS + 2}"
     plan = plan_captions(CaptionsConfig(voices=12, hold_out_pictures=0), gathered, looks(2))
-    assert [len(image.captions) for image in plan.images] == [MOST_SPOKEN, 12]
+    counts = {(i.key, i.split): len(i.captions) for i in plan.images}
+    # Without pictures that are held out, each is in every split; in training it is said often.
+    assert counts == {
+        ("Dog.jpg", "train"): MOST_SPOKEN,
+        ("b/hen.webp", "train"): 12,
+        **{("Dog.jpg", split): MOST_CAPTIONS for split in ("val", "test")},
+        **{("b/hen.webp", split): 1 for split in ("val", "test")},
+    }
     assert most_spoken(plan, 1) == MOST_SPOKEN and most_spoken(plan, 2) == MOST_SPOKEN + 12
 
 
@@ -222,6 +230,30 @@ def test_splits_part_pictures_and_not_look_alikes(folder):
     for group in same:
         assert len({splits[f"{n:04d}.png"] for n in group}) == 1
     assert "look-alikes: 8 pictures in 3 groups, each group in one split" in gathered.notes
+
+
+def test_without_pictures_held_out_each_is_said_by_the_voices_of_every_split(folder):
+    rows = [(f"{n:04d}.png", f"dog {n}", "en") for n in range(6)]
+    gathered = gather(many(6, folder), stated(*rows), [])
+    config = CaptionsConfig(voices=3, engines=("espeak", "flite"), hold_out_pictures=0)
+    plan = plan_captions(config, gathered, looks(6))
+    assert said_everywhere(plan)
+    found: dict[str, list] = {}
+    for image in plan.images:
+        found.setdefault(image.split, []).append(image)
+    said = {split: [len(i.captions) for i in images] for split, images in found.items()}
+    one = [1] * 6
+    assert said == {"train": [3] * 6, "val": one, "test": one, "test_flite": one}
+    keys = {split: [i.key for i in images] for split, images in found.items()}
+    assert keys["train"] == keys["val"] == keys["test"] == keys["test_flite"]
+    voices = [{c.speaker for i in images for c in i.captions} for images in found.values()]
+    assert sum(map(len, voices)) == len(set().union(*voices))
+    assert len({image.image_id for image in plan.images}) == 24
+    # A split that captions state is not said again.
+    stated_rows = [(*row, "test" if n == 0 else "train") for n, row in enumerate(rows)]
+    gathered = gather(many(6, folder), stated(*stated_rows), [])
+    plan = plan_captions(CaptionsConfig(hold_out_pictures=0), gathered, looks(6))
+    assert not said_everywhere(plan) and len(plan.images) == 6
 
 
 def test_stated_splits_stay_and_missing_ones_are_taken_out_of_train(folder):
@@ -286,7 +318,8 @@ def test_a_language_that_nobody_speaks(pictures):
     found = stated(*dogs, ("hen", "Huhn", "xx"), ("hen", "hen", "en"))
     gathered = gather(pictures, found, [])
     plan = plan_captions(CaptionsConfig(voices=1, hold_out_pictures=0), gathered, looks(2))
-    assert [[c.text for c in image.captions] for image in plan.images] == [["a dog"], ["hen"]]
+    trained = [image for image in plan.images if image.split == "train"]
+    assert [[c.text for c in image.captions] for image in trained] == [["a dog"], ["hen"]]
     silent = [(p.path, p.detail, p.split) for p in plan.problems if p.reason == "no voice"]
     assert silent == [
         ("Dog.jpg", "eSpeak NG does not speak the language 'tlh': 'targh'", "train"),

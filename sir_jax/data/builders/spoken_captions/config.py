@@ -27,7 +27,8 @@ class CaptionsConfig:
       languages: in which captions are said (BCP 47); none for all that the captions state.
       voices: how often a caption is said in training, each time by another voice.
       hold_out_pictures: percent of the pictures that are in the test split and in no other; half
-        as many are in the validation split. A split that the captions state stays as it is.
+        as many are in the validation split. A split that the captions state stays as it is. With 0,
+        and where they state none, each picture is in every split, said by that split's voices.
       engines: the synthesisers that speak.
       label: what the name begins with.
       digest: 12 hexadecimal digits of the plan and of the pictures' bytes; '' before they are

@@ -34,22 +34,21 @@ def plan_captions(config: CaptionsConfig, gathered: Gathered, looks: Sequence[Lo
     Raises:
       UserError: no engine speaks a language that was asked for, or any of the captions'.
     """
+    require_spoken(config)
     cast = Cast(config)
-    for code in config.languages:
-        cast.require(code)
     splits = _splits(config, gathered, looks)
     found = [*gathered.problems, *_without_voices(cast, gathered)]
     problems = [_with_split(problem, splits) for problem in found]
     numbers, images = itertools.count(), []
     again: list[PlannedImage] = []
+    everywhere = _said_everywhere(config, gathered)
     for number, picture in enumerate(gathered.pictures):
-        split = splits[picture.name]
-        captions = _numbered(cast.spoken(picture, split), numbers)
-        if not captions:
-            continue
-        image_id = number + _IDS * SPLITS.index(split)
-        images.append(PlannedImage(image_id, picture.name, split, picture.name, captions))
-        for place, engine in enumerate(cast.others if split == "test" else (), len(SPLITS)):
+        own = SPLITS if everywhere else (splits[picture.name],)
+        for split in own:
+            if captions := _numbered(cast.spoken(picture, split), numbers):
+                image_id = number + _IDS * SPLITS.index(split)
+                images.append(PlannedImage(image_id, picture.name, split, picture.name, captions))
+        for place, engine in enumerate(cast.others if "test" in own else (), len(SPLITS)):
             if more := _numbered(cast.by(engine, picture), numbers):
                 name = f"test_{engine}"
                 image_id = number + _IDS * place
@@ -59,6 +58,31 @@ def plan_captions(config: CaptionsConfig, gathered: Gathered, looks: Sequence[Lo
         raise UserError(f"no caption can be said, such as that of {last.path}: {last.detail}")
     ordered = sorted([*images, *again], key=lambda image: image.image_id)
     return Plan(tuple(ordered), tuple(problems))
+
+
+def _said_everywhere(config: CaptionsConfig, gathered: Gathered) -> bool:
+    """Tell whether each picture is in every split: none is held out, and no caption states one."""
+    stated = {picture.split for picture in gathered.pictures}
+    return not config.hold_out_pictures and stated <= {"", "train"}
+
+
+def said_everywhere(plan: Plan) -> bool:
+    """Tell whether pictures of training are in other splits by intention, said by other voices."""
+    splits = collections.defaultdict(set)
+    for image in plan.images:
+        splits[image.key].add(image.split)
+    return any({"train", "test"} <= found for found in splits.values())
+
+
+def require_spoken(config: CaptionsConfig) -> None:
+    """See that the languages that were asked for are spoken.
+
+    Raises:
+      UserError: one is not.
+    """
+    cast = Cast(config)
+    for code in config.languages:
+        cast.require(code)
 
 
 def identity(plan: Plan, names: Sequence[str], looks: Sequence[Look]) -> str:

@@ -57,13 +57,14 @@ def fit_silence(seconds: np.ndarray, spare: int | None) -> np.ndarray:
 
     Args:
       seconds: float [3], before, within and after.
-      spare: samples that there is room for; None for any number. Longer silence shrinks to it, its
-        three parts alike.
+      spare: samples that there is room for, below zero where the clip alone is too long; None for
+        any number. Longer silence shrinks to it, its three parts alike.
 
     Returns:
       int64 [3].
     """
     samples = np.asarray(seconds, np.float64) * SAMPLE_RATE
-    if spare is not None and samples.sum() > spare:
-        samples *= max(0, spare) / samples.sum()
+    total, most = samples.sum(), None if spare is None else max(0, spare)
+    if most is not None and total > most:
+        samples *= most / total
     return np.floor(samples).astype(np.int64)
