@@ -73,6 +73,16 @@ class Engine:
         with contextlib.suppress(UserError):
             self.model.attention(speech, picture)
 
+    def describe(self) -> dict[str, Any]:
+        """Return the model's name, what it can do, and how much the index holds."""
+        return {
+            "model": self.model.name,
+            "can_match": self.model.can_match,
+            "pooled": bool(self.model.model.pooled_width),
+            "pictures": len(self.pictures.known),
+            "recordings": len(self.recordings.known),
+        }
+
     def search(
         self,
         kind: str,

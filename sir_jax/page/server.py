@@ -156,14 +156,9 @@ class Server:
 
     async def info(self, _: Request) -> Response:
         """Describe the model, the index and the limits."""
-        model, engine = self.engine.model, self.engine
         return _json(
             {
-                "model": model.name,
-                "can_match": model.can_match,
-                "pooled": bool(model.model.pooled_width),
-                "pictures": len(engine.pictures.known),
-                "recordings": len(engine.recordings.known),
+                **self.engine.describe(),
                 "rerank": RERANK,
                 "limits": {
                     "bytes": self.limits.upload_bytes,
