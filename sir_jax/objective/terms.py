@@ -11,17 +11,20 @@ import jax.numpy as jnp
 from sir_jax.config.specs import MODALITIES
 from sir_jax.losses.contrastive import accuracy_in_batch, contrastive, id_targets, spread
 from sir_jax.losses.denoising import Noise, add_noise, cosine, denoising, draw_noise, other_rows
+from sir_jax.losses.false_negatives import false_negatives
 from sir_jax.losses.matching import hard_negatives, masked_mean, matching
 from sir_jax.losses.queue import filled_rows
 from sir_jax.models import Encoded
 from sir_jax.objective.microbatches import map_rows
 from sir_jax.objective.switches import noisy_modalities
-from sir_jax.objective.views import Views
+from sir_jax.objective.views import Views, best_embeds
 
 Array = jax.Array
 
 
-def sic_term(views: Views, queue, ids, temperature, alpha, sic) -> tuple[Array, dict]:
+def sic_term(
+    views: Views, queue, ids, temperature, alpha, sic, share: Array | None = None
+) -> tuple[Array, dict]:
     """Compute speech-image contrastive learning (SIC) over batch and queue, in both directions.
 
     Args:
@@ -31,6 +34,7 @@ def sic_term(views: Views, queue, ids, temperature, alpha, sic) -> tuple[Array, 
       temperature: of the softmax.
       alpha: weight of the teacher's targets at this step.
       sic: `config.loss.sic`.
+      share: of a true pair's cosine, above which a pair is no negative; None without a limit.
 
     Returns:
       The loss, and metrics by name.
@@ -48,8 +52,17 @@ def sic_term(views: Views, queue, ids, temperature, alpha, sic) -> tuple[Array, 
         past_s, past_i, past_ids = queue.speech, queue.image, queue.ids
         filled = filled_rows(queue)
     hard = id_targets(ids, past_ids, filled)
-    s2i, s2i_right = contrastive(z_s, keys_i, past_i, filled, hard, temperature, teacher_s, alpha)
-    i2s, i2s_right = contrastive(z_i, keys_s, past_s, filled, hard, temperature, teacher_i, alpha)
+    barred_s = barred_i = None
+    if share is not None:
+        trusted_s, trusted_i = best_embeds(views)
+        barred_s = false_negatives(trusted_s, trusted_i, past_i, hard > 0, share)
+        barred_i = false_negatives(trusted_i, trusted_s, past_s, hard > 0, share)
+    s2i, s2i_right = contrastive(
+        z_s, keys_i, past_i, filled, hard, temperature, teacher_s, alpha, barred_s
+    )
+    i2s, i2s_right = contrastive(
+        z_i, keys_s, past_s, filled, hard, temperature, teacher_i, alpha, barred_i
+    )
     loss = 0.5 * (s2i.mean() + i2s.mean())
     metrics = {
         "sic": loss,
@@ -61,6 +74,8 @@ def sic_term(views: Views, queue, ids, temperature, alpha, sic) -> tuple[Array, 
     }
     if sic.alpha:
         metrics["alpha"] = alpha
+    if share is not None:
+        metrics["sic_masked"] = masked_mean(barred_s | barred_i, hard == 0)
     if queue is not None:
         metrics["queue_fill"] = queue.filled / queue.ids.shape[0]
         metrics["s2i_accuracy_in_batch"] = accuracy_in_batch(z_s, keys_i, hard)
@@ -118,7 +133,16 @@ def _interleaved(*trees: Any) -> Any:
 
 
 def sim_term(
-    views: Views, ids, temperature, params, keys, *, model, groups: int, pieces: int = 1
+    views: Views,
+    ids,
+    temperature,
+    params,
+    keys,
+    *,
+    model,
+    groups: int,
+    pieces: int = 1,
+    share: Array | None = None,
 ) -> tuple[Array, dict]:
     """Compute speech-image matching (SIM): true pairs, and each side with a hard negative.
 
@@ -136,18 +160,20 @@ def sim_term(
       model: from `build_model`.
       groups: number of groups that negatives are drawn within.
       pieces: number of pieces in which rows go through the fusion encoder, one after the other.
+      share: of a true pair's cosine, above which a pair is no negative; None without a limit.
 
     Returns:
       The loss, and metrics by name.
     """
+    barred = _barred(views, ids, groups, share)
     speech, image, ids = _grouped((views.speech, views.image, ids), groups)
     scores = jnp.zeros((*ids.shape, ids.shape[1]))
     if temperature is not None:
         scores = jnp.einsum("gse,gie->gsi", speech.embed, image.embed) / temperature
     draw = jax.vmap(hard_negatives)
-    image_rows, has_image = draw(jax.random.split(keys[0], groups), scores, ids)
+    image_rows, has_image = draw(jax.random.split(keys[0], groups), scores, ids, barred[0])
     speech_rows, has_speech = draw(
-        jax.random.split(keys[1], groups), jnp.swapaxes(scores, 1, 2), ids
+        jax.random.split(keys[1], groups), jnp.swapaxes(scores, 1, 2), ids, barred[1]
     )
 
     def match(key, speech, image):
@@ -176,6 +202,27 @@ def sim_term(
         "sim_negatives": valid.mean(dtype=jnp.float32),
     }
     return loss, metrics
+
+
+def _barred(views: Views, ids, groups: int, share: Array | None) -> tuple:
+    """Return which pairs are no negatives, of speech with image and the other way round.
+
+    Args:
+      views: the encoded batch.
+      ids: image ids, [B].
+      groups: number of groups that negatives are drawn within.
+      share: see `sim_term`.
+
+    Returns:
+      bool [groups, B / groups, B / groups] twice; None twice without a limit.
+    """
+    if share is None:
+        return None, None
+    speech, image, ids = _grouped((*best_embeds(views), ids), groups)
+    none = speech[:, :0]
+    find = jax.vmap(lambda a, b, past, same: false_negatives(a, b, past, same, share))
+    same = ids[:, :, None] == ids[:, None, :]
+    return find(speech, image, none, same), find(image, speech, none, same)
 
 
 def cmd_term(
