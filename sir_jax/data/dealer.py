@@ -97,6 +97,7 @@ class Dealer:
             thread.start()
         for epoch in [e for e in self._dealt if (e + 1) * self._schedule.per_epoch <= step]:
             del self._dealt[epoch]
+            self._dealing.pop(epoch, None)
             self.orders.drop(epoch)
 
     def _deal(self, epoch: int, vectors: Vectors) -> None:
@@ -125,11 +126,11 @@ class Dealer:
         Raises:
           UserError: an epoch could not be dealt.
         """
-        for epoch, thread in [*self._dealing.items()]:
+        for epoch, thread in self._dealing.items():
             thread.join()
-            del self._dealing[epoch]
             if epoch not in self._dealt:
                 self.orders.wait(epoch)  # raises
+        self._dealing = {}
         orders = {
             str(epoch): {"items": items.astype(np.int32), "bucket": bucket.astype(np.int32)}
             for epoch, (items, bucket) in sorted(self._dealt.items())

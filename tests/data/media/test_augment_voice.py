@@ -153,6 +153,7 @@ def test_silence_shrinks_to_the_room_there_is():
     assert fit_silence(drawn, 9_600).tolist() == [4_800, 1_600, 3_200]
     assert fit_silence(drawn, 960).tolist() == [480, 160, 320]
     assert fit_silence(drawn, -5).tolist() == [0, 0, 0]
+    assert fit_silence(0 * drawn, -5).tolist() == [0, 0, 0]
 
 
 def test_silence_of_a_clip_is_as_drawn():

@@ -64,6 +64,6 @@ def fit_silence(seconds: np.ndarray, spare: int | None) -> np.ndarray:
       int64 [3].
     """
     samples = np.asarray(seconds, np.float64) * SAMPLE_RATE
-    if spare is not None and samples.sum() > spare:
+    if spare is not None and samples.sum() > max(0, spare):
         samples *= max(0, spare) / samples.sum()
     return np.floor(samples).astype(np.int64)
