@@ -75,7 +75,8 @@ def sic_term(
     if sic.alpha:
         metrics["alpha"] = alpha
     if share is not None:
-        metrics["sic_masked"] = masked_mean(barred_s | barred_i, hard == 0)
+        counted = jnp.concatenate([jnp.ones_like(ids, bool), filled]) & (hard == 0)
+        metrics["sic_masked"] = masked_mean(barred_s | barred_i, counted)
     if queue is not None:
         metrics["queue_fill"] = queue.filled / queue.ids.shape[0]
         metrics["s2i_accuracy_in_batch"] = accuracy_in_batch(z_s, keys_i, hard)
@@ -165,7 +166,7 @@ def sim_term(
     Returns:
       The loss, and metrics by name.
     """
-    barred = _barred(views, ids, groups, share)
+    barred = barred_pairs(views, ids, groups, share)
     speech, image, ids = _grouped((views.speech, views.image, ids), groups)
     scores = jnp.zeros((*ids.shape, ids.shape[1]))
     if temperature is not None:
@@ -204,7 +205,7 @@ def sim_term(
     return loss, metrics
 
 
-def _barred(views: Views, ids, groups: int, share: Array | None) -> tuple:
+def barred_pairs(views: Views, ids, groups: int, share: Array | None) -> tuple:
     """Return which pairs are no negatives, of speech with image and the other way round.
 
     Args:
