@@ -166,16 +166,10 @@ def sim_term(
     Returns:
       The loss, and metrics by name.
     """
-    barred = barred_pairs(views, ids, groups, share)
-    speech, image, ids = _grouped((views.speech, views.image, ids), groups)
-    scores = jnp.zeros((*ids.shape, ids.shape[1]))
-    if temperature is not None:
-        scores = jnp.einsum("gse,gie->gsi", speech.embed, image.embed) / temperature
-    draw = jax.vmap(hard_negatives)
-    image_rows, has_image = draw(jax.random.split(keys[0], groups), scores, ids, barred[0])
-    speech_rows, has_speech = draw(
-        jax.random.split(keys[1], groups), jnp.swapaxes(scores, 1, 2), ids, barred[1]
+    image_rows, has_image, speech_rows, has_speech = _mine(
+        views, ids, temperature, keys, groups, share
     )
+    speech, image = _grouped((views.speech, views.image), groups)
 
     def match(key, speech, image):
         return model.apply(
@@ -203,6 +197,24 @@ def sim_term(
         "sim_negatives": valid.mean(dtype=jnp.float32),
     }
     return loss, metrics
+
+
+def _mine(views: Views, ids, temperature, keys, groups: int, share: Array | None) -> tuple:
+    """Draw a hard image for each speech and a hard speech for each image; see `sim_term`.
+
+    Returns:
+      Rows of images, whether there is one, rows of speech, whether there is one; all
+      [groups, B / groups], rows within their group.
+    """
+    barred = barred_pairs(views, ids, groups, share)
+    speech, image, ids = _grouped((views.speech.embed, views.image.embed, ids), groups)
+    scores = jnp.zeros((*ids.shape, ids.shape[1]))
+    if temperature is not None:
+        scores = jnp.einsum("gse,gie->gsi", speech, image) / temperature
+    draw = jax.vmap(hard_negatives)
+    images = draw(jax.random.split(keys[0], groups), scores, ids, barred[0])
+    scores = jnp.swapaxes(scores, 1, 2)
+    return *images, *draw(jax.random.split(keys[1], groups), scores, ids, barred[1])
 
 
 def barred_pairs(views: Views, ids, groups: int, share: Array | None) -> tuple:
