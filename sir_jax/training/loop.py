@@ -157,7 +157,6 @@ def begin(setup: Setup, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
         state = setup.create_state()
     programs, features, dealer = {}, None, None
     if step < cfg.train.steps:
-        dealer = open_dealer(setup, corpus, checkpoints, step)
         features = open_features(state.params, cfg, corpus, corpus.splits["train"])
         programs = setup.compile_steps()
         distributed.meet("programs")
@@ -172,14 +171,14 @@ def begin(setup: Setup, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
             f"workdir {workdir} was used by another job while this one started; run "
             "the same command again to go on from there"
         )
+    if step < cfg.train.steps:
+        dealer = open_dealer(setup, corpus, checkpoints, step)
     watchdog = Watchdog(cfg.train.watchdog_seconds, step)
     parts = (programs, features, checkpoints, watchdog, Collapse(cfg), dealer)
     return Run(setup, workdir, *parts, state, step)
 
 
-def open_dealer(
-    setup: Setup, corpus: Corpus, checkpoints: Checkpoints | None, step: int
-) -> Dealer | None:
+def open_dealer(setup: Setup, corpus: Corpus, checkpoints: Checkpoints, step: int) -> Dealer | None:
     """Return who deals epochs in groups, as of a checkpoint; None where batches are at random.
 
     Raises:
