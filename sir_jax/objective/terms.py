@@ -171,14 +171,10 @@ def sim_term(
     )
     speech, image = _grouped((views.speech, views.image), groups)
 
-    def match(key, speech, image):
+    def match(key, *pair):
+        rngs = {"dropout": key}
         return model.apply(
-            {"params": params},
-            speech,
-            image,
-            deterministic=False,
-            method="match",
-            rngs={"dropout": key},
+            {"params": params}, *pair, deterministic=False, method="match", rngs=rngs
         )
 
     logits = map_rows(
@@ -191,12 +187,11 @@ def sim_term(
     valid = _flat(jnp.stack([has_image, has_speech], axis=2))
     losses, counted, correct = matching(logits.reshape(-1, 3, 2), valid)
     loss = masked_mean(losses, counted)
-    metrics = {
+    return loss, {
         "sim": loss,
         "sim_accuracy": masked_mean(correct.astype(jnp.float32), counted),
         "sim_negatives": valid.mean(dtype=jnp.float32),
     }
-    return loss, metrics
 
 
 def _mine(views: Views, ids, temperature, keys, groups: int, share: Array | None) -> tuple:
