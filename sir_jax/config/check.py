@@ -225,6 +225,22 @@ def _check_terms(cfg) -> None:
         )
 
 
+def _check_groups(cfg) -> None:
+    data = cfg.data
+    if not data.groups:
+        return
+    if data.search_space < data.groups:
+        raise UserError(
+            f"data.search_space={data.search_space} holds no group of data.groups={data.groups}; "
+            f"give at least {data.groups}"
+        )
+    if not cfg.loss.sic.weight and not cfg.init.model:
+        raise UserError(
+            f"data.groups={data.groups} with loss.sic.weight=0: nothing trains the embeddings that "
+            "tell look-alikes; set loss.sic.weight, or init.model to a trained retriever"
+        )
+
+
 _Relation = Callable[[ConfigDict], None]
 
 # Of what every reader of a config uses, and of what only a run does.
@@ -235,7 +251,7 @@ _MODEL_RELATIONS: tuple[_Relation, ...] = (
     _check_input,
     _check_buckets,
 )
-_RUN_RELATIONS: tuple[_Relation, ...] = (_check_attention, _check_terms)
+_RUN_RELATIONS: tuple[_Relation, ...] = (_check_attention, _check_terms, _check_groups)
 
 
 def check_batch(cfg: ConfigDict, mesh) -> None:
@@ -259,6 +275,14 @@ def check_batch(cfg: ConfigDict, mesh) -> None:
         )
     loss, each = cfg.loss, batch // cfg.train.grad_accum
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    groups, part = cfg.data.groups, each // devices
+    if groups and part % groups:
+        micro = " in a microbatch" if cfg.train.grad_accum > 1 else ""
+        raise UserError(
+            f"data.groups={groups} must divide the {part} pairs that data.batch_size={batch} gives "
+            f"each of {devices} devices{micro}; e.g. data.batch_size="
+            f"{groups * max(1, part // groups) * devices * cfg.train.grad_accum}"
+        )
     for name, on in (
         ("sim.mining", loss.sim.weight and loss.sim.mining == "shard"),
         ("cmd.source", loss.cmd.weight and loss.cmd.source == "shard"),

@@ -33,6 +33,7 @@ DIRECTIONS = (*MODALITIES, "both")
 FORMS = ("cosine", "mse", "infonce")  # of `losses.denoising`
 TOKENS = ("replaced", "all")
 SCHEDULES = ("cosine", "linear", "constant")
+GROUPINGS = ("image", "caption", "both")  # of `data.alike`
 
 # Steps are counted in int32 on the devices.
 _COUNT = 2**31 - 1
@@ -96,6 +97,29 @@ _FEATURES = rows(
     ),
 )
 
+_GROUPS = rows(
+    "data",
+    (
+        "groups",
+        0,
+        Whole(2, 4_096, 0),
+        "look-alikes that stay together, in a device's part of a batch; 0: batches at random",
+    ),
+    ("grouped_after", 0, Whole(0, _COUNT), "steps at random before the first epoch of groups"),
+    (
+        "group_by",
+        "image",
+        Choice(GROUPINGS),
+        "what is alike: image and image, caption and image, or the mean of both",
+    ),
+    (
+        "search_space",
+        4_096,
+        Whole(2, 32_768),
+        "captions among which neighbours are looked for, drawn at random in each epoch",
+    ),
+)
+
 _INIT = rows(
     "init",
     ("speech", "", _ENCODER, "HuBERT to start from; empty: random"),
@@ -155,6 +179,15 @@ _LOSS = (
             0.995,
             Real(0, 1, below=True),
             "share of itself that the teacher keeps at a step; queue and alpha need a teacher",
+        ),
+    ),
+    *rows(
+        "loss",
+        (
+            "max_relative",
+            0.0,
+            _SHARE,
+            "a pair above this share of the true pair's cosine is no negative; 0 or 1: off",
         ),
     ),
 )
@@ -285,6 +318,7 @@ TABLE: tuple[Field, ...] = (
     *_DATA,
     *AUGMENT,
     *_FEATURES,
+    *_GROUPS,
     *MODEL,
     *_INIT,
     *_LOSS,

@@ -1,25 +1,24 @@
 """The training input pipeline: an endless, exactly resumable stream of length-bucketed batches.
 
 The position in the stream is one integer, the number of global batches drawn so far. A batch is a
-pure function of (corpus, config, seed, position). Processes, threads and workers share the work and
-change nothing in it.
+pure function of (corpus, config, seed, position) and, where epochs are dealt in groups, of their
+orders. Processes, threads and workers share the work and change nothing in it.
 """
 
 import dataclasses
 import sys
-import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from sir_jax.config.check import check_section
 from sir_jax.config.specs import MODALITIES
-from sir_jax.data.media.audio import SAMPLE_RATE, load_audio, normalize_waveform
+from sir_jax.data.epochs import Epochs, Orders
+from sir_jax.data.media.audio import load_audio, normalize_waveform
 from sir_jax.data.media.augment import AugmentSpec, augment_wave
 from sir_jax.data.media.image import ColorJitter, ImageSpec, augment_image, load_image
-from sir_jax.data.plan import plan_epoch
 from sir_jax.errors import UserError
 from sir_jax.runtime.process import end_with_parent
 
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
 
 Batch = dict[str, np.ndarray]
 
-# One seed has independent random streams; the stream 0 is that of `plan_epoch`.
-_ITEM_STREAM, _AUGMENT_STREAM, _SILENCE_STREAM = 1, 2, 3
+# One seed has independent random streams; `plan`, `epochs` and `groups` have the others.
+_ITEM_STREAM, _AUGMENT_STREAM = 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +86,7 @@ def train_batches(
     num_threads: int,
     num_workers: int = 0,
     features: "Features | None" = None,
+    orders: Orders | None = None,
 ) -> Iterator[Batch]:
     """Return an endless stream of training batches from any position.
 
@@ -101,6 +101,7 @@ def train_batches(
       num_workers: number of worker processes. They help where Python's GIL limits the threads; 0
         decodes in this process.
       features: stored features that replace the waveforms or pixels of frozen encoders.
+      orders: of epochs in groups, from `Dealer`; None where all batches are at random.
 
     Returns:
       An iterator with `.close()`. A batch has the fields wave float32 [B, N], normalised over the
@@ -114,9 +115,8 @@ def train_batches(
     """
     import grain  # part of the [train] extra, which searching does not need
 
-    batches = _Batches(
-        split, BatchSpec.from_config(data_cfg), int(seed), process_index, process_count, features
-    )
+    spec = BatchSpec.from_config(data_cfg)
+    batches = _Batches(split, spec, int(seed), process_index, process_count, features, orders)
     if start < 0:
         raise UserError(f"start={start}: the number of batches already drawn cannot be negative")
     # Resume by slicing the dataset: this works with any number of workers. Restoring the state of a
@@ -133,14 +133,6 @@ def train_batches(
     return iter(dataset)
 
 
-class _Plan(NamedTuple):
-    """An epoch's batches and their buckets, see `plan_epoch`; each caption's silence in seconds."""
-
-    items: np.ndarray
-    bucket: np.ndarray
-    silence: np.ndarray | None
-
-
 class _Batches:
     """Random access by number to global batches, of which it holds this process's rows."""
 
@@ -152,6 +144,7 @@ class _Batches:
         process_index: int,
         process_count: int,
         features: "Features | None",
+        orders: Orders | None,
     ):
         captions, images = split.index["caption_id"], split.index["image_id"]
         if spec.batch_size % process_count:
@@ -178,21 +171,16 @@ class _Batches:
         rows = spec.batch_size // process_count
         self._rows = range(process_index * rows, (process_index + 1) * rows)
         self._per_epoch = len(captions) // spec.batch_size
-        self._plans: dict[int, _Plan] = {}
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_plans": {}, "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        self._epochs = Epochs(
+            split.index, spec.batch_size, spec.buckets, spec.augment, seed, orders
+        )
 
     def __len__(self) -> int:
         return sys.maxsize
 
     def __getitem__(self, number: int) -> Batch:
         epoch, step = divmod(int(number), self._per_epoch)
-        plan = self._plan(epoch)
+        plan = self._epochs[epoch]
         length = self._spec.buckets[plan.bucket[step]]
         captions = plan.items[step, self._rows.start : self._rows.stop]
         entries = self._split.index[captions]
@@ -254,27 +242,6 @@ class _Batches:
                     out=batch["pixels"][out],
                 )
         return batch
-
-    def _plan(self, epoch: int) -> "_Plan":
-        with self._lock:
-            if epoch not in self._plans:
-                # Prefetching threads work on at most two epochs at a time.
-                self._plans = {e: p for e, p in self._plans.items() if e == epoch - 1}
-                self._plans[epoch] = self._make_plan(epoch)
-            return self._plans[epoch]
-
-    def _make_plan(self, epoch: int) -> "_Plan":
-        index, spec, silence = self._split.index, self._spec, None
-        samples = index["samples"]
-        if spec.augment.silence:
-            # Drawn before the buckets are chosen, so that clips go where their silence has room.
-            stream = np.random.default_rng((self._seed, _SILENCE_STREAM, epoch))
-            silence = spec.augment.draw_silence(len(samples), stream)
-            samples = samples + np.ceil(silence.sum(1) * SAMPLE_RATE).astype(samples.dtype)
-        items, bucket = plan_epoch(
-            samples, index["image_id"], spec.buckets, spec.batch_size, self._seed, epoch
-        )
-        return _Plan(items, bucket, silence)
 
     def _wave(
         self,

@@ -40,30 +40,68 @@ def plan_epoch(
       >>> sorted(map(sorted, captions.tolist())), sorted(bucket.tolist())
       ([[0, 2], [1, 3]], [0, 1])
     """
+    rng, filled = fill_buckets(samples, image_ids, buckets, batch_size, seed, epoch)
+    items = [captions.reshape(-1, batch_size) for captions in filled]
+    return shuffle_batches(items, rng)
+
+
+def fill_buckets(
+    samples: np.ndarray,
+    image_ids: np.ndarray,
+    buckets: tuple[int, ...],
+    batch_size: int,
+    seed: int,
+    epoch: int,
+) -> tuple[np.random.Generator, list[np.ndarray]]:
+    """Choose the captions of an epoch and their buckets; see `plan_epoch`.
+
+    Returns:
+      The random generator of what is left to draw; and the captions of each bucket, int64, a
+      multiple of `batch_size`: first the first captions of all images, then the second ones.
+    """
     rng = np.random.default_rng((seed, _STREAM, epoch))
     n_batches = len(samples) // batch_size
     chosen = rng.permutation(len(samples))[: n_batches * batch_size]
     home = np.minimum(np.searchsorted(buckets, samples[chosen]), len(buckets) - 1)
-    waiting, items, bucket = chosen[:0], [], []
+    waiting, filled = chosen[:0], []
     for b in range(len(buckets)):
-        waiting = _spread(np.concatenate([waiting, chosen[home == b]]), image_ids)
-        full = len(waiting) // batch_size
-        items.append(waiting[: full * batch_size].reshape(full, batch_size))
-        bucket += [b] * full
-        waiting = waiting[full * batch_size :]
-    order = rng.permutation(n_batches)
-    return np.concatenate(items)[order], np.array(bucket, np.int64)[order]
+        waiting = np.concatenate([waiting, chosen[home == b]])
+        waiting = waiting[np.argsort(count_repeats(image_ids[waiting]), kind="stable")]
+        full = len(waiting) // batch_size * batch_size
+        filled.append(waiting[:full])
+        waiting = waiting[full:]
+    return rng, filled
 
 
-def _spread(items: np.ndarray, image_ids: np.ndarray) -> np.ndarray:
-    """Order captions so that the first captions of all images come first, then the second ones.
+def shuffle_batches(
+    items: list[np.ndarray], rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put the batches of all buckets in random order.
 
-    Consecutive captions, and so batches, then repeat an image as late as possible.
+    Args:
+      items: the batches of each bucket, [batches, batch_size].
+      rng: from `fill_buckets`.
+
+    Returns:
+      What `plan_epoch` returns.
     """
-    ids = image_ids[items]
+    bucket = np.repeat(np.arange(len(items)), [len(batches) for batches in items])
+    order = rng.permutation(len(bucket))
+    return np.concatenate(items)[order], bucket[order]
+
+
+def count_repeats(ids: np.ndarray) -> np.ndarray:
+    """Return how many equal ids come before each.
+
+    Ordered by that, consecutive captions, and so batches, repeat an image as late as possible.
+
+    Example:
+      >>> count_repeats(np.array([7, 8, 7, 7]))
+      array([0, 0, 1, 2])
+    """
     by_image = np.argsort(ids, kind="stable")
     # In sorted order, a caption's distance from its image's first caption counts the repeats.
     begins = np.searchsorted(ids[by_image], ids[by_image], side="left")
-    repeats = np.empty(len(items), np.int64)
-    repeats[by_image] = np.arange(len(items)) - begins
-    return items[np.argsort(repeats, kind="stable")]
+    repeats = np.empty(len(ids), np.int64)
+    repeats[by_image] = np.arange(len(ids)) - begins
+    return repeats

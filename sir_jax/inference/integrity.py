@@ -17,8 +17,8 @@ import tensorstore as ts
 from sir_jax.errors import UserError
 from sir_jax.runtime.console import say
 
-# Items of arrays, and files of JSON, that every step has.
-ITEMS = ("params", "train")
+# Items of arrays, and files of JSON, that every step has; and an item that some have.
+ITEMS, MORE_ITEMS = ("params", "train"), ("order",)
 RECORDS = ("_CHECKPOINT_METADATA", "meta/metadata", *(f"{item}/_METADATA" for item in ITEMS))
 # Not where NumPy arrays were saved.
 MORE_RECORDS = ("_sharding", "array_metadatas/*")
@@ -58,11 +58,12 @@ def find_fault(folder: Path) -> str | None:
     Returns:
       A phrase about the first file that is missing or ends early; None where there is none.
     """
-    more = (path for item in ITEMS for name in MORE_RECORDS for path in (folder / item).glob(name))
+    items = (*ITEMS, *(item for item in MORE_ITEMS if (folder / item).exists()))
+    more = (path for item in items for name in MORE_RECORDS for path in (folder / item).glob(name))
     for path in (*(folder / name for name in RECORDS), *sorted(more)):
         if problem := _record_fault(path):
             return f"{path.relative_to(folder)} cannot be read ({problem})"
-    for item in ITEMS:
+    for item in items:
         try:
             ends = stored_ends(folder / item)
         # TensorStore has no type of its own for what it cannot read.

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 Array = jax.Array
 
-# The logit of an unfilled row of the queue. Finite, because -inf times a target of 0 is NaN.
+# The logit of an unfilled row of the queue, and of what is barred. Finite, because -inf times a
+# target of 0 is NaN.
 _UNFILLED_LOGIT = -1e30
 
 
@@ -51,7 +52,9 @@ def id_targets(ids: Array, past_ids: Array, filled: Array) -> Array:
     return positive / positive.sum(axis=-1, keepdims=True)
 
 
-def _similarities(z: Array, keys: Array, past: Array, filled: Array, temperature: Array) -> Array:
+def _similarities(
+    z: Array, keys: Array, past: Array, filled: Array, temperature: Array, barred: Array | None
+) -> Array:
     """Return the logits of z [B, E] with keys [B, E] and past [Q, E], [B, B + Q].
 
     Two products, not one with concatenated keys: a sharded batch must gather its keys, but a
@@ -59,7 +62,8 @@ def _similarities(z: Array, keys: Array, past: Array, filled: Array, temperature
     """
     z, keys, past = (x.astype(jnp.float32) for x in (z, keys, past))
     old = jnp.where(filled, z @ past.T / temperature, _UNFILLED_LOGIT)
-    return jnp.concatenate([z @ keys.T / temperature, old], axis=-1)
+    logits = jnp.concatenate([z @ keys.T / temperature, old], axis=-1)
+    return logits if barred is None else jnp.where(barred, _UNFILLED_LOGIT, logits)
 
 
 def contrastive(
@@ -71,6 +75,7 @@ def contrastive(
     temperature: Array,
     teacher: Array | None = None,
     alpha: Array | float = 0.0,
+    barred: Array | None = None,
 ) -> tuple[Array, Array]:
     """Compute one direction of SIC: InfoNCE over the keys of the batch and of the queue.
 
@@ -93,6 +98,8 @@ def contrastive(
       temperature: positive scalar. Its gradient goes through the logits, not the targets.
       teacher: the momentum teacher's embeddings of z's modality, [B, E]; None to use `hard` alone.
       alpha: weight of the teacher's targets, from 0 to 1.
+      barred: True for columns that are left out of the row's softmax, the teacher's as well, bool
+        [B, B + Q]; never for a positive. None for none.
 
     Returns:
       The loss of each row, [B], and the share of rows whose most similar key is a positive.
@@ -105,10 +112,11 @@ def contrastive(
     """
     # Zeroed before the product: a NaN that is masked only after it would still reach the gradient.
     past = jnp.where(filled[:, None], jax.lax.stop_gradient(past), 0.0)
-    logits = _similarities(z, keys, past, filled, temperature)
+    logits = _similarities(z, keys, past, filled, temperature, barred)
     targets = hard
     if teacher is not None:
-        soft = jax.nn.softmax(_similarities(teacher, keys, past, filled, temperature), axis=-1)
+        soft = _similarities(teacher, keys, past, filled, temperature, barred)
+        soft = jax.nn.softmax(soft, axis=-1)
         targets = jax.lax.stop_gradient((1.0 - alpha) * hard + alpha * soft)
     correct = jnp.take_along_axis(hard, logits.argmax(axis=-1)[:, None], axis=-1) > 0
     return soft_cross_entropy(logits, targets), correct.mean()

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 Array = jax.Array
 
 
-def hard_negatives(key: Array, scores: Array, ids: Array) -> tuple[Array, Array]:
+def hard_negatives(
+    key: Array, scores: Array, ids: Array, barred: Array | None = None
+) -> tuple[Array, Array]:
     """Draw one hard negative for each row: a column of another image, similar ones more often.
 
     P(j | i) is proportional to exp(scores_ij) over the columns j whose image id differs from that
@@ -16,9 +18,10 @@ def hard_negatives(key: Array, scores: Array, ids: Array) -> tuple[Array, Array]
       key: random key.
       scores: similarities divided by the temperature, [B, B]; no gradient flows to them.
       ids: image ids of the rows, which are also those of the columns, [B].
+      barred: True for columns that are not drawn either, bool [B, B]; None for none.
 
     Returns:
-      The drawn column, int32 [B]; and whether the row has a column of another image, bool [B].
+      The drawn column, int32 [B]; and whether the row has one that may be drawn, bool [B].
       Without one the drawn column is meaningless, and the caller must leave it out.
 
     Example:
@@ -26,6 +29,8 @@ def hard_negatives(key: Array, scores: Array, ids: Array) -> tuple[Array, Array]
       [1 0] [ True  True]
     """
     other = ids[:, None] != ids[None, :]
+    if barred is not None:
+        other &= ~barred
     valid = other.any(axis=-1)
     # A row without a negative draws from all columns: over -inf alone the draw would be silent
     # garbage.

@@ -55,4 +55,5 @@ def loss_and_grads(
     )
     metrics = jax.tree.map(lambda x: x.mean(axis=0), auxes.metrics)
     grads = jax.tree.map(lambda x: x / count, total)
-    return losses.mean(), Aux(metrics=metrics, queue_rows=join_rows(auxes.queue_rows)), grads
+    aux = Aux(metrics, join_rows(auxes.queue_rows), join_rows(auxes.embeds))
+    return losses.mean(), aux, grads

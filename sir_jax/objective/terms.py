@@ -3,7 +3,7 @@
 Negatives and noise come from within a group of rows: the whole batch, or one device's shard of it.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from sir_jax.config.specs import MODALITIES
 from sir_jax.losses.contrastive import accuracy_in_batch, contrastive, id_targets, spread
 from sir_jax.losses.denoising import Noise, add_noise, cosine, denoising, draw_noise, other_rows
+from sir_jax.losses.false_negatives import false_negatives
 from sir_jax.losses.matching import (
     hard_negatives,
     logits_of_odds,
@@ -21,13 +22,16 @@ from sir_jax.losses.matching import (
 from sir_jax.losses.queue import filled_rows
 from sir_jax.models import Encoded
 from sir_jax.objective.microbatches import map_rows
+from sir_jax.objective.rows import flat, grouped, interleaved, take
 from sir_jax.objective.switches import noisy_modalities
-from sir_jax.objective.views import Views
+from sir_jax.objective.views import Views, best_embeds
 
 Array = jax.Array
 
 
-def sic_term(views: Views, queue, ids, temperature, alpha, sic) -> tuple[Array, dict]:
+def sic_term(
+    views: Views, queue, ids, temperature, alpha, sic, share: Array | None = None
+) -> tuple[Array, dict]:
     """Compute speech-image contrastive learning (SIC) over batch and queue, in both directions.
 
     Args:
@@ -37,6 +41,7 @@ def sic_term(views: Views, queue, ids, temperature, alpha, sic) -> tuple[Array, 
       temperature: of the softmax.
       alpha: weight of the teacher's targets at this step.
       sic: `config.loss.sic`.
+      share: of a true pair's cosine, above which a pair is no negative; None without a limit.
 
     Returns:
       The loss, and metrics by name.
@@ -54,8 +59,17 @@ def sic_term(views: Views, queue, ids, temperature, alpha, sic) -> tuple[Array, 
         past_s, past_i, past_ids = queue.speech, queue.image, queue.ids
         filled = filled_rows(queue)
     hard = id_targets(ids, past_ids, filled)
-    s2i, s2i_right = contrastive(z_s, keys_i, past_i, filled, hard, temperature, teacher_s, alpha)
-    i2s, i2s_right = contrastive(z_i, keys_s, past_s, filled, hard, temperature, teacher_i, alpha)
+    barred_s = barred_i = None
+    if share is not None:
+        trusted_s, trusted_i = best_embeds(views)
+        barred_s = false_negatives(trusted_s, trusted_i, past_i, hard > 0, share)
+        barred_i = false_negatives(trusted_i, trusted_s, past_s, hard > 0, share)
+    s2i, s2i_right = contrastive(
+        z_s, keys_i, past_i, filled, hard, temperature, teacher_s, alpha, barred_s
+    )
+    i2s, i2s_right = contrastive(
+        z_i, keys_s, past_s, filled, hard, temperature, teacher_i, alpha, barred_i
+    )
     loss = 0.5 * (s2i.mean() + i2s.mean())
     metrics = {
         "sic": loss,
@@ -67,6 +81,9 @@ def sic_term(views: Views, queue, ids, temperature, alpha, sic) -> tuple[Array, 
     }
     if sic.alpha:
         metrics["alpha"] = alpha
+    if share is not None:
+        counted = jnp.concatenate([jnp.ones_like(ids, bool), filled]) & (hard == 0)
+        metrics["sic_masked"] = masked_mean(barred_s | barred_i, counted)
     if queue is not None:
         metrics["queue_fill"] = queue.filled / queue.ids.shape[0]
         metrics["s2i_accuracy_in_batch"] = accuracy_in_batch(z_s, keys_i, hard)
@@ -74,57 +91,17 @@ def sic_term(views: Views, queue, ids, temperature, alpha, sic) -> tuple[Array, 
     return loss, metrics
 
 
-def _grouped(tree: Any, groups: int) -> Any:
-    """Split leaves [B, ...] into [groups, B / groups, ...]: contiguous rows, as shards are."""
-    return jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), tree)
-
-
-def _flat(tree: Any) -> Any:
-    """Join leaves [groups, B / groups, ...] into [B, ...]; the inverse of `_grouped`."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
-
-
-@jax.vmap
-def _take(tree: Any, rows: Array) -> Any:
-    """Take rows [groups, n] of leaves [groups, B / groups, ...], each within its own group."""
-    return jax.tree.map(lambda x: take_rows(x, rows) if x.dtype != bool else x[rows], tree)
-
-
-@jax.custom_vjp
-def take_rows(x: Array, rows: Array) -> Array:
-    """Take rows [n] of x [B, ...], with a gradient that needs one reduce-scatter on shards.
-
-    The gradient is a product with a one-hot matrix. Autodiff would write it as a scatter-add, for
-    which XLA gathers the updates of all devices and then sums all devices' results: three times the
-    traffic. On CPU a scatter-add is slow, too.
-    """
-    return x[rows]
-
-
-def _take_rows_fwd(x, rows):
-    return x[rows], (rows, jnp.zeros((x.shape[0], 0)))
-
-
-def _take_rows_bwd(residuals, d_out):
-    rows, like = residuals
-    taken = (rows[:, None] == jnp.arange(like.shape[0])).astype(d_out.dtype)
-    d_x = jnp.einsum(
-        "rb,rd->bd", taken, d_out.reshape(d_out.shape[0], -1), preferred_element_type=jnp.float32
-    )
-    return d_x.astype(d_out.dtype).reshape(-1, *d_out.shape[1:]), None
-
-
-take_rows.defvjp(_take_rows_fwd, _take_rows_bwd)
-
-
-def _interleaved(*trees: Any) -> Any:
-    """Join n trees of leaves [groups, B / groups, ...] into [n B, ...], a row's n as neighbours."""
-    stacked = jax.tree.map(lambda *x: jnp.stack(x, axis=2), *trees)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[3:]), stacked)
-
-
 def sim_term(
-    views: Views, ids, temperature, params, keys, *, model, groups: int, pieces: int = 1
+    views: Views,
+    ids,
+    temperature,
+    params,
+    keys,
+    *,
+    model,
+    groups: int,
+    pieces: int = 1,
+    share: Array | None = None,
 ) -> tuple[Array, dict]:
     """Compute speech-image matching (SIM): true pairs, and each side with a hard negative.
 
@@ -141,20 +118,16 @@ def sim_term(
       model: from `build_model`.
       groups: number of groups that negatives are drawn within.
       pieces: number of pieces in which rows go through the fusion encoder, one after the other.
+      share: of a true pair's cosine, above which a pair is no negative; None without a limit.
 
     Returns:
       The loss, and metrics by name.
     """
-    speech, image, ids = _grouped((views.speech, views.image, ids), groups)
-    scores = jnp.zeros((*ids.shape, ids.shape[1]))
-    if temperature is not None:
-        scores = jnp.einsum("gse,gie->gsi", speech.embed, image.embed) / temperature
-    draw = jax.vmap(hard_negatives)
-    image_rows, has_image = draw(jax.random.split(keys[0], groups), scores, ids)
-    speech_rows, has_speech = draw(
-        jax.random.split(keys[1], groups), jnp.swapaxes(scores, 1, 2), ids
+    image_rows, has_image, speech_rows, has_speech = _mine(
+        views, ids, temperature, keys, groups, share
     )
-    valid = _flat(jnp.stack([has_image, has_speech], axis=2))
+    speech, image = grouped((views.speech, views.image), groups)
+    valid = flat(jnp.stack([has_image, has_speech], axis=2))
     logits, metrics = {}, {"sim_negatives": valid.mean(dtype=jnp.float32)}
     if "match" in model.tasks:
         key = jax.random.fold_in(keys[0], groups)
@@ -162,7 +135,7 @@ def sim_term(
         logits["sim"] = fusion_logits(speech, image, drawn, params, key, model, pieces)
     if "pool" in model.tasks:
         pooled = (
-            _grouped(model.apply({"params": params}, one, name, method="pool"), groups)
+            grouped(model.apply({"params": params}, one, name, method="pool"), groups)
             for one, name in ((views.speech, "speech"), (views.image, "image"))
         )
         name = "sim_pooled" if logits else "sim"
@@ -195,14 +168,10 @@ def fusion_logits(
       [3B, 2], a row's true pair, its speech with a hard image, a hard speech with its image.
     """
 
-    def match(key, speech, image):
+    def match(key, *pair):
+        rngs = {"dropout": key}
         return model.apply(
-            {"params": params},
-            speech,
-            image,
-            deterministic=False,
-            method="match",
-            rngs={"dropout": key},
+            {"params": params}, *pair, deterministic=False, method="match", rngs=rngs
         )
 
     speech_rows, image_rows = drawn
@@ -210,8 +179,8 @@ def fusion_logits(
         match,
         key,
         pieces,
-        _interleaved(speech, speech, _take(speech, speech_rows)),
-        _interleaved(image, _take(image, image_rows), image),
+        interleaved(speech, speech, take(speech, speech_rows)),
+        interleaved(image, take(image, image_rows), image),
     )
 
 
@@ -226,9 +195,48 @@ def pooled_logits(p_s: Array, p_i: Array, speech_rows, image_rows, params) -> Ar
     Returns:
       As `fusion_logits`, [groups, B / groups, 3, 2].
     """
-    pairs = (p_s, p_i), (p_s, _take(p_i, image_rows)), (_take(p_s, speech_rows), p_i)
+    pairs = (p_s, p_i), (p_s, take(p_i, image_rows)), (take(p_s, speech_rows), p_i)
     cosines = jnp.stack([(a * b).sum(axis=-1) for a, b in pairs], axis=-1)
     return logits_of_odds(pooled_log_odds(cosines, params["pooled_scale"], params["pooled_bias"]))
+
+
+def _mine(views: Views, ids, temperature, keys, groups: int, share: Array | None) -> tuple:
+    """Draw a hard image for each speech and a hard speech for each image; see `sim_term`.
+
+    Returns:
+      Rows of images, whether there is one, rows of speech, whether there is one; all
+      [groups, B / groups], rows within their group.
+    """
+    barred = barred_pairs(views, ids, groups, share)
+    speech, image, ids = grouped((views.speech.embed, views.image.embed, ids), groups)
+    scores = jnp.zeros((*ids.shape, ids.shape[1]))
+    if temperature is not None:
+        scores = jnp.einsum("gse,gie->gsi", speech, image) / temperature
+    draw = jax.vmap(hard_negatives)
+    images = draw(jax.random.split(keys[0], groups), scores, ids, barred[0])
+    scores = jnp.swapaxes(scores, 1, 2)
+    return *images, *draw(jax.random.split(keys[1], groups), scores, ids, barred[1])
+
+
+def barred_pairs(views: Views, ids, groups: int, share: Array | None) -> tuple:
+    """Return which pairs are no negatives, of speech with image and the other way round.
+
+    Args:
+      views: the encoded batch.
+      ids: image ids, [B].
+      groups: number of groups that negatives are drawn within.
+      share: see `sim_term`.
+
+    Returns:
+      bool [groups, B / groups, B / groups] twice; None twice without a limit.
+    """
+    if share is None:
+        return None, None
+    speech, image, ids = grouped((*best_embeds(views), ids), groups)
+    none = speech[:, :0]
+    find = jax.vmap(lambda a, b, past, same: false_negatives(a, b, past, same, share))
+    same = ids[:, :, None] == ids[:, None, :]
+    return find(speech, image, none, same), find(image, speech, none, same)
 
 
 def cmd_term(
@@ -304,11 +312,11 @@ class DenoisingTask(NamedTuple):
             clean, context, target = views.image, views.speech, views.image_m
         target = jax.lax.stop_gradient((clean if target is None else target).tokens)
         first = int(modality == "speech" or model.image_has_cls)
-        ids, mask, tokens = _grouped((ids, clean.mask, clean.tokens), groups)
+        ids, mask, tokens = grouped((ids, clean.mask, clean.tokens), groups)
         noise = jax.vmap(lambda *a: draw_noise(*a, cmd.ratio, cmd.block, first))(
             jax.random.split(key, groups), mask, ids
         )
-        noisy = clean._replace(tokens=_flat(jax.vmap(add_noise)(tokens, noise)))
+        noisy = clean._replace(tokens=flat(jax.vmap(add_noise)(tokens, noise)))
         valid = mask & (jnp.arange(mask.shape[2]) >= first)
         return cls(modality, noisy, context, target, noise, valid, ids)
 
@@ -332,13 +340,13 @@ class DenoisingTask(NamedTuple):
         """Return the mean loss over the items that have a token to average over."""
         losses, counted = jax.vmap(
             lambda *a: denoising(*a, cmd.form, cmd.tokens == "replaced", cmd.temperature)
-        )(*_grouped((rebuilt, self.target), self.ids.shape[0]), self.noise, self.valid)
+        )(*grouped((rebuilt, self.target), self.ids.shape[0]), self.noise, self.valid)
         return masked_mean(losses, counted)
 
     def wrong_context(self) -> tuple[Encoded, Array]:
         """Return for each item the context of another image, and whether there is one, [B]."""
         rows, wrong = jax.vmap(other_rows)(self.ids)
-        return _flat(_take(_grouped(self.context, self.ids.shape[0]), rows)), _flat(wrong)
+        return flat(take(grouped(self.context, self.ids.shape[0]), rows)), flat(wrong)
 
     def similarity(self, rebuilt: Array, rows: Array | None = None) -> Array:
         """Return the mean cosine of rebuilt and clean tokens over the replaced ones.
@@ -347,7 +355,7 @@ class DenoisingTask(NamedTuple):
           rebuilt: from `rebuild`, [B, T, D].
           rows: rows to average over, bool [B]; None for all.
         """
-        counted = _flat(self.noise.replaced)
+        counted = flat(self.noise.replaced)
         if rows is not None:
             counted = counted & rows[:, None]
         return masked_mean(cosine(rebuilt, self.target), counted)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from sir_jax.losses.queue import Rows
 from sir_jax.models import SpeechImageModel
 from sir_jax.objective.terms import cmd_term, sic_term, sim_term
-from sir_jax.objective.views import Views, encode
+from sir_jax.objective.views import Views, best_embeds, encode
 
 Array = jax.Array
 
@@ -23,6 +23,7 @@ class Aux(NamedTuple):
 
     metrics: dict[str, Array]  # float32 scalars by name
     queue_rows: Rows | None = None  # rows to push onto the queue; None without a queue
+    embeds: tuple[Array, Array] | None = None  # speech and image, [B, E]; None without groups
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +85,10 @@ class Objective:
         """
         temperature, loss_cfg = params["temperature"], self.cfg.loss
         total, metrics, rows = 0.0, {}, None
+        share = relative_limit(self.cfg, step)
         if loss_cfg.sic.weight:
             alpha = ramped_alpha(loss_cfg.sic, step)
-            loss, metrics = sic_term(views, queue, ids, temperature, alpha, loss_cfg.sic)
+            loss, metrics = sic_term(views, queue, ids, temperature, alpha, loss_cfg.sic, share)
             total += loss_cfg.sic.weight * loss
             if queue is not None:
                 rows = Rows(views.speech_m.embed, views.image_m.embed, ids)
@@ -94,7 +96,15 @@ class Objective:
             scale = temperature if loss_cfg.sic.weight else None
             groups = self.shards if loss_cfg.sim.mining == "shard" else 1
             loss, more = sim_term(
-                views, ids, scale, params, keys[:2], model=self.model, groups=groups, pieces=pieces
+                views,
+                ids,
+                scale,
+                params,
+                keys[:2],
+                model=self.model,
+                groups=groups,
+                pieces=pieces,
+                share=share,
             )
             total, metrics = total + loss_cfg.sim.weight * loss, {**metrics, **more}
         if loss_cfg.cmd.weight:
@@ -111,7 +121,8 @@ class Objective:
                 pieces=pieces,
             )
             total, metrics = total + loss_cfg.cmd.weight * loss, {**metrics, **more}
-        return total, Aux(metrics=metrics, queue_rows=rows)
+        embeds = best_embeds(views) if self.cfg.data.groups else None
+        return total, Aux(metrics=metrics, queue_rows=rows, embeds=embeds)
 
     def is_logged(self, step: Array) -> Array:
         """Tell whether the metrics of the update that follows `step` are logged, bool []."""
@@ -130,3 +141,19 @@ def loss_fn(
 def ramped_alpha(sic, step: Array) -> Array:
     """Return the teacher's weight at a step: it rises linearly to `alpha` in `alpha_ramp` steps."""
     return sic.alpha * jnp.minimum(1.0, (step + 1) / max(sic.alpha_ramp, 1))
+
+
+def relative_limit(cfg, step: Array) -> Array | None:
+    """Return the share of a true pair's cosine above which a pair is no negative, at a step.
+
+    Without a limit: None where there never is one, infinity in the steps before the groups, when
+    embeddings tell nothing yet.
+
+    Args:
+      cfg: the whole config.
+      step: number of updates made so far, int32 [].
+    """
+    share = cfg.loss.max_relative
+    if not 0 < share < 1:
+        return None
+    return jnp.where(step >= cfg.data.grouped_after, share, jnp.inf)

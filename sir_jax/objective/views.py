@@ -12,6 +12,8 @@ from sir_jax.models.vit import VitOutput
 from sir_jax.objective.switches import is_frozen
 from sir_jax.runtime.trees import overlay
 
+Array = jax.Array
+
 
 class Views(NamedTuple):
     """A batch encoded by the student and, where there is one, by the momentum teacher (`_m`)."""
@@ -20,6 +22,18 @@ class Views(NamedTuple):
     image: Encoded
     speech_m: Encoded | None
     image_m: Encoded | None
+
+
+def best_embeds(views: Views) -> tuple[Array, Array]:
+    """Return the embeddings that are trusted most, without a gradient: the teacher's, if any.
+
+    Returns:
+      Speech and image, float32 [B, E].
+    """
+    speech, image = views.speech_m or views.speech, views.image_m or views.image
+    return jax.lax.stop_gradient(
+        (speech.embed.astype(jnp.float32), image.embed.astype(jnp.float32))
+    )
 
 
 def stored_features(batch, modality: str, dtype) -> HubertOutput | VitOutput | None:

@@ -10,6 +10,7 @@ step of B pairs then needs
   teacher also an all-gather of the keys, which are the queue's new rows, too;
 - with global mining, an all-gather of all tokens among which hard negatives or noisy tokens are
   chosen; the gradient of a hard negative goes back to the shard of its pair;
+- with groups, an all-gather of all embeddings in int8, for the host to keep;
 - in logged steps, the contexts of other pairs for the control of denoising.
 
 On several slices a gradient is reduced within each slice (reduce-scatter), then between the slices,
@@ -39,6 +40,7 @@ class Expected(NamedTuple):
     tokens: int
     token_gradients: int
     control: int
+    kept: int
 
     @property
     def total(self) -> int:
@@ -80,6 +82,7 @@ def expected_traffic(setup: Setup, samples: int) -> Expected:
         tokens=sum(size[name] for name in {*mined, *noisy}),
         token_gradients=sum(size[name] for name in {*mined, *noisy} & {*with_gradient}),
         control=sum(size[name] for name in MODALITIES if set(noisy) - {name}),
+        kept=2 * b * e if cfg.data.groups else 0,
     )
 
 

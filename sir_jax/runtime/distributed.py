@@ -334,11 +334,7 @@ def own_part(mesh: Mesh, batch_size: int) -> tuple[int, int]:
     Raises:
       UserError: where the rows of two processes overlap in part.
     """
-    held: dict[int, set[int]] = {}
-    spans = batch_sharding(mesh).devices_indices_map((batch_size,))
-    for device, (rows,) in spans.items():
-        held.setdefault(device.process_index, set()).add(rows.start or 0)
-    parts = sorted(sorted(starts) for starts in {frozenset(s) for s in held.values()})
+    held, parts = _held_rows(mesh, batch_size)
     if sum(map(len, parts)) != row_shards(mesh) or len({*map(len, parts)}) > 1:
         axes = ", ".join(f"mesh.{axis}={size}" for axis, size in mesh.shape.items())
         raise UserError(
@@ -346,3 +342,28 @@ def own_part(mesh: Mesh, batch_size: int) -> tuple[int, int]:
             "a process's devices, or to be a multiple of them"
         )
     return parts.index(sorted(held[jax.process_index()])), len(parts)
+
+
+def row_order(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Tell which row of the global batch, as `own_part` divides it, lies where on the devices.
+
+    The two differ where the devices of one process are not neighbours on the mesh.
+
+    Returns:
+      For each row of an array on the mesh, the row of the batch, int64 [batch_size].
+    """
+    _, parts = _held_rows(mesh, batch_size)
+    rows = batch_size // row_shards(mesh)
+    starts = np.concatenate([np.asarray(part) for part in parts])
+    order = np.empty(batch_size, np.int64)
+    order[(starts[:, None] + np.arange(rows)).ravel()] = np.arange(batch_size)
+    return order
+
+
+def _held_rows(mesh: Mesh, batch_size: int) -> tuple[dict[int, set[int]], list[list[int]]]:
+    """Return where the shards begin that each process holds, and the different sets of these."""
+    held: dict[int, set[int]] = {}
+    spans = batch_sharding(mesh).devices_indices_map((batch_size,))
+    for device, (rows,) in spans.items():
+        held.setdefault(device.process_index, set()).add(rows.start or 0)
+    return held, sorted(sorted(starts) for starts in {frozenset(s) for s in held.values()})

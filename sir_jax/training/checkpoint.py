@@ -1,7 +1,8 @@
 """Checkpoints: asynchronous, whole, restorable on any mesh; the best and the last two are kept.
 
 A step's folder has three items: `params`, `train` (optimiser state and what else only training
-needs) and `meta` (config and format). A folder counts only once Orbax has committed it, so a kill
+needs) and `meta` (config and format); where epochs are dealt in groups also `order`, what the
+dealer knows. A folder counts only once Orbax has committed it, so a kill
 in the middle of a save loses that save and nothing else. One that has lost bytes since then is
 found when a run starts (`integrity`), and the one before it, kept for that, is used. The
 evaluations, which tell the best checkpoint, lie beside the folders in `evaluations.json`: one that
@@ -33,6 +34,7 @@ _HANDLERS = {
     "params": ocp.PyTreeCheckpointHandler,
     "train": ocp.PyTreeCheckpointHandler,
     "meta": ocp.JsonCheckpointHandler,
+    "order": ocp.PyTreeCheckpointHandler,
 }
 
 
@@ -117,13 +119,16 @@ class Checkpoints:
         if jax.process_index() == 0:
             write_json(self._evaluations_path, self.evaluations, indent=1)
 
-    def save(self, state: TrainState, step: int, cfg: ConfigDict) -> None:
+    def save(
+        self, state: TrainState, step: int, cfg: ConfigDict, order: dict[str, Any] | None = None
+    ) -> None:
         """Start to write a checkpoint; returns once the arrays are copied off the devices.
 
         Args:
           state: may be donated as soon as this returns.
           step: `state.step`, known on the host.
           cfg: the run's config.
+          order: `Dealer.state`, the same in every process; None without a dealer.
 
         Raises:
           UserError: this write or the one before it has failed.
@@ -131,19 +136,21 @@ class Checkpoints:
         self.wait()
         self._saving, self._writing = True, step
         with self._mendable():
-            self._save(state, step, cfg)
+            self._save(state, step, cfg, order)
 
-    def _save(self, state: TrainState, step: int, cfg: ConfigDict) -> None:
+    def _save(self, state: TrainState, step: int, cfg: ConfigDict, order: dict | None) -> None:
         if step in self._manager.all_steps():
             # One that could not be read at the start, and whose steps have been made again.
             self._manager.delete(step)
         meta = {"format": FORMAT, "config": to_json(cfg)}
-        args = ocp.args.Composite(
-            params=ocp.args.PyTreeSave(state.params),
-            train=ocp.args.PyTreeSave(_train_item(state)),
-            meta=ocp.args.JsonSave(meta),
-        )
-        self._manager.save(step, args=args, force=True)
+        args = {
+            "params": ocp.args.PyTreeSave(state.params),
+            "train": ocp.args.PyTreeSave(_train_item(state)),
+            "meta": ocp.args.JsonSave(meta),
+        }
+        if order is not None:
+            args["order"] = ocp.args.PyTreeSave(order)
+        self._manager.save(step, args=ocp.args.Composite(**args), force=True)
         self.configs = {
             old: c for old, c in self.configs.items() if old in self._manager.all_steps()
         }
@@ -181,6 +188,19 @@ class Checkpoints:
         }
         out = self._restore(step, **items)
         return TrainState(params=out["params"], **out["train"])
+
+    def restore_order(self, step: int) -> dict[str, Any]:
+        """Read what `save` got as `order`, as NumPy arrays.
+
+        Raises:
+          UserError: there is none.
+        """
+        if "order" not in self._manager.item_metadata(step):
+            raise UserError(
+                f"checkpoint {step} of {self.folder} has no order of batches, which data.groups "
+                "needs; choose another workdir"
+            )
+        return self._restore(step, order=ocp.args.PyTreeRestore())["order"]
 
     @property
     def folder(self) -> Path:

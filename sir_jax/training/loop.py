@@ -28,6 +28,7 @@ from jax.sharding import Mesh
 
 from sir_jax.config.compare import compare_workdir
 from sir_jax.data.corpus import Corpus, open_pictures
+from sir_jax.data.dealer import Dealer
 from sir_jax.data.feature_store import Features
 from sir_jax.data.pipeline import train_batches
 from sir_jax.errors import UserError
@@ -53,7 +54,7 @@ from sir_jax.training.setup import Setup, describe, prepare
 from sir_jax.training.state import (
     TrainState,
 )
-from sir_jax.training.step import bucket_length
+from sir_jax.training.step import EMBED_ROWS, bucket_length
 from sir_jax.training.stored_features import open_features
 
 Evaluate = Callable[[Any, SpeechImageModel, Any], dict[str, float]]
@@ -73,6 +74,7 @@ class Run:
     checkpoints: Checkpoints
     watchdog: Watchdog
     collapse: Collapse
+    dealer: Dealer | None  # deals epochs in groups; None where batches are at random
     state: TrainState
     step: int  # the value of state.step, on the host
 
@@ -153,7 +155,7 @@ def begin(setup: Setup, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
         say(f"resumes {workdir} at step {step}")
     else:
         state = setup.create_state()
-    programs, features = {}, None
+    programs, features, dealer = {}, None, None
     if step < cfg.train.steps:
         features = open_features(state.params, cfg, corpus, corpus.splits["train"])
         programs = setup.compile_steps()
@@ -169,9 +171,25 @@ def begin(setup: Setup, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
             f"workdir {workdir} was used by another job while this one started; run "
             "the same command again to go on from there"
         )
+    if step < cfg.train.steps:
+        dealer = open_dealer(setup, corpus, checkpoints, step)
     watchdog = Watchdog(cfg.train.watchdog_seconds, step)
-    collapse = Collapse(cfg)
-    return Run(setup, workdir, programs, features, checkpoints, watchdog, collapse, state, step)
+    parts = (programs, features, checkpoints, watchdog, Collapse(cfg), dealer)
+    return Run(setup, workdir, *parts, state, step)
+
+
+def open_dealer(setup: Setup, corpus: Corpus, checkpoints: Checkpoints, step: int) -> Dealer | None:
+    """Return who deals epochs in groups, as of a checkpoint; None where batches are at random.
+
+    Raises:
+      UserError: the checkpoint does not fit the corpus.
+    """
+    cfg = setup.cfg
+    if not cfg.data.groups:
+        return None
+    stored = checkpoints.restore_order(step) if step else None
+    rows = distributed.row_order(setup.mesh, cfg.data.batch_size)
+    return Dealer(corpus.splits["train"], cfg, step, rows, stored)
 
 
 def is_due(step: int, every: int, total: int) -> bool:
@@ -207,6 +225,7 @@ def run_loop(run: Run, split, evaluate, writer: MetricWriter, interrupt: Interru
         num_threads=cfg.train.num_threads,
         num_workers=cfg.train.num_workers,
         features=run.features,
+        orders=run.dealer and run.dealer.orders,
     )
     pending, last = None, {}
     try:
@@ -225,7 +244,7 @@ def run_loop(run: Run, split, evaluate, writer: MetricWriter, interrupt: Interru
                     stop = interrupt.requested()
                 if step and step not in saved:
                     writer.sync()
-                    run.checkpoints.save(run.state, step, cfg)
+                    run.checkpoints.save(run.state, step, cfg, run.dealer and run.dealer.state())
                 bar.resume()
             if step >= total and (not eval_due or step in evaluated):
                 run.checkpoints.wait()
@@ -236,6 +255,8 @@ def run_loop(run: Run, split, evaluate, writer: MetricWriter, interrupt: Interru
             dispatched = take_step(run, batches, bar)
             last, pending = settle(run, pending, writer, bar) or last, dispatched
     finally:
+        if run.dealer:
+            run.dealer.close()
         batches.close()
         bar.close()
 
@@ -285,9 +306,13 @@ def settle(run: Run, pending: Pending | None, writer: MetricWriter, bar: Progres
     """
     if pending is None:
         return {}
-    metrics = {name: float(x) for name, x in jax.device_get(pending.metrics).items()}
+    metrics = jax.device_get(pending.metrics)
+    rows = [metrics.pop(name) for name in EMBED_ROWS if name in metrics]
+    metrics = {name: float(x) for name, x in metrics.items()}
     if not metrics.pop("train/finite"):
         stop_non_finite(run, pending, metrics)
+    if run.dealer:
+        run.dealer.note(pending.step, *rows)
     run.watchdog.finished(pending.step)
     run.collapse.see(pending.step, metrics)
     bar.update(metrics["train/loss"])

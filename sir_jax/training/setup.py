@@ -162,6 +162,12 @@ def describe(setup: Setup) -> None:
         f"train_step: {len(shapes)} programs, one a length bucket: "
         f"{', '.join(speech for speech, _ in shapes)}; each with {shapes[0][1]}"
     )
+    if cfg.data.groups:
+        data = cfg.data
+        say(
+            f"batches: groups of {data.groups} look-alikes by {data.group_by}, found among "
+            f"{data.search_space:,} captions, in epochs after {data.grouped_after:,} steps"
+        )
     batch, accum, cache = cfg.data.batch_size, cfg.train.grad_accum, cfg.train.grad_cache
     if accum > 1:
         say(

@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from sir_jax.config.specs import TEMPERATURE_RANGE
+from sir_jax.data.groups import pack_rows
 from sir_jax.losses.queue import push
 from sir_jax.objective.gradient import loss_and_grads
 from sir_jax.objective.switches import frozen_patterns
@@ -25,6 +26,9 @@ Array = jax.Array
 # The fields of a batch that a step reads without stored features. `caption_ids` stay on the host,
 # for error messages.
 STEP_FIELDS = ("wave", "lengths", "pixels", "image_ids")
+
+# Beside the metrics, which are scalars: a batch's embeddings of speech and images.
+EMBED_ROWS = ("rows/speech", "rows/image")
 
 
 def batch_shapes(
@@ -93,7 +97,8 @@ def train_step(
 
     Returns:
       The next state, and float32 scalars by name. `train/finite` is 1 if loss, gradient and update
-      are finite, else 0, and then the caller must stop.
+      are finite, else 0, and then the caller must stop. With `data.groups` also the `EMBED_ROWS`,
+      int8 [B, E], for the `Dealer`.
     """
     rng = jax.random.fold_in(jax.random.key(cfg.seed), state.step)
     trainable, frozen = split_tree(state.params, frozen_patterns(cfg))
@@ -119,7 +124,10 @@ def train_step(
         opt_state=opt_state,
         queue=state.queue if aux.queue_rows is None else push(state.queue, aux.queue_rows),
     )
-    return state, {f"train/{name}": jnp.float32(value) for name, value in metrics.items()}
+    out = {f"train/{name}": jnp.float32(value) for name, value in metrics.items()}
+    if aux.embeds is not None:
+        out |= zip(EMBED_ROWS, (pack_rows(embed, jnp) for embed in aux.embeds), strict=True)
+    return state, out
 
 
 def jit_train_step(

@@ -21,7 +21,8 @@ from sir_jax.data.corpus import open_corpus
 from sir_jax.data.feature_store import Features
 from sir_jax.data.media.audio import load_audio, normalize_waveform
 from sir_jax.data.media.image import ImageSpec, load_image, preprocess_image
-from sir_jax.data.pipeline import plan_epoch, train_batches
+from sir_jax.data.pipeline import train_batches
+from sir_jax.data.plan import plan_epoch
 from sir_jax.errors import UserError
 
 

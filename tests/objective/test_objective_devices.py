@@ -27,6 +27,7 @@ def compiled_step(devices: int, mining: str = "global"):
             "mesh.data": devices,
             "loss.sim.mining": mining,
             "loss.cmd.source": mining,
+            "data.groups": 2 if mining == "shard" else 0,
             "train.log_every": 1,
         }
     )
@@ -68,6 +69,9 @@ def test_no_collective_of_eight_devices_moves_the_queue(mining):
     # Mining within a shard moves no token either; tokens are 20 frames or 5 patches of width 32.
     moved = [line for line in lines if re.search(r",(20|5),32\]", line)]
     assert bool(moved) == (mining == "global")
+    # Groups add the embeddings in bytes, for the host.
+    bytes_of = [line for line in lines if "all-gather" in line and "s8[16,16]" in line]
+    assert bool(bytes_of) == (mining == "shard")
 
 
 # The losses of steps on a mesh are compared in training/test_loop.py, at each change.

@@ -81,6 +81,7 @@ def setting(tmp_path_factory):
             "train.eval_every": EVERY,
             "train.checkpoint_every": 4,
             "mesh.data": 4,
+            "data.groups": 2,  # the second half of the steps; each process deals by itself
             "optim.learning_rate": 1e-2,
         },
     )

@@ -57,6 +57,7 @@ def setting(tmp_path_factory):
             "data.corpus": corpus,
             "data.data_dir": f"{root}/data",
             "data.buckets": (16_000,),
+            "data.groups": 2,  # of four batches an epoch, all but the first are in groups
             "train.steps": STEPS,
             "train.eval_every": 20,
             "train.checkpoint_every": 2,
