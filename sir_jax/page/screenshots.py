@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from sir_jax.errors import UserError
+from sir_jax.page.item_files import Missing
 from sir_jax.page.serve import listen, prepare, url_of
 
 WIDE, NARROW = {"width": 1280, "height": 860}, {"width": 400, "height": 860}
@@ -206,7 +207,10 @@ def draw_docs(
     engine = prepare(index, model)
     for piece in engine.warmup_steps():  # so that the times shown are those of a page in use
         piece()
-    best = [engine.pictures.path(hit.id) for hit in engine.index.search(query, SEVERAL)]
-    pictures = best if picture is None else [picture, *best[1:]]
+    best = []
+    for hit in engine.index.search(query, 2 * SEVERAL):
+        with contextlib.suppress(Missing):
+            best.append(engine.pictures.path(hit.id))
+    pictures = [*([] if picture is None else [picture]), *best][:SEVERAL]
     with served(engine) as url:
         draw(url, query, pictures, out, stretch, words)

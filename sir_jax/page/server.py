@@ -200,8 +200,7 @@ class Server:
         milliseconds = (time.perf_counter() - start) * 1e3
         level = level_of(query) if isinstance(query, np.ndarray) and kind == "speech" else 0.0
         tell("wait")
-        # What would be found for silence means nothing.
-        k = 0 if level < QUIET else k
+        k = 0 if level < QUIET else k  # what would be found for silence means nothing
         answer = await self._in_thread(self.engine.search, kind, query, k, rerank, tell)
         answer["timing"] = {stage: milliseconds, **answer["timing"]}
         if isinstance(query, Said):

@@ -159,8 +159,10 @@ def test_the_pictures_of_the_docs(page_engine, matching_workdir, spoken, tmp_pat
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         work = pool.submit(screenshots.main, [*options, f"--out={out}", "--stretch", "1", "2"])
         assert work.result() == 0
-    names = {"page_search", "page_explain", "page_reverse", "page_dark", "page_narrow"}
-    assert {path.stem for path in out.iterdir()} == names
+    shown = ("search", "explain", "reverse", "several", "dark", "narrow")
+    # Words are typed where voices are installed; no recording here is long enough for moments.
+    names = {path.stem for path in out.iterdir()} - {"page_typing"}
+    assert names == {f"page_{each}" for each in shown}
     for path in out.iterdir():
         with Image.open(path) as image:
             assert image.width == (400 if "narrow" in path.stem else 1280) and image.height == 860
