@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import threading
 from pathlib import Path
@@ -27,7 +28,9 @@ def get_config(arg=""):
                           conv_width=(8, 8, 16, 32), pos_groups=4)
     c.model.image.update(image_size=16, patch=8, width=32, layers=1, heads=2, mlp_width=64)
     c.model.head.update(heads=2, mlp_width=64)
+    c.model.speech.dropout = c.model.head.dropout = 0.0
     c.model.embed_width = 16
+    c.mesh.data = 1
     c.optim.warmup_steps = 1
     c.train.update(steps=2, eval_every=2, checkpoint_every=2, log_every=1, num_threads=1)
     return c
@@ -48,8 +51,25 @@ def run_quickstart(tmp_path, *more):
     )
 
 
+@pytest.fixture
+def verbs_here(monkeypatch):
+    """Run every verb but `train` in this process: each of them imports for seconds elsewhere.
+
+    `train` keeps a process of its own, because it changes what the process logs.
+    """
+    run_verb = quickstart.run_verb
+
+    def run_here(arguments):
+        if arguments[0] == "train":
+            return run_verb(arguments)
+        print(f"\n$ {shlex.join(['sir-jax', *arguments])}", flush=True)
+        return cli.main(arguments)
+
+    monkeypatch.setattr(quickstart, "run_verb", run_here)
+
+
 @pytest.mark.slow
-def test_every_stage_runs_and_a_second_run_uses_what_is_there(tmp_path, capfd):
+def test_every_stage_runs_and_a_second_run_uses_what_is_there(tmp_path, capfd, verbs_here):
     assert run_quickstart(tmp_path) == 0
     out = capfd.readouterr().out
     commands = [line.split()[2] for line in out.splitlines() if line.startswith("$ sir-jax")]

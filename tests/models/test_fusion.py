@@ -56,9 +56,14 @@ def encoded(model, seed=0, b=3, t=9, p=5):
     return speech, Encoded(tokens, np.ones((b, p), bool), None)
 
 
+@functools.cache
+def jitted(model, method, **kwargs):
+    """Return one function a call, so that equal calls of several tests are traced once."""
+    return jax.jit(lambda p, a: model.apply({"params": p}, *a, method=method, **kwargs))
+
+
 def apply(model, params, method, *args, **kwargs):
-    run = jax.jit(lambda p, a: model.apply({"params": p}, *a, method=method, **kwargs))
-    return run(params, args)
+    return jitted(model, method, **kwargs)(params, args)
 
 
 @pytest.fixture(scope="module", params=["speech", "image"])
@@ -140,9 +145,9 @@ def test_both_streams_change_the_match(made):
 def test_rebuilt_tokens_have_the_encoders_widths(made):
     model, params = made
     speech, image = encoded(model)
-    rebuilt = model.apply({"params": params}, speech, image, "speech", method="denoise")
+    rebuilt = apply(model, params, "denoise", speech, image, modality="speech")
     assert rebuilt.shape == (3, 9, 32) and rebuilt.dtype == jnp.float32
-    rebuilt = model.apply({"params": params}, image, speech, "image", method="denoise")
+    rebuilt = apply(model, params, "denoise", image, speech, modality="image")
     assert rebuilt.shape == (3, 5, 40)
 
 
@@ -222,7 +227,7 @@ def test_equal_tokens_differ_by_their_positions():
     model, params = tiny(tasks=("denoise_image",), self_attention=False)
     speech, image = encoded(model)
     same = image._replace(tokens=np.repeat(image.tokens[:, :1], 5, axis=1))
-    rebuilt = model.apply({"params": params}, same, speech, "image", method="denoise")
+    rebuilt = apply(model, params, "denoise", same, speech, modality="image")
     assert np.abs(rebuilt - rebuilt[:, :1])[:, 1:].max(axis=-1).min() > 1e-3
 
 

@@ -1,5 +1,7 @@
 """The joint model: padding changes no embedding, clips may have any length; shapes and norms."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +57,11 @@ def encode(request):
         return run(wave, np.array([len(c) for c in clips], np.int32))
 
     return encode
+
+
+def apply(module, params, *args, **kwargs):
+    """Run a module as one program: each operation alone would be a program of its own."""
+    return jax.jit(functools.partial(module.apply, **kwargs))({"params": params}, *args)
 
 
 def clip(samples, seed=0):
@@ -153,9 +160,9 @@ def test_qformer_embeds_an_image_by_the_mean_of_its_projected_queries():
     params = random_params(model)
     assert "image_projection" not in params
     pixels = clip(2 * 16 * 16 * 3).reshape(2, 16, 16, 3)
-    actual = model.apply({"params": params}, pixels, method="encode_image")
-    tokens = Vit(model.image_spec).apply({"params": params["image"]}, pixels).tokens
-    head = QFormer(model.qformer_spec).apply({"params": params["image_head"]}, tokens)
+    actual = apply(model, params, pixels, method="encode_image")
+    tokens = apply(Vit(model.image_spec), params["image"], pixels).tokens
+    head = apply(QFormer(model.qformer_spec), params["image_head"], tokens)
     np.testing.assert_allclose(actual.tokens, head.tokens, atol=1e-6)
     assert actual.mask.shape == (2, 4) and actual.mask.all()
     mean = np.asarray(head.projected, np.float64).mean(axis=1)
@@ -178,12 +185,13 @@ def test_layer_weighting_is_a_softmax_over_all_hidden_states():
     # With all weight on state 1 the head sees that state alone.
     params["speech_head"]["layer_weights"] = jnp.array([-40.0, 40.0, -40.0])
     wave, lengths = clip(4_000)[None], jnp.array([4_000])
-    actual = model.apply({"params": params}, wave, lengths, method="encode_speech")
-    states = Hubert(model.speech_spec).apply({"params": params["speech"]}, wave, lengths)
-    single = SpeechHead(HeadSpec(layers=1, heads=2, mlp_width=64), 32, 3).apply(
-        {"params": {k: v for k, v in params["speech_head"].items() if k != "layer_weights"}},
+    actual = apply(model, params, wave, lengths, method="encode_speech")
+    states = apply(Hubert(model.speech_spec), params["speech"], wave, lengths)
+    single = apply(
+        SpeechHead(HeadSpec(layers=1, heads=2, mlp_width=64), 32, 3),
+        {k: v for k, v in params["speech_head"].items() if k != "layer_weights"},
         states._replace(tokens=states.states[1]),
-        True,
+        deterministic=True,
     )
     np.testing.assert_allclose(actual.tokens, single[0], atol=1e-5)
 

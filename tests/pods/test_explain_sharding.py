@@ -1,5 +1,7 @@
 """The sharding of each paper config's state, against snapshots and against the bytes."""
 
+import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
@@ -9,16 +11,27 @@ from sir_jax.pods.explain_sharding import explain, state_lines
 from sir_jax.pods.topology import Topology
 from sir_jax.runtime.trees import leaf_paths
 from sir_jax.training.setup import prepare
+from sir_jax.training.state import state_shardings
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 TOPOLOGY = Topology.parse("v5e:4x4")
 
 
+@functools.cache
+def prepared(name: str):
+    """Return the `Setup` of a full-size config: to trace a model of such depth takes seconds."""
+    cfg = load_config(f"configs/{name}.py:pod=v5e:4x4")
+    return prepare(cfg, TOPOLOGY.mesh(cfg.mesh))
+
+
 def laid_out(name: str, **mesh):
     """Return the `Setup` of a full-size config on 16 chips."""
-    cfg = load_config(f"configs/{name}.py:pod=v5e:4x4")
+    setup = prepared(name)
+    cfg = setup.cfg.copy_and_resolve_references()
     cfg.mesh.update(mesh)
-    return prepare(cfg, TOPOLOGY.mesh(cfg.mesh))
+    chips = TOPOLOGY.mesh(cfg.mesh)
+    shardings = state_shardings(setup.abstract, chips, cfg)
+    return dataclasses.replace(setup, cfg=cfg, mesh=chips, shardings=shardings)
 
 
 @pytest.mark.parametrize("name", ["cmd", "coarse_to_fine", "unified"])

@@ -34,6 +34,13 @@ def on_4x2():
     return cfg, *placed_state(cfg)
 
 
+@pytest.fixture(scope="module")
+def on_one():
+    """Return the same on one device: a save writes eight times as fast."""
+    cfg = tiny_config()
+    return cfg, *placed_state(cfg)
+
+
 def add(state, x):
     return jax.jit(lambda s: jax.tree.map(lambda leaf: leaf + x, s), donate_argnums=0)(state)
 
@@ -84,8 +91,8 @@ def test_donating_the_state_does_not_disturb_a_save_in_flight(tmp_path):
     checkpoints.close()
 
 
-def test_best_and_last_two_are_kept_over_a_restart(tmp_path, on_4x2):
-    cfg, _, _, state = on_4x2
+def test_best_and_last_two_are_kept_over_a_restart(tmp_path, on_one):
+    cfg, _, _, state = on_one
     scores = {1: 0.2, 2: 0.5, 3: 0.5, 4: None, 5: 0.3}
     for steps in ((1, 2, 3), (4, 5)):
         checkpoints = Checkpoints(tmp_path)
@@ -128,8 +135,8 @@ def test_restore_params_takes_a_relative_workdir(workdir, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, restored, expected)
 
 
-def test_missing_checkpoints_say_what_to_do(tmp_path, on_4x2):
-    cfg, _, _, state = on_4x2
+def test_missing_checkpoints_say_what_to_do(tmp_path, on_one):
+    cfg, _, _, state = on_one
     with pytest.raises(UserError, match="has no checkpoints; give the workdir of a run"):
         restore_params(tmp_path)
     with pytest.raises(UserError, match="'newest' is neither 'best' nor 'last'"):
@@ -141,8 +148,8 @@ def test_missing_checkpoints_say_what_to_do(tmp_path, on_4x2):
         restore_params(tmp_path, "best")
 
 
-def test_checkpoint_of_another_model_names_the_leaves(tmp_path, on_4x2):
-    cfg, _, _, state = on_4x2
+def test_checkpoint_of_another_model_names_the_leaves(tmp_path, on_one):
+    cfg, _, _, state = on_one
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state, 1, cfg)
     wider = tiny_config(**{"model.embed_width": 24})
@@ -160,9 +167,9 @@ def test_checkpoint_of_another_model_names_the_leaves(tmp_path, on_4x2):
     checkpoints.close()
 
 
-def test_evaluation_after_its_checkpoint_counts(tmp_path, on_4x2):
+def test_evaluation_after_its_checkpoint_counts(tmp_path, on_one):
     """If SIGTERM ends an evaluation, the resumed run makes it, after its checkpoint was saved."""
-    cfg, _, _, state = on_4x2
+    cfg, _, _, state = on_one
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(state, 1, cfg)
     checkpoints.close()
@@ -176,8 +183,8 @@ def test_evaluation_after_its_checkpoint_counts(tmp_path, on_4x2):
     opened.close()
 
 
-def test_incomplete_checkpoint_is_ignored_and_made_again(tmp_path, on_4x2):
-    cfg, _, _, state = on_4x2
+def test_incomplete_checkpoint_is_ignored_and_made_again(tmp_path, on_one):
+    cfg, _, _, state = on_one
     checkpoints = Checkpoints(tmp_path)
     checkpoints.note_evaluation(1, {BEST_METRIC: 0.5})
     checkpoints.save(state, 1, cfg)

@@ -3,16 +3,15 @@
 import dataclasses
 import functools
 
-import jax
 import numpy as np
 import pytest
+from shared_runs import shared_programs
 from tiny_models import tiny_config
 from training_helpers import memory_corpus
 
 from sir_jax.training import loop
 from sir_jax.training.collapse import Collapse
 from sir_jax.training.metrics import JSONL, read_records
-from sir_jax.training.setup import Setup
 
 
 def watched(capsys, accuracies, window=50, cfg=None, **more):
@@ -122,8 +121,14 @@ def all_alike(corpus):
     return corpus
 
 
+@pytest.fixture
+def programs():
+    with shared_programs():
+        yield
+
+
 def test_a_run_with_one_vector_for_all_is_warned_of_and_a_healthy_one_is_not(
-    tmp_path, capsys, monkeypatch
+    programs, tmp_path, capsys, monkeypatch
 ):
     cfg = tiny_config(
         **{
@@ -135,21 +140,6 @@ def test_a_run_with_one_vector_for_all_is_warned_of_and_a_healthy_one_is_not(
         }
     )
     monkeypatch.setattr(loop, "Collapse", functools.partial(Collapse, window=40))
-    # Both runs share one compilation, and start from the same state.
-    compile_steps, create_state, made = Setup.compile_steps, Setup.create_state, {}
-
-    def compiled_once(setup):
-        if "programs" not in made:
-            made["programs"] = compile_steps(setup)
-        return made["programs"]
-
-    def created_once(setup):
-        if "state" not in made:
-            made["state"] = jax.device_get(create_state(setup))
-        return jax.device_put(made["state"], setup.shardings)
-
-    monkeypatch.setattr(Setup, "compile_steps", compiled_once)
-    monkeypatch.setattr(Setup, "create_state", created_once)
     last = {}
     for name, corpus in (("healthy", memory_corpus(8)), ("alike", all_alike(memory_corpus(8)))):
         loop.train(cfg, tmp_path / name, None, corpus)

@@ -8,6 +8,7 @@ import threading
 import jax
 import numpy as np
 import pytest
+from shared_runs import shared_programs
 from tiny_models import tiny_config
 from training_helpers import memory_corpus
 
@@ -23,6 +24,12 @@ from sir_jax.training.metrics import JSONL, read_records
 from sir_jax.training.setup import describe, prepare
 
 RUN = {"data.buckets": (6_400,), "train.eval_every": 4, "train.checkpoint_every": 3}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs():
+    with shared_programs():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Saves that are disturbed by a signal, a full disk, a truncated file or a second job."""
 
 import os
+import shutil
 import signal
 import time
 
@@ -11,6 +12,7 @@ import pytest
 from etils.epath import backend
 from fsspec.implementations.memory import MemoryFileSystem
 from job_helpers import Job, make_setting, sequence
+from shared_runs import shared_programs
 from tiny_models import tiny_config
 from training_helpers import memory_corpus
 
@@ -27,6 +29,12 @@ from sir_jax.training.checkpoint import Checkpoints
 from sir_jax.training.metrics import JSONL, MetricWriter, read_records
 
 RUN = {"data.buckets": (6_400,), "train.checkpoint_every": 2}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs():
+    with shared_programs():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -58,25 +66,39 @@ def data_files(step):
     }
 
 
-def test_truncated_checkpoint_is_ignored(whole, corpus, tmp_path, capsys):
-    cfg = tiny_config(**RUN | {"train.steps": 5})
-    loop.train(cfg, tmp_path, None, corpus)
-    cfg.train.steps = 6
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory, corpus):
+    """Return the workdir of a run whose SIGTERM came while checkpoint 4 was being written."""
+    folder, save = tmp_path_factory.mktemp("stopped"), Checkpoints.save
+
+    def save_and_signal(self, state, step, cfg):
+        save(self, state, step, cfg)
+        if step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_signal)
+        with pytest.raises(Interrupted, match="stopped by SIGTERM at step 5 of 6"):
+            loop.train(tiny_config(**RUN), folder, None, corpus)
+    return folder
+
+
+def test_truncated_checkpoint_is_ignored(whole, stopped, corpus, tmp_path, capsys):
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     steps = sorted(int(p.name) for p in (tmp_path / CHECKPOINTS).iterdir() if p.is_dir())
     assert steps == [4, 5]  # two are kept for this case
     newest = tmp_path / CHECKPOINTS / "5"
     # Half of the file with the most bytes in use is certainly not enough.
     file, end = max(data_files(newest).items(), key=lambda item: item[1])
     os.truncate(file, end // 2)
-    (tmp_path / "config.json").unlink()  # it has another `train.steps`
     capsys.readouterr()
-    loop.train(cfg, tmp_path, None, corpus)
+    loop.train(tiny_config(**RUN), tmp_path, None, corpus)
     out = capsys.readouterr().out
     (line,) = [line for line in out.splitlines() if "is not whole" in line]
     assert line.startswith(f"checkpoint 5 of {tmp_path / CHECKPOINTS} is not whole: ")
     assert line.endswith("; goes on at checkpoint 4")
     assert f"resumes {tmp_path} at step 4" in out
-    assert [r["step"] for r in sequence(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    assert_same_run(tmp_path, whole)
 
 
 def test_every_file_that_a_restore_reads_is_checked(whole, tmp_path):
@@ -114,31 +136,21 @@ def test_every_file_that_a_restore_reads_is_checked(whole, tmp_path):
     assert find_fault(step) is None
 
 
-def test_run_without_a_complete_checkpoint_does_not_start_again(corpus, tmp_path):
-    cfg = tiny_config(**RUN | {"train.steps": 2})
-    loop.train(cfg, tmp_path, None, corpus)
-    (tmp_path / CHECKPOINTS / "2" / "params" / "manifest.ocdbt").write_bytes(b"")
+def test_run_without_a_complete_checkpoint_does_not_start_again(whole, corpus, tmp_path):
+    cfg = tiny_config(**RUN)
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / CHECKPOINTS / "4")
+    (tmp_path / CHECKPOINTS / "6" / "params" / "manifest.ocdbt").write_bytes(b"")
     with pytest.raises(UserError) as error:
         loop.train(cfg, tmp_path, None, corpus)
     assert "\n" not in str(error.value)
     folder = tmp_path / CHECKPOINTS
-    assert str(error.value).startswith(f"checkpoint 2 of {folder} is not whole: params")
+    assert str(error.value).startswith(f"checkpoint 6 of {folder} is not whole: params")
     assert str(error.value).endswith("there is no other; choose another workdir to begin anew")
 
 
-def test_sigterm_during_a_save_waits_for_it(whole, corpus, tmp_path, monkeypatch):
-    """The signal comes while the checkpoint of step 4 is being written."""
-    save = Checkpoints.save
-
-    def save_and_signal(self, state, step, cfg):
-        save(self, state, step, cfg)
-        if step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Checkpoints, "save", save_and_signal)
-    with pytest.raises(Interrupted, match="stopped by SIGTERM at step 5 of 6"):
-        loop.train(tiny_config(**RUN), tmp_path, None, corpus)
-    monkeypatch.undo()
+def test_sigterm_during_a_save_waits_for_it(whole, stopped, corpus, tmp_path):
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     assert find_fault(tmp_path / CHECKPOINTS / "4") is None
     assert find_fault(tmp_path / CHECKPOINTS / "5") is None
     loop.train(tiny_config(**RUN), tmp_path, None, corpus)

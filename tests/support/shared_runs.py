@@ -1,0 +1,43 @@
+"""Runs of the training loop that compile and initialise once for all of them."""
+
+import contextlib
+import json
+
+import jax
+import pytest
+
+from sir_jax.config.compare import to_json
+from sir_jax.training.setup import Setup
+
+
+@contextlib.contextmanager
+def shared_programs():
+    """Let runs of one config share what they begin with: compiled steps, and the first state.
+
+    Every run would make the same ones again, which takes longer than its six steps.
+    """
+    compile_anew, create_anew, made = Setup.compile_steps, Setup.create_state, {}
+
+    def once(make, setup):
+        cfg = to_json(setup.cfg)
+        for name in ("eval_every", "checkpoint_every"):  # neither program nor state knows them
+            del cfg["train"][name]
+        key = make.__name__, json.dumps(cfg)
+        if key not in made:
+            made[key] = make(setup)
+        return made[key]
+
+    def state_on_host(setup):
+        # The first update donates the arrays on the devices.
+        return jax.device_get(create_anew(setup))
+
+    def compile_steps(setup):
+        return once(compile_anew, setup)
+
+    def create_state(setup):
+        return jax.device_put(once(state_on_host, setup), setup.shardings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Setup, "compile_steps", compile_steps)
+        patch.setattr(Setup, "create_state", create_state)
+        yield
