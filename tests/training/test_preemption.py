@@ -71,8 +71,8 @@ def stopped(tmp_path_factory, corpus):
     """Return the workdir of a run whose SIGTERM came while checkpoint 4 was being written."""
     folder, save = tmp_path_factory.mktemp("stopped"), Checkpoints.save
 
-    def save_and_signal(self, state, step, cfg):
-        save(self, state, step, cfg)
+    def save_and_signal(self, state, step, *rest):
+        save(self, state, step, *rest)
         if step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
