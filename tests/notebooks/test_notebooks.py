@@ -111,12 +111,12 @@ def test_quickstart_notebook_runs_with_another_model(monkeypatch, matching_workd
     monkeypatch.setenv("SIR_JAX_MODEL", str(matching_workdir))
     monkeypatch.setenv("SIR_JAX_PICTURES", "12")
     variables = run("quickstart", monkeypatch)
-    assert "speech (8, 32), pictures (8, 32), float32" in capsys.readouterr().out
-    assert variables["odds"].shape == (8, 8) and np.isfinite(variables["odds"]).all()
+    assert "speech (12, 32), pictures (12, 32), float32" in capsys.readouterr().out
+    assert variables["odds"].shape == (12, 12) and np.isfinite(variables["odds"]).all()
     assert len(plt.get_fignums()) == 3
     lines = printed(read("quickstart").cells).splitlines()
-    # The model that ships finds all eight.
-    assert sum(line.startswith("1 of 200: ") for line in lines) == 8
+    # The model that ships finds all twelve.
+    assert sum(line.startswith("1 of 200: ") for line in lines) == 12
 
 
 def test_corpus_notebook_makes_a_corpus_and_draws_it(monkeypatch, capsys):

@@ -1,4 +1,8 @@
-"""One browser and one server for all tests of the page in a browser."""
+"""One browser and one server for the tests of a file.
+
+Not for all files: while Playwright is open, its loop counts as running in this thread, and no test
+of another folder could run one of its own.
+"""
 
 import os
 
@@ -13,7 +17,7 @@ from sir_jax.page.screenshots import find_chromium
 CHROMIUM = find_chromium()
 
 
-@pytest.fixture(autouse=True, scope="package")
+@pytest.fixture(autouse=True, scope="module")
 def chromium():
     """Return the browser's path. launch/test.sh installs it; in CI a missing one is a failure."""
     if CHROMIUM is None and "CI" not in os.environ:
@@ -21,7 +25,7 @@ def chromium():
     return CHROMIUM
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def spoken(tmp_path_factory, make_tone):
     """Return a recording of three seconds whose middle second is loud."""
     wave = make_tone(48_000)
@@ -32,13 +36,13 @@ def spoken(tmp_path_factory, make_tone):
     return path
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def url(page_engine, serve_page):
     with serve_page(page_engine, seconds=4) as url:
         yield url
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser(chromium, spoken):
     with sync_playwright() as tool:
         browser = tool.chromium.launch(
