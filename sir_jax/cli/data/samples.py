@@ -1,7 +1,7 @@
 """The `samples` verb: a folder of pictures and recordings to try the model that ships with.
 
-Test scenes of spoken_scenes, drawn on the spot, and twelve of their captions, which ship: voices and
-pictures that no training has met.
+Test scenes of spoken_scenes, drawn on the spot, and twelve of their captions, which ship: voices
+and pictures that no training has met.
 """
 
 import argparse
