@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from packages import STAMPS, write_stamps
+from packages import STAMPS, write_sound, write_stamps
 from PIL import Image
 
 from sir_jax.data.builders.archives import Source
@@ -201,6 +201,19 @@ def test_pictures_in_several_splits_are_meant_and_recordings_are_not(corpus, cap
         "val",
         "test",
     }
+
+
+def test_all_leaves_to_people_what_the_synthesiser_does_not_speak(tmp_path, capsys):
+    write_stamps(tmp_path)
+    stamps = tmp_path / STAMPS
+    write_sound(stamps / "animals/duck_desc_nn.ogg", 320)
+    names = stamps / "animals/duck.txt"
+    names.write_text(names.read_text() + "nn.utf8=Ei and.\n")
+    plan = plan_stamps(tmp_path, StampsConfig.of(["all:both"], hold_out=["fr"]))
+    assert "nn: by people alone, eSpeak NG does not speak it" in capsys.readouterr().out
+    train = spoken(plan)["train"]
+    assert {engine for name, code, engine in train if code == "nn"} == {"human"}
+    assert ("animals/duck", "fr", "espeak") in train
 
 
 def test_empty_name_cannot_be_synthesised(source):

@@ -104,7 +104,9 @@ class _Languages:
         out = _resolve(config.hold_out, recorded, "hold_out: no recordings of people")
         human = _resolve(config.human, recorded, "languages: no recordings of people")
         if config.synthesised == (ALL,):
-            synthesised = recorded & named
+            synthesised = {language for language in recorded & named if _is_spoken(language)}
+            for language in sorted((recorded & named) - synthesised):
+                print(f"{language}: by people alone, eSpeak NG does not speak it")
         else:
             synthesised = set(config.synthesised)
         if synthesised:
@@ -114,6 +116,13 @@ class _Languages:
         for language in sorted(synthesised):
             voices_of(ESPEAK, language)
         return cls(human - out, synthesised, out)
+
+
+def _is_spoken(language: str) -> bool:
+    try:
+        return bool(voices_of(ESPEAK, language))
+    except UserError:
+        return False
 
 
 class _Deal:
