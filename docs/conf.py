@@ -29,6 +29,7 @@ exclude_patterns = [".*", "build", "data", "runs", "sir_jax", "tests", "configs"
 
 # Notebooks are run by tests/notebooks; the pages show the outputs that are stored with them.
 nb_execution_mode = "off"
+nb_merge_streams = True
 # `[x](page.md#heading)`: anchors as a git host makes them, so that links work there as well.
 myst_heading_anchors = 4
 
@@ -59,6 +60,8 @@ SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises|Examples?):$")
 def insert_config_reference(app, docname: str, source: list[str]) -> None:
     """Put the table of every config field where config.md asks for it."""
     if docname == "docs/config":
+        for path in Path(app.confdir, "../sir_jax/config").glob("*.py"):
+            app.env.note_dependency(str(path.resolve()))
         page = importlib.import_module("sir_jax.config.help").reference_page()
         _, _, page = page.partition("\n")  # config.md has the heading
         source[0] = source[0].replace(CONFIG_REFERENCE, page)

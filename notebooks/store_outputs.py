@@ -38,6 +38,7 @@ def run(script: Path) -> nbformat.NotebookNode:
         timeout=600,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,
         resources={"metadata": {"path": str(FOLDER)}},
     ).execute()
     # What differs from run to run or between machines, and cell ids, which differ every time.
