@@ -137,10 +137,13 @@ def _check_widths(cfg) -> None:
     pairs = [
         ("speech.width", "speech.heads"),
         ("speech.width", "speech.pos_groups"),
-        ("speech.width", "head.heads"),
         ("image.width", "image.heads"),
         ("image.image_size", "image.patch"),
     ]
+    if model.head.kind == "transformer":
+        pairs.append(("speech.width", "head.heads"))
+    elif model.head.taps % 2 == 0:
+        raise UserError(f"model.head.taps={model.head.taps} is even; give an odd number")
     if model.image_head == "qformer":
         pairs.append(("qformer.width", "qformer.heads"))
     if _uses_fusion(cfg):

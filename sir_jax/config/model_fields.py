@@ -12,6 +12,7 @@ from sir_jax.config.specs import (
     MATCHES,
     MODALITIES,
     REMAT,
+    SPEECH_HEADS,
     TEMPERATURE_RANGE,
     VIT_FORMS,
     fusion_fields,
@@ -88,11 +89,18 @@ _QFORMER: dict[str, tuple[Rule, str]] = _TRANSFORMER | {
 }
 
 _HEAD: dict[str, tuple[Rule, str]] = {
-    "layers": _TRANSFORMER["layers"],
+    "kind": (
+        Choice(SPEECH_HEADS),
+        "what embeds a clip: a CLS token among transformer layers, or convolutions read at places "
+        "along the clip, which learn short captions sooner",
+    ),
+    "layers": (_LAYERS, "layers of either kind"),
     "heads": (_HEADS, "attention heads; divides model.speech.width"),
     "mlp_width": (_MLP, "hidden numbers of a layer's MLP; the default is 4 x model.speech.width"),
     "weigh_layers": (Flag(), "learn a weight for each hidden state of HuBERT; false: the last one"),
     "dropout": _TRANSFORMER["dropout"],
+    "taps": (Whole(1, 1_023), "frames that a convolution of `conv` reads; an odd number"),
+    "places": (Whole(1, 1_024), "places along the clip that `conv` reads"),
 }
 
 _FUSION: dict[str, tuple[Rule, str]] = _TRANSFORMER | {

@@ -12,6 +12,7 @@ IMPLEMENTATIONS = ("xla", "cudnn")
 VIT_FORMS = ("clip", "blip2")
 CONV_NORMS = ("group", "layer")
 IMAGE_HEADS = ("cls", "qformer")
+SPEECH_HEADS = ("transformer", "conv")
 # Of `model.match.kind`, what tells whether a pair matches: the fusion encoder, which reads each
 # pair; pooled vectors, which an index holds; or both.
 MATCHES = ("fusion", "pooled", "both")
@@ -198,11 +199,20 @@ class Blip2Spec:
 class HeadSpec:
     """The speech head: SpeechCLIP's parallel branch (arXiv 2210.00705) unless changed."""
 
+    kind: str = "transformer"  # one of `SPEECH_HEADS`
     layers: int = 1
     heads: int = 8
     mlp_width: int = 3072
     weigh_layers: bool = False  # learnt softmax weighting of all hidden states
     dropout: float = 0.1
+    taps: int = 5  # frames that a convolution reads, an odd number
+    places: int = 6  # along the clip that are read by convolutions' head
+
+    def __post_init__(self):
+        if self.kind not in SPEECH_HEADS:
+            raise ValueError(f"kind {self.kind!r} is none of {', '.join(SPEECH_HEADS)}")
+        if self.taps % 2 == 0:
+            raise ValueError(f"taps {self.taps} is even; the frame itself is in the middle")
 
 
 @dataclasses.dataclass(frozen=True)

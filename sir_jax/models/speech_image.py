@@ -16,9 +16,10 @@ from sir_jax.config.specs import (
 )
 from sir_jax.models.fusion import TASKS, Fusion
 from sir_jax.models.hubert import Hubert, HubertOutput
-from sir_jax.models.layers import Array, block_stack, dense, kernel_init, layer_norm
+from sir_jax.models.layers import Array, dense
 from sir_jax.models.pooled import Pool
 from sir_jax.models.qformer import QFormer
+from sir_jax.models.speech_head import ConvHead, SpeechHead
 from sir_jax.models.vit import Vit, VitOutput
 
 
@@ -28,52 +29,6 @@ class Encoded(NamedTuple):
     tokens: Array  # [B, 1 + T, D_s] or [B, 1 + P, D_i] with CLS first; Q-Former: [B, queries, D]
     mask: Array  # True for valid tokens, [B, number of tokens]
     embed: Array  # float32 [B, E], unit norm
-
-
-class SpeechHead(nn.Module):
-    """A learnt CLS token, and transformer layers over it and the frames."""
-
-    spec: HeadSpec
-    width: int
-    states: int  # number of the encoder's hidden states
-    remat: str = "none"
-    dtype: jnp.dtype = jnp.float32
-    implementation: str = "xla"  # one of `config.specs.IMPLEMENTATIONS`
-
-    def setup(self):
-        spec = self.spec
-        if spec.weigh_layers:
-            self.layer_weights = self.param("layer_weights", nn.initializers.zeros, (self.states,))
-        self.cls = self.param("cls", kernel_init, (self.width,))
-        self.blocks = block_stack(
-            spec.layers,
-            self.remat,
-            width=self.width,
-            heads=spec.heads,
-            mlp_width=spec.mlp_width,
-            activation="gelu",
-            epsilon=1e-5,
-            norm_first=False,
-            dropout=spec.dropout,
-            dtype=self.dtype,
-            implementation=self.implementation,
-        )
-        self.norm = layer_norm(1e-5, self.dtype)
-
-    def __call__(self, encoded, deterministic: bool) -> tuple[Array, Array]:
-        """Map a `HubertOutput` to tokens [B, 1 + T, D] and mask [B, 1 + T]."""
-        if self.spec.weigh_layers:
-            states, weights = jnp.stack(encoded.states), jax.nn.softmax(self.layer_weights)
-            x = jnp.einsum("lbtd,l->btd", states, weights.astype(states.dtype))
-        else:
-            x = encoded.tokens
-        b = x.shape[0]
-        cls = jnp.broadcast_to(self.cls.astype(x.dtype), (b, 1, self.width))
-        x = jnp.concatenate([cls, x], axis=1)
-        mask = jnp.concatenate([jnp.ones((b, 1), bool), encoded.mask], axis=1)
-        for block in self.blocks:
-            x = block(x, mask, deterministic)
-        return self.norm(x), mask
 
 
 def unit_norm(x: Array) -> Array:
@@ -134,13 +89,11 @@ class SpeechImageModel(nn.Module):
         common = self.remat, self.dtype
         self.speech = Hubert(self.speech_spec, *common, self.scan, self.attention)
         self.image = Vit(self.image_spec, *common, self.scan, self.attention)
-        self.speech_head = SpeechHead(
-            self.head_spec,
-            self.speech_spec.width,
-            1 + self.speech_spec.layers,
-            *common,
-            self.attention,
-        )
+        head = self.head_spec, self.speech_spec.width, 1 + self.speech_spec.layers
+        if self.head_spec.kind == "conv":
+            self.speech_head = ConvHead(*head, self.dtype)
+        else:
+            self.speech_head = SpeechHead(*head, *common, self.attention)
         self.speech_projection = dense(self.embed_width, self.dtype, use_bias=False)
         if self.qformer_spec:
             self.image_head = QFormer(self.qformer_spec, *common, self.attention)

@@ -22,8 +22,8 @@ from sir_jax.models import layers
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-# Sections that came after the digests were pinned. At their defaults they change no run.
-LATER = ("model.match",)
+# Fields, and sections of them, that came after the digests were pinned. At their defaults they change no run.
+LATER = ("model.match", "model.head.kind", "model.head.taps", "model.head.places")
 
 
 def as_pinned(cfg) -> dict:
@@ -34,7 +34,8 @@ def as_pinned(cfg) -> dict:
         section = plain
         for parent in parents:
             section = section[parent]
-        values = config_fields(section[last], f"{name}.")
+        value = section[last]
+        values = config_fields(value, f"{name}.") if isinstance(value, dict) else {name: value}
         if all(value == FIELDS[field].default for field, value in values.items()):
             del section[last]
     return plain

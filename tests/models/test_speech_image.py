@@ -12,7 +12,7 @@ from sir_jax.config.presets import base_config
 from sir_jax.models import HeadSpec, HubertSpec, build_model
 from sir_jax.models.hubert import Hubert, conv_lengths
 from sir_jax.models.qformer import QFormer
-from sir_jax.models.speech_image import SpeechHead
+from sir_jax.models.speech_head import SpeechHead
 from sir_jax.models.vit import Vit
 
 # The convolutions of HuBERT base (400 samples per frame, a step of 320) at a small width.
