@@ -25,7 +25,7 @@ _SECTIONS: Mapping[str, str] = {
     "model.image": "The shape of the ViT; the defaults are those of CLIP ViT-B/32. A config file "
     "chooses a variant: tiny, B/32, B/16, L/14, L/14-336 or g/14.",
     "model.qformer": "The shape of BLIP-2's Q-Former, where `model.image_head` is `qformer`.",
-    "model.head": "What makes the tokens of a clip on top of HuBERT, the first of them for the whole clip.",
+    "model.head": "What makes the tokens of a clip on top of HuBERT, the first for the whole clip.",
     "model.fusion": "The encoder in which one modality reads the other; it is there where matching "
     "or denoising is trained.",
     "init": "What to start from. Empty fields are random.",

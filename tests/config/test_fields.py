@@ -22,7 +22,7 @@ from sir_jax.models import layers
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-# Fields, and sections of them, that came after the digests were pinned. At their defaults they change no run.
+# What came after the digests were pinned. At its default it changes no run.
 LATER = ("model.match", "model.head.kind", "model.head.taps", "model.head.places")
 
 
