@@ -12,6 +12,7 @@ import multiprocessing
 import re
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import numpy as np
 
@@ -85,6 +86,8 @@ class Espeak:
         espeakng_loader = require_espeak()
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
         data = espeakng_loader.get_data_path().encode()
+        # The library takes the plain voice, and says nothing, where it does not know the variant.
+        self._variants = {path.name for path in Path(data.decode(), "voices", "!v").iterdir()}
         self._rate = self._library.espeak_Initialize(_SYNCHRONOUS, _BUFFER_MS, data, 0)
         if self._rate <= 0:
             raise UserError(f"eSpeak NG cannot read its data at {data.decode()}; reinstall it")
@@ -101,7 +104,9 @@ class Espeak:
         return 0
 
     def _set_voice(self, voice: str) -> None:
-        if self._library.espeak_SetVoiceByName(voice.encode()) != 0:
+        variant = voice.partition("+")[2]
+        known = not variant or variant in self._variants
+        if not known or self._library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise UserError(
                 f"eSpeak NG has no voice {voice!r}; give 'language+variant', such as 'en-us+m2'"
             )

@@ -22,9 +22,10 @@ def test_rate_and_pitch_are_heard():
     assert 70 < fundamental(low) < 130
 
 
-def test_unknown_voice_is_refused():
-    with pytest.raises(UserError, match="no voice 'xx"):
-        espeak().speak(TEXT, "xx+nobody", 170, 50)
+@pytest.mark.parametrize("voice", ["xx+nobody", "xx+m2", "en-us+nobody", "nobody"])
+def test_unknown_voice_is_refused(voice):
+    with pytest.raises(UserError, match=f"no voice '.*{voice.partition('+')[0]}"):
+        espeak().speak(TEXT, voice, 170, 50)
 
 
 def test_missing_synthesiser_names_the_extra(monkeypatch):
