@@ -51,7 +51,7 @@ def value_and_grads(arrays, mask, attend=attend):
         out = attend(q, k, v, mask)
         return (out.astype(jnp.float32) * d_out).sum(), out
 
-    grads, out = jax.grad(loss, (0, 1, 2), has_aux=True)(q, k, v)
+    grads, out = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
     return out, grads
 
 
