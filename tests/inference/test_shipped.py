@@ -18,12 +18,13 @@ from sir_jax.pretrained.files import read_header
 
 @pytest.fixture(scope="module")
 def model():
-    return sir_jax.load("spoken-scenes")
+    # One at a time: a program for single items serves queries and galleries, and compiles once.
+    return sir_jax.load("spoken-scenes", batch_size=1)
 
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
-    return write_samples(tmp_path_factory.mktemp("samples"), pictures=100)
+    return write_samples(tmp_path_factory.mktemp("samples"), pictures=40)
 
 
 def test_it_is_whole_and_small(model):
