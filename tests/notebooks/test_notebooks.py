@@ -143,6 +143,7 @@ def test_robustness_notebook_runs_a_small_grid(monkeypatch, matching_workdir, ca
 def test_own_pictures_notebook_learns_and_finds(monkeypatch, capsys):
     small = lambda corpus: tiny_config(**{"data.corpus": corpus})  # noqa: E731
     monkeypatch.setattr("sir_jax.learning.setup.small_pair", small)
+    monkeypatch.setattr("sir_jax.learning.sizes.SHARES", (1.0,))  # few programs to compile
     monkeypatch.setattr("sir_jax.learning.stages.default_workers", lambda: 1)
     monkeypatch.setenv("SIR_JAX_SHAPES", "1")
     monkeypatch.setenv("SIR_JAX_STEPS", "3")
