@@ -14,10 +14,13 @@ from sir_jax.training.step import bucket_length
 
 
 @contextlib.contextmanager
-def shared_programs():
+def shared_programs(init: bool = True):
     """Let runs of one config share what they begin with: compiled steps, and the first state.
 
     Every run would make the same ones again, which takes longer than its six steps.
+
+    Args:
+      init: False has the first state filled by NumPy, which compiles nothing.
     """
     compile_anew, create_anew, made = Setup.compile_steps, Setup.create_state, {}
 
@@ -40,6 +43,8 @@ def shared_programs():
         return once(compile_anew, setup)
 
     def create_state(setup):
+        if not init:
+            return _filled_state(setup)
         return jax.device_put(once(state_on_host, setup), setup.shardings)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -48,15 +53,16 @@ def shared_programs():
         yield
 
 
+def _filled_state(setup):
+    return jax.device_put(filled(setup.abstract, setup.cfg.seed), setup.shardings)
+
+
 @contextlib.contextmanager
 def untrained():
     """Let runs go through the loop and learn nothing: random parameters, and steps that count.
 
     For what comes before and after training: to compile its programs takes most of such a test.
     """
-
-    def create_state(setup):
-        return jax.device_put(filled(setup.abstract, setup.cfg.seed), setup.shardings)
 
     def compile_steps(setup):
         @jax.jit
@@ -69,5 +75,5 @@ def untrained():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Setup, "compile_steps", compile_steps)
-        patch.setattr(Setup, "create_state", create_state)
+        patch.setattr(Setup, "create_state", _filled_state)
         yield

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cli_helpers import finish, start
-from shared_runs import shared_programs
+from shared_runs import untrained
 from tiny_models import tiny_config
 from training_helpers import memory_corpus
 
@@ -37,8 +37,8 @@ from sir_jax.training.stored_features import make_layout, open_features
 
 
 @pytest.fixture(autouse=True, scope="module")
-def programs():
-    with shared_programs():
+def random_parameters():
+    with untrained():
         yield
 
 

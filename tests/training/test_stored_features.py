@@ -66,7 +66,7 @@ def build_rounded(cfg, tasks=(), *, frozen):
 
 @pytest.fixture(autouse=True, scope="module")
 def programs():
-    with shared_programs():
+    with shared_programs(init=False):
         yield
 
 
