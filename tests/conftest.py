@@ -73,14 +73,22 @@ QUICK = """
 """.split()
 
 
-# Two processes take whole files. These take minutes: begun last, one would go on alone.
+# Two processes take whole files. The longer ones, of twenty seconds to two minutes: begun last, one
+# would go on alone.
 FIRST = """
-    runtime/test_distributed.py objective/test_objective.py training/test_featurize.py
-    pods/test_program_report.py benchmarks/test_bench_step.py training/test_loop.py
-    objective/test_objective_devices.py objective/test_grad_cache.py training/test_preemption.py
-    training/test_kill.py training/test_published_corpora.py training/test_stored_features.py
-    inference/test_matching.py training/test_step.py models/test_fusion.py
-    models/test_speech_image.py
+    runtime/test_distributed.py objective/test_objective.py training/test_loop.py
+    objective/test_grad_cache.py pods/test_program_report.py page/browser/test_asking.py
+    cli/test_quickstart.py training/test_stored_features.py models/test_fusion.py
+    training/test_step.py models/test_speech_image.py pretrained/test_convert.py
+    notebooks/test_notebooks.py inference/test_matching.py page/browser/test_people.py
+    training/test_grouped_run.py interop/test_stablehlo.py cli/test_learn.py
+    evaluation/test_evaluate.py data/test_pipeline_augmented.py models/test_cudnn.py
+    training/test_checkpoint.py data/preparation/test_scenes.py page/test_fuzz.py
+    page/browser/test_moments.py evaluation/test_ablate.py page/browser/test_showing.py
+    data/test_pipeline.py page/test_server.py evaluation/score/test_same_numbers.py
+    training/test_featurize.py models/test_base_size.py cli/test_index.py
+    objective/test_objective_devices.py training/test_preemption.py training/test_kill.py
+    training/test_published_corpora.py benchmarks/test_bench_step.py
 """.split()
 
 
