@@ -24,7 +24,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
-    return write_samples(tmp_path_factory.mktemp("samples"), pictures=40)
+    return write_samples(tmp_path_factory.mktemp("samples"), pictures=100)
 
 
 def test_it_is_whole_and_small(model):
