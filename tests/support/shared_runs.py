@@ -58,6 +58,14 @@ def _filled_state(setup):
 
 
 @contextlib.contextmanager
+def filled_states():
+    """Let runs begin at a state filled by NumPy: to compile its initialisation takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Setup, "create_state", _filled_state)
+        yield
+
+
+@contextlib.contextmanager
 def untrained():
     """Let runs go through the loop and learn nothing: random parameters, and steps that count.
 
@@ -73,7 +81,6 @@ def untrained():
         shapes = map(setup.batch_shapes, setup.cfg.data.buckets)
         return {bucket_length(batch): step for batch in shapes}
 
-    with pytest.MonkeyPatch.context() as patch:
+    with filled_states(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(Setup, "compile_steps", compile_steps)
-        patch.setattr(Setup, "create_state", _filled_state)
         yield

@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from shared_runs import shared_programs
+from shared_runs import filled_states
 from tiny_models import tiny_config
 from training_helpers import memory_corpus
 
@@ -65,8 +65,8 @@ def build_rounded(cfg, tasks=(), *, frozen):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def programs():
-    with shared_programs(init=False):
+def random_parameters():
+    with filled_states():
         yield
 
 
