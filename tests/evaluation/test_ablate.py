@@ -5,6 +5,7 @@ import csv
 import jax
 import numpy as np
 import pytest
+from shared_runs import untrained
 from tiny_models import random_params
 
 from sir_jax.cli import main as cli
@@ -88,8 +89,15 @@ def ablate(root, *more):
     return main([f"--config={root}/toy.py", f"--workdir={root}/runs", *more])
 
 
+# Training with every term is seen in training/test_stored_features.py.
+@pytest.fixture
+def runs_learn_nothing():
+    with untrained():
+        yield
+
+
 @pytest.mark.slow
-def test_every_variant_is_run_once(toy, capsys):
+def test_every_variant_is_run_once(toy, runs_learn_nothing, capsys):
     assert ablate(toy, "--seeds=0") == 0
     printed = capsys.readouterr().out
     table = toy / "runs" / "results.csv"

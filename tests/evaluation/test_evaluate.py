@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from tiny_models import filled
 
 from sir_jax.cli import main as cli
 from sir_jax.cli.model import train
@@ -31,7 +32,7 @@ def write_checkpoint(workdir, model, cfg, written=None):
         init_state, model=model, tx=make_optimizer(cfg.optim, cfg.train.steps), cfg=cfg
     )
     checkpoints = Checkpoints(workdir)
-    state = jax.jit(init)(jax.random.key(1))
+    state = jax.device_put(filled(jax.eval_shape(init, jax.random.key(1)), 1))
     checkpoints.note_evaluation(1, {"val/mean_r1": 0.1})
     checkpoints.save(state, 1, written or cfg)
     checkpoints.wait()

@@ -1,5 +1,8 @@
 """`Retriever.match` and `Retriever.attention` give the fusion encoder's own scores and weights."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,11 +25,20 @@ def encode_alone(retriever, wave, bucket, picture):
     padded = np.zeros((1, bucket), np.float32)
     padded[0, : len(wave)] = normalize_waveform(wave)
     pixels = preprocess_image(picture, ImageSpec.from_config(retriever.cfg.data))[None]
-    params = {"params": retriever.params}
     return (
-        retriever.model.apply(params, padded, np.array([len(wave)]), method="encode_speech"),
-        retriever.model.apply(params, pixels, method="encode_image"),
+        apply(retriever, "encode_speech", padded, np.array([len(wave)])),
+        apply(retriever, "encode_image", pixels),
     )
+
+
+@functools.cache
+def jitted(model, method):
+    return jax.jit(functools.partial(model.apply, method=method))
+
+
+def apply(retriever, method, *args):
+    """Call a method of the model as one program: an operation alone would be one, too."""
+    return jitted(retriever.model, method)({"params": retriever.params}, *args)
 
 
 def test_match_is_the_models(retriever, folder, make_tone):
@@ -36,7 +48,7 @@ def test_match_is_the_models(retriever, folder, make_tone):
     assert scores.shape == (3,) and scores.dtype == np.float32
     for path, score in zip(paths, scores, strict=True):
         pair = encode_alone(retriever, wave, 24_000, Image.open(path).convert("RGB"))
-        logits = retriever.model.apply({"params": retriever.params}, *pair, method="match")[0]
+        logits = apply(retriever, "match", *pair)[0]
         assert score == pytest.approx(float(logits[1] - logits[0]), abs=1e-5)
 
 
@@ -72,7 +84,10 @@ def test_attention_is_the_models(retriever, folder, make_tone):
     wave, path = make_tone(20_000).astype(np.float32), folder / "b.png"
     attention = retriever.attention((wave, 16_000), path)
     speech, image = encode_alone(retriever, wave, 24_000, Image.open(path).convert("RGB"))
-    maps = attention_maps(retriever.model, retriever.params, speech, image).mean(axis=(0, 2))[0]
+    maps = jax.jit(attention_maps, static_argnums=0)(
+        retriever.model, retriever.params, speech, image
+    )
+    maps = np.asarray(maps).mean(axis=(0, 2))[0]
     valid = int(speech.mask.sum()) - 1
     expected = np.array(maps[1:, 1:])[:valid]
     expected /= expected.sum(axis=1, keepdims=True)
@@ -101,7 +116,7 @@ def test_dependence_is_the_slope_of_the_score(retriever, folder, make_tone):
         token = image.tokens[0, 1 + patch]
         tokens = image.tokens.at[0, 1 + patch].add(share * (mean - token))
         pair = speech, image._replace(tokens=tokens)
-        logits = retriever.model.apply({"params": retriever.params}, *pair, method="match")[0]
+        logits = apply(retriever, "match", *pair)[0]
         return float(jnp.diff(logits)[0])
 
     # The change of the score when one patch's token moves a little towards the mean token.

@@ -18,7 +18,8 @@ from sir_jax.pretrained.files import read_header
 
 @pytest.fixture(scope="module")
 def model():
-    return sir_jax.load("spoken-scenes")
+    # One at a time: a program for single items serves queries and galleries, and compiles once.
+    return sir_jax.load("spoken-scenes", batch_size=1)
 
 
 @pytest.fixture(scope="module")

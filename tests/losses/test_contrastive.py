@@ -4,6 +4,7 @@ Embeddings are unit vectors of width 32 and temperatures are at least 0.07, so t
 are exact to 1e-6. The loss casts to float32, so 64-bit JAX would show nothing more.
 """
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -14,12 +15,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sir_jax.losses.contrastive import (
-    accuracy_in_batch,
-    contrastive,
-    id_targets,
-    soft_cross_entropy,
-    spread,
+from sir_jax.losses import contrastive as losses
+
+# Each as one program a shape: one an operation would be hundreds to compile.
+accuracy_in_batch, contrastive, id_targets, soft_cross_entropy, spread = map(
+    jax.jit,
+    (
+        losses.accuracy_in_batch,
+        losses.contrastive,
+        losses.id_targets,
+        losses.soft_cross_entropy,
+        losses.spread,
+    ),
 )
 
 TEMPERATURES = (0.07, 0.5)
@@ -164,8 +171,8 @@ def test_equals_albef_in_torch_with_gradients(case, temperature, alpha):
         i2s, _ = contrastive(z_i, case.m_s, case.past_s, case.filled, hard, tau, *more_i)
         return 0.5 * (s2i.mean() + i2s.mean())
 
-    loss, grads = jax.value_and_grad(both, (0, 1, 2))(
-        jnp.asarray(case.z_s), jnp.asarray(case.z_i), jnp.float32(temperature)
+    loss, grads = jax.jit(jax.value_and_grad(both, (0, 1, 2)))(
+        case.z_s, case.z_i, jnp.float32(temperature)
     )
     expected, expected_grads = albef(case, temperature, alpha)
     np.testing.assert_allclose(loss, expected, rtol=1e-6, atol=1e-6)
@@ -183,7 +190,9 @@ def test_online_keys_equal_torch_with_gradients_to_both_sides(temperature):
     expected = (F.cross_entropy(logits, targets) + F.cross_entropy(logits.T, targets)) / 2
     expected.backward()
 
-    step = jax.value_and_grad(lambda s, i, t: online(s, i, case.ids, t)[0].mean(), (0, 1, 2))
+    step = jax.jit(
+        jax.value_and_grad(lambda s, i, t: online(s, i, case.ids, t)[0].mean(), (0, 1, 2))
+    )
     loss, grads = step(case.z_s, case.z_i, jnp.float32(temperature))
     np.testing.assert_allclose(loss, expected.item(), rtol=1e-6, atol=1e-6)
     for ours, theirs in zip(grads, (z_s, z_i, tau), strict=True):
@@ -197,7 +206,7 @@ def test_queue_and_teacher_have_exactly_no_gradient():
     def loss(z, past, teacher):
         return contrastive(z, case.m_i, past, case.filled, hard, 0.07, teacher, 0.4)[0].sum()
 
-    by_z, by_past, by_teacher = jax.grad(loss, (0, 1, 2))(case.z_s, case.past_i, case.m_s)
+    by_z, by_past, by_teacher = jax.jit(jax.grad(loss, (0, 1, 2)))(case.z_s, case.past_i, case.m_s)
     assert np.abs(by_z).max() > 0.1
     np.testing.assert_array_equal(by_past, 0.0)
     np.testing.assert_array_equal(by_teacher, 0.0)
@@ -213,23 +222,27 @@ def test_keys_have_no_gradient_through_the_targets():
             case.z_s, keys, case.past_i, case.filled, hard_targets(case), 0.5, case.z_s, 1.0
         )[0].sum()
 
-    np.testing.assert_allclose(jax.grad(loss)(case.m_i), 0.0, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.grad(loss))(case.m_i), 0.0, atol=1e-6)
+
+
+@jax.jit
+def both_of_a_half_filled_queue(past, alpha):
+    """Return ((sum, (losses, correct)), gradients)."""
+    case = CASES["half-filled queue"]
+    hard = hard_targets(case)
+
+    def loss(z, tau):
+        rows, correct = contrastive(z, case.m_i, past, case.filled, hard, tau, case.m_s, alpha)
+        return rows.sum(), (rows, correct)
+
+    return jax.value_and_grad(loss, (0, 1), has_aux=True)(case.z_s, jnp.float32(0.07))
 
 
 @pytest.mark.parametrize("garbage", [1.0, 1e30, np.nan])
 @pytest.mark.parametrize("alpha", [0.0, 0.4])
 def test_unfilled_rows_never_matter(garbage, alpha):
     case = CASES["half-filled queue"]
-    hard = hard_targets(case)
-
-    @jax.jit
-    def both(past):
-        def loss(z, tau):
-            rows, correct = contrastive(z, case.m_i, past, case.filled, hard, tau, case.m_s, alpha)
-            return rows.sum(), (rows, correct)
-
-        return jax.value_and_grad(loss, (0, 1), has_aux=True)(case.z_s, jnp.float32(0.07))
-
+    both = functools.partial(both_of_a_half_filled_queue, alpha=alpha)
     ((_, expected), expected_grads) = both(np.where(case.filled[:, None], case.past_i, 0.0))
     ((_, actual), grads) = both(np.where(case.filled[:, None], case.past_i, np.float32(garbage)))
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
@@ -295,7 +308,7 @@ def test_a_batch_of_one_image_has_zero_gradient():
     z_i = np.repeat(unit(rng, 1, 8), 4, axis=0)
     z_s = np.repeat(unit(rng, 1, 8), 4, axis=0)
     ids = np.array([4, 4, 4, 4])
-    loss, grad = jax.value_and_grad(lambda z: online(z, z_i, ids, 0.1)[0].sum())(z_s)
+    loss, grad = jax.jit(jax.value_and_grad(lambda z: online(z, z_i, ids, 0.1)[0].sum()))(z_s)
     np.testing.assert_allclose(loss, 4 * np.log(4), rtol=1e-6)
     np.testing.assert_allclose(grad, 0.0, atol=1e-5)
 

@@ -9,16 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sir_jax.losses.denoising import (
-    FORMS,
-    Noise,
-    add_noise,
-    cosine,
-    denoising,
-    draw_noise,
-    other_rows,
-    replacements,
+from sir_jax.losses import denoising as losses
+from sir_jax.losses.denoising import FORMS, Noise, draw_noise
+
+# Each as one program a shape: one an operation would be hundreds to compile.
+add_noise, cosine, other_rows, replacements = map(
+    jax.jit, (losses.add_noise, losses.cosine, losses.other_rows, losses.replacements)
 )
+denoising = jax.jit(losses.denoising, static_argnums=(4, 5))
 
 # Items 0 and 2 are of one image; item 1 is a CLS token alone; item 5 has no token at all.
 IDS = np.array([0, 1, 0, 2, 3, 4])
@@ -163,8 +161,8 @@ def test_a_key_fixes_the_noise_on_any_number_of_devices(block):
 
 def test_noise_puts_in_exactly_the_tokens_it_names():
     tokens = np.random.default_rng(0).normal(size=(6, TIME, 3)).astype(np.float32)
-    noise = draw_noise(jax.random.key(0), MASK, IDS, 0.5, 2)
-    noisy, offered = add_noise(tokens, noise), replacements(tokens, noise)
+    noise = jax.device_get(draw_noise(jax.random.key(0), MASK, IDS, 0.5, 2))
+    noisy, offered = jax.device_get((add_noise(tokens, noise), replacements(tokens, noise)))
     assert noise.replaced.any()
     for item in range(6):
         for position in range(TIME):
@@ -177,7 +175,7 @@ def test_noise_puts_in_exactly_the_tokens_it_names():
     assert add_noise(tokens.astype(jnp.bfloat16), noise).dtype == jnp.bfloat16
     # A token gets the gradient of its own position if it was kept there, and none from positions
     # that it was copied to.
-    grad = jax.grad(lambda x: add_noise(x, noise).sum())(tokens)
+    grad = jax.jit(jax.grad(lambda x: add_noise(x, noise).sum()))(tokens)
     np.testing.assert_array_equal(grad, np.repeat(~noise.replaced[..., None], 3, axis=2))
 
 
@@ -289,7 +287,7 @@ def test_equals_torch_with_gradients(form, replaced_only):
     rebuilt, *rest = case()
     options = form, replaced_only, 0.07
     expected, expected_grad = in_torch(*case(), *options[:2], float(np.float32(0.07)))
-    grad = jax.grad(lambda x: denoising(x, *rest, *options)[0].sum())(rebuilt)
+    grad = jax.jit(jax.grad(lambda x: denoising(x, *rest, *options)[0].sum()))(rebuilt)
     np.testing.assert_allclose(denoising(*case(), *options)[0], expected, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(grad, expected_grad, rtol=1e-5, atol=1e-6)
 
@@ -299,25 +297,32 @@ def test_equals_torch_with_gradients(form, replaced_only):
 def test_targets_have_exactly_no_gradient(form, replaced_only):
     rebuilt, targets, *rest = case()
     by_both = jax.grad(lambda r, v: denoising(r, v, *rest, form, replaced_only)[0].sum(), (0, 1))
-    by_rebuilt, by_targets = by_both(rebuilt, targets)
+    by_rebuilt, by_targets = jax.jit(by_both)(rebuilt, targets)
     assert np.abs(by_rebuilt).max() > 0.01
     np.testing.assert_array_equal(by_targets, 0.0)
+
+
+@cache
+def value_and_grad(form, replaced_only):
+    """Return a function of (rebuilt, targets)."""
+
+    @jax.jit
+    def step(rebuilt, targets):
+        def loss(x):
+            mean, counts = denoising(x, targets, *case()[2:], form, replaced_only)
+            return mean.sum(), (mean, counts)
+
+        return jax.value_and_grad(loss, has_aux=True)(rebuilt)
+
+    return step
 
 
 @replaced_or_all
 @every_form
 @pytest.mark.parametrize("garbage", [1e4, 1e15, 1e30])
 def test_padding_and_cls_never_matter(form, replaced_only, garbage):
-    rebuilt, targets, noise, valid = case()
-
-    @jax.jit
-    def step(rebuilt, targets):
-        def loss(x):
-            mean, counts = denoising(x, targets, noise, valid, form, replaced_only)
-            return mean.sum(), (mean, counts)
-
-        return jax.value_and_grad(loss, has_aux=True)(rebuilt)
-
+    rebuilt, targets, _, valid = case()
+    step = value_and_grad(form, replaced_only)
     (_, expected), expected_grad = step(rebuilt, targets)
     huge = np.float32(garbage)
     where = valid[..., None]
@@ -340,7 +345,8 @@ def test_a_zero_vector_has_cosine_zero_and_a_finite_gradient():
     zeros = np.zeros_like(rebuilt)
     np.testing.assert_array_equal(cosine(zeros, targets), 0.0)
     for form in FORMS:
-        grad = jax.grad(lambda x, form=form: denoising(x, *case()[1:], form)[0].sum())(zeros)
+        loss = lambda x, form=form: denoising(x, *case()[1:], form)[0].sum()  # noqa: E731
+        grad = jax.jit(jax.grad(loss))(zeros)
         assert np.isfinite(grad).all()
 
 

@@ -9,7 +9,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sir_jax.losses.matching import hard_negatives, masked_mean, match_score, matching
+from sir_jax.losses import matching as losses_of_pairs
+
+# Each as one program a shape: one an operation would be hundreds to compile.
+hard_negatives, masked_mean, match_score, matching = map(
+    jax.jit,
+    (
+        losses_of_pairs.hard_negatives,
+        losses_of_pairs.masked_mean,
+        losses_of_pairs.match_score,
+        losses_of_pairs.matching,
+    ),
+)
 
 DRAWS = 20_000
 IDS = np.array([0, 0, 1, 2, 3, 3, 0])
@@ -81,7 +92,7 @@ def test_a_row_without_a_negative_says_so(batch):
     absent = jnp.stack([valid, valid], axis=1)
     losses, counted, _ = matching(logits, absent)
     np.testing.assert_array_equal(counted, [[True, False, False]] * batch)
-    grad = jax.grad(lambda x: masked_mean(*matching(x, absent)[:2]))(logits)
+    grad = jax.jit(jax.grad(lambda x: masked_mean(*matching(x, absent)[:2])))(logits)
     assert np.isfinite(losses).all() and np.isfinite(grad).all()
     np.testing.assert_array_equal(grad[:, 1:], 0.0)
 
@@ -91,11 +102,12 @@ def test_a_key_fixes_the_draw_on_any_number_of_devices():
     ids, many = rng.integers(0, 8, 32), rng.normal(size=(32, 32)).astype(np.float32)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    draw = jax.jit(hard_negatives)
+    draw = hard_negatives
     one = draw(jax.random.key(3), many, ids)
     eight = draw(jax.random.key(3), *jax.device_put((many, ids), rows))
     jax.tree.map(np.testing.assert_array_equal, one, eight)
-    jax.tree.map(np.testing.assert_array_equal, one, hard_negatives(jax.random.key(3), many, ids))
+    eager = losses_of_pairs.hard_negatives(jax.random.key(3), many, ids)
+    jax.tree.map(np.testing.assert_array_equal, one, eager)
     assert (one[0] != draw(jax.random.key(4), many, ids)[0]).any()
 
 
@@ -153,7 +165,8 @@ def test_equals_albef_in_torch_with_gradients(all_there):
     expected = F.cross_entropy(torch.cat([leaf[:, 0], false]), labels)
     expected.backward()
 
-    loss, grad = jax.value_and_grad(lambda x: masked_mean(*matching(x, valid)[:2]))(logits)
+    step = jax.jit(jax.value_and_grad(lambda x: masked_mean(*matching(x, valid)[:2])))
+    loss, grad = step(logits)
     np.testing.assert_allclose(loss, expected.item(), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(grad, leaf.grad.numpy(), rtol=1e-5, atol=1e-6)
 
@@ -161,7 +174,7 @@ def test_equals_albef_in_torch_with_gradients(all_there):
 @pytest.mark.parametrize("garbage", [100.0, 1e30, np.inf, np.nan])
 def test_absent_pairs_never_matter(garbage):
     logits, valid = random_pairs()
-    step = jax.value_and_grad(lambda x: masked_mean(*matching(x, valid)[:2]))
+    step = jax.jit(jax.value_and_grad(lambda x: masked_mean(*matching(x, valid)[:2])))
     absent = np.concatenate([np.zeros((len(valid), 1), bool), ~valid], axis=1)
     other = np.where(absent[..., None], np.float32([garbage, -garbage]), logits)
     for a, b in zip(step(logits), step(other), strict=True):

@@ -35,6 +35,7 @@ class Reference:
             self.total += 1
 
     def check(self, queue):
+        queue = jax.device_get(queue)
         filled = len(self.rows)
         assert int(queue.filled) == filled
         assert int(queue.head) == (self.total % self.size if self.size else 0)
@@ -53,12 +54,12 @@ def test_an_empty_queue_holds_nothing():
     Reference(5).check(queue)
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, 5, 8, 13])
+@pytest.mark.parametrize("size", [0, 1, 5, 8, 13])
 def test_many_pushes_equal_a_deque(size):
     rng = np.random.default_rng(size)
     queue, expected = empty_queue(size, WIDTH), Reference(size)
     # Batches smaller than the queue, equal, larger, more than twice as large; some divide it.
-    for count in rng.choice([1, 2, 3, 5, 8, 9, 17, 30], 40):
+    for count in rng.choice([1, 3, 5, 8, 17, 30], 40):
         rows = batch_of(expected.total, count)
         queue = jitted(queue, rows)
         expected.push(rows)
@@ -70,7 +71,7 @@ def test_many_pushes_equal_a_deque(size):
 def test_three_pushes_wrap_around():
     queue = empty_queue(5, WIDTH)
     for start in (0, 3, 6):
-        queue = push(queue, batch_of(start, 3))
+        queue = jitted(queue, batch_of(start, 3))
     # Row 5 wrapped around to the front, 6, 7 and 8 follow it; row 4 is the oldest.
     np.testing.assert_array_equal(queue.ids, [35, 42, 49, 56, 28])
     np.testing.assert_array_equal(queue.speech[:, 0], [5, 6, 7, 8, 4])
@@ -81,18 +82,18 @@ def test_three_pushes_wrap_around():
 @pytest.mark.parametrize("sizes", [(2, 3), (4, 4, 1), (9,)])
 def test_a_batch_in_parts_is_the_batch(sizes):
     rows = batch_of(0, sum(sizes))
-    start = push(empty_queue(7, WIDTH), batch_of(100, 5))
+    start = jitted(empty_queue(7, WIDTH), batch_of(100, 5))
     parts, at = start, 0
     for size in sizes:
-        parts = push(parts, jax.tree.map(lambda x, at=at, size=size: x[at : at + size], rows))
+        parts = jitted(parts, jax.tree.map(lambda x, at=at, size=size: x[at : at + size], rows))
         at += size
-    jax.tree.map(np.testing.assert_array_equal, parts, push(start, rows))
+    jax.tree.map(np.testing.assert_array_equal, parts, jitted(start, rows))
 
 
 def test_low_precision_rows_are_kept_in_float32():
     rows = jax.tree.map(jnp.asarray, batch_of(0, 3))
     rough = rows._replace(speech=rows.speech.astype(jnp.bfloat16))
-    queue = push(empty_queue(4, WIDTH), rough)
+    queue = jitted(empty_queue(4, WIDTH), rough)
     assert queue.speech.dtype == jnp.float32
     np.testing.assert_array_equal(queue.speech[:3], rough.speech.astype(jnp.float32))
 
@@ -124,7 +125,8 @@ def test_the_loss_over_the_ring_is_the_loss_over_the_rows_pushed(pushes):
         expected.push(rows)
     z, keys, teacher, ids = unit(4, 32), unit(4, 32), unit(4, 32), np.array([0, 1, 0, 5])
     hard = id_targets(ids, queue.ids, filled_rows(queue))
-    loss, _ = contrastive(z, keys, queue.image, filled_rows(queue), hard, 0.1, teacher, 0.4)
+    rest = queue.image, filled_rows(queue), hard, 0.1, teacher, 0.4
+    loss, _ = jax.jit(contrastive)(z, keys, *rest)
 
     columns = np.stack([*keys, *(image for _, image, _ in expected.rows)]).astype(np.float64)
     names = np.array([*ids, *(number for _, _, number in expected.rows)])

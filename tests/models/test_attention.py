@@ -51,7 +51,7 @@ def value_and_grads(arrays, mask, attend=attend):
         out = attend(q, k, v, mask)
         return (out.astype(jnp.float32) * d_out).sum(), out
 
-    grads, out = jax.grad(loss, (0, 1, 2), has_aux=True)(q, k, v)
+    grads, out = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(q, k, v)
     return out, grads
 
 
@@ -174,8 +174,8 @@ def test_dense_value_and_gradients(shape):
         return (module.apply({"params": params}, x) * d_out).sum()
 
     out = x.astype(np.float64) @ params["kernel"] + params["bias"]
-    np.testing.assert_allclose(module.apply({"params": params}, x), out, atol=1e-5)
-    d_params, d_x = jax.grad(loss, (0, 1))(params, x)
+    np.testing.assert_allclose(jax.jit(module.apply)({"params": params}, x), out, atol=1e-5)
+    d_params, d_x = jax.jit(jax.grad(loss, (0, 1)))(params, x)
     rows, d_rows = x.reshape(-1, 6).astype(np.float64), d_out.reshape(-1, 5).astype(np.float64)
     np.testing.assert_allclose(d_params["kernel"], rows.T @ d_rows, atol=1e-5)
     np.testing.assert_allclose(d_params["bias"], d_rows.sum(0), atol=1e-5)
@@ -191,7 +191,7 @@ def test_dense_in_bfloat16_has_float32_gradients():
         out = module.apply({"params": params}, x)
         return (out.astype(jnp.float32) * d_out).sum(), out
 
-    (d_params, d_x), out = jax.grad(loss, (0, 1), has_aux=True)(params, x)
+    (d_params, d_x), out = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, x)
     assert (out.dtype, d_x.dtype) == (jnp.bfloat16, jnp.bfloat16)
     assert {p.dtype for p in jax.tree.leaves(d_params)} == {jnp.dtype(jnp.float32)}
     rows, d_rows = np.asarray(x, np.float64).reshape(-1, 6), d_out.reshape(-1, 5)
@@ -213,7 +213,7 @@ def test_group_statistics_of_long_skewed_offset_frames(batch):
     mask = np.arange(frames)[None] < lengths[:, None]
     module = MaskedGroupNorm(1e-5)
     params = {"scale": rand(4, seed=1), "bias": rand(4, seed=2)}
-    actual = np.asarray(module.apply({"params": params}, x, mask))
+    actual = np.asarray(jax.jit(module.apply)({"params": params}, x, mask))
     for row, length in enumerate(lengths):
         valid = x[row, :length].astype(np.float64)
         expected = (valid - valid.mean(0)) / np.sqrt(valid.var(0) + 1e-5)

@@ -63,7 +63,8 @@ def jitted(model, method, **kwargs):
 
 
 def apply(model, params, method, *args, **kwargs):
-    return jitted(model, method, **kwargs)(params, args)
+    """Return NumPy arrays: each of a test's own operations would be a program to compile."""
+    return jax.device_get(jitted(model, method, **kwargs)(params, args))
 
 
 @pytest.fixture(scope="module", params=["speech", "image"])
@@ -171,7 +172,7 @@ def test_without_self_attention_no_token_depends_on_its_neighbours():
 def test_attention_maps_are_the_weights_that_make_the_output(made):
     model, params = made
     speech, image = encoded(model)
-    maps = attention_maps(model, params, speech, image)
+    maps = np.asarray(jax.jit(attention_maps, static_argnums=0)(model, params, speech, image))
     t, s = (9, 5) if model.fusion_spec.query == "speech" else (5, 9)
     assert maps.shape == (2, 3, 2, t, s) and maps.dtype == jnp.float32
     np.testing.assert_allclose(maps.sum(axis=-1), 1.0, atol=1e-6)
@@ -189,9 +190,13 @@ def test_attention_maps_are_the_weights_that_make_the_output(made):
 
     from flax import linen as nn
 
-    with nn.intercept_methods(keep):
-        model.apply({"params": params}, speech, image, method="fuse")
-    x, context, mask = (np.asarray(a, np.float64) for a in seen["layers_00"])
+    @jax.jit
+    def of_first_layer(params):
+        with nn.intercept_methods(keep):
+            model.apply({"params": params}, speech, image, method="fuse")
+        return seen["layers_00"]
+
+    x, context, mask = (np.asarray(a, np.float64) for a in of_first_layer(params))
     p = {
         k: np.asarray(v, np.float64)
         for k, v in leaf_paths(params["fusion"]["layers_00"]["cross_attention"]).items()

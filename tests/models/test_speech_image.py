@@ -71,17 +71,16 @@ def clip(samples, seed=0):
 def test_a_clip_has_one_embedding_alone_in_a_batch_and_in_every_bucket(encode):
     speech = clip(3_777)
     alone = encode([speech], len(speech)).embed[0]
-    for bucket in BUCKETS:
-        company = [clip(bucket, seed=1), speech, clip(bucket // 2, seed=2)]
-        for clips, row in (([speech], 0), (company, 1)):
-            embed = encode(clips, bucket).embed[row]
-            np.testing.assert_allclose(embed, alone, atol=1e-4)
-            assert float(embed @ alone) > 0.99999
+    short, long = BUCKETS
+    company = [clip(long, seed=1), speech, clip(long // 2, seed=2)]
+    for embed in (encode([speech], short).embed[0], encode(company, long).embed[1]):
+        np.testing.assert_allclose(embed, alone, atol=1e-4)
+        assert float(embed @ alone) > 0.99999
 
 
 def test_tokens_of_valid_frames_do_not_depend_on_padding(encode):
     speech = clip(3_777)
-    alone, padded = encode([speech], len(speech)), encode([speech], BUCKETS[-1])
+    alone, padded = encode([speech], len(speech)), encode([speech], BUCKETS[0])
     frames = alone.tokens.shape[1]
     assert int(padded.mask.sum()) == frames == int(alone.mask.sum())
     np.testing.assert_allclose(padded.tokens[0, :frames], alone.tokens[0], atol=1e-4)
@@ -98,7 +97,7 @@ def test_the_values_in_the_padding_change_nothing(encode):
 def test_short_clips_are_padded_with_zeros_to_one_frame(encode, samples):
     speech = clip(samples)
     padded = np.pad(speech, (0, max(0, 400 - samples)))
-    expected = encode([padded], 400 if samples < 401 else 401).embed[0]
+    expected = encode([padded], 401).embed[0]
     actual = encode([speech], 4_000)
     assert np.isfinite(actual.embed).all()
     assert int(actual.mask.sum()) == 2  # CLS and one frame

@@ -9,6 +9,7 @@ import nbformat
 import numpy as np
 import pytest
 from PIL import Image
+from shared_runs import untrained
 from tiny_models import tiny_config
 
 from sir_jax.evaluation.ablate import COLUMNS, format_summary, read_results
@@ -142,11 +143,12 @@ def test_robustness_notebook_runs_a_small_grid(monkeypatch, matching_workdir, ca
 def test_own_pictures_notebook_learns_and_finds(monkeypatch, capsys):
     small = lambda corpus: tiny_config(**{"data.corpus": corpus})  # noqa: E731
     monkeypatch.setattr("sir_jax.learning.setup.small_pair", small)
-    monkeypatch.setattr("sir_jax.learning.sizes.SHARES", (1.0,))  # one program to compile
+    monkeypatch.setattr("sir_jax.learning.sizes.SHARES", (1.0,))  # few programs to compile
     monkeypatch.setattr("sir_jax.learning.stages.default_workers", lambda: 1)
     monkeypatch.setenv("SIR_JAX_SHAPES", "1")
     monkeypatch.setenv("SIR_JAX_STEPS", "3")
-    variables = run("own_pictures", monkeypatch)
+    with untrained():  # it learns in cli/test_learn.py
+        variables = run("own_pictures", monkeypatch)
     out = capsys.readouterr().out
     assert "blue-square.png,un carré bleu,ένα μπλε τετράγωνο" in out
     assert "voices = 12: 12 captions make 144 recordings" in out and "steps = 3: as asked" in out

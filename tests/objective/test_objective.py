@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objective_helpers import EVERYTHING, STILL, TERMS, gradient, loss_of, made
+from objective_helpers import EVERYTHING, STILL, TERMS, assert_queue_stays, gradient, made
 from tiny_models import tiny_config
 from training_helpers import synthetic_batch
 
@@ -15,43 +15,56 @@ from sir_jax.losses.denoising import add_noise, cosine, denoising, draw_noise, o
 from sir_jax.losses.matching import hard_negatives
 from sir_jax.objective.switches import has_teacher, queue_size
 from sir_jax.objective.total import loss_fn, ramped_alpha
+from sir_jax.runtime import sharding
 from sir_jax.runtime.trees import leaf_paths, overlay, restrict
 from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.state import init_ema, init_state, update_ema
 from sir_jax.training.step import train_step
 
+# Rows of the queue, half of them filled: a number that no other size of a program has.
+ROWS = 1009
+LOGGED = 2
+
 
 @pytest.fixture(scope="module")
 def everything():
-    return made(**EVERYTHING, **STILL)
+    fields = {"loss.sic.queue": ROWS, "train.log_every": LOGGED + 1, "train.steps": 8}
+    return made(**EVERYTHING | fields, **STILL)
 
 
 @pytest.fixture(scope="module")
 def differentiated(everything):
-    """Return a function (step, key) -> (loss, aux, gradients of teacher, queue and student).
+    """Return (parts, run): run(parts, batch, step, key) -> (loss, aux, gradients of the parts).
 
-    One program serves all tests of the whole objective: to compile it takes most of their time.
+    The parts are teacher, queue and student. One program serves all tests of the whole objective:
+    to compile it takes most of their time.
     """
     cfg, model, state = everything
-    batch, tables = synthetic_batch(cfg), (state.queue.speech, state.queue.image)
 
     @jax.jit
-    def run(parts, step, key):
+    def run(parts, batch, step, key):
         def loss(parts):
-            ema, (speech, image), params = parts
-            queue = state.queue._replace(speech=speech, image=image)
+            ema, queue, params = parts
+            queue = state.queue._replace(**queue)
             return loss_fn(params, ema, queue, batch, step, key, model=model, cfg=cfg)
 
         (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(parts)
         return value, aux, grads
 
-    return lambda step=0, key=1: run(
-        (state.ema_params, tables, state.params), jnp.int32(step), jax.random.key(key)
-    )
+    queue = {name: getattr(state.queue, name) for name in ("speech", "image")}
+    return (state.ema_params, queue, state.params), run
 
 
-def test_teacher_and_queue_have_no_gradient(everything, differentiated):
-    _, _, (ema, tables, params) = differentiated(step=5)
+@pytest.fixture(scope="module")
+def whole(everything, differentiated):
+    """Return a function (step, key) -> (loss, aux, gradients) on one device."""
+    parts, run = differentiated
+    batch = synthetic_batch(everything[0])
+    return lambda step=0, key=1: run(parts, batch, jnp.int32(step), jax.random.key(key))
+
+
+def test_teacher_and_queue_have_no_gradient(everything, whole):
+    _, _, (ema, tables, params) = whole(step=5)
     for path, leaf in leaf_paths((ema, tables)).items():
         assert not np.any(np.asarray(leaf)), path
     # The same call gives every part of the student a gradient.
@@ -59,12 +72,12 @@ def test_teacher_and_queue_have_no_gradient(everything, differentiated):
     assert parts == set(everything[2].params)
 
 
-def test_total_is_the_weighted_sum_of_the_terms(differentiated):
-    loss, aux, _ = differentiated()
+def test_total_is_the_weighted_sum_of_the_terms(whole):
+    loss, aux, _ = whole()
     m = {name: float(value) for name, value in aux.metrics.items()}
     assert float(loss) == pytest.approx(m["sic"] + 0.7 * m["sim"] + 0.5 * m["cmd"], rel=1e-6)
     assert float(m["cmd"]) == pytest.approx((m["cmd_speech"] + m["cmd_image"]) / 2, rel=1e-6)
-    assert float(m["queue_fill"]) == 0.5
+    assert float(m["queue_fill"]) == pytest.approx((ROWS // 2) / ROWS)
     assert float(m["sim_negatives"]) == 1.0
     assert 0 <= float(m["sim_accuracy"]) <= 1
 
@@ -77,15 +90,15 @@ def views_of(model, params, batch):
     )
 
 
-def test_sic_is_made_of_the_right_embeddings(everything, differentiated):
+def test_sic_is_made_of_the_right_embeddings(everything, whole):
     cfg, model, state = everything
     batch = synthetic_batch(cfg)
-    metrics = differentiated(step=0)[1].metrics
+    metrics = whole(step=0)[1].metrics
     s, i = views_of(model, state.params, batch)
     s_m, i_m = views_of(model, overlay(state.params, state.ema_params), batch)
     # Student and teacher must differ for this test to tell them apart.
     assert np.abs(s.embed - s_m.embed).max() > 0.01
-    filled_rows = np.arange(20) < 10
+    filled_rows = np.arange(ROWS) < ROWS // 2
     hard = id_targets(jnp.array(batch["image_ids"]), state.queue.ids, filled_rows)
     tau, alpha = state.params["temperature"], 0.4 * 1 / 2
     assert float(metrics["alpha"]) == pytest.approx(alpha)
@@ -98,20 +111,20 @@ def test_sic_is_made_of_the_right_embeddings(everything, differentiated):
     assert float(metrics["sic"]) == pytest.approx(float((s2i + i2s).mean() / 2), rel=1e-5)
 
 
-def test_queue_rows_are_the_teachers(everything, differentiated):
+def test_queue_rows_are_the_teachers(everything, whole):
     cfg, model, state = everything
     batch = synthetic_batch(cfg)
-    rows = differentiated()[1].queue_rows
+    rows = whole()[1].queue_rows
     s_m, i_m = views_of(model, overlay(state.params, state.ema_params), batch)
     np.testing.assert_allclose(rows.speech, s_m.embed, atol=1e-6)
     np.testing.assert_allclose(rows.image, i_m.embed, atol=1e-6)
     np.testing.assert_array_equal(rows.ids, batch["image_ids"])
 
 
-def test_matching_scores_the_pairs_it_says(everything, differentiated):
+def test_matching_scores_the_pairs_it_says(everything, whole):
     cfg, model, state = everything
     batch = synthetic_batch(cfg)
-    metrics = differentiated(key=3)[1].metrics
+    metrics = whole(key=3)[1].metrics
     s, i = views_of(model, state.params, batch)
     keys = jax.random.split(jax.random.key(3), 5)
     scores = s.embed @ i.embed.T / state.params["temperature"]
@@ -137,11 +150,11 @@ def test_matching_scores_the_pairs_it_says(everything, differentiated):
 
 @pytest.mark.parametrize("modality", ["speech", "image"])
 def test_denoising_rebuilds_towards_the_teacher_and_its_control_has_another_context(
-    everything, differentiated, modality
+    everything, whole, modality
 ):
     cfg, model, state = everything
     batch = synthetic_batch(cfg)
-    logged = differentiated(key=3)[1].metrics
+    logged = whole(step=LOGGED, key=3)[1].metrics
     s, i = views_of(model, state.params, batch)
     s_m, i_m = views_of(model, overlay(state.params, state.ema_params), batch)
     clean, context, target = (s, i, s_m.tokens) if modality == "speech" else (i, s, i_m.tokens)
@@ -171,27 +184,32 @@ def test_denoising_rebuilds_towards_the_teacher_and_its_control_has_another_cont
         ), name
 
 
-def test_control_is_computed_at_logged_steps_alone():
-    cfg, model, state = made(**TERMS["cmd"], **{"train.log_every": 3, "train.steps": 8})
-    batch = synthetic_batch(cfg)
-    shuffled = [
-        float(
-            loss_of(cfg, model, state, batch, step=np.int32(step))[1].metrics[
-                "cmd_image_cosine_shuffled"
-            ]
-        )
-        for step in range(8)
-    ]
-    assert [value != 0.0 for value in shuffled] == [
-        False,
-        False,
-        True,
-        False,
-        False,
-        True,
-        False,
-        True,
-    ]
+def test_control_is_computed_at_logged_steps_alone(whole):
+    # At each third step, and at the last one.
+    shuffled = [float(whole(step)[1].metrics["cmd_image_cosine_shuffled"]) for step in range(8)]
+    assert [step for step, value in enumerate(shuffled) if value != 0.0] == [LOGGED, 5, 7]
+
+
+def test_gradients_on_eight_devices_are_those_of_one_and_the_queue_stays(
+    everything, differentiated, whole
+):
+    cfg, (parts, run) = everything[0].copy_and_resolve_references(), differentiated
+    cfg.mesh.data = 8
+    mesh = sharding.make_mesh(cfg.mesh)
+    spread = (
+        jax.device_put(parts, sharding.replicated(mesh)),
+        sharding.place_batch(synthetic_batch(cfg), mesh),
+        *jax.device_put((jnp.int32(0), jax.random.key(1)), sharding.replicated(mesh)),
+    )
+    program = run.lower(*spread).compile()
+    loss, _, (_, _, grads) = program(*spread)
+    assert_queue_stays(program.as_text(), ROWS)
+    expected_loss, _, (_, _, expected) = whole()
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
+    actual, expected = leaf_paths(grads), leaf_paths(expected)
+    norm = np.sqrt(sum(np.square(leaf).sum() for leaf in expected.values()))
+    for path, leaf in expected.items():
+        np.testing.assert_allclose(actual[path] / norm, leaf / norm, atol=1e-6, err_msg=path)
 
 
 def lowered_flops(fn, *args) -> float:
@@ -242,7 +260,8 @@ def frozen_flops(frozen):
     return flops, (model, state, batch)
 
 
-@pytest.mark.parametrize("frozen", [("image",), ("speech",), ("speech", "image")])
+# Both at once: training/test_stored_features.py.
+@pytest.mark.parametrize("frozen", [("image",), ("speech",)])
 def test_a_frozen_encoder_is_run_once(frozen):
     flops, (model, state, batch) = frozen_flops(frozen)
     inputs = {"speech": (batch["wave"], batch["lengths"]), "image": (batch["pixels"],)}
@@ -333,8 +352,9 @@ def test_accumulation_queues_every_row_in_the_batchs_order():
     cfg, model, state = made(**TERMS["queue"], **STILL)
     batch = synthetic_batch(cfg)
     batch["image_ids"] = np.arange(8, dtype=np.int32)
-    whole = loss_of(cfg, model, state, batch)[1].queue_rows
+    speech, image = views_of(model, overlay(state.params, state.ema_params), batch)
     cfg.train.grad_accum = 2
     rows = gradient(cfg, model, state, batch)[1].queue_rows
     np.testing.assert_array_equal(rows.ids, np.arange(8))
-    np.testing.assert_allclose(rows.speech, whole.speech, atol=1e-6)
+    np.testing.assert_allclose(rows.speech, speech.embed, atol=1e-6)
+    np.testing.assert_allclose(rows.image, image.embed, atol=1e-6)

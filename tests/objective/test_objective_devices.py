@@ -6,10 +6,9 @@ import re
 import jax
 import numpy as np
 import pytest
-from objective_helpers import EVERYTHING, STILL, made
+from objective_helpers import EVERYTHING, assert_queue_stays, made
 from training_helpers import synthetic_batch
 
-from sir_jax.objective.total import loss_fn
 from sir_jax.runtime import sharding
 from sir_jax.runtime.trees import leaf_paths
 from sir_jax.training.optimizer import make_optimizer
@@ -44,21 +43,7 @@ def compiled_step(devices: int, mining: str = "global"):
     return cfg, state, batch, step.lower(state, batch).compile()
 
 
-COLLECTIVE = re.compile(
-    r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(-start)?\("
-)
-
-
-def assert_queue_stays(program: str) -> list[str]:
-    """See that no collective moves the queue of 1,009 rows; return the collectives."""
-    lines = [line for line in program.splitlines() if COLLECTIVE.search(line)]
-    # What is of the batch is exchanged, and the queue is in the program.
-    assert lines and "[1009,16]" in program
-    assert [line for line in lines if re.search(r"[\[,]1009[\],]", line)] == []
-    return lines
-
-
-# The queue under global mining is looked for in the test of the gradients, at each change.
+# The queue under global mining is looked for in test_objective.py, at each change.
 @pytest.mark.release
 @pytest.mark.parametrize("mining", ["global", "shard"])
 def test_no_collective_of_eight_devices_moves_the_queue(mining):
@@ -88,31 +73,3 @@ def test_update_on_eight_devices_is_that_of_one():
     assert by_devices[1]["3/train/sim_accuracy"] == by_devices[8]["3/train/sim_accuracy"]
     for path, leaf in by_devices[1].items():
         np.testing.assert_allclose(by_devices[8][path], leaf, atol=1e-5, rtol=1e-5, err_msg=path)
-
-
-def test_gradients_on_eight_devices_are_those_of_one():
-    cfg, model, state = made(**EVERYTHING | {"loss.sic.queue": 1009}, **STILL)
-    batch = synthetic_batch(cfg)
-
-    def loss(params, queue, batch):
-        return loss_fn(
-            params, state.ema_params, queue, batch, 0, jax.random.key(0), model=model, cfg=cfg
-        )[0]
-
-    grad = jax.jit(jax.value_and_grad(loss))
-    one = grad(state.params, state.queue, batch)
-    cfg.mesh.data = 8
-    mesh = sharding.make_mesh(cfg.mesh)
-    spread = (
-        jax.device_put(state.params, sharding.replicated(mesh)),
-        jax.device_put(state.queue, sharding.replicated(mesh)),
-        sharding.place_batch(batch, mesh),
-    )
-    program = grad.lower(*spread).compile()
-    eight = program(*spread)
-    assert_queue_stays(program.as_text())
-    np.testing.assert_allclose(eight[0], one[0], rtol=1e-6)
-    actual, expected = leaf_paths(eight[1]), leaf_paths(one[1])
-    norm = np.sqrt(sum(np.square(leaf).sum() for leaf in expected.values()))
-    for path, leaf in expected.items():
-        np.testing.assert_allclose(actual[path] / norm, leaf / norm, atol=1e-6, err_msg=path)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from job_helpers import Job, make_setting, sequence
@@ -16,7 +17,7 @@ from sir_jax.runtime import distributed
 from sir_jax.runtime.peers import LOST, TRY_AGAIN
 from sir_jax.training import fingerprint
 
-STEPS, EVERY = 12, 6
+STEPS, EVERY = 12, 4
 
 # A job without a model: it passes a point every tenth of a second.
 SMALL = """
@@ -79,7 +80,7 @@ def setting(tmp_path_factory):
         **{
             "train.steps": STEPS,
             "train.eval_every": EVERY,
-            "train.checkpoint_every": 4,
+            "train.checkpoint_every": EVERY,
             "mesh.data": 4,
             "data.groups": 2,  # the second half of the steps; each process deals by itself
             "optim.learning_rate": 1e-2,
@@ -196,11 +197,22 @@ def free_port():
         return free.getsockname()[1]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def waiting():
+    """Return jobs under way that wait for half a minute, which the other tests need not."""
+    with ThreadPoolExecutor() as pool:
+        yield {
+            "late": pool.submit(run_jobs, LATE, 2),
+            2: pool.submit(run_small, 3, kill=2),
+        }
+
+
+# The last one has run since the first test.
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 2])
-def test_any_process_that_is_gone_is_named_within_a_minute(victim):
+def test_any_process_that_is_gone_is_named_within_a_minute(victim, waiting):
     """Process 0 holds the service through which the others talk, and JAX aborts without it."""
-    statuses, ends, seconds = run_small(3, kill=victim)
+    statuses, ends, seconds = waiting[2].result() if victim == 2 else run_small(3, kill=victim)
     assert seconds < 60
     for number, (status, (_, err)) in enumerate(zip(statuses, ends, strict=True)):
         if number != victim:
@@ -209,8 +221,8 @@ def test_any_process_that_is_gone_is_named_within_a_minute(victim):
 
 
 @pytest.mark.slow
-def test_who_compiles_longest_is_waited_for():
-    statuses, ends, _ = run_jobs(LATE, 2)
+def test_who_compiles_longest_is_waited_for(waiting):
+    statuses, ends, _ = waiting["late"].result()
     assert statuses == [0, 0], ends
     for out, _ in ends:
         lines = [line for line in out.splitlines() if "Gloo" not in line]

@@ -27,7 +27,10 @@ if int(most_bytes):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(most_bytes), int(most_bytes)))
 from sir_jax.cli.main import main
-sys.exit(main(argv))
+status = main(argv)
+# Training needs no torch, whose import takes seconds.
+assert "torch" not in sys.modules
+sys.exit(status)
 """
 CONFIG = """
 import json

@@ -1,6 +1,7 @@
 """The objective on a tiny model: each term's fields, and a state with nothing at zero."""
 
 import functools
+import re
 
 import jax
 import numpy as np
@@ -43,6 +44,25 @@ def made(**fields):
         ids = rng.integers(0, 6, size).astype(np.int32)
         state = state.replace(queue=Queue(*rows, ids, np.int32(size // 2), np.int32(size // 2)))
     return cfg, model, state
+
+
+COLLECTIVE = re.compile(
+    r" (all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(-start)?\("
+)
+
+
+def assert_queue_stays(program: str, rows: int = 1009) -> list[str]:
+    """See that no collective moves the queue; return the collectives.
+
+    Args:
+      program: compiled, as text.
+      rows: of the queue, a number that no other size of the program has.
+    """
+    lines = [line for line in program.splitlines() if COLLECTIVE.search(line)]
+    # What is of the batch is exchanged, and the queue is in the program.
+    assert lines and f"[{rows},16]" in program
+    assert [line for line in lines if re.search(rf"[\[,]{rows}[\],]", line)] == []
+    return lines
 
 
 def gradient(cfg, model, state, batch, count: int = 1):

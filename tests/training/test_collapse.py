@@ -123,7 +123,7 @@ def all_alike(corpus):
 
 @pytest.fixture
 def programs():
-    with shared_programs():
+    with shared_programs(init=False):
         yield
 
 

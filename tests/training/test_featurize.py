@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cli_helpers import finish, start
+from shared_runs import untrained
 from tiny_models import tiny_config
 from training_helpers import memory_corpus
 
@@ -33,6 +34,12 @@ from sir_jax.training.step import batch_shapes, bucket_length
 from sir_jax.training.stored_features import make_layout, open_features
 
 # All clips of `memory_corpus` fit the bucket: training on waveforms crops longer ones at random.
+
+
+@pytest.fixture(autouse=True, scope="module")
+def random_parameters():
+    with untrained():
+        yield
 
 
 @pytest.fixture(scope="module")

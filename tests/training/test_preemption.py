@@ -33,7 +33,7 @@ RUN = {"data.buckets": (6_400,), "train.checkpoint_every": 2}
 
 @pytest.fixture(autouse=True, scope="module")
 def programs():
-    with shared_programs():
+    with shared_programs(init=False):
         yield
 
 

@@ -6,6 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from shared_runs import filled_states
 from tiny_models import tiny_config
 from training_helpers import memory_corpus
 
@@ -61,6 +62,12 @@ def build_rounded(cfg, tasks=(), *, frozen):
         if field.name not in ("parent", "name")
     }
     return RoundedModel(**fields, frozen=frozen)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def random_parameters():
+    with filled_states():
+        yield
 
 
 @pytest.fixture(scope="module")
