@@ -1,11 +1,12 @@
-"""sir-jax train --config=configs/stamps.py --workdir=runs/stamps-fr
+"""sir-jax train --config=configs/stamps.py --workdir=runs/stamps-fr --config.data.features=features
 
 Pictures found by people who speak a language of which training has heard no person: names of the
 stamps of Tux Paint, by synthesised voices of that language and by people of the others.
 
-The corpus is made by
+Corpus and features are made by
   bash launch/get_voices.sh voices tuxpaint-stamps-default
   sir-jax data prepare tux_paint_stamps/h.all_s.fr_out.fr_p0_v6 --source=voices
+  sir-jax data featurize --config=configs/stamps.py --out=features
 
 Arguments, e.g. `--config=configs/stamps.py:language=ru,people=false`:
   language  any language that people speak in the package
@@ -13,6 +14,7 @@ Arguments, e.g. `--config=configs/stamps.py:language=ru,people=false`:
   runlocal  shrink everything to seconds
 """
 
+from sir_jax.config.augment_fields import augment_like
 from sir_jax.config.presets import parse_arg, shorten, small_pair
 
 NAME = "tux_paint_stamps/h.{people}_s.{language}_out.{language}_p0_v6"
@@ -22,12 +24,15 @@ def get_config(arg: str = ""):
     """Return the config for one language."""
     arg = parse_arg(arg, language="fr", people=True, runlocal=False)
     c = small_pair(NAME.format(people="all" if arg.people else "none", language=arg.language))
+    c.data.batch_size = 128
     c.data.buckets = (20_000, 40_000, 80_000)
     c.data.image_fit = "squash"  # a crop would lose the ends of what is long or tall
-    c.optim.freeze = ("speech",)  # drawn scenes are all that the image encoder has seen
-    c.optim.learning_rate = 5e-4
-    c.optim.warmup_steps = 50
-    c.train.steps = 1_000
-    c.train.eval_every = 500
+    augment_like(c, "none")  # both encoders are frozen: their outputs can be stored
+    c.model.head.update(kind="conv", dropout=0.1)
+    c.optim.learning_rate = 3e-3
+    c.optim.clip_norm = 0.0
+    c.optim.warmup_steps = 100
+    c.train.steps = 2_000
+    c.train.eval_every = 1_000
     c.train.checkpoint_every = 250
     return shorten(c) if arg.runlocal else c
