@@ -330,6 +330,16 @@ TABLE: tuple[Field, ...] = (
 
 FIELDS: dict[str, Field] = {field.name: field for field in TABLE}
 
+# The terms of the objective: what of `loss` has a weight, in the order of the table.
+TERMS: tuple[str, ...] = tuple(
+    name.split(".")[1] for name in FIELDS if name.startswith("loss.") and name.endswith(".weight")
+)
+
+
+def weighed_terms(loss: Mapping | ConfigDict) -> str:
+    """Return the terms of an objective with their weights as text, e.g. '1 SIC + 0.5 CMD'."""
+    return " + ".join(f"{loss[t].weight:g} {t.upper()}" for t in TERMS if loss[t].weight)
+
 
 def config_fields(cfg: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:
     """Return every field of a config, or of plain dicts, by its dotted name."""

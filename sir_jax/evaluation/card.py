@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sir_jax.config.fields import weighed_terms
 from sir_jax.errors import UserError
 from sir_jax.evaluation.ranking import format_table
 from sir_jax.evaluation.rerank import format_reranked
@@ -174,11 +175,6 @@ def _training(stages: list) -> list[str]:
 
 
 def _stage(cfg, number: int) -> list[str]:
-    terms = [
-        f"{cfg.loss[term].weight:g} {term.upper()}"
-        for term in ("sic", "sim", "cmd")
-        if cfg.loss[term].weight
-    ]
     started = [f"{k} from `{v}`" for k, v in cfg.init.items() if v]
     if model := cfg.init.model:
         started = ["all from " + (f"stage {number - 1}" if number > 1 else f"`{model}`")]
@@ -187,7 +183,7 @@ def _stage(cfg, number: int) -> list[str]:
         f"- corpus: `{cfg.data.corpus}`, its train split",
         f"- {cfg.train.steps:,} steps of {cfg.data.batch_size:,} pairs, seed {cfg.seed}; "
         f"AdamW at {cfg.optim.learning_rate:g}, {cfg.optim.schedule}",
-        f"- objective: {' + '.join(terms)}",
+        f"- objective: {weighed_terms(cfg.loss)}",
         f"- started: {', '.join(started) if started else 'from random weights'}",
         f"- frozen: {frozen or 'nothing'}",
     ]

@@ -192,8 +192,7 @@ def preprocessing(path: str | os.PathLike) -> dict:
 
 def processor_fields(family: ModuleType, folder: Path) -> dict:
     """Return the fields of a checkpoint's processor as its file has them; empty without one."""
-    speech = ("feature_extractor", "audio_processor")
-    return read_processor(folder, speech if family is hubert else ("image_processor",))
+    return read_processor(folder, family.PROCESSOR)
 
 
 def save(path: str | Path, spec: Spec, params: dict, dtype=np.float32) -> None:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from sir_jax.models import Blip2Spec, HubertSpec, build_encoder
-from sir_jax.pretrained.load import load
+from sir_jax.pretrained.load import load, read_spec
 
 # Relative error that is still no mistake, by the converted file's dtype. Rounding the weights to
 # a half moves deep layers' outputs by several times the half's own precision.
@@ -74,14 +74,8 @@ def _run_pytorch(source: Path, spec, x: np.ndarray) -> dict:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    if isinstance(spec, HubertSpec):
-        name = "HubertModel"
-    elif isinstance(spec, Blip2Spec):
-        # The one class with the image side alone; what else the file has is left out.
-        name = "Blip2VisionModelWithProjection"
-    else:
-        name = "CLIPVisionModel" if spec.form == "clip" else "Blip2VisionModel"
-    model = getattr(transformers, name).from_pretrained(
+    family, _ = read_spec(source, str(source))
+    model = getattr(transformers, family.CLASS).from_pretrained(
         source, dtype=torch.float32, local_files_only=True
     )
     model.eval()

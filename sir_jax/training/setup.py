@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from sir_jax.config.check import check_batch, check_config
+from sir_jax.config.fields import weighed_terms
 from sir_jax.models import SpeechImageModel, build_model
 from sir_jax.objective.switches import frozen_patterns, fusion_tasks, has_teacher, queue_size
 from sir_jax.runtime import distributed, sharding
@@ -195,12 +196,7 @@ def shape_text(shapes: dict[str, jax.ShapeDtypeStruct]) -> tuple[str, str]:
 
 def describe_objective(loss_cfg) -> str:
     """Return the terms of the objective, teacher and queue as one line of text."""
-    parts = [
-        f"{loss_cfg[name].weight:g} {name.upper()}"
-        for name in ("sic", "sim", "cmd")
-        if loss_cfg[name].weight
-    ]
-    text = " + ".join(parts)
+    text = weighed_terms(loss_cfg)
     if has_teacher(loss_cfg):
         sic = loss_cfg.sic
         text += f"; teacher with momentum {loss_cfg.teacher.momentum:g}"

@@ -47,17 +47,8 @@ def learn(*more):
     return sir_jax(["learn", *options, "--voices=2", "--steps=40", *more])
 
 
-def test_it_stops_goes_on_and_finds(place, monkeypatch, capfd):
-    def stop(*arguments):
-        raise KeyboardInterrupt
-
-    def preempt(*arguments):
-        raise Interrupted(7, 40, signal.SIGTERM)
-
-    with monkeypatch.context() as patched:
-        patched.setattr("sir_jax.learning.stages.train", preempt)
-        assert learn() == 128 + signal.SIGTERM
-    printed = capfd.readouterr()
+def check_chosen(printed) -> None:
+    """Check what is printed before training, and where that was preempted."""
     assert printed.err.endswith(
         "stopped by SIGTERM at step 7 of 40; saved: the same command goes on from there\n"
     )
@@ -70,10 +61,9 @@ def test_it_stops_goes_on_and_finds(place, monkeypatch, capfd):
     assert "batch_size = 4: there are 4 pictures, which differ within a step" in lines
     assert any(line.startswith("buckets = 16000: clips last 0.") for line in lines)
 
-    with monkeypatch.context() as patched:
-        patched.setattr("sir_jax.learning.stages.make_release", stop)
-        assert learn() == 130
-    printed = capfd.readouterr()
+
+def check_gone_on(printed) -> None:
+    """Check what is printed from the corpus, which is there, to an interrupt before the release."""
     assert printed.err.endswith("\ninterrupted; the same command goes on from there\n")
     lines = printed.out.splitlines()
     stages = [line for line in lines if line.startswith("[")]
@@ -81,6 +71,38 @@ def test_it_stops_goes_on_and_finds(place, monkeypatch, capfd):
     assert [line.split()[3] for line in stages[1:]] == ["train:", "evaluate:", "release:"]
     assert all(line.endswith(" left in all") for line in stages[1:])
     assert "steps = 40: as chosen when this was begun" in lines
+
+
+def check_answers(out, capfd) -> None:
+    """Give both commands of the end as they are printed."""
+    by_voice, by_typing = (shlex.split(x) for x in out.splitlines() if "sir-jax search" in x)
+    for command in (by_voice, by_typing):
+        assert command[2:4] == ["--model=found/release", "--index=found/index"]
+    assert by_voice[4:] == ["--query=YOU.wav"] and by_typing[4].removeprefix("--say=") in [
+        *WORDS.values()
+    ]
+    assert sir_jax([*by_typing[1:], "--json", "-k", "4", "--voices=2"]) == 0
+    (answer,) = json.loads(capfd.readouterr().out)
+    assert sorted(hit["id"] for hit in answer["hits"]) == list(WORDS)
+    assert answer["language"] == "fr"
+
+
+def test_it_stops_goes_on_and_finds(place, monkeypatch, capfd):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    def preempt(*arguments):
+        raise Interrupted(7, 40, signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sir_jax.learning.stages.train", preempt)
+        assert learn() == 128 + signal.SIGTERM
+    check_chosen(capfd.readouterr())
+
+    with monkeypatch.context() as patched:
+        patched.setattr("sir_jax.learning.stages.make_release", stop)
+        assert learn() == 130
+    check_gone_on(capfd.readouterr())
     record = json.loads((place / "found/learn.json").read_text())
     assert list(record["done"]) == ["corpus", "train", "evaluate"]
     assert record["chosen"]["buckets"] == [16_000] and record["asked"]["steps"] == 40
@@ -100,17 +122,7 @@ def test_it_stops_goes_on_and_finds(place, monkeypatch, capfd):
     card = (place / "found/release/README.md").read_text()
     assert "# found" in card and "split test" in card and "40 steps of 4 pairs" in card
 
-    # Both commands as they are printed.
-    by_voice, by_typing = (shlex.split(x) for x in out.splitlines() if "sir-jax search" in x)
-    for command in (by_voice, by_typing):
-        assert command[2:4] == ["--model=found/release", "--index=found/index"]
-    assert by_voice[4:] == ["--query=YOU.wav"] and by_typing[4].removeprefix("--say=") in [
-        *WORDS.values()
-    ]
-    assert sir_jax([*by_typing[1:], "--json", "-k", "4", "--voices=2"]) == 0
-    (answer,) = json.loads(capfd.readouterr().out)
-    assert sorted(hit["id"] for hit in answer["hits"]) == list(WORDS)
-    assert answer["language"] == "fr"
+    check_answers(out, capfd)
 
     assert learn() == 0
     out = capfd.readouterr().out

@@ -12,7 +12,7 @@ from sir_jax.config import augment_fields, model_fields, specs
 from sir_jax.config.check import check_config, check_section
 from sir_jax.config.command_line import load_config
 from sir_jax.config.compare import to_json
-from sir_jax.config.fields import FIELDS, FORMS, TABLE, config_fields
+from sir_jax.config.fields import FIELDS, FORMS, TABLE, TERMS, config_fields, weighed_terms
 from sir_jax.config.help import describe_fields, reference_page
 from sir_jax.config.presets import base_config
 from sir_jax.errors import UserError
@@ -86,6 +86,15 @@ PINNED = {
 def test_a_config_file_has_the_values_it_always_had(name):
     specs_ = [f"{CONFIGS / name}.py{arg}" for arg in ("", ":runlocal")]
     assert digest([as_pinned(load_config(spec)) for spec in specs_]) == PINNED[name]
+
+
+def test_an_objective_is_told_by_every_term_that_has_a_weight():
+    loss = base_config("tiny", "tiny").loss
+    assert set(TERMS) <= set(loss) and "teacher" not in TERMS
+    assert weighed_terms(loss) == "1 SIC"
+    for term in TERMS:
+        loss[term].weight = 0.25
+    assert weighed_terms(loss) == " + ".join(f"0.25 {term.upper()}" for term in TERMS)
 
 
 def test_base_config_names_the_variants_that_it_knows():

@@ -40,34 +40,41 @@ def model(workdir) -> Retriever:
     return Retriever.load(workdir)
 
 
+def make_columns(clips, files: bool):
+    """Return the data sets of clips, as files where the hub's tasks have files, and of pictures."""
+    from datasets import Audio, Dataset, Features, Value
+    from datasets import Image as ImageColumn
+
+    if files:
+        audio = Dataset.from_list(
+            [
+                {"id": f"a{n}", "audio": {"bytes": make_file(*clip), "path": f"{n}.wav"}}
+                for n, clip in enumerate(clips)
+            ]
+        ).cast_column("audio", Audio())
+    else:
+        audio = Dataset.from_list(
+            [
+                {"id": f"a{n}", "audio": {"array": wave.tolist(), "sampling_rate": rate}}
+                for n, (wave, rate) in enumerate(clips)
+            ]
+        )
+    image = Dataset.from_list(
+        [{"id": f"i{n}", "image": make_picture(n)} for n in range(ITEMS)],
+        features=Features({"id": Value("string"), "image": ImageColumn()}),
+    )
+    return audio, image
+
+
 @pytest.fixture
 def make_task(make_tone):
     pytest.importorskip("mteb", reason="pip install 'sir_jax[mteb]'")
-    from datasets import Audio, Dataset, Features, Value
-    from datasets import Image as ImageColumn
     from mteb.abstasks.retrieval import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
 
     def make(category: str) -> AbsTaskRetrieval:
         clips = [make_clip(number, make_tone) for number in range(ITEMS)]
-        if category == "a2i":  # files, as in the tasks of the hub
-            audio = Dataset.from_list(
-                [
-                    {"id": f"a{n}", "audio": {"bytes": make_file(*clip), "path": f"{n}.wav"}}
-                    for n, clip in enumerate(clips)
-                ]
-            ).cast_column("audio", Audio())
-        else:
-            audio = Dataset.from_list(
-                [
-                    {"id": f"a{n}", "audio": {"array": wave.tolist(), "sampling_rate": rate}}
-                    for n, (wave, rate) in enumerate(clips)
-                ]
-            )
-        image = Dataset.from_list(
-            [{"id": f"i{n}", "image": make_picture(n)} for n in range(ITEMS)],
-            features=Features({"id": Value("string"), "image": ImageColumn()}),
-        )
+        audio, image = make_columns(clips, files=category == "a2i")
         queries, corpus = (audio, image) if category == "a2i" else (image, audio)
         ours, theirs = category[0], category[2]
 

@@ -19,6 +19,7 @@ from sir_jax.errors import UserError
 from sir_jax.models import FusionSpec, build_model, init_params
 from sir_jax.models.layers import CrossBlock
 from sir_jax.pretrained.families import bert
+from sir_jax.pretrained.load import FAMILIES
 from sir_jax.runtime import sharding
 from sir_jax.training.setup import Setup
 from sir_jax.training.state import TrainState
@@ -296,10 +297,7 @@ def test_a_model_without_a_fusion_encoder_is_refused(saved):
 def test_a_bert_is_no_encoder(saved, tower):
     cfg = tiny_config(saved)
     cfg.init.update({"fusion": "", tower: str(saved)})
-    assert refusal(cfg) == (
-        "BERT is a 'bert' checkpoint; known are hubert, clip, clip_vision_model, blip-2, "
-        "blip_2_vision_model"
-    )
+    assert refusal(cfg) == f"BERT is a 'bert' checkpoint; known are {', '.join(FAMILIES)}"
 
 
 def test_encoders_are_no_bert(hubert, clip, saved, tmp_path):

@@ -8,6 +8,8 @@ import transformers
 
 from sir_jax import pretrained
 from sir_jax.errors import UserError
+from sir_jax.models import HubertSpec
+from sir_jax.pretrained.load import FAMILIES, processor_fields
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CROP = dict(image_mean=MEAN, image_std=STD, image_fit="crop")
@@ -103,6 +105,17 @@ def test_nested_file_of_speech(place, part):
     nested = {part: OLD_HUBERT | dict(do_normalize=False), "tokenizer": {}}
     folder = place("hubert", nested, "processor_config.json")
     assert pretrained.preprocessing(folder) == dict(normalize_wave=False)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_family_names_its_class_and_its_part_of_a_nested_file(place, kind):
+    family = FAMILIES[kind]
+    spec = family.spec_from_config({"architectures": ["Blip2Model"]})
+    assert hasattr(transformers, family.CLASS)
+    assert ("feature_extractor" in family.PROCESSOR) == isinstance(spec, HubertSpec)
+    for part in family.PROCESSOR:
+        folder = place(kind, {part: {"marked": True}, "other": {}}, "processor_config.json")
+        assert processor_fields(family, folder) == {"marked": True}
 
 
 @pytest.mark.parametrize(

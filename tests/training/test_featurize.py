@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -305,10 +306,8 @@ def get_config(arg=""):
 """
 
 
-# In one process, at each change: test_missing_shards_are_made_again_with_the_same_bytes.
-@pytest.mark.release
-def test_sigkill_and_the_same_command_give_the_same_bytes(tmp_path):
-    """The command line also trains from the result."""
+def write_config(folder) -> Path:
+    """Make a small corpus by the command, and a config file that reads it; return the file."""
     made = finish(
         start(
             "data",
@@ -320,7 +319,7 @@ def test_sigkill_and_the_same_command_give_the_same_bytes(tmp_path):
             "--test_images=4",
             "--captions=2",
             "--image_size=32",
-            f"--data_dir={tmp_path}/data",
+            f"--data_dir={folder}/data",
         )
     )
     (name,) = {
@@ -331,14 +330,19 @@ def test_sigkill_and_the_same_command_give_the_same_bytes(tmp_path):
     cfg = frozen_config(
         **{
             "data.corpus": name,
-            "data.data_dir": f"{tmp_path}/data",
+            "data.data_dir": f"{folder}/data",
             "train.steps": 2,
             "data.buckets": (16_000, 40_000),
-            "train.compile_cache": f"{tmp_path}/compiled",
+            "train.compile_cache": f"{folder}/compiled",
         }
     )
-    (tmp_path / "tiny.py").write_text(CONFIG.format(json.dumps(to_json(cfg))))
-    # Two clips per batch, four per file: twenty files.
+    path = folder / "tiny.py"
+    path.write_text(CONFIG.format(json.dumps(to_json(cfg))))
+    return path
+
+
+def featurizing(config, out) -> subprocess.Popen:
+    """Start `sir-jax data featurize` with files of four clips: twenty files."""
     program = "\n".join(
         [
             "import sys, sir_jax.data.feature_store as store",
@@ -347,36 +351,40 @@ def test_sigkill_and_the_same_command_give_the_same_bytes(tmp_path):
             "sys.exit(main(sys.argv[1:]))",
         ]
     )
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "data",
+        "featurize",
+        f"--out={out}",
+        f"--config={config}",
+        "--batch_size=2",
+    ]
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
-    def run(out):
-        command = [
-            sys.executable,
-            "-c",
-            program,
-            "data",
-            "featurize",
-            f"--out={out}",
-            f"--config={tmp_path}/tiny.py",
-            "--batch_size=2",
-        ]
-        return subprocess.Popen(
-            command,
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
 
-    finish(run(tmp_path / "whole"))
+# In one process, at each change: test_missing_shards_are_made_again_with_the_same_bytes.
+@pytest.mark.release
+def test_sigkill_and_the_same_command_give_the_same_bytes(tmp_path):
+    """The command line also trains from the result."""
+    config = write_config(tmp_path)
+    finish(featurizing(config, tmp_path / "whole"))
     killed = tmp_path / "killed"
-    process = run(killed)
+    process = featurizing(config, killed)
     while process.poll() is None and not list(killed.glob("speech-*/*.array_record")):
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     out, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL, out
     assert len(list(killed.glob("*/*.array_record"))) < 30
-    finish(run(killed))
+    finish(featurizing(config, killed))
     for modality in ("speech", "image"):
         ours, theirs = (contents(only(d, modality)) for d in (killed, tmp_path / "whole"))
         assert len([n for n in ours if n.endswith(".array_record")]) in (20, 10)
@@ -385,7 +393,7 @@ def test_sigkill_and_the_same_command_give_the_same_bytes(tmp_path):
     out = finish(
         start(
             "train",
-            f"--config={tmp_path}/tiny.py",
+            f"--config={config}",
             f"--workdir={tmp_path}/run",
             f"--config.data.features={killed}",
         )

@@ -21,6 +21,27 @@ def losses_of(workdir) -> list[float]:
     return [row["train/loss"] for row in map(json.loads, lines) if "train/loss" in row]
 
 
+def options_of(name, folder) -> list[str]:
+    """Return the options of fifty steps on the corpus below a folder."""
+    # Two pairs per batch, sometimes of the same image: then no row has a negative.
+    return [
+        f"--config=configs/unified.py:runlocal,corpus={name}",
+        f"--config.data.data_dir={folder / 'data'}",
+        "--config.data.batch_size=2",
+        "--config.data.buckets=(8000,)",
+        "--config.mesh.data=1",
+        "--config.model.speech.layers=1",
+        "--config.model.image.layers=1",
+        "--config.model.fusion.layers=1",
+        "--config.model.remat=none",
+        "--config.model.dtype=float32",
+        f"--config.train.steps={STEPS}",
+        "--config.train.eval_every=0",
+        "--config.train.checkpoint_every=0",
+        "--config.optim.warmup_steps=5",
+    ]
+
+
 # At each change: the builders on the same archives in tests/data/builders, and both kinds of
 # training in test_stored_features.py.
 @pytest.mark.release
@@ -45,23 +66,7 @@ def test_fifty_steps_live_and_from_features(name, tmp_path, capsys):
     )
     corpus = open_corpus(name, tmp_path / "data")
     assert len(corpus.splits["train"].index) == CORPORA[name]
-    # Two pairs per batch, sometimes of the same image: then no row has a negative.
-    config = [
-        f"--config=configs/unified.py:runlocal,corpus={name}",
-        f"--config.data.data_dir={tmp_path / 'data'}",
-        "--config.data.batch_size=2",
-        "--config.data.buckets=(8000,)",
-        "--config.mesh.data=1",
-        "--config.model.speech.layers=1",
-        "--config.model.image.layers=1",
-        "--config.model.fusion.layers=1",
-        "--config.model.remat=none",
-        "--config.model.dtype=float32",
-        f"--config.train.steps={STEPS}",
-        "--config.train.eval_every=0",
-        "--config.train.checkpoint_every=0",
-        "--config.optim.warmup_steps=5",
-    ]
+    config = options_of(name, tmp_path)
     assert cli.main(["train", *config, f"--workdir={tmp_path / 'live'}"]) == 0
     features = tmp_path / "features"
     assert cli.main(["data", "featurize", *config, f"--out={features}"]) == 0

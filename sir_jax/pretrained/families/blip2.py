@@ -5,11 +5,13 @@ import numpy as np
 from sir_jax.config.specs import Blip2Spec, QFormerSpec
 from sir_jax.errors import UserError
 from sir_jax.pretrained.families import blip2_vision
-from sir_jax.pretrained.families.blip2_vision import preprocessing
+from sir_jax.pretrained.families.blip2_vision import PROCESSOR, preprocessing
 from sir_jax.pretrained.rules import Rule, pair
 
 __all__ = [
+    "CLASS",
     "PREFIXES",
+    "PROCESSOR",
     "RULES",
     "config_from_spec",
     "extra_tensors",
@@ -62,6 +64,9 @@ RULES: list[Rule] = [
 
 # The prefix that every BLIP-2 class declares for its base model; no released file has it.
 PREFIXES = ("blip.",)
+
+# The one class of `transformers` with the image side alone; what else the file has is left out.
+CLASS = "Blip2VisionModelWithProjection"
 
 # Released configs have only fields that differ from the defaults of `Blip2QFormerConfig` ...
 _QFORMER_DEFAULTS = dict(

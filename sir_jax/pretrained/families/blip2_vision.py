@@ -45,6 +45,11 @@ RULES: list[Rule] = [
 
 PREFIXES = ("vision_model.",)
 
+# The class of `transformers` that runs the encoder.
+CLASS = "Blip2VisionModel"
+# What the part for this encoder may be called in `processor_config.json`.
+PROCESSOR = ("image_processor",)
+
 # Released configs have only fields that differ from these defaults of `Blip2VisionConfig`.
 _DEFAULTS = dict(
     image_size=224,

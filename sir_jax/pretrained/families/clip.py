@@ -34,6 +34,11 @@ RULES: list[Rule] = [
 
 PREFIXES = ("vision_model.",)
 
+# The class of `transformers` that runs the encoder.
+CLASS = "CLIPVisionModel"
+# What the part for this encoder may be called in `processor_config.json`.
+PROCESSOR = ("image_processor",)
+
 # The defaults of `CLIPVisionConfig`, which a config may leave out.
 _DEFAULTS = dict(
     image_size=224,

@@ -46,6 +46,11 @@ RULES: list[Rule] = [
 
 PREFIXES = ("hubert.",)
 
+# The class of `transformers` that runs the encoder.
+CLASS = "HubertModel"
+# What the part for this encoder may be called in `processor_config.json`.
+PROCESSOR = ("feature_extractor", "audio_processor")
+
 # The defaults of `HubertConfig`, which a config may leave out.
 _DEFAULTS = dict(
     hidden_size=768,

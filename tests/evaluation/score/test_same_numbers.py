@@ -44,6 +44,33 @@ def ranks_of(orders, right) -> np.ndarray:
     return ranks
 
 
+def write_items(split, folder) -> tuple[list[str], list[str]]:
+    """Write a split's pictures and clips as files; return their names in its order."""
+    pictures = [f"{row}.png" for row in range(len(split))]
+    for name, record in zip(pictures, split.records, strict=True):
+        (folder / name).write_bytes(record.image)
+    clips = [f"{entry['caption_id']}.flac" for entry in split.index]
+    for name, entry in zip(clips, split.index, strict=True):
+        (folder / name).write_bytes(split[entry["row"]].captions[entry["slot"]].audio)
+    return pictures, clips
+
+
+def score_with_weights(score):
+    """Return a fitted score with a weight and a calibration, which chance would not give it."""
+    assert score.fitted["images"] == 8 and score.calibration is None or score.calibration[0] > 0
+    return dataclasses.replace(score, weight=0.5, pooled_weight=2.0, calibration=(0.3, 0.2, -1.0))
+
+
+def check_told(shown: dict[str, list[float]], reliability) -> None:
+    """See that evaluation's probabilities of first results are those that people are shown."""
+    bins = read_reliability(reliability)
+    assert sum(one.count for one in bins) == len(shown)
+    first = [said[0] for said in shown.values()]
+    told = sum(one.count * one.said for one in bins) / len(shown)
+    assert told == pytest.approx(np.mean(first), abs=1e-12)
+    assert 0 < min(map(min, shown.values())) < max(first) < 1
+
+
 @pytest.mark.parametrize("kind", ["fusion", "pooled", "both"])
 def test_evaluation_search_and_page_rank_alike(tiny, memory_split, tmp_path, kind):
     cfg, model, params = random_matcher(tiny[0], kind)
@@ -51,20 +78,12 @@ def test_evaluation_search_and_page_rank_alike(tiny, memory_split, tmp_path, kin
     val = memory_split({n: (2 * n, 2 * n + 1) for n in range(1, 9)})
     # Clips of one bucket in batches of one, so that few programs are compiled.
     split = memory_split({30: (8, 2), 10: (5,), 20: (), 40: (1, 9, 3), 50: (11, 4), 60: (6, 7, 10)})
-    score = fit_score(model, params, val, cfg.data, 1, K)
-    assert score.fitted["images"] == 8 and score.calibration is None or score.calibration[0] > 0
-    # Random parameters are best left out: what is tested has a weight and a calibration.
-    score = dataclasses.replace(score, weight=0.5, pooled_weight=2.0, calibration=(0.3, 0.2, -1.0))
+    score = score_with_weights(fit_score(model, params, val, cfg.data, 1, K))
     out = rerank(model, params, split, cfg.data, 1, K, score=score)
     assert out.fused not in (out.coarse, out.alone)
 
     ids_s, ids_i = split.index["image_id"], np.array([r.image_id for r in split.records])
-    pictures = [f"{row}.png" for row in range(len(split))]
-    for name, record in zip(pictures, split.records, strict=True):
-        (tmp_path / name).write_bytes(record.image)
-    clips = [f"{entry['caption_id']}.flac" for entry in split.index]
-    for name, entry in zip(clips, split.index, strict=True):
-        (tmp_path / name).write_bytes(split[entry["row"]].captions[entry["slot"]].audio)
+    pictures, clips = write_items(split, tmp_path)
     same = ids_s[:, None] == ids_i[None, :]
     wanted_s = [[pictures[n] for n in np.flatnonzero(row)] for row in same]
     wanted_i = [[clips[n] for n in np.flatnonzero(row)] for row in same.T]
@@ -100,17 +119,12 @@ def test_evaluation_search_and_page_rank_alike(tiny, memory_split, tmp_path, kin
         np.testing.assert_array_equal(by_people.s2i.ranks, out.fused.s2i.ranks)
         np.testing.assert_array_equal(by_people.i2s.ranks, out.fused.i2s.ranks)
 
-    # Probabilities fall with the rank, and those of evaluation are those that people are shown.
+    # Probabilities fall with the rank.
     shown = {name: probabilities(retriever, hits) for name, hits in found.items()}
     for name, hits in found.items():
         assert shown[name] == sorted(shown[name], reverse=True)
         assert all((hit.match is not None) == fusion for hit in hits)
-    bins = read_reliability(out.reliability)
-    assert sum(one.count for one in bins) == len(found)
-    first = [said[0] for said in shown.values()]
-    told = sum(one.count * one.said for one in bins) / len(found)
-    assert told == pytest.approx(np.mean(first), abs=1e-12)
-    assert 0 < min(map(min, shown.values())) < max(first) < 1
+    check_told(shown, out.reliability)
     page = engine.search("speech", clip(0), K, fusion)["results"]
     assert [hit["probability"] for hit in page] == pytest.approx(shown[clips[0]], abs=1e-6)
     text = format_reranked(out.flat())

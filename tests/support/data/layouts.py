@@ -1,6 +1,6 @@
 """Small copies of the published corpora's layouts, every oddity included, made from a seed.
 
-    python tests/data/layouts.py NAME FOLDER [--form=archives|tree|nested] [--seed=0]
+    python tests/support/data/layouts.py NAME FOLDER [--form=archives|tree|nested] [--seed=0]
 
 Names, folders and fields are the publishers'; sounds are tones, pictures are coloured blocks.
 """
