@@ -390,13 +390,7 @@ def test_sigkill_and_the_same_command_give_the_same_bytes(tmp_path):
         assert len([n for n in ours if n.endswith(".array_record")]) in (20, 10)
         assert ours.keys() == theirs.keys()
         assert [name for name in ours if ours[name] != theirs[name]] == []
-    out = finish(
-        start(
-            "train",
-            f"--config={config}",
-            f"--workdir={tmp_path}/run",
-            f"--config.data.features={killed}",
-        )
-    )
+    options = f"--workdir={tmp_path}/run", f"--config.data.features={killed}"
+    out = finish(start("train", f"--config={config}", *options))
     assert f"features of frozen encoders from {killed}: speech, image" in out
     assert read_records(tmp_path / "run" / JSONL)[-1]["step"] == 2
