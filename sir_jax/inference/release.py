@@ -43,6 +43,7 @@ _DATA = ("corpus", "batch_size", *_SEEN)
 _POOLED = ("pool_speech", "pool_image", "pooled_scale", "pooled_bias")
 _ADDED = ("fusion", "match_head", "denoise_speech", "denoise_image", *_POOLED)
 _DTYPES = {kind.name: kind for kind in DTYPES.values()}
+_CONV_HEAD = ("kind", "taps", "places")  # fields that a transformer head does not read
 _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
@@ -81,6 +82,9 @@ def fingerprint(cfg, params: dict, score: Score = UNFITTED) -> str:
     pooled = _POOLED[0] in params and score.pooled_weight > 0
     for field in ("fusion", "match", "remat", "scan", "attention", "init_temperature"):
         model.pop(field, None)
+    if model["head"]["kind"] == "transformer":
+        # Models from before there was another kind keep their fingerprints, and their indexes.
+        model["head"] = {k: v for k, v in model["head"].items() if k not in _CONV_HEAD}
     plain = [model, {field: data[field] for field in _SEEN}]
     if pooled:
         plain.append(["pooled", score.pooled_weight])

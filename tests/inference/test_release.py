@@ -106,7 +106,7 @@ def test_bfloat16_halves_the_size(run, tmp_path):
 
 
 def test_the_fingerprint_covers_everything_that_a_vector_depends_on(run):
-    cfg, params = run
+    cfg, params = run[0].copy_and_resolve_references(), run[1]
     mark = release.fingerprint(cfg, params)
 
     def changed(field: str, value) -> str:
@@ -128,6 +128,10 @@ def test_the_fingerprint_covers_everything_that_a_vector_depends_on(run):
     # Changes that leave all vectors the same leave the fingerprint the same.
     assert mark == changed("optim.learning_rate", 3.0) == changed("data.corpus", "other")
     assert mark == changed("model.remat", "dots") == nudged("match_head/kernel")
+    # Nor do places that a transformer head does not read; its old releases lack the field.
+    assert mark == changed("model.head.places", 7)
+    cfg.model.head.kind = "conv"
+    assert len({mark, release.fingerprint(cfg, params), changed("model.head.places", 7)}) == 3
 
 
 def test_a_release_that_does_not_fit_is_refused_by_name(run, tmp_path):
