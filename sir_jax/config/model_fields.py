@@ -91,12 +91,15 @@ _QFORMER: dict[str, tuple[Rule, str]] = _TRANSFORMER | {
 _HEAD: dict[str, tuple[Rule, str]] = {
     "kind": (
         Choice(SPEECH_HEADS),
-        "what embeds a clip: a CLS token among transformer layers, or convolutions read at places "
-        "along the clip, which learn short captions sooner",
+        "what embeds a clip: a CLS token among transformer layers, or convolutions, of which "
+        "places along the clip are read",
     ),
     "layers": (_LAYERS, "layers of either kind"),
-    "heads": (_HEADS, "attention heads; divides model.speech.width"),
-    "mlp_width": (_MLP, "hidden numbers of a layer's MLP; the default is 4 x model.speech.width"),
+    "heads": (_HEADS, "attention heads of `transformer`; divides model.speech.width"),
+    "mlp_width": (
+        _MLP,
+        "hidden numbers of an MLP of `transformer`; the default is 4 x model.speech.width",
+    ),
     "weigh_layers": (Flag(), "learn a weight for each hidden state of HuBERT; false: the last one"),
     "dropout": _TRANSFORMER["dropout"],
     "taps": (Whole(1, 1_023), "frames that a convolution of `conv` reads; an odd number"),

@@ -205,8 +205,8 @@ class HeadSpec:
     mlp_width: int = 3072
     weigh_layers: bool = False  # learnt softmax weighting of all hidden states
     dropout: float = 0.1
-    taps: int = 5  # frames that a convolution reads, an odd number
-    places: int = 6  # along the clip that are read by convolutions' head
+    taps: int = 5  # frames that a convolution of `conv` reads, an odd number
+    places: int = 6  # along the clip that `conv` reads
 
     def __post_init__(self):
         if self.kind not in SPEECH_HEADS:

@@ -11,8 +11,7 @@ import numpy as np
 
 from sir_jax.data.media.audio import SAMPLE_RATE
 from sir_jax.data.media.augment.spec import AugmentSpec
-from sir_jax.data.media.synthesis import voices_of
-from sir_jax.errors import UserError
+from sir_jax.data.media.synthesis import speaks
 
 # Training recordings beyond which more voices teach little for what they take.
 ENOUGH_CLIPS = 12_000
@@ -56,7 +55,7 @@ def choose_engines(
     """
     engines, reasons, lines = ["espeak"], ["eSpeak NG speaks every language"], []
     for engine in ("flite", "piper"):
-        count = sum(number for code, number in captions.items() if _speaks(engine, code))
+        count = sum(number for code, number in captions.items() if speaks(engine, code, "test"))
         if not count:
             lines.append(f"not {engine}: it speaks none of {', '.join(sorted(captions))}")
             continue
@@ -72,13 +71,6 @@ def choose_engines(
         engines.append(engine)
         reasons.append(f"{engine} says {count:,} of the captions")
     return Choice("engines", tuple(engines), "; ".join(reasons)), lines
-
-
-def _speaks(engine: str, language: str) -> bool:
-    try:
-        return bool(voices_of(engine, language, "test"))
-    except UserError:
-        return False
 
 
 def choose_voices(captions: int) -> Choice:

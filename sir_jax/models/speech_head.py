@@ -8,7 +8,7 @@ from sir_jax.config.specs import HeadSpec
 from sir_jax.models.layers import ACTIVATIONS, Array, block_stack, dense, kernel_init, layer_norm
 
 
-class SpeechHead(nn.Module):
+class TransformerHead(nn.Module):
     """A learnt CLS token, and transformer layers over it and the frames."""
 
     spec: HeadSpec
@@ -53,8 +53,8 @@ class SpeechHead(nn.Module):
 class ConvHead(nn.Module):
     """Convolutions over the frames, of which places along the clip are read and put together.
 
-    The first token knows what was said where from the first step on, as the place is fixed and what
-    is read there is learnt. A short caption is learnt several times sooner than by `SpeechHead`.
+    The places are fixed, what is read there is learnt: the first token begins with the order of what
+    is said, which attention from one CLS token has to find first.
     """
 
     spec: HeadSpec
@@ -79,7 +79,7 @@ class ConvHead(nn.Module):
         """Map a `HubertOutput` to tokens [B, 1 + T, D] and mask [B, 1 + T]."""
         x = _frames(encoded, self.layer_weights if self.spec.weigh_layers else None)
         mask = encoded.mask
-        # Padding is silence of the features, before each layer: it must not leak into frames.
+        # Zeros before each layer, as a convolution would read the padding into the last frames.
         x = jnp.where(mask[..., None], x, 0)
         for convolution in self.convolutions:
             x = ACTIVATIONS["gelu"](convolution(_neighbours(x, self.spec.taps)))

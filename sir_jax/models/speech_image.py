@@ -19,7 +19,7 @@ from sir_jax.models.hubert import Hubert, HubertOutput
 from sir_jax.models.layers import Array, dense
 from sir_jax.models.pooled import Pool
 from sir_jax.models.qformer import QFormer
-from sir_jax.models.speech_head import ConvHead, SpeechHead
+from sir_jax.models.speech_head import ConvHead, TransformerHead
 from sir_jax.models.vit import Vit, VitOutput
 
 
@@ -93,7 +93,7 @@ class SpeechImageModel(nn.Module):
         if self.head_spec.kind == "conv":
             self.speech_head = ConvHead(*head, self.dtype)
         else:
-            self.speech_head = SpeechHead(*head, *common, self.attention)
+            self.speech_head = TransformerHead(*head, *common, self.attention)
         self.speech_projection = dense(self.embed_width, self.dtype, use_bias=False)
         if self.qformer_spec:
             self.image_head = QFormer(self.qformer_spec, *common, self.attention)

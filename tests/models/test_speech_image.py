@@ -12,7 +12,7 @@ from sir_jax.config.presets import base_config
 from sir_jax.models import HeadSpec, HubertSpec, build_model
 from sir_jax.models.hubert import Hubert, conv_lengths
 from sir_jax.models.qformer import QFormer
-from sir_jax.models.speech_head import SpeechHead
+from sir_jax.models.speech_head import TransformerHead
 from sir_jax.models.vit import Vit
 
 # The convolutions of HuBERT base (400 samples per frame, a step of 320) at a small width.
@@ -187,7 +187,7 @@ def test_layer_weighting_is_a_softmax_over_all_hidden_states():
     actual = apply(model, params, wave, lengths, method="encode_speech")
     states = apply(Hubert(model.speech_spec), params["speech"], wave, lengths)
     single = apply(
-        SpeechHead(HeadSpec(layers=1, heads=2, mlp_width=64), 32, 3),
+        TransformerHead(HeadSpec(layers=1, heads=2, mlp_width=64), 32, 3),
         {k: v for k, v in params["speech_head"].items() if k != "layer_weights"},
         states._replace(tokens=states.states[1]),
         deterministic=True,

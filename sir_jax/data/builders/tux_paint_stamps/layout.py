@@ -24,7 +24,7 @@ from sir_jax.data.builders.tux_paint_stamps.groups import content, joined
 from sir_jax.data.builders.tux_paint_stamps.package import Stamp, read_stamps
 from sir_jax.data.builders.voices.config import is_of
 from sir_jax.data.media.svg import require_resvg
-from sir_jax.data.media.synthesis import require_engine, voices_of
+from sir_jax.data.media.synthesis import require_engine, speaks, voices_of
 from sir_jax.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -104,7 +104,7 @@ class _Languages:
         out = _resolve(config.hold_out, recorded, "hold_out: no recordings of people")
         human = _resolve(config.human, recorded, "languages: no recordings of people")
         if config.synthesised == (ALL,):
-            synthesised = {language for language in recorded & named if _is_spoken(language)}
+            synthesised = {code for code in recorded & named if speaks(ESPEAK, code)}
             for language in sorted((recorded & named) - synthesised):
                 print(f"{language}: by people alone, eSpeak NG does not speak it")
         else:
@@ -116,13 +116,6 @@ class _Languages:
         for language in sorted(synthesised):
             voices_of(ESPEAK, language)
         return cls(human - out, synthesised, out)
-
-
-def _is_spoken(language: str) -> bool:
-    try:
-        return bool(voices_of(ESPEAK, language))
-    except UserError:
-        return False
 
 
 class _Deal:

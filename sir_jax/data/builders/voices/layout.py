@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import functools
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +18,7 @@ from sir_jax.data.builders.tux_paint_stamps.groups import content, joined
 from sir_jax.data.builders.tux_paint_stamps.package import read_stamps
 from sir_jax.data.builders.voices.config import VoicesConfig, is_of
 from sir_jax.data.builders.voices.sources import READERS, Recording
-from sir_jax.data.media.synthesis import voices_of
-from sir_jax.errors import UserError
+from sir_jax.data.media.synthesis import speaks
 
 # They make synthesised captions, and no picture where there is none.
 STAMPS_READERS = "sir_jax.data.builders.tux_paint_stamps.readers"
@@ -113,20 +111,12 @@ def planned_texts(folder: Path, config: VoicesConfig) -> Iterator[PlannedCaption
         (language, text)
         for stamp in read_stamps(folder).stamps
         for language, text in stamp.texts.items()
-        if text and _speaks(language)
+        if text and speaks(ESPEAK, language, "train")
     }
     drawn = sorted(texts, key=lambda text: (number_of(*text), text))
     for take in range(config.synthesised):
         language, text = drawn[take % len(drawn)]
         yield planned_speech(-1, text, text, language, "train", take // len(drawn))
-
-
-@functools.cache
-def _speaks(language: str) -> bool:
-    try:
-        return bool(voices_of(ESPEAK, language, "train"))
-    except UserError:
-        return False
 
 
 def fits(recording: Recording, folder: Path) -> bool:

@@ -15,7 +15,7 @@ from sir_jax.data.media.synthesis.espeak_ng import Espeak, espeak, phonemes_of, 
 from sir_jax.data.media.synthesis.finish import SAMPLE_RATE, encode_flac, finish
 from sir_jax.data.media.synthesis.said import Said, say, spoken_languages
 from sir_jax.data.media.synthesis.voice import Voice
-from sir_jax.data.media.synthesis.voices import voices_of
+from sir_jax.data.media.synthesis.voices import speaks, voices_of
 
 __all__ = [
     "ENGINES",
@@ -33,6 +33,7 @@ __all__ = [
     "require_engine",
     "require_espeak",
     "say",
+    "speaks",
     "spoken_languages",
     "voices_of",
 ]

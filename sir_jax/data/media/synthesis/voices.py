@@ -4,6 +4,8 @@ A voice of one split never speaks in another split of any corpus. Piper's `joe` 
 are of the split 'test' alone: they tell how an encoder hears engines and people it has not met.
 """
 
+import functools
+
 from sir_jax.data.media.synthesis.espeak_voices import espeak_voices
 from sir_jax.data.media.synthesis.voice import Voice, resolve
 from sir_jax.errors import UserError
@@ -51,3 +53,12 @@ def voices_of(engine: str, language: str = "en", split: str = "") -> tuple[Voice
         choices = ", ".join(("espeak", *_TABLES))
         raise UserError(f"there is no speech synthesiser {engine!r}; choose among {choices}")
     return tuple(voice for voice in voices if split in ("", voice.split))
+
+
+@functools.cache
+def speaks(engine: str, language: str, split: str = "") -> bool:
+    """Tell whether an engine has a voice of a language in a split; arguments are `voices_of`'s."""
+    try:
+        return bool(voices_of(engine, language, split))
+    except UserError:
+        return False

@@ -4,8 +4,9 @@ import posixpath
 import re
 
 from sir_jax.data.builders.spoken_captions.pictures import SUFFIXES, Pictures
-from sir_jax.data.builders.spoken_captions.sources.rows import Found, Row, language_code, speaks
+from sir_jax.data.builders.spoken_captions.sources.rows import Found, Row, language_code
 from sir_jax.data.builders.spoken_captions.sources.text import read_text
+from sir_jax.data.media.synthesis import speaks
 from sir_jax.errors import UserError
 
 _TEXT = ".txt"
@@ -28,7 +29,11 @@ def read_beside(pictures: Pictures, encoding: str) -> Found:
             match = _LANGUAGE.fullmatch(stem)
             code = language_code(match["code"]) if match else ""
             # 'dog.png.txt' and 'dog.new.txt' name no language.
-            if code and not stem.lower().endswith(SUFFIXES) and (len(code) == 2 or speaks(code)):
+            if (
+                code
+                and not stem.lower().endswith(SUFFIXES)
+                and (len(code) == 2 or speaks("espeak", code))
+            ):
                 texts.setdefault(match["stem"], []).append((code, name))
     for name in pictures.pictures:
         stem = posixpath.splitext(name)[0]

@@ -8,9 +8,8 @@ from typing import Any
 
 from sir_jax.data.builders.recordings import Problem
 from sir_jax.data.builders.voices.config import is_of
-from sir_jax.data.media.synthesis import voices_of
+from sir_jax.data.media.synthesis import speaks
 from sir_jax.data.media.synthesis.espeak_voices import languages as espeak_languages
-from sir_jax.errors import UserError
 
 # What columns are called, the first one that is there counts.
 PICTURE = (
@@ -204,16 +203,7 @@ def _language_of(column: str, chosen: Sequence[str], bare: bool) -> str:
             return ""
     else:
         return ""
-    return code if match or chosen or speaks(code) else ""
-
-
-@functools.cache
-def speaks(code: str) -> bool:
-    """Tell whether eSpeak NG speaks a language."""
-    try:
-        return bool(voices_of("espeak", code))
-    except UserError:
-        return False
+    return code if match or chosen or speaks("espeak", code) else ""
 
 
 def _word(value: Any) -> str:
