@@ -53,8 +53,8 @@ class TransformerHead(nn.Module):
 class ConvHead(nn.Module):
     """Convolutions over the frames, of which places along the clip are read and put together.
 
-    The places are fixed, what is read there is learnt: the first token begins with the order of what
-    is said, which attention from one CLS token has to find first.
+    The places are fixed, and what is read there is learnt. So the first token knows the order of
+    what is said from the start; attention from one CLS token has to find it.
     """
 
     spec: HeadSpec

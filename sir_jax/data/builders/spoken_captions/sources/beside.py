@@ -29,11 +29,8 @@ def read_beside(pictures: Pictures, encoding: str) -> Found:
             match = _LANGUAGE.fullmatch(stem)
             code = language_code(match["code"]) if match else ""
             # 'dog.png.txt' and 'dog.new.txt' name no language.
-            if (
-                code
-                and not stem.lower().endswith(SUFFIXES)
-                and (len(code) == 2 or speaks("espeak", code))
-            ):
+            known = code and (len(code) == 2 or speaks("espeak", code))
+            if known and not stem.lower().endswith(SUFFIXES):
                 texts.setdefault(match["stem"], []).append((code, name))
     for name in pictures.pictures:
         stem = posixpath.splitext(name)[0]
