@@ -29,6 +29,7 @@ source .venv/bin/activate
 stamp=.venv/sir_jax-${extras//,/-}
 if [ ! -f "$stamp" ] || [ setup.cfg -nt "$stamp" ]; then
   echo "launch: installing sir_jax[$extras]"
-  pip install --quiet --editable ".[$extras]" || exit 1
+  # Most files of torch and transformers are never imported: those that are compile at first use.
+  pip install --quiet --no-compile --editable ".[$extras]" || exit 1
   touch "$stamp"
 fi
