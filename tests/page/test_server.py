@@ -308,13 +308,14 @@ def test_too_many_requests_at_once_are_refused(page_engine, serve_page, page_roo
 
 def test_a_request_that_takes_too_long_is_ended(page_engine, serve_page, spoken):
     decoders = Decoders(1)
-    with serve_page(page_engine, decoders, answer_seconds=1) as url:
+    with serve_page(page_engine, decoders, answer_seconds=3) as url:
         files = {"speech": ("a.wav", spoken)}
         httpx.get(f"{url}api/info", trust_env=False)
         os.kill(decoders._idle._queue[0].process.pid, signal.SIGSTOP)
         answer = httpx.post(f"{url}api/search", files=files, timeout=180, trust_env=False)
-        assert "no answer within 1 s" in error(answer, 503)
-        # The stopped process is killed; its replacement takes a moment to start.
+        assert "no answer within 3 s" in error(answer, 503)
+        # The stopped process is killed; its replacement starts within the time of an answer, or is
+        # killed, too, and the next one tried.
         for _ in range(60):
             answer = httpx.post(f"{url}api/search", files=files, timeout=180, trust_env=False)
             if answer.status_code == 200:

@@ -381,5 +381,6 @@ def test_peak_memory_is_at_most_1_3_times_the_float32_size(tmp_path, kind):
     if kind == "pickle":
         to_bin(source)
     else:
-        assert size <= grown("load", source, "") <= 1.3 * size
+        # What the imports had and gave back is missing in the growth: less than one part in twenty.
+        assert 0.95 * size <= grown("load", source, "") <= 1.3 * size
     assert grown("convert", source, tmp_path / "out") <= 1.3 * size
