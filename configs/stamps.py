@@ -1,11 +1,12 @@
 """sir-jax train --config=configs/stamps.py --workdir=runs/stamps-fr --config.data.features=features
 
 Pictures found by people who speak a language of which training has heard no person: names of the
-stamps of Tux Paint, by synthesised voices of that language and by people of the others.
+stamps of Tux Paint, by voices of eSpeak NG and MBROLA of that language and by people of the others.
 
 Corpus and features are made by
-  bash launch/get_voices.sh voices tuxpaint-stamps-default
-  sir-jax data prepare tux_paint_stamps/h.all_s.fr_out.fr_p0_v6 --source=voices
+  bash launch/get_voices.sh voices tuxpaint-stamps-default mbrola
+  export SIR_JAX_VOICES=voices
+  sir-jax data prepare tux_paint_stamps/h.all_s.fr_out.fr_p0_v16-espeak+mbrola --source=voices
   sir-jax data featurize --config=configs/stamps.py --out=features
 
 Arguments, e.g. `--config=configs/stamps.py:language=ru,people=false`:
@@ -17,7 +18,7 @@ Arguments, e.g. `--config=configs/stamps.py:language=ru,people=false`:
 from sir_jax.config.augment_fields import augment_like
 from sir_jax.config.presets import parse_arg, shorten, small_pair
 
-NAME = "tux_paint_stamps/h.{people}_s.{language}_out.{language}_p0_v6"
+NAME = "tux_paint_stamps/h.{people}_s.{language}_out.{language}_p0_v16-espeak+mbrola"
 
 
 def get_config(arg: str = ""):

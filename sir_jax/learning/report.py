@@ -5,7 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_ENGINES = {"test": "eSpeak NG", "test_flite": "flite", "test_piper": "Piper"}
+_ENGINES = {
+    "test": "eSpeak NG",
+    "test_flite": "flite",
+    "test_mbrola": "MBROLA",
+    "test_piper": "Piper",
+}
 
 
 def result_line(split: str, metrics: Mapping[str, float], held_out: bool) -> str:

@@ -54,8 +54,8 @@ def choose_engines(
       The choice, and a line for each engine that is not in it.
     """
     engines, reasons, lines = ["espeak"], ["eSpeak NG speaks every language"], []
-    for engine in ("flite", "piper"):
-        count = sum(number for code, number in captions.items() if speaks(engine, code, "test"))
+    for engine in ("flite", "mbrola", "piper"):
+        count = sum(number for code, number in captions.items() if speaks(engine, code))
         if not count:
             lines.append(f"not {engine}: it speaks none of {', '.join(sorted(captions))}")
             continue

@@ -23,7 +23,8 @@ WORDS = {"a.png": "oui", "b.png": "éléphant", "c.png": "tsé", "d.png": "lune"
 def tiny(monkeypatch):
     small = lambda corpus: tiny_config(**{"data.corpus": corpus})  # noqa: E731
     monkeypatch.setattr("sir_jax.learning.setup.small_pair", small)
-    monkeypatch.setattr("sir_jax.learning.stages.missing_engines", lambda: {})
+    missing = {"mbrola": "it is not here"}
+    monkeypatch.setattr("sir_jax.learning.stages.missing_engines", lambda: missing)
     monkeypatch.setattr("sir_jax.learning.stages.default_workers", lambda: 1)
 
 
@@ -57,6 +58,7 @@ def check_chosen(printed) -> None:
     assert lines[1] == "cores = 1: of this machine"
     assert "engines = espeak: eSpeak NG speaks every language" in lines
     assert "not flite: it speaks none of fr" in lines
+    assert "not mbrola: it is not here" in lines
     assert "voices = 2: as asked for" in lines and "steps = 40: as asked for" in lines
     assert "batch_size = 4: there are 4 pictures, which differ within a step" in lines
     assert any(line.startswith("buckets = 16000: clips last 0.") for line in lines)

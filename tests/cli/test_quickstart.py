@@ -70,7 +70,7 @@ def test_every_stage_runs_and_a_second_run_uses_what_is_there(tmp_path, capfd, v
     out = capfd.readouterr().out
     commands = [line.split()[2] for line in out.splitlines() if line.startswith("$ sir-jax")]
     # The other synthesisers that are installed speak, too.
-    missing = missing_engines()
+    missing = {name: why for name, why in missing_engines().items() if name in quickstart.TRIED}
     others = [engine for engine in ("flite", "piper") if engine not in missing]
     more = ["data", *("evaluate" for _ in others)] if others else []
     assert commands == ["data", "train", "evaluate", *more, "search"]

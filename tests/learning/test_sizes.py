@@ -73,16 +73,22 @@ def test_buckets_hold_clips_with_the_silence_that_is_added():
 
 def test_slow_and_missing_engines_are_left_out():
     choice, lines = sizes.choose_engines({"en": 100, "fr": 100}, 2, {})
-    assert choice.value == ("espeak", "flite", "piper") and lines == []
-    assert choice.why.endswith("flite says 100 of the captions; piper says 100 of the captions")
-    choice, lines = sizes.choose_engines({"en": 1_000}, 2, {"flite": "flite is not here"})
+    assert choice.value == ("espeak", "flite", "mbrola", "piper") and lines == []
+    assert choice.why.endswith(
+        "flite says 100 of the captions; mbrola says 200 of the captions; piper says 100 of the "
+        "captions"
+    )
+    choice, lines = sizes.choose_engines(
+        {"en": 1_000}, 2, {"flite": "flite is not here", "mbrola": "nor mbrola"}
+    )
     assert choice.value == ("espeak",)
     assert lines == [
         "not flite: flite is not here",
+        "not mbrola: nor mbrola",
         "not piper: it would take 5 min to say 1,000 captions",
     ]
-    choice, lines = sizes.choose_engines({"el": 9, "ru": 9}, 2, {})
-    assert choice.value == ("espeak",) and lines[0] == "not flite: it speaks none of el, ru"
+    choice, lines = sizes.choose_engines({"be": 9, "ru": 9}, 2, {})
+    assert choice.value == ("espeak",) and lines[0] == "not flite: it speaks none of be, ru"
     assert sizes.show(choice) == "engines = espeak: eSpeak NG speaks every language"
 
 

@@ -18,6 +18,7 @@ _OPTIONS = {
     ),
     "hold_out_pictures": ("tux_paint_stamps", "percent of the pictures that are in test alone"),
     "voices": ("tux_paint_stamps", "synthesised captions of each picture and language (default 6)"),
+    "engines": ("tux_paint_stamps", "who says them: espeak,mbrola (default espeak)"),
     "parts": ("voices", "some of stamps,prompts,letters,dialogues (default all)"),
     "synthesised": ("voices", "names of the stamps that eSpeak NG says besides (default 0)"),
 }

@@ -1,12 +1,13 @@
 """Captions that a synthesiser speaks: planned by their voice, made when their chunk is."""
 
+import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from sir_jax.data.builders.recordings import PlannedCaption
-from sir_jax.data.media.synthesis import Voice, engine, voices_of
+from sir_jax.data.media.synthesis import Voice, engine, speaks, voices_of
 from sir_jax.errors import BadMedia
 
 ESPEAK = "espeak"
@@ -55,6 +56,51 @@ def planned_speech(
         pitch = _OWN_PITCH
     spoken = f"{voice.engine}:{voice.name}:{rate}:{pitch}:{language}/{name}"
     return PlannedCaption(caption_id, spoken, spoken, text, voice.name, language, voice.engine)
+
+
+def planned_turns(
+    engines: Sequence[str], name: str, text: str, language: str, split: str, takes: int
+) -> Iterator[PlannedCaption]:
+    """Plan that the voices of several engines say a text; caption ids are still missing.
+
+    eSpeak NG speaks, then one of the other engines' voices, by turns; at most as many takes as
+    there are voices. See `planned_speech` for the arguments.
+    """
+    turns = [_voices(ESPEAK, language, split)]
+    others = [
+        voice for other in engines if other != ESPEAK for voice in _voices(other, language, split)
+    ]
+    turns += [tuple(others)] if others else []
+    start = number_of(language, name, "turn")
+    for take in range(min(takes, sum(map(len, turns)))):
+        voices = turns[(start + take) % len(turns)]
+        yield planned_take(name, text, language, split, take, take // len(turns), voices)
+
+
+def planned_take(
+    name: str,
+    text: str,
+    language: str,
+    split: str,
+    take: int,
+    lap: int,
+    voices: Sequence[Voice],
+) -> PlannedCaption:
+    """Plan one of several takes; its key tells it from one with the same voice, rate and pitch.
+
+    Args:
+      name, text, language, split, voices: see `planned_speech`.
+      take: number of the utterance among all of the caption.
+      lap: its number among those of `voices`.
+    """
+    planned = planned_speech(-1, name, text, language, split, lap, voices)
+    key = f"{planned.audio}.{take}"
+    return dataclasses.replace(planned, key=key, audio=key)
+
+
+def _voices(engine_name: str, language: str, split: str) -> tuple[Voice, ...]:
+    there = speaks(engine_name, language, split)
+    return voices_of(engine_name, language, split) if there else ()
 
 
 def speak(caption: PlannedCaption) -> np.ndarray:

@@ -2,18 +2,17 @@
 
 import collections
 import dataclasses
-import functools
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
 
 from sir_jax.data.builders.recordings import Plan, PlannedCaption, PlannedImage, Problem
-from sir_jax.data.builders.spoken import ESPEAK, number_of, planned_speech
+from sir_jax.data.builders.spoken import ESPEAK, number_of, planned_take, planned_turns
 from sir_jax.data.builders.spoken_captions.config import CaptionsConfig
 from sir_jax.data.builders.spoken_captions.gather import SPLITS, Captioned, Gathered
 from sir_jax.data.builders.spoken_captions.looks import Look, alike
 from sir_jax.data.builders.tux_paint_stamps.groups import joined
-from sir_jax.data.media.synthesis import Voice, voices_of
+from sir_jax.data.media.synthesis import speaks, voices_of
 from sir_jax.errors import UserError
 
 # Of a picture in a split. More would make its record too large, and its chunk too slow.
@@ -142,44 +141,16 @@ class Cast:
         takes = max(1, min(takes, MOST_SPOKEN // max(1, len(picture.captions))))
         for slot, (language, words) in enumerate(picture.captions):
             name = f"{picture.name}#{slot}"
-            turns = [_voices(ESPEAK, language, split)]
-            if split == "train":
-                others = [v for other in self.others for v in _voices(other, language, split)]
-                turns += [tuple(others)] if others else []
-            start = number_of(language, name, "turn")
-            for take in range(min(takes, sum(map(len, turns)))):
-                voices = turns[(start + take) % len(turns)]
-                yield _said(name, words, language, split, take, take // len(turns), voices)
+            engines = self.others if split == "train" else ()
+            yield from planned_turns(engines, name, words, language, split, takes)
 
     def by(self, engine: str, picture: Captioned) -> Iterator[PlannedCaption]:
         """Yield the captions of a picture by an engine's held-out voices, likewise."""
         for slot, (language, words) in enumerate(picture.captions):
-            voices = _voices(engine, language, "test")
-            if voices:
-                yield _said(f"{picture.name}#{slot}", words, language, "test", 0, 0, voices)
-
-
-@functools.cache
-def _voices(engine: str, language: str, split: str) -> tuple[Voice, ...]:
-    try:
-        return voices_of(engine, language, split)
-    except UserError:
-        return ()
-
-
-def _said(
-    name: str,
-    words: str,
-    language: str,
-    split: str,
-    take: int,
-    lap: int,
-    voices: Sequence[Voice],
-) -> PlannedCaption:
-    planned = planned_speech(-1, name, words, language, split, lap, voices)
-    # Two takes may fall on the same voice, rate and pitch.
-    key = f"{planned.audio}.{take}"
-    return dataclasses.replace(planned, key=key, audio=key)
+            if speaks(engine, language, "test"):
+                voices = voices_of(engine, language, "test")
+                name = f"{picture.name}#{slot}"
+                yield planned_take(name, words, language, "test", 0, 0, voices)
 
 
 def _numbered(

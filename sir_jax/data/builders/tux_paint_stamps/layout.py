@@ -18,6 +18,7 @@ from sir_jax.data.builders.spoken import (
     ESPEAK,
     number_of,
     planned_speech,
+    planned_turns,
 )
 from sir_jax.data.builders.tux_paint_stamps.config import ALL, StampsConfig
 from sir_jax.data.builders.tux_paint_stamps.groups import content, joined
@@ -109,8 +110,8 @@ class _Languages:
                 print(f"{language}: by people alone, eSpeak NG does not speak it")
         else:
             synthesised = set(config.synthesised)
-        if synthesised:
-            require_engine(ESPEAK)
+        for engine in config.engines if synthesised else ():
+            require_engine(engine)
         for language in sorted(synthesised - named):
             raise UserError(f"languages: no names in {language!r}; there are {_listed(named)}")
         for language in sorted(synthesised):
@@ -163,13 +164,23 @@ class _Deal:
             text = stamp.texts.get(language)
             if text:
                 for split, count in takes.items():
-                    for take in range(count):
-                        yield split, planned_speech(-1, stamp.name, text, language, split, take)
+                    for caption in self._said(stamp.name, text, language, split, count):
+                        yield split, caption
             elif text is None:
                 self._nameless[language] += 1
             else:
                 detail = f"its name in {language} is empty"
                 problems.append(Problem(stamp.picture, "bad metadata", detail, role, stamp.name))
+
+    def _said(
+        self, name: str, text: str, language: str, split: str, count: int
+    ) -> Iterator[PlannedCaption]:
+        engines = self._config.engines
+        if engines != (ESPEAK,):
+            yield from planned_turns(engines, name, text, language, split, count)
+            return
+        for take in range(count):  # also more of them than there are voices
+            yield planned_speech(-1, name, text, language, split, take)
 
     def remarks(self) -> Iterator[str]:
         """Yield a line for each language in which texts or names are missing."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from sir_jax.data.media.synthesis.espeak_ng import espeak, require_espeak
 from sir_jax.data.media.synthesis.flite import find_flite, flite
+from sir_jax.data.media.synthesis.mbrola import find_mbrola, mbrola
 from sir_jax.data.media.synthesis.piper import find_voice, piper, require_piper
 from sir_jax.data.media.synthesis.voices import PIPER
 from sir_jax.errors import UserError
@@ -48,6 +49,7 @@ def _require_piper() -> None:
 _START: dict[str, tuple[Callable[[], Engine], Callable]] = {
     "espeak": (espeak, require_espeak),
     "flite": (flite, find_flite),
+    "mbrola": (mbrola, find_mbrola),
     "piper": (piper, _require_piper),
 }
 ENGINES = tuple(_START)

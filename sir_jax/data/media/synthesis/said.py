@@ -14,6 +14,7 @@ import numpy as np
 
 from sir_jax.data.media.synthesis.engines import ENGINES, require_engine
 from sir_jax.data.media.synthesis.espeak_voices import languages, resolve_language
+from sir_jax.data.media.synthesis.mbrola import has_voice
 from sir_jax.data.media.synthesis.piper import find_voice, folder_voices, require_piper
 from sir_jax.data.media.synthesis.speaker import REPLY
 from sir_jax.data.media.synthesis.voice import Voice
@@ -67,7 +68,7 @@ def say(
       text: at most `MOST_LETTERS` letters.
       language: BCP 47, a POSIX locale, or the English name of the language.
       voices: how many speak, where there are so many.
-      engines: who may speak: 'espeak' (extra `synth`), 'flite', 'piper'.
+      engines: who may speak: 'espeak' (extra `synth`), 'flite', 'mbrola', 'piper'.
 
     Returns:
       A query for `Index.search`, and a clip for `Retriever.encode_speech`.
@@ -151,7 +152,8 @@ def spoken_languages() -> dict[str, str]:
     spoken = {code: entry.name for code, entry in languages().items() if not entry.left_out}
     spoken[LANGUAGE] = "English"  # of all accents
     if _why_missing("espeak"):
-        here = {voice.language for name in ("flite", "piper") for voice in _all_voices(name)}
+        others = [name for name in ENGINES if name != "espeak"]
+        here = {voice.language for name in others for voice in _all_voices(name)}
         spoken = {code: name for code, name in spoken.items() if code in here}
     return dict(sorted(spoken.items(), key=lambda item: item[1]))
 
@@ -209,17 +211,18 @@ def _voices_in(name: str, language: str) -> tuple[Voice, ...]:
         family = language.partition("-")[0]
         return tuple(v for v in _all_voices(name) if v.language.partition("-")[0] == family)
     try:
-        return voices_of(name, language)
+        voices = voices_of(name, language)
     except UserError:
         return ()
+    return tuple(v for v in voices if name != "mbrola" or has_voice(v.name))
 
 
 def _all_voices(name: str) -> tuple[Voice, ...]:
-    """Return the voices of flite or Piper that are here."""
+    """Return the voices that are here of an engine other than eSpeak NG."""
     if _why_missing(name):
         return ()
-    if name == "flite":
-        return voices_of(name)
+    if name != "piper":
+        return tuple(v for v in voices_of(name, "") if name != "mbrola" or has_voice(v.name))
     packaged = []
     for voice in voices_of(name):
         try:

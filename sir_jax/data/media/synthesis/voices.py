@@ -1,7 +1,8 @@
 """Which voices there are, and the split of each, for good.
 
 A voice of one split never speaks in another split of any corpus. Piper's `joe` and flite's `awb`
-are of the split 'test' alone: they tell how an encoder hears engines and people it has not met.
+are of the split 'test' alone: they tell how an encoder hears engines and people it has not met. Of
+MBROLA's voices some are, where a language has three or more.
 """
 
 import functools
@@ -22,7 +23,44 @@ FLITE = tuple(
     )
 )
 PIPER = (Voice("piper", "en_US-joe-medium", "en", "test"),)
-_TABLES = {"flite": FLITE, "piper": PIPER}
+# Language -> voices, each a person whose recorded sounds are joined; '-' marks one of the split
+# 'test', '+' one of 'val'. Variants of a language that are spoken alike stand together.
+_MBROLA = {
+    "af": "af1",
+    "ar": "ar1 ar2",
+    "cs": "cz1 cz2",
+    "de": "de1 de2 de3 -de4 de5 de6 de7 +de8",
+    "el": "gr1 gr2",
+    "en": "en1 us1 -us2 us3",
+    "es": "es1 es2 es3 -es4 mx1 +mx2 vz1",
+    "et": "ee1",
+    "fa": "ir1",
+    "fr": "fr1 fr2 fr3 -fr4 fr5 fr6 +fr7 ca1 ca2",
+    "hi": "in1 in2",
+    "hr": "cr1",
+    "hu": "hu1",
+    "id": "id1",
+    "is": "ic1",
+    "it": "it1 it2 +it3 -it4",
+    "la": "la1",
+    "lt": "lt1 lt2",
+    "ms": "ma1",
+    "nl": "nl1 nl2 -nl3",
+    "pl": "pl1",
+    "pt": "pt1",
+    "pt-br": "br1 br2 +br3 -br4",
+    "ro": "ro1",
+    "sv": "sw1 sw2",
+    "te": "tl1",
+    "tr": "tr1 tr2",
+}
+_MARKS = {"-": "test", "+": "val"}
+MBROLA = tuple(
+    Voice("mbrola", name.lstrip("-+"), language, _MARKS.get(name[0], "train"), rate=155)
+    for language, names in _MBROLA.items()
+    for name in names.split()
+)
+_TABLES = {"flite": FLITE, "mbrola": MBROLA, "piper": PIPER}
 
 
 def voices_of(engine: str, language: str = "en", split: str = "") -> tuple[Voice, ...]:
@@ -30,7 +68,8 @@ def voices_of(engine: str, language: str = "en", split: str = "") -> tuple[Voice
 
     Args:
       engine: 'espeak' or a key of the other tables.
-      language: BCP 47 or a POSIX locale, such as 'en', 'fr' or 'pt_BR'.
+      language: BCP 47 or a POSIX locale, such as 'en', 'fr' or 'pt_BR'; '' for all of an engine
+        other than eSpeak NG.
       split: 'train', 'val' or 'test'; '' for all of them.
 
     Returns:
@@ -44,7 +83,7 @@ def voices_of(engine: str, language: str = "en", split: str = "") -> tuple[Voice
     elif engine in _TABLES:
         known = {voice.language: voice.language for voice in _TABLES[engine]}
         code = resolve(language, known)
-        voices = tuple(voice for voice in _TABLES[engine] if voice.language == code)
+        voices = tuple(v for v in _TABLES[engine] if not language or v.language == code)
         if not voices:
             raise UserError(
                 f"{engine} does not speak the language {language!r}; it speaks {', '.join(known)}"

@@ -55,7 +55,10 @@ def test_what_is_not_there_is_one_line():
         (("espeak", "kl"), r"no voices of Greenlandic \(kl\) here: the library crashes"),
         (("espeak", "fo"), r"no voices of Faroese \(fo\) here: no dictionary"),
         (("flite", "fr"), "flite does not speak the language 'fr'; it speaks en"),
-        (("festival", "en"), "no speech synthesiser 'festival'; choose among espeak, flite, piper"),
+        (
+            ("festival", "en"),
+            "no speech synthesiser 'festival'; choose among espeak, flite, mbrola, piper",
+        ),
     ]:
         with pytest.raises(UserError, match=message):
             voices_of(*arguments)
