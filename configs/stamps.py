@@ -29,7 +29,10 @@ def get_config(arg: str = ""):
     c.data.buckets = (20_000, 40_000, 80_000)
     c.data.image_fit = "squash"  # a crop would lose the ends of what is long or tall
     augment_like(c, "none")  # both encoders are frozen: their outputs can be stored
-    c.model.head.update(kind="conv", dropout=0.1)
+    c.model.head.update(kind="conv", dropout=0.3)
+    # The frozen image encoder has seen drawn scenes alone. Straight from its output, vectors of
+    # stamps lie where it puts them, and not where their names sound alike.
+    c.model.image_head = "mlp"
     c.optim.learning_rate = 3e-3
     c.optim.clip_norm = 0.0
     c.optim.warmup_steps = 100

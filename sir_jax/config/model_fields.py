@@ -144,7 +144,8 @@ MODEL: tuple[Field, ...] = (
         "model.image_head",
         "cls",
         Choice(IMAGE_HEADS),
-        "what embeds a picture: its CLS token, or BLIP-2's Q-Former over all its tokens",
+        "what embeds a picture: its CLS token, that through a layer of 1,024 (for a frozen encoder "
+        "that has not seen such pictures), or BLIP-2's Q-Former over all its tokens",
     ),
     *_spec("qformer", qformer_fields(), _QFORMER),
     *_spec("head", head_fields("base"), _HEAD),

@@ -11,7 +11,7 @@ REMAT = ("none", "full", "dots")
 IMPLEMENTATIONS = ("xla", "cudnn")
 VIT_FORMS = ("clip", "blip2")
 CONV_NORMS = ("group", "layer")
-IMAGE_HEADS = ("cls", "qformer")
+IMAGE_HEADS = ("cls", "mlp", "qformer")
 SPEECH_HEADS = ("transformer", "conv")
 # Of `model.match.kind`, what tells whether a pair matches: the fusion encoder, which reads each
 # pair; pooled vectors, which an index holds; or both.

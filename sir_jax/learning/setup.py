@@ -14,8 +14,8 @@ _SEEN = ("normalize_wave", "image_size", "image_mean", "image_std", "image_fit")
 def starting_point(corpus: str, model: str) -> ConfigDict:
     """Return the config of what training starts from; its sizes are still to be set.
 
-    The speech encoder stays as it came: it has heard more voices than a synthesiser has. The image
-    encoder learns, as it has seen drawn scenes alone.
+    Both encoders stay as they came: that of speech has heard more voices than a synthesiser has.
+    That of images has seen drawn scenes alone; the layer on top of it moves photographs apart.
 
     Args:
       corpus: to train on.
@@ -26,8 +26,10 @@ def starting_point(corpus: str, model: str) -> ConfigDict:
     """
     c = small_pair(corpus)
     c.data.image_fit = "squash"  # a crop would lose the ends of what is long or tall
-    c.optim.freeze = ("speech",)
-    c.optim.learning_rate = 5e-4
+    c.model.head.update(kind="conv", dropout=0.3)
+    c.model.image_head = "mlp"
+    c.optim.learning_rate = 2e-3
+    c.optim.clip_norm = 0.0
     if model:
         found = release.find(model).cfg
         c.model.update(found.model)

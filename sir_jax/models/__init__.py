@@ -76,13 +76,18 @@ def build_encoder(
     return module(spec, dtype=dtype, implementation=attention)
 
 
+# Width of the layer of `model.image_head=mlp`.
+IMAGE_HIDDEN = 1_024
+
+
 def build_model(cfg, tasks: tuple[str, ...] = ()) -> SpeechImageModel:
     """Build the joint model from `config.model`.
 
     Args:
       cfg: has `speech`, `image`, `head`, `fusion` and `match` (the fields of their specs),
-        `image_head` ('cls', or 'qformer' with the fields of its spec in `qformer`), `embed_width`,
-        `init_temperature`, `remat`, `dtype` ('float32' or 'bfloat16'), `scan` and `attention`.
+        `image_head` ('cls', 'mlp', or 'qformer' with the fields of its spec in `qformer`),
+        `embed_width`, `init_temperature`, `remat`, `dtype` ('float32' or 'bfloat16'), `scan` and
+        `attention`.
       tasks: from `fusion.TASKS`. Without any but 'pool', the model has no fusion encoder.
 
     Returns:
@@ -92,6 +97,7 @@ def build_model(cfg, tasks: tuple[str, ...] = ()) -> SpeechImageModel:
         speech_spec=HubertSpec(**cfg.speech),
         image_spec=VitSpec(**cfg.image),
         head_spec=HeadSpec(**cfg.head),
+        image_hidden=IMAGE_HIDDEN if cfg.image_head == "mlp" else 0,
         qformer_spec=QFormerSpec(**cfg.qformer) if cfg.image_head == "qformer" else None,
         fusion_spec=FusionSpec(**cfg.fusion) if tasks else FusionSpec(),
         match_spec=MatchSpec(**cfg.match),

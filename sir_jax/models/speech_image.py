@@ -16,7 +16,7 @@ from sir_jax.config.specs import (
 )
 from sir_jax.models.fusion import TASKS, Fusion
 from sir_jax.models.hubert import Hubert, HubertOutput
-from sir_jax.models.layers import Array, dense
+from sir_jax.models.layers import ACTIVATIONS, Array, dense, layer_norm
 from sir_jax.models.pooled import Pool
 from sir_jax.models.qformer import QFormer
 from sir_jax.models.speech_head import ConvHead, TransformerHead
@@ -37,6 +37,21 @@ def unit_norm(x: Array) -> Array:
     return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), 1e-12))
 
 
+class Hidden(nn.Module):
+    """A layer that moves pictures apart which a frozen encoder puts close together."""
+
+    width: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Map [B, D] to [B, width]."""
+        x = layer_norm(1e-5, self.dtype, name="norm")(x)
+        return ACTIVATIONS["gelu"](
+            dense(self.width, self.dtype, name="up", init_std=x.shape[-1] ** -0.5)(x)
+        )
+
+
 class SpeechImageModel(nn.Module):
     """The joint model of speech and images.
 
@@ -47,6 +62,7 @@ class SpeechImageModel(nn.Module):
     speech_spec: HubertSpec
     image_spec: VitSpec
     head_spec: HeadSpec
+    image_hidden: int = 0  # width of a layer between the CLS token and its projection; 0 for none
     qformer_spec: QFormerSpec | None = None
     fusion_spec: FusionSpec = FusionSpec()
     match_spec: MatchSpec = MatchSpec()
@@ -98,6 +114,8 @@ class SpeechImageModel(nn.Module):
         if self.qformer_spec:
             self.image_head = QFormer(self.qformer_spec, *common, self.attention)
         else:
+            if self.image_hidden:
+                self.image_head = Hidden(self.image_hidden, self.dtype)
             self.image_projection = dense(self.embed_width, self.dtype, use_bias=False)
         self.temperature = self.param(
             "temperature", nn.initializers.constant(self.init_temperature), ()
@@ -142,7 +160,8 @@ class SpeechImageModel(nn.Module):
             head = self.image_head(features.tokens, deterministic)
             tokens, embed = head.tokens, head.projected.mean(axis=1)
         else:
-            tokens, embed = features.tokens, self.image_projection(features.pooled)
+            pooled = self.image_head(features.pooled) if self.image_hidden else features.pooled
+            tokens, embed = features.tokens, self.image_projection(pooled)
         return Encoded(tokens, jnp.ones(tokens.shape[:2], bool), unit_norm(embed))
 
     def encode_speech(self, wave: Array, lengths: Array, deterministic: bool = True) -> Encoded:

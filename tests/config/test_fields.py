@@ -77,7 +77,7 @@ PINNED = {
     "hubert_large_clip_l14": "aea3aa24a3ebda64",
     "hubert_large_vit_g": "e111197b66e381cc",
     "small": "62936c1b3fb782f6",
-    "stamps": "5ace05b59b91df6f",
+    "stamps": "c0a4b9c61fb63edb",
     "unified": "7d819e8c16b0de24",
 }
 

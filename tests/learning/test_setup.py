@@ -18,10 +18,11 @@ def abstract_params(cfg):
     return jax.eval_shape(lambda key: init_params(model, key), jax.random.key(0))
 
 
-def test_the_small_pair_hears_as_it_came_and_learns_to_see():
+def test_the_small_pair_hears_and_sees_as_it_came():
     c = with_sizes(starting_point("spoken_captions/x", ""), SIZES, step=0.5, cores=3)
     check_config(c)
-    assert c.optim.freeze == ("speech",) and c.init.speech == "package:voices/speech"
+    assert c.optim.freeze == ("speech", "image") and c.init.speech == "package:voices/speech"
+    assert (c.model.head.kind, c.model.image_head) == ("conv", "mlp")
     assert (c.data.batch_size, c.data.buckets, c.data.image_fit) == (24, (16_000, 24_000), "squash")
     assert (c.train.steps, c.train.eval_every, c.train.checkpoint_every) == (300, 300, 120)
     assert c.optim.warmup_steps == 30 and c.train.num_threads == 3

@@ -1,6 +1,7 @@
 """The joint model: padding changes no embedding, clips may have any length; shapes and norms."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -167,6 +168,29 @@ def test_qformer_embeds_an_image_by_the_mean_of_its_projected_queries():
     mean = np.asarray(head.projected, np.float64).mean(axis=1)
     np.testing.assert_allclose(
         actual.embed, mean / np.linalg.norm(mean, axis=-1, keepdims=True), atol=1e-6
+    )
+
+
+def test_mlp_puts_a_layer_between_the_cls_token_and_its_projection():
+    c = small_config("layer")
+    c.model.image_head = "mlp"
+    model = build_model(c.model)
+    params = random_params(model)
+    pixels = clip(2 * 16 * 16 * 3).reshape(2, 16, 16, 3)
+    actual = apply(model, params, pixels, method="encode_image")
+    features = apply(Vit(model.image_spec), params["image"], pixels)
+    np.testing.assert_array_equal(actual.tokens, features.tokens)
+    head = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["image_head"])
+    x = np.asarray(features.pooled, np.float64)
+    x = x - x.mean(-1, keepdims=True)
+    x = x / np.sqrt(np.square(x).mean(-1, keepdims=True) + 1e-5)
+    x = (x * head["norm"]["scale"] + head["norm"]["bias"]) @ head["up"]["kernel"]
+    x = x + head["up"]["bias"]
+    assert x.shape == (2, 1_024)
+    x = x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+    x = x @ np.asarray(params["image_projection"]["kernel"], np.float64)
+    np.testing.assert_allclose(
+        actual.embed, x / np.linalg.norm(x, axis=-1, keepdims=True), atol=1e-6
     )
 
 
