@@ -17,6 +17,7 @@ from sir_jax.data.builders.tux_paint_stamps.package import language_tag, read_st
 from sir_jax.data.corpus import open_corpus
 from sir_jax.data.media.audio import load_audio
 from sir_jax.data.media.image import load_image
+from sir_jax.data.media.synthesis import voices_of
 from sir_jax.data.preparation.prepare import Options, prepare
 from sir_jax.data.preparation.verify import verify
 from sir_jax.errors import UserError
@@ -222,9 +223,30 @@ def test_empty_name_cannot_be_synthesised(source):
     assert (problem.key, problem.detail) == ("animals/cow", "its name in es is empty")
 
 
+def test_engines_take_turns_where_they_speak_the_language(source, monkeypatch):
+    monkeypatch.setattr("sir_jax.data.builders.tux_paint_stamps.layout.require_engine", str)
+    languages, engines = ["fr:synthesised", "zh-TW:synthesised"], ["mbrola", "espeak"]
+    plan = plan_stamps(source, StampsConfig.of(languages, ["fr"], voices=20, engines=engines))
+    heard = {voice.name: voice.split for voice in voices_of("mbrola", "fr")}
+    takes: dict[tuple, list[str]] = {}
+    for image in plan.images:
+        for c in image.captions:
+            takes.setdefault((c.language, image.split, image.key), []).append(c.engine)
+            if c.engine == "mbrola":
+                assert c.language == "fr" and heard[c.speaker] == image.split != "test"
+    french, chinese = takes["fr", "train", "food/Pie"], takes["zh-TW", "train", "symbols/7"]
+    # Seven voices of MBROLA say ten takes, by other rates and pitches.
+    assert sorted(french) == 10 * ["espeak"] + 10 * ["mbrola"] and french[0] != french[1]
+    assert chinese == 20 * ["espeak"]
+    keys = [c.key for image in plan.images for c in image.captions]
+    assert len(set(keys)) == len(keys)
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
+        ({"engines": ["mbrola"]}, "engines is 'mbrola'; give espeak, or it and some of espeak,"),
+        ({"engines": ["espeak", "x"]}, "engines is 'espeak,x'; give espeak, or it and some of"),
         ({"languages": ["xx"]}, "languages: no recordings of people in 'xx'; there are some in en"),
         ({"hold_out": ["de"]}, "hold_out: no recordings of people in 'de'; there are some in en"),
         ({"languages": ["xx:both"]}, "languages: no recordings of people in 'xx'"),
@@ -242,7 +264,9 @@ def test_wrong_options_are_one_line(source, options, line):
 
 
 def test_name_encodes_the_options():
-    for config in (FRENCH, StampsConfig.of(["pt-BR:both"], [], 25), StampsConfig.of()):
+    both = StampsConfig.of(["fr:synthesised"], ["fr"], engines=["mbrola", "espeak"])
+    assert both.name == "h.none_s.fr_out.fr_p0_v6-espeak+mbrola"
+    for config in (FRENCH, StampsConfig.of(["pt-BR:both"], [], 25), StampsConfig.of(), both):
         assert StampsConfig.from_name(config.name) == config
     assert FRENCH.name == "h.all_s.de.fr_out.fr_p0_v2"
     with pytest.raises(UserError, match="is no name of a tux_paint_stamps corpus"):
