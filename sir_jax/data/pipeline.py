@@ -161,8 +161,10 @@ class _Batches:
         if max(captions.max(), images.max()) >= 1 << 31:
             raise ValueError("ids beyond int32 would collide on the device")
         stored = features.modalities if features else ()
-        for modality, change in zip(MODALITIES, (spec.augment, spec.jitter), strict=True):
-            if change.active and modality in stored:
+        # Of sound a draw a clip may have been stored with it.
+        changes = not spec.augment.can_be_stored, spec.jitter.active
+        for modality, changed in zip(MODALITIES, changes, strict=True):
+            if changed and modality in stored:
                 raise UserError(
                     f"data.augment changes what the {modality} encoder reads, which stored "
                     "features cannot follow; switch it off, or leave data.features empty"

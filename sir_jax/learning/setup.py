@@ -26,9 +26,12 @@ def starting_point(corpus: str, model: str) -> ConfigDict:
     """
     c = small_pair(corpus)
     c.data.image_fit = "squash"  # a crop would lose the ends of what is long or tall
+    # Encoded once: what changes a clip's length cannot be stored.
+    for effect in ("speed", "tempo", "silence"):
+        c.data.augment[effect].probability = 0.0
     c.model.head.update(kind="conv", dropout=0.3)
     c.model.image_head = "mlp"
-    c.optim.learning_rate = 2e-3
+    c.optim.learning_rate = 3e-3
     c.optim.clip_norm = 0.0
     if model:
         found = release.find(model).cfg

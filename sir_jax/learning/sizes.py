@@ -16,14 +16,15 @@ from sir_jax.data.media.synthesis import speaks
 # Training recordings beyond which more voices teach little for what they take.
 ENOUGH_CLIPS = 12_000
 LEAST_VOICES, MOST_VOICES = 2, 12
-# How often a picture should be seen; by experiments with 500 of the stamps.
-EXPOSURES = 128
-LEAST_STEPS, BATCH = 100, 64
+# How often a picture should be seen; by experiments with the stamps.
+EXPOSURES = 320
+LEAST_STEPS, BATCH = 100, 128
 # Each bucket is a program to compile; more than these save little padding.
 SHARES = (0.4, 0.75, 0.98)
 _ROUND, _SHORTEST, _LONGEST = 4_000, 16_000, 240_000
-# Of a core: to say a caption, by Piper, to encode a second of speech, to learn from a picture.
-SAY, SAY_SLOWLY, HEAR, LOOK = 0.04, 0.6, 0.01, 0.02
+# Seconds of a core: to say a caption, by Piper, to encode a second of speech and what it is changed
+# by, to learn from a pair of stored features.
+SAY, SAY_SLOWLY, HEAR, LEARN = 0.04, 0.6, 0.03, 0.002
 # Seconds in which Piper may say the test.
 _PATIENCE = 120.0
 # Of a core to compile a program.
@@ -97,7 +98,9 @@ def choose_batch(pictures: int) -> Choice:
       pictures: in training.
     """
     if pictures >= BATCH:
-        return Choice("batch_size", BATCH, f"of {pictures:,} pictures: each is told from 63 others")
+        return Choice(
+            "batch_size", BATCH, f"of {pictures:,} pictures: each is told from {BATCH - 1} others"
+        )
     size = pictures - pictures % 8 if pictures >= 8 else max(pictures, 2)
     return Choice("batch_size", size, f"there are {pictures} pictures, which differ within a step")
 
@@ -112,9 +115,8 @@ def choose_buckets(samples: np.ndarray, augment: AugmentSpec) -> Choice:
     rng = np.random.default_rng(0)
     silence = augment.draw_silence(len(samples), rng).sum(1) * SAMPLE_RATE
     lengths = samples + silence
-    wanted = [float(x) for x in np.quantile(lengths, SHARES)]
     # What is searched by, and what the test hears, is to fit without being cut.
-    wanted[-1] = max(wanted[-1], float(samples.max()))
+    wanted = [*map(float, np.quantile(lengths, SHARES)), float(samples.max())]
     rounded = sorted({min(max(_up(x), _SHORTEST), _LONGEST) for x in wanted})
     median = np.median(samples) / SAMPLE_RATE
     longest = samples.max() / SAMPLE_RATE
@@ -137,15 +139,25 @@ def padded_seconds(samples: np.ndarray, buckets: Sequence[int], augment: Augment
     return float(np.asarray(buckets)[places].mean()) / SAMPLE_RATE
 
 
-def step_seconds(batch_size: int, clip: float, cores: int) -> float:
-    """Return about how long a step takes.
+def step_seconds(batch_size: int, cores: int) -> float:
+    """Return about how long a step takes that reads stored features.
 
     Args:
       batch_size: pairs of the step.
-      clip: seconds of a padded clip.
       cores: of the machine.
     """
-    return batch_size * (clip * HEAR + LOOK) / cores
+    return batch_size * LEARN / cores
+
+
+def encode_seconds(clips: int, clip: float, cores: int) -> float:
+    """Return about how long it takes to encode clips once.
+
+    Args:
+      clips: how many there are.
+      clip: seconds of a padded one.
+      cores: of the machine.
+    """
+    return clips * clip * HEAR / cores
 
 
 def choose_steps(pictures: int, batch_size: int, step: float, minutes: float) -> Choice:

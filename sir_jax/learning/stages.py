@@ -33,6 +33,7 @@ from sir_jax.learning.setup import starting_point, with_sizes
 from sir_jax.learning.wish import Wish
 from sir_jax.runtime.files import write_json
 from sir_jax.runtime.locks import only_one
+from sir_jax.training.featurize import featurize
 from sir_jax.training.loop import train
 
 STAGES = ("corpus", "train", "evaluate", "release", "index")
@@ -197,13 +198,14 @@ class _Run:
         clips = count * (voices + 1 + len(engines))
         if not begun:
             self._check_room(clips)
-        step = sizes.step_seconds(sizes.BATCH, 2.0, self._cores)
         pictures = len(self._gathered.pictures)
         batch = self._wish.batch_size or sizes.choose_batch(pictures).value
+        step = sizes.step_seconds(batch, self._cores)
         steps = sizes.choose_steps(pictures, batch, step, self._wish.minutes).value
         slow = count * sizes.SAY_SLOWLY * ("piper" in engines)
         self._expected["corpus"] += (clips * sizes.SAY + slow) / self._cores
-        self._expect((self._wish.steps or steps) * step * batch / sizes.BATCH)
+        encoding = sizes.encode_seconds(count * voices, 2.0, self._cores)
+        self._expect(encoding + (self._wish.steps or steps) * step)
 
     def _expect(self, training: float) -> None:
         programs = len(sizes.SHARES) * sizes.COMPILE * 2 / self._cores
@@ -275,16 +277,18 @@ class _Run:
         batch = self._choose(sizes.choose_batch(pictures), wish.batch_size)
         buckets = self._choose(sizes.choose_buckets(samples, augment))
         clip = sizes.padded_seconds(samples, buckets, augment)
-        step = sizes.step_seconds(batch, clip, self._cores)
+        step = sizes.step_seconds(batch, self._cores)
         steps = self._choose(
             sizes.choose_steps(pictures, batch, step, wish.minutes), self._wish.steps
         )
         with_sizes(self._cfg, self._record.chosen, step, self._cores)
-        self._expect(steps * step)
+        self._expect(sizes.encode_seconds(len(samples), clip, self._cores) + steps * step)
 
     def _train(self) -> dict[str, Any]:
-        """Train, or go on at the last checkpoint."""
-        corpus = self._open()
+        """Encode clips and pictures once and train on that, or go on at the last checkpoint."""
+        corpus, features = self._open(), self._wish.out / "features"
+        self._cfg.data.features = str(features)
+        featurize(self._cfg, corpus, "train", features, sizes.BATCH)
         train(self._cfg, self._workdir, make_evaluate(corpus), corpus)
         # Without a validation split no checkpoint is the best.
         judged = any(name.startswith("val") for name in corpus.splits)

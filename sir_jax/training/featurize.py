@@ -2,7 +2,8 @@
 
 Speech: the last hidden states, or all of them where `model.head.weigh_layers` is on; images: the
 tokens and the pooled vector; all in bfloat16. A clip longer than the longest of `data.buckets` is
-cut to its first so many samples. Stopped at any moment, the same call goes on where it was.
+cut to its first so many samples. Augmentation that keeps a clip's length is drawn once a clip, and
+stored. Stopped at any moment, the same call goes on where it was.
 """
 
 import itertools
@@ -27,6 +28,8 @@ from sir_jax.data.feature_store import (
     write_manifest,
 )
 from sir_jax.data.media.audio import longest_window, normalize_waveform
+from sir_jax.data.media.augment.apply import augment_wave
+from sir_jax.data.media.augment.spec import AugmentSpec
 from sir_jax.data.media.image import ImageSpec, preprocess_image
 from sir_jax.data.parallel import ordered_map
 from sir_jax.data.pipeline import read_clip, read_image
@@ -47,6 +50,7 @@ from sir_jax.training.stored_features import (
 
 SAMPLE_RATE = 16_000
 
+_DRAW = 0xFEA7  # the stream of random numbers that augment what is stored
 NOUNS = {"speech": "clip", "image": "picture"}
 
 
@@ -214,11 +218,14 @@ def _loader(modality: str, cfg, split: Split) -> Callable[[int], np.ndarray]:
     if modality == "image":
         spec = ImageSpec.from_config(cfg.data)
         return lambda row: preprocess_image(read_image(split, split[int(row)]), spec)
-    longest = longest_window(cfg.data)
+    longest, augment = longest_window(cfg.data), AugmentSpec.from_config(cfg.data.augment)
 
     def clip(row: int) -> np.ndarray:
         entry = split.index[row]
         wave = read_clip(split, split[int(entry["row"])], entry)[:longest]
+        samples = len(wave)
+        wave = augment_wave(wave, augment, np.random.default_rng((cfg.seed, _DRAW, int(row))))
+        assert len(wave) == samples  # the store's sizes are known before its clips are read
         return normalize_waveform(wave) if cfg.data.normalize_wave else wave
 
     return clip

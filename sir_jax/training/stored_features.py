@@ -18,6 +18,7 @@ from sir_jax.config.specs import MODALITIES, HubertSpec, VitSpec
 from sir_jax.data.corpus import Corpus, Split
 from sir_jax.data.feature_store import FeatureReader, Features, Layout, read_manifest
 from sir_jax.data.media.audio import longest_window
+from sir_jax.data.media.augment.spec import AugmentSpec
 from sir_jax.data.pipeline import BatchSpec
 from sir_jax.errors import UserError
 from sir_jax.models.hubert import conv_lengths
@@ -53,7 +54,8 @@ def check_cacheable(params, cfg) -> None:
       cfg: the whole config.
 
     Raises:
-      UserError: no encoder is frozen, or the input of a frozen one is augmented.
+      UserError: no encoder is frozen, or the input of a frozen one is augmented in a way that
+        cannot be stored.
     """
     modalities = frozen_modalities(params, cfg)
     if not modalities:
@@ -65,12 +67,13 @@ def check_cacheable(params, cfg) -> None:
     for modality, field, active in (
         ("image", f"data.crop_scale={spec.crop_scale}", spec.crop_scale != (1.0, 1.0)),
         ("image", "data.augment.image", spec.jitter.active),
-        ("speech", "data.augment", spec.augment.active),
+        ("speech", "data.augment", not spec.augment.can_be_stored),
     ):
         if active and modality in modalities:
+            means = ".speed, .tempo, .silence or a folder" if modality == "speech" else ""
             raise UserError(
-                f"{field} changes at random what the frozen {modality} encoder reads, which stored "
-                "features cannot follow; switch it off, or leave data.features empty"
+                f"{field}{means} changes at random what the frozen {modality} encoder reads, which "
+                "stored features cannot follow; switch it off, or leave data.features empty"
             )
 
 
@@ -119,6 +122,11 @@ def identity(modality: str, params, cfg, corpus: Corpus, split: Split) -> dict[s
             "normalize_wave": bool(data.normalize_wave),
             "longest_samples": longest_clip(cfg, split),
         }
+        augment = AugmentSpec.from_config(data.augment)
+        if augment.active:
+            # One draw a clip, by the run's seed and the clip's row.
+            drawn = {field: value for field, value in vars(augment).items() if value is not None}
+            preprocessing |= {"augment": drawn, "seed": int(cfg.seed)}
     else:
         spec, stored = VitSpec(**cfg.model.image), "tokens, pooled"
         preprocessing = {

@@ -222,7 +222,7 @@ def test_bad_configs_are_refused_before_the_first_batch(changes, message):
 
 
 @pytest.mark.parametrize(
-    ("stored", "change"), [("speech", "gain.probability"), ("image", "image.brightness")]
+    ("stored", "change"), [("speech", "tempo.probability"), ("image", "image.brightness")]
 )
 def test_stored_features_cannot_be_augmented(stored, change):
     config = data_config()

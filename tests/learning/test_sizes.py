@@ -20,7 +20,7 @@ def test_few_captions_are_said_by_many_voices(captions, voices):
 
 
 @pytest.mark.parametrize(
-    ("pictures", "batch"), [(2, 2), (7, 7), (10, 8), (63, 56), (64, 64), (5_000, 64)]
+    ("pictures", "batch"), [(2, 2), (7, 7), (10, 8), (127, 120), (128, 128), (5_000, 128)]
 )
 def test_a_step_has_no_more_pairs_than_there_are_pictures(pictures, batch):
     assert sizes.choose_batch(pictures).value == batch
@@ -29,11 +29,11 @@ def test_a_step_has_no_more_pairs_than_there_are_pictures(pictures, batch):
 @pytest.mark.parametrize(
     ("pictures", "batch", "step", "minutes", "steps", "why"),
     [
-        (10, 8, 0.2, 20.0, 160, "each picture is seen 128 times"),
-        (2, 2, 0.1, 20.0, 128, "each picture is seen 128 times"),
-        (500, 64, 1.2, 20.0, 1_000, "each picture is seen 128 times"),
+        (10, 8, 0.2, 20.0, 400, "each picture is seen 320 times"),
+        (2, 2, 0.1, 20.0, 320, "each picture is seen 320 times"),
+        (500, 64, 0.4, 20.0, 2_500, "each picture is seen 320 times"),
         (1_000, 64, 1.2, 20.0, 1_000, "20 min at 1.20 s a step, in which each picture is seen 64"),
-        (1_000, 64, 0.3, 20.0, 2_000, "each picture is seen 128 times"),
+        (1_000, 128, 0.2, 20.0, 2_500, "each picture is seen 320 times"),
         (40_000, 64, 1.2, 0.1, 100, "2 min at 1.20 s a step, the least, for which 0.1 min are too"),
     ],
 )
@@ -45,11 +45,12 @@ def test_steps_follow_pictures_and_minutes(pictures, batch, step, minutes, steps
 def test_a_thousand_pictures_take_less_than_half_an_hour_on_two_cores():
     voices = sizes.choose_voices(1_000).value
     clip, batch = 2.0, sizes.choose_batch(1_000).value
-    step = sizes.step_seconds(batch, clip, cores=2)
-    assert 1.0 < step < 1.5 and sizes.step_seconds(batch, clip, 8) == step / 4
+    step = sizes.step_seconds(batch, cores=2)
+    assert 0.1 < step < 0.2 and sizes.step_seconds(batch, 8) == step / 4
     steps = sizes.choose_steps(1_000, batch, step, 20.0).value
+    encoding = sizes.encode_seconds(1_000 * voices, clip, 2)
     corpus = 1_000 * (voices + 2) * sizes.SAY / 2
-    assert (steps * step + corpus + 3 * sizes.COMPILE) / 60 < 27
+    assert (encoding + steps * step + corpus + 3 * sizes.COMPILE) / 60 < 27
 
 
 def test_buckets_hold_clips_with_the_silence_that_is_added():

@@ -98,6 +98,12 @@ class AugmentSpec:
         """Tell whether any effect has a probability above 0."""
         return any(getattr(self, effect) for effect in EFFECTS)
 
+    @property
+    def can_be_stored(self) -> bool:
+        """Tell whether a draw can be stored: clips keep their lengths, and no file is read."""
+        folders = self.reverb_folder, self.noise_folder
+        return not (self.speed or self.tempo or self.silence or any(folders))
+
     @classmethod
     def from_config(cls, augment_cfg: Any) -> "AugmentSpec":
         """Read and check `data.augment`.
