@@ -20,6 +20,7 @@ RELEASED_DATA = (
     "batch_size",
     "buckets",
     "normalize_wave",
+    "trim_silence",
     "image_size",
     "image_mean",
     "image_std",

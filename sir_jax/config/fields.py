@@ -61,6 +61,13 @@ _DATA = rows(
     ),
     ("normalize_wave", True, Flag(), "bring each clip to mean 0 and variance 1"),
     (
+        "trim_silence",
+        False,
+        Flag(),
+        "cut off quiet ends of what is searched, indexed and evaluated, for models that learn from "
+        "clips without any, as synthesisers' are; training clips stay as they are",
+    ),
+    (
         "image_size",
         vit_fields("B/32")["image_size"],
         Whole(1, 4_096),

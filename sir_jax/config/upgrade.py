@@ -11,6 +11,7 @@ from sir_jax.config.fields import FIELDS
 # Fields, and whole sections of them, that runs from before they existed lack.
 ADDED = (
     "data.image_fit",
+    "data.trim_silence",
     "data.augment",
     "data.features",
     "data.groups",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from sir_jax.data.media.audio import SAMPLE_RATE, longest_window, normalize_waveform
+from sir_jax.data.media.audio import SAMPLE_RATE, as_encoded, heard_part, longest_window
 from sir_jax.data.media.image import ImageSpec, preprocess_image
 from sir_jax.errors import UserError
 from sir_jax.inference.embed import cut_windows
@@ -89,9 +89,12 @@ def attend_pair(model, params, data_cfg, wave: np.ndarray, picture: Image.Image)
     by_frame = np.zeros(total, np.float32)
     by_patch, scores = np.zeros(patches, np.float64), []
     for start, window in _windows_with_starts(np.asarray(wave, np.float32), longest):
+        if data_cfg.trim_silence:
+            start += heard_part(window)[0]
+        window = as_encoded(window, data_cfg)
         bucket = next(b for b in buckets if b >= len(window))
         padded = np.zeros((1, bucket), np.float32)
-        padded[0, : len(window)] = normalize_waveform(window) if data_cfg.normalize_wave else window
+        padded[0, : len(window)] = window
         attend = _jit_attend(model)
         window_results = attend(params, padded, np.array([len(window)], np.int32), pixels)
         shares, frames, image, score, mask = jax.device_get(window_results)

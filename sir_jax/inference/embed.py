@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from sir_jax.data.media.audio import load_audio, longest_window, normalize_waveform
+from sir_jax.data.media.audio import as_encoded, load_audio, longest_window
 from sir_jax.data.media.image import ImageSpec, load_image, preprocess_image
 from sir_jax.data.parallel import GROUP, ordered_map
 from sir_jax.losses.fused_score import joint_rows
@@ -88,7 +88,7 @@ def embed_speech(
       params: the model's parameters; if they are sharded over a mesh, the batch is, too.
       waves: float32[N] at 16 kHz each, N from 0 up, not normalised, or a list of such waves that
         get one vector; read as they are needed.
-      data_cfg: `config.data`, of which `buckets` and `normalize_wave` are used.
+      data_cfg: `config.data`, of which `buckets`, `trim_silence` and `normalize_wave` are used.
       batch_size: rows of a batch.
       keep: called with the token features of each window; None drops them.
       finish: makes the vectors; None for those of the embedding alone.
@@ -103,7 +103,7 @@ def embed_speech(
         waves = wave if isinstance(wave, list) else [wave]
         out = []
         for window in (w for each in waves for w in cut_windows(_as_wave(each), longest)):
-            window = normalize_waveform(window) if data_cfg.normalize_wave else window
+            window = as_encoded(window, data_cfg)
             out.append((number, next(b for b in buckets if b >= len(window)), window))
         return out
 

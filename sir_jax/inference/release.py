@@ -37,7 +37,15 @@ FORMAT, VERSION = "sir_jax retriever", 1
 SHIPPED = Path(__file__).parents[1] / "pretrained" / "retrievers"
 
 # Of `config.data`, what a vector depends on, and what evaluation goes by.
-_SEEN = ("buckets", "normalize_wave", "image_size", "image_mean", "image_std", "image_fit")
+_SEEN = (
+    "buckets",
+    "normalize_wave",
+    "trim_silence",
+    "image_size",
+    "image_mean",
+    "image_std",
+    "image_fit",
+)
 _DATA = ("corpus", "batch_size", *_SEEN)
 # What training may add to a retriever that has none.
 _POOLED = ("pool_speech", "pool_image", "pooled_scale", "pooled_bias")
@@ -85,7 +93,10 @@ def fingerprint(cfg, params: dict, score: Score = UNFITTED) -> str:
     if model["head"]["kind"] == "transformer":
         # Models from before there was another kind keep their fingerprints, and their indexes.
         model["head"] = {k: v for k, v in model["head"].items() if k not in _CONV_HEAD}
-    plain = [model, {field: data[field] for field in _SEEN}]
+    seen = {field: data[field] for field in _SEEN}
+    if not seen["trim_silence"]:
+        del seen["trim_silence"]  # as above
+    plain = [model, seen]
     if pooled:
         plain.append(["pooled", score.pooled_weight])
     digest.update(json.dumps(plain, sort_keys=True).encode())

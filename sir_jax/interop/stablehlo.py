@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from sir_jax.data.media.audio import SAMPLE_RATE, longest_window, normalize_waveform
+from sir_jax.data.media.audio import SAMPLE_RATE, as_encoded, longest_window
 from sir_jax.data.media.image import ImageSpec, preprocess_image
 from sir_jax.errors import UserError
 from sir_jax.inference.retriever import Retriever
@@ -177,6 +177,9 @@ def _describe(model: Retriever) -> dict:
             ],
             "sample_rate": SAMPLE_RATE,
             "channels": 1,
+            "trim": bool(data.trim_silence),
+            "trimming": "before the rest: frames of 320 samples whose mean square is 35 dB below "
+            "the clip's loudest frame are cut off at either end, but for 3 of them",
             "normalize": bool(data.normalize_wave),
             "normalization": "(x - mean(x)) / sqrt(var(x) + 1e-7) over the clip's own samples",
             "padding": "zeros at the end up to `samples` of the smallest program that holds the "
@@ -267,7 +270,8 @@ def _speech_batches(model: Retriever, program: dict) -> Iterator[tuple[tuple, np
         waves = [rng.standard_normal(length).astype(np.float32) for length in lengths]
         batch = np.zeros((rows, bucket), np.float32)
         for row, wave in zip(batch, waves, strict=True):
-            row[: len(wave)] = normalize_waveform(wave) if model.cfg.data.normalize_wave else wave
+            heard = as_encoded(wave, model.cfg.data)
+            row[: len(heard)] = heard
         yield (batch, np.asarray(lengths, np.int32)), model.encode_waves(waves, rows)
 
 

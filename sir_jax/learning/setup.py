@@ -8,7 +8,7 @@ from sir_jax.config.presets import small_pair
 from sir_jax.inference import release
 
 # Of `config.data`, what a release was trained on.
-_SEEN = ("normalize_wave", "image_size", "image_mean", "image_std", "image_fit")
+_SEEN = ("normalize_wave", "trim_silence", "image_size", "image_mean", "image_std", "image_fit")
 
 
 def starting_point(corpus: str, model: str) -> ConfigDict:
@@ -29,6 +29,7 @@ def starting_point(corpus: str, model: str) -> ConfigDict:
     # Encoded once: what changes a clip's length cannot be stored.
     for effect in ("speed", "tempo", "silence"):
         c.data.augment[effect].probability = 0.0
+    c.data.trim_silence = True
     c.model.head.update(kind="conv", dropout=0.3)
     c.model.image_head = "mlp"
     c.optim.learning_rate = 3e-3

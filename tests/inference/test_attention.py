@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from sir_jax.data.media.audio import normalize_waveform
 from sir_jax.data.media.image import ImageSpec, preprocess_image
 from sir_jax.errors import UserError
+from sir_jax.inference.attention import attend_pair
 from sir_jax.inference.retriever import Retriever
 from sir_jax.models import attention_maps
 
@@ -140,6 +142,22 @@ def test_a_long_recording_is_processed_window_by_window(retriever, folder, make_
         attention.weights[start : start + frames], last.weights[:frames], atol=1e-5
     )
     assert len(attention.by_frame) == -(-100_000 // 160)
+
+
+def test_quiet_ends_that_are_cut_off_keep_their_place_in_time(retriever, folder, make_tone):
+    wave = make_tone(8_000).astype(np.float32)
+    late = np.concatenate([np.zeros(16_000, np.float32), wave])
+    data = ConfigDict(retriever.cfg.data.to_dict() | {"trim_silence": True})
+    parts = retriever.model, retriever.params, data
+    picture = Image.open(folder / "b.png").convert("RGB")
+    attention = attend_pair(*parts, late, picture)
+    # 60 ms of quiet are left before the tone.
+    alone = attend_pair(*parts, late[16_000 - 960 :], picture)
+    start = (16_000 - 960) // 160
+    np.testing.assert_allclose(attention.weights[start:], alone.weights, atol=1e-6)
+    assert attention.score == pytest.approx(alone.score, abs=1e-5)
+    np.testing.assert_allclose(attention.weights[:start], 1 / 4)
+    assert attention.seconds == 1.5
 
 
 def test_an_interval_is_the_mean_of_its_frames(retriever, folder, make_tone):

@@ -263,6 +263,43 @@ def normalize_waveform(wave: np.ndarray) -> np.ndarray:
     return out
 
 
+_FRAME, _QUIET_DB, _MARGIN = 320, 35.0, 3  # samples, below the loudest frame, frames
+
+
+def heard_part(wave: np.ndarray) -> tuple[int, int]:
+    """Return where the quiet ends of a clip stop: its first sample that is heard, and the end.
+
+    A frame of 20 ms is quiet 35 dB below the loudest one; 60 ms of quiet are left at either end.
+
+    Args:
+      wave: float32 [N] at 16 kHz.
+
+    Example:
+      >>> heard_part(np.concatenate([np.zeros(16_000), np.ones(3_200), np.zeros(8_000)]))
+      (15040, 20160)
+    """
+    frames = np.asarray(wave, np.float32)[: len(wave) - len(wave) % _FRAME].reshape(-1, _FRAME)
+    energy = np.square(frames).mean(axis=1)
+    if not energy.any():
+        return 0, len(wave)
+    heard = np.flatnonzero(energy > energy.max() * 10 ** (-_QUIET_DB / 10))
+    stop = heard[-1] + 1 + _MARGIN
+    return int(max(heard[0] - _MARGIN, 0)) * _FRAME, int(min(stop * _FRAME, len(wave)))
+
+
+def as_encoded(window: np.ndarray, data_cfg) -> np.ndarray:
+    """Return a window as the speech encoder reads it: without quiet ends, normalised, by choice.
+
+    Args:
+      window: float32 [N] at 16 kHz.
+      data_cfg: `config.data`, of which `trim_silence` and `normalize_wave` are read.
+    """
+    if data_cfg.trim_silence:
+        first, stop = heard_part(window)
+        window = window[first:stop]
+    return normalize_waveform(window) if data_cfg.normalize_wave else window
+
+
 def _check_rate(rate: int, label: str) -> None:
     if not MIN_RATE <= rate <= MAX_RATE:
         raise BadMedia(f"{label}: {rate} Hz is outside {MIN_RATE} to {MAX_RATE} Hz", "wrong rate")

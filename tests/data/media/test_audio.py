@@ -12,7 +12,13 @@ import soundfile
 from PIL import Image
 from transformers import Wav2Vec2FeatureExtractor
 
-from sir_jax.data.media.audio import SAMPLE_RATE, load_audio, load_sound, normalize_waveform
+from sir_jax.data.media.audio import (
+    SAMPLE_RATE,
+    heard_part,
+    load_audio,
+    load_sound,
+    normalize_waveform,
+)
 from sir_jax.data.media.sound import decode
 from sir_jax.errors import BadMedia, UserError
 
@@ -298,3 +304,19 @@ def test_limits_of_arrays():
     assert "0.50 s is over the limit of 0.4 s" in refusal((sound, 16_000), max_seconds=0.4)
     assert "2 channels" in refusal((sound, 16_000), max_channels=1)
     assert len(load_audio((sound, 16_000), max_seconds=0.5, max_channels=2)) == 8_000
+
+
+@pytest.mark.parametrize(
+    ("before", "tone", "after", "floor_db", "expected"),
+    [
+        (3_200, 6_400, 3_200, -60, (2_240, 10_560)),  # 3 frames of 320 are left at either end
+        (3_200, 6_400, 3_200, -30, (0, 12_800)),  # 35 dB below the loudest is quiet
+        (500, 6_400, 0, -60, (0, 6_900)),
+        (0, 100, 0, -60, (0, 100)),  # shorter than a frame
+    ],
+)
+def test_quiet_ends_stop_where_something_is_heard(before, tone, after, floor_db, expected):
+    floor = 10 ** (floor_db / 20)
+    wave = np.concatenate([np.full(before, floor), np.ones(tone), np.full(after, floor)])
+    assert heard_part(0.1 * wave) == expected
+    assert heard_part(np.zeros(len(wave))) == (0, len(wave))
