@@ -23,7 +23,15 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 # What came after the digests were pinned. At its default it changes no run.
-LATER = ("model.match", "model.head.kind", "model.head.taps", "model.head.places")
+LATER = (
+    "model.match",
+    "model.head.kind",
+    "model.head.taps",
+    "model.head.places",
+    "loss.sim.list_weight",
+    "loss.sim.teach_weight",
+    "optim.rates",
+)
 
 
 def as_pinned(cfg) -> dict:
