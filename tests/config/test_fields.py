@@ -44,7 +44,9 @@ def as_pinned(cfg) -> dict:
             section = section[parent]
         value = section[last]
         values = config_fields(value, f"{name}.") if isinstance(value, dict) else {name: value}
-        if all(value == FIELDS[field].default for field, value in values.items()):
+        # JSON has no tuples.
+        defaults = json.loads(json.dumps({field: FIELDS[field].default for field in values}))
+        if values == defaults:
             del section[last]
     return plain
 

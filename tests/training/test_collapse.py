@@ -127,7 +127,7 @@ def test_matching_on_its_prior_is_said_once_and_of_each_match(capsys):
     assert "data.grouped_after (6), or give the new layers a rate of their own" in line
     # Two hundredths below the prior is learning, and so is a fall that is just beginning.
     assert said(0.98 * 0.6365 + noise) == []
-    assert said(np.r_[np.full(40, 0.64), np.linspace(0.64, 0.3, 360)]) == []
+    assert said(np.r_[np.full(20, 0.64), np.linspace(0.64, 0.3, 380)]) == []
     (line,) = said(0.3 + noise, 0.7 + noise, "both")
     assert "sim_pooled was 0.70" in line and "model.match.kind" not in line
     assert said([], kind="fusion") == []
