@@ -40,6 +40,8 @@ ABLATIONS = {
     "+ groups + pooled": GROUPS | POOLED,
     "+ groups + fusion": GROUPS | MATCH,
     "+ groups + both": GROUPS | BOTH,
+    "+ groups + pooled + lists": GROUPS | POOLED | {"loss.sim.list_weight": 1.0},
+    "+ groups + pooled + taught": GROUPS | POOLED | {"loss.sim.teach_weight": 1.0},
 }
 
 
@@ -54,7 +56,7 @@ def get_config(arg: str = ""):
     c.init.image = "package:spoken_scenes/image"
     c.optim.freeze = ("speech", "image")
     c.model.speech.dropout = 0.0
-    c.model.head.update(kind="conv", dropout=0.0)
+    c.model.head.update(kind="conv", taps=3, dropout=0.0)
     c.model.embed_width = 128
     # Small, so that a run takes minutes: its narrow layers learn sooner from 1 / sqrt(width).
     c.model.fusion.update(
@@ -63,9 +65,9 @@ def get_config(arg: str = ""):
     c.optim.learning_rate = 2e-3
     c.optim.warmup_steps = 50
     c.optim.clip_norm = 1.0
-    c.train.steps = 1_000
+    c.train.steps = 600  # three epochs and a bit, of which groups are dealt from the second on
     c.train.eval_every = 0
-    c.train.checkpoint_every = 500
+    c.train.checkpoint_every = 300
     c.train.num_threads = 2
     c.eval.rerank = 16
     return shrink(c) if arg.runlocal else c
