@@ -30,6 +30,8 @@ GROUPS = {
 MATCH = {"loss.sim.weight": 1.0}
 POOLED = MATCH | {"model.match.kind": "pooled"}
 BOTH = MATCH | {"model.match.kind": "both"}
+# Of noisy tokens that see no neighbours, most can be rebuilt from the other side alone.
+BLIND = {"loss.cmd.weight": 1.0, "loss.cmd.ratio": 0.8, "model.fusion.self_attention": False}
 
 # Name -> fields that differ from `get_config`. The papers' form is batches at random and fusion.
 ABLATIONS = {
@@ -42,6 +44,10 @@ ABLATIONS = {
     "+ groups + both": GROUPS | BOTH,
     "+ groups + pooled + lists": GROUPS | POOLED | {"loss.sim.list_weight": 1.0},
     "+ groups + pooled + taught": GROUPS | POOLED | {"loss.sim.teach_weight": 1.0},
+    "+ CMD": {"loss.cmd.weight": 1.0},
+    "+ blind CMD": BLIND,
+    "+ blind CMD of speech": BLIND | {"loss.cmd.direction": "speech"},
+    "+ groups + blind CMD": GROUPS | BLIND | {"loss.cmd.source": "group"},
 }
 
 

@@ -97,8 +97,15 @@ def partner_hits(scored: Scored, score: Score, partners: Partners) -> dict[str, 
 
 
 def partner_metrics(hits: Mapping[str, Hits], partners: Partners) -> dict[str, float]:
-    """Return partner accuracy of every ranking: PREFIX s2i_partner, i2s_partner, mean_partner, and
-    the mean by what is swapped, as mean_partner_colour.
+    """Return partner accuracy of every ranking, both ways and by what is swapped.
+
+    Args:
+      hits: of `partner_hits`.
+      partners: of the same split.
+
+    Returns:
+      After the ranking's prefix: s2i_partner, i2s_partner, mean_partner, and the mean of each
+      kind as mean_partner_colour.
     """
     flat = {}
     for prefix, sides in hits.items():

@@ -84,7 +84,7 @@ def prior_entropy(counted: Array) -> Array:
     return jax.scipy.special.entr(share) + jax.scipy.special.entr(1 - share)
 
 
-def in_lists(logits: Array, barred: Array | None) -> Array:
+def _in_lists(logits: Array, barred: Array | None) -> Array:
     """Return logits of pairs with those that are no negatives out of every softmax, float32."""
     logits = logits.astype(jnp.float32)
     return logits if barred is None else jnp.where(barred, -1e30, logits)
@@ -117,7 +117,7 @@ def list_matching(
     targets = same / same.sum(axis=-1, keepdims=True)
     losses, right = [], []
     for logits, bar in zip((scores, scores.T), barred, strict=True):
-        logits = in_lists(logits, bar)
+        logits = _in_lists(logits, bar)
         losses.append(soft_cross_entropy(logits, targets))
         best = logits.argmax(axis=-1)
         right.append(jnp.take_along_axis(same, best[:, None], axis=-1)[:, 0])
@@ -150,8 +150,8 @@ def list_teaching(
     losses = []
     pairs = ((similarities, scores), (similarities.T, scores.T))
     for (logits, teacher), bar in zip(pairs, barred, strict=True):
-        targets = jax.nn.softmax(in_lists(teacher, bar), axis=-1)
-        losses.append(soft_cross_entropy(in_lists(logits, bar), targets))
+        targets = jax.nn.softmax(_in_lists(teacher, bar), axis=-1)
+        losses.append(soft_cross_entropy(_in_lists(logits, bar), targets))
     return 0.5 * (losses[0] + losses[1])
 
 
