@@ -86,6 +86,7 @@ PINNED = {
     "hubert_base_clip_b32": "026fdb34382a461d",
     "hubert_large_clip_l14": "aea3aa24a3ebda64",
     "hubert_large_vit_g": "e111197b66e381cc",
+    "minimal_pairs": "7008a07488858cb3",
     "small": "62936c1b3fb782f6",
     "stamps": "5ace05b59b91df6f",
     "unified": "7d819e8c16b0de24",
