@@ -230,9 +230,21 @@ def _check_terms(cfg) -> None:
 
 
 def _check_groups(cfg) -> None:
-    data = cfg.data
+    data, sim = cfg.data, cfg.loss.sim
     if not data.groups:
+        for name, on in (
+            (f"loss.sim.list_weight={sim.list_weight:g}", sim.weight and sim.list_weight),
+            (f"loss.sim.teach_weight={sim.teach_weight:g}", sim.weight and sim.teach_weight),
+            ("loss.cmd.source='group'", cfg.loss.cmd.weight and cfg.loss.cmd.source == "group"),
+        ):
+            if on:
+                raise UserError(f"{name} needs groups of look-alikes; set data.groups, e.g. to 8")
         return
+    if sim.weight and sim.teach_weight and not cfg.loss.sic.weight:
+        raise UserError(
+            f"loss.sim.teach_weight={sim.teach_weight:g} with loss.sic.weight=0: there is no "
+            "contrast to teach; set loss.sic.weight"
+        )
     if data.search_space < data.groups:
         raise UserError(
             f"data.search_space={data.search_space} holds no group of data.groups={data.groups}; "

@@ -18,6 +18,7 @@ from sir_jax.config.rules import (
     Field,
     Flag,
     Patterns,
+    Rates,
     Real,
     Several,
     Span,
@@ -28,7 +29,8 @@ from sir_jax.config.rules import (
 from sir_jax.config.specs import CLIP_MEAN, CLIP_STD, DTYPES, MODALITIES, vit_fields
 
 FITS = ("crop", "squash")  # of a picture into a square
-REACHES = ("global", "shard")  # where negatives and noise come from: the batch, or a device's part
+REACHES = ("global", "shard")  # where negatives come from: the batch, or a device's part
+SOURCES = (*REACHES, "group")  # where noise comes from: also a group of look-alikes
 DIRECTIONS = (*MODALITIES, "both")
 FORMS = ("cosine", "mse", "infonce")  # of `losses.denoising`
 TOKENS = ("replaced", "all")
@@ -162,6 +164,18 @@ _LOSS = (
             Choice(REACHES),
             "hard negatives from the whole batch, or from a device's part",
         ),
+        (
+            "list_weight",
+            0.0,
+            _WEIGHT,
+            "weight, within the term, of the loss over all pairs of a group of data.groups; 0: off",
+        ),
+        (
+            "teach_weight",
+            0.0,
+            _WEIGHT,
+            "weight, within the term, of embeddings learning a group's match scores; 0: off",
+        ),
     ),
     *rows(
         "loss.cmd",
@@ -174,8 +188,8 @@ _LOSS = (
         (
             "source",
             "global",
-            Choice(REACHES),
-            "noise from the whole batch, or from a device's part",
+            Choice(SOURCES),
+            "noise from the whole batch, from a device's part, or from a group of data.groups",
         ),
         ("temperature", 0.07, Real(0.001, 100), "temperature of the form infonce"),
     ),
@@ -217,6 +231,12 @@ _OPTIM = rows(
         "parameters that weight decay leaves alone",
     ),
     ("freeze", (), Patterns(), "parameters that are not trained"),
+    (
+        "rates",
+        (),
+        Rates(),
+        "rates of their own, as PATTERN=FACTOR of learning_rate; the first that fits counts",
+    ),
     (
         "frozen_dtype",
         "float32",

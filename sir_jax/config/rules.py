@@ -140,6 +140,43 @@ class Patterns:
 
 
 @dataclasses.dataclass(frozen=True)
+class Rates:
+    """Any number of regular expressions, each with a factor: PATTERN=FACTOR."""
+
+    factor: Real = Real(0, 1_000)
+
+    def fault(self, value: Any) -> str:
+        """See `Rule`."""
+        if not _is_list(value) or not all(isinstance(item, str) and "=" in item for item in value):
+            return f"must be {self}"
+        for item in value:
+            try:
+                _, factor = read_rate(item)
+            except ValueError:
+                return f"holds {item!r}, whose factor is no number"
+            if not self.factor.holds(factor):
+                return f"holds {item!r}, whose factor must be {self.factor.bounds}"
+        return Patterns().fault([item.rpartition("=")[0] for item in value])
+
+    def __str__(self) -> str:
+        return f"PATTERN=FACTOR texts: {Patterns()}, and {self.factor}"
+
+
+def read_rate(text: str) -> tuple[str, float]:
+    """Read one item of `Rates`.
+
+    Raises:
+      ValueError: the factor is no number.
+
+    Example:
+      >>> read_rate("pool_.*=5")
+      ('pool_.*', 5.0)
+    """
+    pattern, _, factor = text.rpartition("=")
+    return pattern, float(factor)
+
+
+@dataclasses.dataclass(frozen=True)
 class Several:
     """At least one of what another rule allows.
 

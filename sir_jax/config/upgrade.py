@@ -32,6 +32,7 @@ ADDED = (
     "init.model",
     "loss",
     "optim.frozen_dtype",
+    "optim.rates",
     "train.grad_cache",
     "train.watchdog_seconds",
     "eval",

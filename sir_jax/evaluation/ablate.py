@@ -2,7 +2,8 @@
 
 A config file with ablations has `get_config(arg)`, the base; `ABLATIONS`, name -> {dotted field:
 value}; and `SEEDS`. Each run has a folder of its own, and all numbers stand in one table,
-`results.csv`, one row a metric. Stopped, the same call goes on where it was.
+`results.csv`, one row a metric; a run's folder also keeps which queries hit. Stopped, the same call
+goes on where it was.
 """
 
 import csv
@@ -18,10 +19,18 @@ from sir_jax.config.compare import compare_workdir
 from sir_jax.config.fields import config_fields, nearest
 from sir_jax.errors import UserError
 from sir_jax.evaluation.denoise import denoising_metrics
-from sir_jax.evaluation.evaluate import evaluate_split
-from sir_jax.evaluation.ranking import align_columns, intervals_of
-from sir_jax.evaluation.rerank import SCORINGS
+from sir_jax.evaluation.differences import (
+    format_denoising,
+    format_differences,
+    format_partners,
+    queries_path,
+    write_queries,
+)
+from sir_jax.evaluation.partners import Partners, partner_hits, partner_metrics, partners_of
+from sir_jax.evaluation.ranking import align_columns, intervals_of, retrieval_metrics
+from sir_jax.evaluation.rerank import SCORINGS, rank_scored
 from sir_jax.evaluation.score.fit import K, fit_score, validation_split
+from sir_jax.evaluation.score.scored import score_split
 from sir_jax.inference.score import UNFITTED
 from sir_jax.inference.workdirs import restore_params
 from sir_jax.models import build_model
@@ -135,8 +144,17 @@ def run_config(base, deltas: dict, seed: int):
     return cfg
 
 
-def run_one(cfg, workdir: Path, corpus, split: str) -> dict[str, float]:
+def run_one(
+    cfg, workdir: Path, corpus, split: str, partners: Partners | None = None
+) -> dict[str, float]:
     """Train and evaluate one run, going on where its folder stands.
+
+    Args:
+      cfg: the run's config.
+      workdir: its folder, which also gets the hits by query.
+      corpus: a `sir_jax.data.corpus.Corpus`.
+      split: its split that is evaluated.
+      partners: the split's minimal pairs; None without any.
 
     Returns:
       Every number of the evaluation, by name, with the limits of the 95 % intervals.
@@ -151,10 +169,16 @@ def run_one(cfg, workdir: Path, corpus, split: str) -> dict[str, float]:
     # Fitted on the very split that it is measured on, a weight would promise too much.
     if val is not None and val.name != split and (k or "pool" in tasks):
         score = fit_score(model, params, val, *given, k or K)
-    metrics = evaluate_split(model, params, part, *given, k, score)
+    scored = score_split(model, params, part, *given, k or K, lambda *_: score)
+    matched = k or "pool" in tasks
+    metrics = (
+        rank_scored(scored, score) if matched else retrieval_metrics(*scored.plain, *scored.ids)
+    )
     found = metrics.flat() | intervals_of([metrics])
     found |= denoising_metrics(model, params, part, cfg)
-    return found
+    hits = {} if partners is None else partner_hits(scored, score, partners)
+    write_queries(queries_path(workdir, split), metrics.rankings(), hits, partners)
+    return found | (partner_metrics(hits, partners) if hits else {})
 
 
 def run_all(
@@ -179,7 +203,7 @@ def run_all(
     """
     corpus.split(split)
     workdir.mkdir(parents=True, exist_ok=True)
-    table = workdir / RESULTS
+    table, partners = workdir / RESULTS, partners_of(corpus, split)
     # All of them first: the last one's mistake must not show after a day of the others' training.
     plan = [
         (seed, name, run_config(base, ablations[name], seed))
@@ -194,7 +218,32 @@ def run_all(
             say(f"{number}/{len(plan)} {name}, seed {seed}: is in {table} already")
             continue
         say(f"{number}/{len(plan)} {name}, seed {seed}: in {folder}")
-        found = run_one(cfg, folder, corpus, split)
+        found = run_one(cfg, folder, corpus, split, partners)
         rows = ((*key, metric, repr(float(x))) for metric, x in found.items())
         append_results(table, [dict(zip(COLUMNS, row, strict=True)) for row in rows])
     return table
+
+
+def format_all(
+    workdir: Path, rows: list[dict], ablations: Iterable[str], seeds: Sequence[int], split: str
+) -> str:
+    """Lay out what `run_all` found: recalls, partners, differences and denoising.
+
+    Args:
+      workdir: of `run_all`.
+      rows: of `read_results`.
+      ablations: in their order; differences are to the first one.
+      seeds: whose runs are compared.
+      split: that was evaluated.
+    """
+    found = [row for row in summarise(rows) if row["split"] == split]
+    ablations = [*ablations]
+    folders = {name: {s: workdir / folder_name(name, s) for s in seeds} for name in ablations}
+    differences = format_differences(folders, split)
+    parts = [
+        format_summary(rows, split),
+        format_partners(found),
+        differences and f"points more than the embedding of {ablations[0]!r}:\n{differences}",
+        format_denoising(found),
+    ]
+    return "\n\n".join(filter(None, parts))

@@ -1,7 +1,9 @@
-"""Speech-image matching (SIM): the draw of hard negatives, and the loss over pairs."""
+"""Speech-image matching (SIM): the draw of hard negatives, the losses over pairs and over lists."""
 
 import jax
 import jax.numpy as jnp
+
+from sir_jax.losses.contrastive import soft_cross_entropy
 
 Array = jax.Array
 
@@ -64,6 +66,93 @@ def matching(logits: Array, valid: Array) -> tuple[Array, Array, Array]:
     loss = -jnp.take_along_axis(log_p, labels[None, :, None], axis=-1)[..., 0]
     correct = logits.argmax(axis=-1) == labels[None, :]
     return jnp.where(counted, loss, 0.0), counted, correct
+
+
+def prior_entropy(counted: Array) -> Array:
+    """Return the mean loss of a head that knows nothing but how many of the pairs are true.
+
+    A run whose `matching` loss stays there is not learning.
+
+    Args:
+      counted: of `matching`, bool [B, 3]; column 0 are the true pairs.
+
+    Example:
+      >>> print(f"{prior_entropy(jnp.ones((4, 3), bool)):.4f}")  # one of three is true
+      0.6365
+    """
+    share = counted[:, 0].sum() / jnp.maximum(counted.sum(), 1)
+    return jax.scipy.special.entr(share) + jax.scipy.special.entr(1 - share)
+
+
+def _in_lists(logits: Array, barred: Array | None) -> Array:
+    """Return logits of pairs with those that are no negatives out of every softmax, float32."""
+    logits = logits.astype(jnp.float32)
+    return logits if barred is None else jnp.where(barred, -1e30, logits)
+
+
+def list_matching(
+    scores: Array, ids: Array, barred: tuple[Array, Array] | tuple[None, None] = (None, None)
+) -> tuple[Array, Array]:
+    """Compute the list-wise loss of a group: each row finds its own among all pairs of the group.
+
+    l_i = -sum_j t_ij log softmax_j(scores_ij), where t_i is spread evenly over the columns of the
+    row's image; the mean of that for speech and for images.
+
+    Args:
+      scores: of speech i with image j, [n, n].
+      ids: image ids of the rows, which are also those of the columns, [n].
+      barred: True for pairs that are no negatives, of speech with image and of image with speech,
+        bool [n, n] each; never for a pair of one image.
+
+    Returns:
+      The loss of each row, float32 [n], and whether its speech and its image both score one of
+      their own image highest, as a share, [n].
+
+    Example:
+      >>> loss, right = list_matching(jnp.array([[2.0, 0.0], [0.0, 2.0]]), jnp.array([3, 4]))
+      >>> print(loss.round(3), right)
+      [0.127 0.127] [1. 1.]
+    """
+    same = ids[:, None] == ids[None, :]
+    targets = same / same.sum(axis=-1, keepdims=True)
+    losses, right = [], []
+    for logits, bar in zip((scores, scores.T), barred, strict=True):
+        logits = _in_lists(logits, bar)
+        losses.append(soft_cross_entropy(logits, targets))
+        best = logits.argmax(axis=-1)
+        right.append(jnp.take_along_axis(same, best[:, None], axis=-1)[:, 0])
+    return 0.5 * (losses[0] + losses[1]), 0.5 * (right[0].astype(jnp.float32) + right[1])
+
+
+def list_teaching(
+    similarities: Array,
+    scores: Array,
+    barred: tuple[Array, Array] | tuple[None, None] = (None, None),
+) -> Array:
+    """Compute the contrastive loss of a group with the match's scores as soft targets.
+
+    l_i = -sum_j softmax_j(scores_i)_j log softmax_j(similarities_i)_j, the mean of that for speech
+    and for images, as LoopITR distils a matching head into embeddings (arXiv 2203.05465).
+
+    Args:
+      similarities: of speech i with image j, divided by the temperature, [n, n].
+      scores: of the same pairs, by embedding and match, [n, n]; no gradient flows to them.
+      barred: as `list_matching` has it.
+
+    Returns:
+      The loss of each row, float32 [n].
+
+    Example:
+      >>> print(list_teaching(jnp.zeros((2, 2)), jnp.zeros((2, 2))).round(3))
+      [0.693 0.693]
+    """
+    scores = jax.lax.stop_gradient(scores)
+    losses = []
+    pairs = ((similarities, scores), (similarities.T, scores.T))
+    for (logits, teacher), bar in zip(pairs, barred, strict=True):
+        targets = jax.nn.softmax(_in_lists(teacher, bar), axis=-1)
+        losses.append(soft_cross_entropy(_in_lists(logits, bar), targets))
+    return 0.5 * (losses[0] + losses[1])
 
 
 def match_score(logits: Array) -> Array:

@@ -18,6 +18,7 @@ from sir_jax.losses.matching import (
     masked_mean,
     matching,
     pooled_log_odds,
+    prior_entropy,
 )
 from sir_jax.losses.queue import filled_rows
 from sir_jax.models import Encoded
@@ -134,16 +135,14 @@ def sim_term(
         drawn = speech_rows, image_rows
         logits["sim"] = fusion_logits(speech, image, drawn, params, key, model, pieces)
     if "pool" in model.tasks:
-        pooled = (
-            grouped(model.apply({"params": params}, one, name, method="pool"), groups)
-            for one, name in ((views.speech, "speech"), (views.image, "image"))
-        )
         name = "sim_pooled" if logits else "sim"
+        pooled = pooled_vectors(views, params, model, groups)
         logits[name] = pooled_logits(*pooled, speech_rows, image_rows, params)
     loss = 0.0
     for name, of_pairs in logits.items():
         losses, counted, correct = matching(of_pairs.reshape(-1, 3, 2), valid)
         metrics[name] = masked_mean(losses, counted)
+        metrics["sim_prior"] = prior_entropy(counted)
         metrics[f"{name}_accuracy"] = masked_mean(correct.astype(jnp.float32), counted)
         loss += metrics[name]
     return loss, metrics
@@ -168,19 +167,35 @@ def fusion_logits(
       [3B, 2], a row's true pair, its speech with a hard image, a hard speech with its image.
     """
 
+    speech_rows, image_rows = drawn
+    speech = interleaved(speech, speech, take(speech, speech_rows))
+    image = interleaved(image, take(image, image_rows), image)
+    return match_pairs(speech, image, params, key, model, pieces)
+
+
+def match_pairs(speech: Encoded, image: Encoded, params, key, model, pieces: int = 1) -> Array:
+    """Send pairs [n, ...] through the fusion encoder; return logits [n, 2].
+
+    Args:
+      speech, image: of each pair.
+      params, key, model, pieces: see `fusion_logits`.
+    """
+
     def match(key, *pair):
         rngs = {"dropout": key}
         return model.apply(
             {"params": params}, *pair, deterministic=False, method="match", rngs=rngs
         )
 
-    speech_rows, image_rows = drawn
-    return map_rows(
-        match,
-        key,
-        pieces,
-        interleaved(speech, speech, take(speech, speech_rows)),
-        interleaved(image, take(image, image_rows), image),
+    return map_rows(match, key, pieces, speech, image)
+
+
+def pooled_vectors(views: Views, params, model, groups: int) -> tuple[Array, Array]:
+    """Return the pooled vectors of speech and of images, [groups, B / groups, F] each."""
+    sides = (views.speech, "speech"), (views.image, "image")
+    return tuple(
+        grouped(model.apply({"params": params}, one, name, method="pool"), groups)
+        for one, name in sides
     )
 
 

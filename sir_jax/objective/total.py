@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from sir_jax.losses.queue import Rows
 from sir_jax.models import SpeechImageModel
+from sir_jax.objective.lists import list_term
 from sir_jax.objective.terms import cmd_term, sic_term, sim_term
 from sir_jax.objective.views import Views, best_embeds, encode
 
@@ -93,22 +94,10 @@ class Objective:
             if queue is not None:
                 rows = Rows(views.speech_m.embed, views.image_m.embed, ids)
         if loss_cfg.sim.weight:
-            scale = temperature if loss_cfg.sic.weight else None
-            groups = self.shards if loss_cfg.sim.mining == "shard" else 1
-            loss, more = sim_term(
-                views,
-                ids,
-                scale,
-                params,
-                keys[:2],
-                model=self.model,
-                groups=groups,
-                pieces=pieces,
-                share=share,
-            )
+            loss, more = self.matching_loss(views, params, ids, keys[:2], pieces, share)
             total, metrics = total + loss_cfg.sim.weight * loss, {**metrics, **more}
         if loss_cfg.cmd.weight:
-            groups = self.shards if loss_cfg.cmd.source == "shard" else 1
+            groups = {"shard": self.shards, "group": self.lists_in(ids)}.get(loss_cfg.cmd.source, 1)
             loss, more = cmd_term(
                 views,
                 ids,
@@ -123,6 +112,24 @@ class Objective:
             total, metrics = total + loss_cfg.cmd.weight * loss, {**metrics, **more}
         embeds = best_embeds(views) if self.cfg.data.groups else None
         return total, Aux(metrics=metrics, queue_rows=rows, embeds=embeds)
+
+    def matching_loss(self, views: Views, params, ids, keys, pieces: int, share) -> tuple:
+        """Compute SIM, with its list-wise part where that has a weight; see `loss_of_views`."""
+        sic, sim = self.cfg.loss.sic, self.cfg.loss.sim
+        scale = params["temperature"] if sic.weight else None
+        given = {"model": self.model, "pieces": pieces, "share": share}
+        groups = self.shards if sim.mining == "shard" else 1
+        loss, metrics = sim_term(views, ids, scale, params, keys, groups=groups, **given)
+        if sim.list_weight or sim.teach_weight:
+            key = jax.random.fold_in(keys[1], groups)
+            lists = {"sim": sim, "groups": self.lists_in(ids)}
+            more, told = list_term(views, ids, scale, params, key, **lists, **given)
+            loss, metrics = loss + more, {**metrics, **told}
+        return loss, metrics
+
+    def lists_in(self, ids: Array) -> int:
+        """Return how many groups of `data.groups` neighbouring rows a batch of ids [B] has."""
+        return ids.shape[0] // (self.cfg.data.groups or ids.shape[0])
 
     def is_logged(self, step: Array) -> Array:
         """Tell whether the metrics of the update that follows `step` are logged, bool []."""

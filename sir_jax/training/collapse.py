@@ -3,6 +3,9 @@
 The embeddings of a retriever can collapse: all recordings get one vector, all pictures another. The
 loss then stays at that of guessing and nothing else fails. So the accuracy of the contrastive term
 within the batch is held against chance, over a window of updates after the warm-up.
+
+A matching head may fail while the embeddings learn: its loss then stays at the entropy of the
+prior, that of a head that knows nothing but how many pairs are true.
 """
 
 import collections
@@ -21,6 +24,10 @@ _NOISE = 3.0
 # Embeddings of less spread are called collapsed, where accuracy is at chance, too. Encoders from
 # random weights begin below it.
 _COLLAPSED = 0.05
+
+# Updates over which matching is watched, as it begins late; and how near to the prior's entropy, as
+# a share of it, its mean loss is called a guess.
+MATCH_WINDOW, _NEAR = 500, 0.005
 
 _ACCURACIES = ("train/s2i_accuracy", "train/i2s_accuracy")
 _CHANCE, _NORM = "train/chance_accuracy", "train/grad_norm"
@@ -83,4 +90,56 @@ class Collapse:
             f"{50 * (s2i + i2s):.2f} % over the last {self._seen.maxlen} updates, chance is "
             f"{100 * chance:.2f} %; embeddings {collapsed} (spread of speech {speech:.2g}, of "
             f"images {image:.2g}; 0: all equal), gradient norm {norm:.2g}; {', or '.join(remedies)}"
+        )
+
+
+class Guessing:
+    """Watch the matching losses of every update; warn once where one stays at the prior's."""
+
+    def __init__(self, cfg, window: int = MATCH_WINDOW):
+        """Begin to watch.
+
+        Args:
+          cfg: the whole config.
+          window: number of updates after the warm-up that losses are averaged over.
+        """
+        self._cfg = cfg
+        self._seen: dict[str, collections.deque[tuple[float, float]]] = {
+            f"train/{name}": collections.deque(maxlen=window) for name in ("sim", "sim_pooled")
+        }
+
+    def see(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take the metrics of one update, and warn if it completes a window of guesses.
+
+        Args:
+          step: number of updates made, this one included.
+          metrics: by name, as the step returns them; without the matching term nothing is judged.
+        """
+        if step <= self._cfg.optim.warmup_steps:
+            return
+        for name, seen in [*self._seen.items()]:
+            if name not in metrics:
+                continue
+            seen.append((metrics[name], metrics["train/sim_prior"]))
+            if len(seen) < seen.maxlen:
+                continue
+            loss, prior = np.mean(seen, axis=0)
+            if loss >= (1 - _NEAR) * prior > 0:
+                del self._seen[name]
+                say(self._warning(step, name.removeprefix("train/"), seen.maxlen, loss, prior))
+
+    def _warning(self, step, name, window, loss, prior) -> str:
+        data, match = self._cfg.data, self._cfg.model.match
+        remedies = [f"raise data.batch_size ({data.batch_size})"]
+        if match.kind == "fusion":
+            remedies.append("set model.match.kind to pooled or both")
+        if data.groups:
+            remedies.append(
+                f"begin at random for longer by data.grouped_after ({data.grouped_after})"
+            )
+        remedies.append("give the new layers a rate of their own by optim.rates")
+        return (
+            f"warning: step {step}: matching guesses: {name} was {loss:.4f} over the last {window} "
+            f"updates, and a head that knows nothing but how many pairs are true has {prior:.4f}; "
+            f"{', or '.join(remedies)}"
         )

@@ -47,7 +47,7 @@ from sir_jax.runtime.workdir import (
     make_folder,
 )
 from sir_jax.training.checkpoint import Checkpoints
-from sir_jax.training.collapse import Collapse
+from sir_jax.training.collapse import Collapse, Guessing
 from sir_jax.training.fingerprint import check_same
 from sir_jax.training.metrics import MetricWriter, Progress
 from sir_jax.training.setup import Setup, describe, prepare
@@ -73,7 +73,7 @@ class Run:
     features: Features | None  # stored features of frozen encoders; None without them
     checkpoints: Checkpoints
     watchdog: Watchdog
-    collapse: Collapse
+    watches: tuple[Collapse | Guessing, ...]
     dealer: Dealer | None  # deals epochs in groups; None where batches are at random
     state: TrainState
     step: int  # the value of state.step, on the host
@@ -174,7 +174,7 @@ def begin(setup: Setup, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
     if step < cfg.train.steps:
         dealer = open_dealer(setup, corpus, checkpoints, step)
     watchdog = Watchdog(cfg.train.watchdog_seconds, step)
-    parts = (programs, features, checkpoints, watchdog, Collapse(cfg), dealer)
+    parts = (programs, features, checkpoints, watchdog, (Collapse(cfg), Guessing(cfg)), dealer)
     return Run(setup, workdir, *parts, state, step)
 
 
@@ -314,7 +314,8 @@ def settle(run: Run, pending: Pending | None, writer: MetricWriter, bar: Progres
     if run.dealer:
         run.dealer.note(pending.step, *rows)
     run.watchdog.finished(pending.step)
-    run.collapse.see(pending.step, metrics)
+    for watch in run.watches:
+        watch.see(pending.step, metrics)
     bar.update(metrics["train/loss"])
     if is_due(pending.step, run.cfg.train.log_every, run.cfg.train.steps):
         writer.write(pending.step, {**metrics, **bar.rates()})

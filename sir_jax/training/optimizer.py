@@ -3,6 +3,7 @@
 import optax
 
 from sir_jax.config.fields import SCHEDULES
+from sir_jax.config.rules import read_rate
 from sir_jax.errors import UserError
 from sir_jax.runtime.trees import any_match, map_with_path
 
@@ -81,6 +82,33 @@ def make_optimizer(cfg, steps: int) -> optax.GradientTransformation:
         weight_decay=cfg.weight_decay,
         mask=lambda params: decay_mask(params, tuple(cfg.no_decay)),
     )
-    if not cfg.clip_norm:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(cfg.clip_norm), adamw)
+    parts = [optax.clip_by_global_norm(cfg.clip_norm)] if cfg.clip_norm else []
+    parts += [adamw, *([scale_by_rates(tuple(cfg.rates))] if cfg.rates else [])]
+    # Not a chain of one: checkpoints of runs without clipping have AdamW's state alone.
+    return optax.chain(*parts) if len(parts) > 1 else adamw
+
+
+def scale_by_rates(rates: tuple[str, ...]) -> optax.GradientTransformation:
+    """Multiply the updates of some parameters, and so their rate; weight decay goes with it.
+
+    Args:
+      rates: `optim.rates`: PATTERN=FACTOR each, the first that fits a path counts.
+
+    Example:
+      >>> import numpy as np
+      >>> tx = scale_by_rates(("pool_.*=5",))
+      >>> ones = {"pool_image": np.ones(1), "speech_head": np.ones(1)}
+      >>> tx.update(ones, tx.init(ones), ones)[0]
+      {'pool_image': array([5.]), 'speech_head': array([1.])}
+    """
+    factors = [read_rate(item) for item in rates]
+
+    def factor(path: str) -> float:
+        fits = (number for pattern, number in factors if any_match((pattern,), path))
+        return next(fits, 1.0)
+
+    def scale(updates, params):
+        del params
+        return map_with_path(lambda path, leaf: factor(path) * leaf, updates)
+
+    return optax.stateless(scale)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from sir_jax.config.rules import read_rate
 from sir_jax.config.specs import MODALITIES
 from sir_jax.losses.queue import Queue, empty_queue
 from sir_jax.models import SpeechImageModel, init_params
@@ -101,13 +102,14 @@ def state_shardings(state: TrainState, mesh: Mesh, cfg) -> TrainState:
 
 
 def check_param_patterns(params: Any, cfg) -> None:
-    """Refuse freeze and decay patterns that name no parameter of this model.
+    """Refuse patterns of freezing, decay and rates that name no parameter of this model.
 
     Raises:
       UserError: see `trees.check_patterns`.
     """
     check_patterns(cfg.optim.freeze, params, "optim.freeze")
     check_patterns(cfg.optim.no_decay, params, "optim.no_decay")
+    check_patterns([read_rate(item)[0] for item in cfg.optim.rates], params, "optim.rates")
 
 
 def count_params(params: Any, frozen: tuple[str, ...]) -> tuple[int, int]:

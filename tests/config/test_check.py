@@ -65,6 +65,10 @@ ALONE = [
     ("optim.clip_norm", -1.0, "optim.clip_norm=-1.0: must be from 0"),
     ("optim.freeze", ("(",), "optim.freeze=('(',) holds '(', which is no regular expression"),
     ("optim.no_decay", ("(?i)x",), "which is no regular expression"),
+    ("optim.rates", ("fusion",), "must be PATTERN=FACTOR texts"),
+    ("optim.rates", ("fusion=fast",), "holds 'fusion=fast', whose factor is no number"),
+    ("optim.rates", ("fusion=-1",), "holds 'fusion=-1', whose factor must be from 0 to 1000"),
+    ("optim.rates", ("(=2",), "holds '(', which is no regular expression"),
     ("train.steps", 0, "train.steps=0: must be a whole number from 1 to 2^31 - 1"),
     ("train.steps", 2**31, "train.steps=2147483648"),
     ("train.watchdog_seconds", NAN, "train.watchdog_seconds=nan"),
@@ -104,6 +108,22 @@ TOGETHER = [
     ({"data.batch_size": 1, "loss.sic.queue": 8, "loss.cmd.weight": 1.0}, "data.batch_size=1"),
     ({"loss.sic.weight": 0.0}, "are all 0; set one of them"),
     ({"train.grad_accum": 2, "train.grad_cache": 2}, "both cut the batch; set one of them to 1"),
+    (
+        {"loss.sim.weight": 1.0, "loss.sim.list_weight": 0.5},
+        "loss.sim.list_weight=0.5 needs groups of look-alikes; set data.groups, e.g. to 8",
+    ),
+    ({"loss.sim.weight": 1.0, "loss.sim.teach_weight": 2.0}, "teach_weight=2 needs groups"),
+    ({"loss.cmd.weight": 1.0, "loss.cmd.source": "group"}, "loss.cmd.source='group' needs groups"),
+    (
+        {
+            "loss.sic.weight": 0.0,
+            "loss.sim.weight": 1.0,
+            "loss.sim.teach_weight": 1.0,
+            "data.groups": 4,
+            "init.model": "spoken-scenes",
+        },
+        "there is no contrast to teach; set loss.sic.weight",
+    ),
     ({"model.attention": "cudnn"}, "'cudnn' computes in bfloat16, and model.dtype='float32'"),
 ]
 

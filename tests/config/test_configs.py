@@ -28,6 +28,7 @@ from sir_jax.training.state import check_param_patterns, init_state
 
 FOLDER = Path(__file__).parents[2] / "configs"
 CONFIGS = sorted(FOLDER.glob("*.py"))
+ABLATIONS = ("ablations", "minimal_pairs")
 PARTS = ("speech", "image", "qformer", "head", "fusion")
 
 
@@ -101,7 +102,7 @@ def test_config_builds_its_state(path):
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_first_line_is_the_command(path):
-    verb = "ablate" if path.stem == "ablations" else "train"
+    verb = "ablate" if path.stem in ABLATIONS else "train"
     first = path.read_text().splitlines()[0]
     assert first.startswith(f'"""sir-jax {verb} --config=configs/{path.name} --workdir=')
 
@@ -184,13 +185,14 @@ def test_every_inferred_value_of_the_papers_is_marked():
             assert marked or not line.strip() or line.startswith("    #"), line
 
 
-def test_ablations_change_fields_that_exist():
-    base = load_config(f"{FOLDER}/ablations.py")
-    module = load_module(f"{FOLDER}/ablations.py")
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_ablations_change_fields_that_exist(name):
+    base = load_config(f"{FOLDER}/{name}.py")
+    module = load_module(f"{FOLDER}/{name}.py")
     assert len(module.SEEDS) >= 3
-    for name, deltas in module.ABLATIONS.items():
+    for variant, deltas in module.ABLATIONS.items():
         cfg = run_config(base, deltas, 7)
-        assert cfg.seed == 7 and base.seed == 0, name
+        assert cfg.seed == 7 and base.seed == 0, variant
 
 
 # Parameters of the released encoders, in millions as published, and exactly.

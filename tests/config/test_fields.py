@@ -29,6 +29,9 @@ LATER = (
     "model.head.kind",
     "model.head.taps",
     "model.head.places",
+    "loss.sim.list_weight",
+    "loss.sim.teach_weight",
+    "optim.rates",
 )
 
 
@@ -42,7 +45,9 @@ def as_pinned(cfg) -> dict:
             section = section[parent]
         value = section[last]
         values = config_fields(value, f"{name}.") if isinstance(value, dict) else {name: value}
-        if all(value == FIELDS[field].default for field, value in values.items()):
+        # JSON has no tuples.
+        defaults = json.loads(json.dumps({field: FIELDS[field].default for field in values}))
+        if values == defaults:
             del section[last]
     return plain
 
@@ -82,6 +87,7 @@ PINNED = {
     "hubert_base_clip_b32": "026fdb34382a461d",
     "hubert_large_clip_l14": "aea3aa24a3ebda64",
     "hubert_large_vit_g": "e111197b66e381cc",
+    "minimal_pairs": "7008a07488858cb3",
     "small": "62936c1b3fb782f6",
     "stamps": "c0a4b9c61fb63edb",
     "unified": "7d819e8c16b0de24",

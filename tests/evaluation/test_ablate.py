@@ -113,9 +113,17 @@ def test_every_variant_is_run_once(toy, runs_learn_nothing, capsys):
     assert values["+ everything", "rerank_cap_s2i"] >= values["+ everything", "reranked_s2i_r1"]
     for modality in ("speech", "image"):
         assert -1 <= values["+ everything", f"denoise_{modality}_cosine_shuffled"] <= 1
-    lines = [line.split("  ")[0] for line in printed.splitlines()]
-    # One line a ranking: the embeddings' alone; then coarse, match alone, and fused.
-    assert lines.count("contrastive") == 1 and lines.count("+ everything") == 3
+    tables = [
+        [line.split("  ")[0] for line in table.splitlines()] for table in printed.split("\n\n")
+    ]
+    counts = [(x.count("contrastive"), x.count("+ everything")) for x in tables]
+    # One line a ranking: the embeddings' alone; then coarse, match alone, and fused. These of
+    # recalls, partners and differences to the first; and what is rebuilt, speech and pictures.
+    assert counts == [(1, 3), (1, 3), (0, 3), (0, 2)]
+    partners = values["+ everything", "fused_s2i_partner"], values["contrastive", "mean_partner"]
+    assert all(0 <= rate <= 1 for rate in partners)
+    with np.load(toy / "runs" / "everything-s0" / "queries-test.npz") as queries:
+        assert queries["fused_s2i_r1"].mean() == values["+ everything", "fused_s2i_r1"]
     assert values["+ everything", "weights_fitted"] == 1 and values["+ everything", "weight"] >= 0
     assert (toy / "runs" / "everything-s0" / "metrics.jsonl").exists()
 

@@ -27,6 +27,8 @@ def compiled_step(devices: int, mining: str = "global"):
             "loss.sim.mining": mining,
             "loss.cmd.source": mining,
             "data.groups": 2 if mining == "shard" else 0,
+            "loss.sim.list_weight": 0.5 if mining == "shard" else 0.0,
+            "loss.sim.teach_weight": 0.5 if mining == "shard" else 0.0,
             "train.log_every": 1,
         }
     )

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objective_helpers import STILL, loss_of, made
+from objective_helpers import POOL, STILL, loss_of, made, views_and_ids
 from tiny_models import tiny_config
 from training_helpers import synthetic_batch
 
@@ -15,21 +15,6 @@ from sir_jax.objective.views import Views
 from sir_jax.runtime.sharding import make_mesh
 from sir_jax.runtime.trees import leaf_paths
 from sir_jax.training.setup import prepare
-
-POOL = {"model.match.queries": 2, "model.match.hidden": 8, "model.match.width": 6}
-
-
-def views_and_ids(model, rows: int = 6, seed: int = 0):
-    """Return views of random tokens and embeddings, and ids of which two are equal."""
-    rng = np.random.default_rng(seed)
-
-    def encoded(length: int) -> Encoded:
-        z = rng.normal(size=(rows, model.embed_width))
-        z /= np.linalg.norm(z, axis=1, keepdims=True)
-        tokens = rng.normal(size=(rows, length, 32))
-        return Encoded(jnp.float32(tokens), jnp.ones((rows, length), bool), jnp.float32(z))
-
-    return Views(encoded(5), encoded(4), None, None), jnp.array([0, 1, 2, 3, 3, 4])[:rows]
 
 
 def pairs_of(views, ids, temperature, keys, groups: int):

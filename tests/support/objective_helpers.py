@@ -4,15 +4,17 @@ import functools
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import FrozenConfigDict
 from tiny_models import filled, tiny_config
 
 from sir_jax.losses.queue import Queue
-from sir_jax.models import build_model
+from sir_jax.models import Encoded, build_model
 from sir_jax.objective.gradient import loss_and_grads
 from sir_jax.objective.switches import frozen_patterns, fusion_tasks
 from sir_jax.objective.total import Objective, loss_fn
+from sir_jax.objective.views import Views
 from sir_jax.runtime.trees import leaf_paths, split_tree
 from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.state import init_state
@@ -24,6 +26,7 @@ TERMS = {
     "cmd": {"loss.cmd.weight": 0.5, "loss.cmd.direction": "both"},
 }
 EVERYTHING = {name: value for fields in TERMS.values() for name, value in fields.items()}
+POOL = {"model.match.queries": 2, "model.match.hidden": 8, "model.match.width": 6}
 STILL = {"model.speech.dropout": 0.0, "model.head.dropout": 0.0, "model.fusion.dropout": 0.0}
 
 
@@ -44,6 +47,19 @@ def made(**fields):
         ids = rng.integers(0, 6, size).astype(np.int32)
         state = state.replace(queue=Queue(*rows, ids, np.int32(size // 2), np.int32(size // 2)))
     return cfg, model, state
+
+
+def views_and_ids(model, rows: int = 6, seed: int = 0):
+    """Return views of random tokens and embeddings, and ids of which two are equal."""
+    rng = np.random.default_rng(seed)
+
+    def encoded(length: int) -> Encoded:
+        z = rng.normal(size=(rows, model.embed_width))
+        z /= np.linalg.norm(z, axis=1, keepdims=True)
+        tokens = rng.normal(size=(rows, length, 32))
+        return Encoded(jnp.float32(tokens), jnp.ones((rows, length), bool), jnp.float32(z))
+
+    return Views(encoded(5), encoded(4), None, None), jnp.array([0, 1, 2, 3, 3, 4])[:rows]
 
 
 COLLECTIVE = re.compile(

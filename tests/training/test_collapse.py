@@ -10,7 +10,7 @@ from tiny_models import tiny_config
 from training_helpers import memory_corpus
 
 from sir_jax.training import loop
-from sir_jax.training.collapse import Collapse
+from sir_jax.training.collapse import Collapse, Guessing
 from sir_jax.training.metrics import JSONL, read_records
 
 
@@ -99,6 +99,38 @@ def test_without_the_contrastive_term_nothing_is_judged(capsys):
     for step in range(1, 50):
         collapse.see(step, {"train/sim_accuracy": 0.5, "train/grad_norm": 1.0})
     assert capsys.readouterr().out == ""
+
+
+def test_matching_on_its_prior_is_said_once_and_of_each_match(capsys):
+    cfg = tiny_config(
+        **{
+            "optim.warmup_steps": 10,
+            "data.batch_size": 24,
+            "data.groups": 8,
+            "data.grouped_after": 6,
+        }
+    )
+    noise = 0.01 * np.random.default_rng(0).normal(size=400)
+
+    def said(sim, pooled=None, kind="fusion"):
+        cfg.model.match.kind = kind
+        guessing = Guessing(cfg, 50)
+        for step, loss in enumerate(sim, 1):
+            metrics = {"train/sim": loss, "train/sim_prior": 0.6365}
+            metrics |= {} if pooled is None else {"train/sim_pooled": pooled[step - 1]}
+            guessing.see(step, metrics)
+        return capsys.readouterr().out.splitlines()
+
+    (line,) = said(0.6365 + noise)
+    assert line.startswith("warning: step 60: matching guesses: sim was 0.63")
+    assert "pairs are true has 0.6365; raise data.batch_size (24), or set model.match.kind" in line
+    assert "data.grouped_after (6), or give the new layers a rate of their own" in line
+    # Two hundredths below the prior is learning, and so is a fall that is just beginning.
+    assert said(0.98 * 0.6365 + noise) == []
+    assert said(np.r_[np.full(20, 0.64), np.linspace(0.64, 0.3, 380)]) == []
+    (line,) = said(0.3 + noise, 0.7 + noise, "both")
+    assert "sim_pooled was 0.70" in line and "model.match.kind" not in line
+    assert said([], kind="fusion") == []
 
 
 def all_alike(corpus):

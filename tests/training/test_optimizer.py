@@ -9,6 +9,7 @@ from tiny_models import tiny_config
 from sir_jax.errors import UserError
 from sir_jax.runtime.trees import leaf_paths
 from sir_jax.training.optimizer import decay_mask, make_optimizer, make_schedule
+from sir_jax.training.state import check_param_patterns
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
@@ -88,3 +89,33 @@ def test_clipping_bounds_the_global_norm():
     _, state = tx.update({"kernel": jnp.array([[30.0, 40.0]])}, state, params)
     (mu,) = [x for path, x in leaf_paths(state).items() if path.endswith("mu/kernel")]
     np.testing.assert_allclose(mu, (1 - cfg.b1) * np.array([[0.6, 0.8]]), rtol=1e-5)
+
+
+def test_rates_multiply_updates_and_decay_of_what_they_name():
+    fields = {"optim.warmup_steps": 0, "optim.weight_decay": 0.5, "optim.learning_rate": 0.1}
+    rng = np.random.default_rng(0)
+    shapes = {"pool_image": (3, 2), "pool_speech": (2, 2), "fusion": (2,), "speech_head": (2, 3)}
+    params, grads = (
+        {name: {"kernel": jnp.float32(rng.normal(size=shape))} for name, shape in shapes.items()}
+        for _ in range(2)
+    )
+
+    def updates(rates, clip):
+        cfg = tiny_config(**fields, **{"optim.rates": rates, "optim.clip_norm": clip}).optim
+        tx = make_optimizer(cfg, 10)
+        state = tx.init(params)
+        for _ in range(2):
+            found, state = tx.update(grads, state, params)
+        return {name: np.asarray(leaf["kernel"]) for name, leaf in found.items()}
+
+    for clip in (0.0, 1.0):
+        plain, other = updates((), clip), updates(("pool_image=3", "pool_.*=0", "fusion=.5"), clip)
+        for name, factor in (("pool_image", 3), ("pool_speech", 0), ("fusion", 0.5)):
+            np.testing.assert_allclose(other[name], factor * plain[name], rtol=1e-6)
+        np.testing.assert_array_equal(other["speech_head"], plain["speech_head"])
+
+
+def test_rates_of_what_is_not_there_are_refused():
+    cfg = tiny_config(**{"optim.rates": ("fusion/layers_09=2",), "optim.no_decay": ()})
+    with pytest.raises(UserError, match="optim.rates: 'fusion/layers_09' matches no parameter"):
+        check_param_patterns({"fusion": {"layers_00": np.ones(1)}}, cfg)

@@ -2,8 +2,9 @@
              [--config.any.field=value ...]
 
 Runs every ablation of a config file with every seed, each in a folder of its own below the workdir,
-and writes DIR/results.csv, one row a metric; prints means and spread. Stopped, the same command
-goes on where it was.
+and writes DIR/results.csv, one row a metric; prints means and spread, what each has more than the
+first, paired by query, and on minimal pairs how often partners are told apart. Stopped, the same
+command goes on where it was.
 
 The file has `get_config(arg)`, the base; `ABLATIONS`, name -> {dotted field: value}; and `SEEDS`.
 """
@@ -62,11 +63,11 @@ def main(argv: list[str]) -> int:
         return print_help(argv, __doc__)
     base, workdir, ablations, seeds, split = parse(argv)
     from sir_jax.data.corpus import open_pictures
-    from sir_jax.evaluation.ablate import format_summary, read_results, run_all
+    from sir_jax.evaluation.ablate import format_all, read_results, run_all
 
     corpus = open_pictures(base.data.corpus, base.data.data_dir or None)
     table = run_all(base, ablations, seeds, corpus, split, workdir)
-    print(format_summary(read_results(table), split))
+    print(format_all(Path(workdir), read_results(table), ablations, seeds, split))
     print(
         "%; +-: standard deviation over seeds; over pictures: 95 % interval of one run's mean R@1; "
         f"every number is in {table}"
