@@ -22,8 +22,6 @@ from sir_jax.config.compare import compare_workdir, to_json
 from sir_jax.data.corpus import Corpus
 from sir_jax.data.feature_store import BFLOAT16, FeatureReader, read_manifest
 from sir_jax.data.media.audio import normalize_waveform
-from sir_jax.data.media.augment.apply import augment_wave
-from sir_jax.data.media.augment.spec import AugmentSpec
 from sir_jax.data.media.image import ImageSpec, preprocess_image
 from sir_jax.data.pipeline import read_clip, read_image
 from sir_jax.errors import UserError
@@ -106,28 +104,6 @@ def test_a_store_holds_the_outputs_of_the_encoders_for_each_clip_alone(stored, c
         record = image[entry["row"]][0].astype(np.float32)
         np.testing.assert_allclose(record[:-1], expected.tokens[0], **close)
         np.testing.assert_allclose(record[-1], expected.pooled[0], **close)
-
-
-def test_one_draw_of_augmentation_a_clip_is_stored(tmp_path, stored, corpus):
-    (clean, (model, params)), split = stored, corpus.splits["train"]
-    fields = {"data.augment.noise.probability": 1.0, "data.augment.pitch.probability": 0.5}
-    cfg = frozen_config(**fields)
-    featurize(cfg, corpus, "train", tmp_path, 4)
-    speech = reader(tmp_path, "speech", cfg, split)
-    assert only(tmp_path, "image").name == only(clean, "image").name
-    spec, row = AugmentSpec.from_config(cfg.data.augment), 3
-    entry = split.index[row]
-    wave = read_clip(split, split[entry["row"]], entry)
-    wave = augment_wave(wave, spec, np.random.default_rng((cfg.seed, 0xFEA7, row)))
-    batch = np.zeros((1, 7_000), np.float32)
-    batch[0, : len(wave)] = normalize_waveform(wave)
-    lengths = np.array([len(wave)])
-    expected = model.apply({"params": params}, batch, lengths, method="speech_features")
-    tokens = np.asarray(expected.tokens[0][expected.mask[0]])
-    found = speech[row][0].astype(np.float32)
-    np.testing.assert_allclose(found, tokens, rtol=2**-7, atol=1e-4)
-    plain = reader(clean, "speech", frozen_config(), split)[row][0].astype(np.float32)
-    assert np.abs(found - plain).max() > 0.05
 
 
 def test_sizes_and_cut_clips_are_announced(tmp_path, corpus, capsys):

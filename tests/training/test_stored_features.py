@@ -11,6 +11,11 @@ from tiny_models import tiny_config
 from training_helpers import memory_corpus
 
 from sir_jax import pretrained
+from sir_jax.data.feature_store import FeatureReader, read_manifest
+from sir_jax.data.media.audio import normalize_waveform
+from sir_jax.data.media.augment.apply import augment_wave
+from sir_jax.data.media.augment.spec import AugmentSpec
+from sir_jax.data.pipeline import read_clip
 from sir_jax.inference.workdirs import restore_params
 from sir_jax.models import HubertSpec, SpeechImageModel, VitSpec, build_model
 from sir_jax.runtime import sharding
@@ -18,7 +23,7 @@ from sir_jax.training import loop
 from sir_jax.training.featurize import featurize
 from sir_jax.training.metrics import JSONL, read_records
 from sir_jax.training.setup import prepare
-from sir_jax.training.stored_features import params_hash
+from sir_jax.training.stored_features import make_layout, params_hash
 
 # All clips of `memory_corpus` fit the bucket: training on waveforms crops longer ones at random.
 
@@ -156,3 +161,29 @@ def test_losses_from_features_do_not_depend_on_the_mesh(tmp_path, corpus):
         mesh = dict(zip(("mesh.data", "mesh.fsdp"), sizes, strict=True))
         many = losses(tiny_config(**fields, **mesh), tmp_path / f"many{sizes}", corpus)
         np.testing.assert_allclose(many, one, rtol=0, atol=1e-5)
+
+
+def test_one_draw_of_augmentation_a_clip_is_stored(tmp_path, corpus):
+    noisy = {"data.augment.noise.probability": 1.0, "data.augment.pitch.probability": 0.5}
+    cfg, split, row = tiny_config(**FROZEN | noisy), corpus.splits["train"], 3
+    featurize(cfg, corpus, "train", tmp_path, 4)
+    (folder,) = tmp_path.glob("speech-*")
+    layout = make_layout("speech", folder, cfg, split, read_manifest(folder)["rows_per_shard"])
+    found = FeatureReader(layout)[row][0].astype(np.float32)
+    setup = prepare(cfg, sharding.make_mesh(cfg.mesh))
+    entry, batch = split.index[row], np.zeros((1, 7_000), np.float32)
+    clean = read_clip(split, split[entry["row"]], entry)
+    stream = np.random.default_rng((cfg.seed, 0xFEA7, row))
+    wave = augment_wave(clean, AugmentSpec.from_config(cfg.data.augment), stream)
+    encode = functools.partial(
+        jax.jit(setup.model.apply, static_argnames="method"),
+        {"params": setup.create_state().params},
+        method="speech_features",
+    )
+    tokens = []
+    for each in (wave, clean):
+        batch[0, : len(each)] = normalize_waveform(each)
+        expected = encode(batch, np.array([len(each)]))
+        tokens.append(np.asarray(expected.tokens[0][expected.mask[0]]))
+    np.testing.assert_allclose(found, tokens[0], rtol=2**-7, atol=1e-4)
+    assert np.abs(found - tokens[1]).max() > 0.05
