@@ -3,8 +3,13 @@
 Shapes have T queries and S keys.
 """
 
+import dataclasses
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 from sir_jax.config.specs import IMPLEMENTATIONS
 
@@ -18,8 +23,104 @@ _GROUP_BYTES = 14 << 20
 _MAX_GROUPS = 16
 _ROW_BYTES = 1 << 30
 
+_LANES = 128
+# Bytes of one block's float32 logits, of which the backward pass holds five at a time; and of the
+# vector memory that a kernel may take, of 16 MiB that the compiler allows.
+_LOGIT_BYTES = 1 << 20
+_BLOCK_BYTES = 14 << 20
 
-def attend(q: Array, k: Array, v: Array, mask: Array | None, implementation: str = "xla") -> Array:
+
+@dataclasses.dataclass(frozen=True)
+class Flash:
+    """Where the kernel runs.
+
+    A compiler cannot partition a kernel: each device calls it on its own rows and heads.
+
+    Attributes:
+      mesh: of the program; None for one device.
+      rows: axes of the mesh that a batch's rows lie over.
+      heads: axes of the mesh that heads lie over.
+      always: whether to take the kernel wherever it runs, or where it moves fewer bytes.
+      interpret: whether to run it on CPU, slowly, for tests.
+    """
+
+    mesh: Mesh | None = None
+    rows: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    always: bool = False
+    interpret: bool = False
+
+    def takes(self, q: tuple[int, ...], k: tuple[int, ...]) -> bool:
+        """Tell whether attention of these shapes, [B, T, H, K] and [B, S, H, K], is for the kernel.
+
+        Without: rows or heads do not divide over the mesh, or a block takes too much memory. Those
+        go to XLA, as do short streams where `always` is False.
+        """
+        (b, t, h, width), s = q, k[1]
+        rows, heads = self._parts(self.rows), self._parts(self.heads)
+        if b % rows or h % heads or _flash_bytes(t, s, h // heads, width) > _BLOCK_BYTES:
+            return False
+        return self.always or moves_less(t, s)
+
+    def kernel(self, name: str, heads: int):
+        """Return `flash.forward` or `flash.backward` for each device's part of the heads."""
+        # Pallas takes a third of a second to import, and few programs need it.
+        from sir_jax.models import flash
+
+        inside = heads // self._parts(self.heads)
+        return functools.partial(getattr(flash, name), heads=inside, interpret=self.interpret)
+
+    def _parts(self, axes: tuple[str, ...]) -> int:
+        return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in axes)
+
+    def run(self, fn, arrays: tuple[Array | None, ...], results: int):
+        """Call `fn(*arrays)` on each device's part; arrays are [B, n, H * K], the fourth [B, 1, S].
+
+        Args:
+          fn: returns `results` arrays [B, n, H * K].
+          arrays: its arguments; None where there is no bias.
+          results: their number; 1 for an array that is not in a tuple.
+        """
+        if self.mesh is None:
+            return fn(*arrays)
+        split = PartitionSpec(self.rows, None, self.heads)
+        specs = [split] * len(arrays)
+        specs[3] = PartitionSpec(self.rows)
+        out = split if results == 1 else (split,) * results
+        on_mesh = dict(mesh=self.mesh, in_specs=tuple(specs), out_specs=out, check_vma=False)
+        return jax.shard_map(fn, **on_mesh)(*arrays)
+
+
+def moves_less(t: int, s: int) -> bool:
+    """Tell whether the kernel moves fewer bytes than XLA's attention, T queries and S keys."""
+    return t * s >= 1 << 16
+
+
+def flash_block(t: int, s: int, heads: int, width: int) -> tuple[int, int]:
+    """Return (rows of queries, heads) of a block.
+
+    A block's lanes are a multiple of 128, or all that there are. Its rows are a multiple of 16, or
+    all, so many that the logits of a head stay within `_LOGIT_BYTES`.
+    """
+    together = math.lcm(width, _LANES) // width
+    together = together if heads % together == 0 else heads
+    most = max(16, _LOGIT_BYTES // (4 * s))
+    if t <= most:
+        return t, together
+    rows = -(-t // -(-t // most))
+    return -(-rows // 16) * 16, together
+
+
+def _flash_bytes(t: int, s: int, heads: int, width: int) -> int:
+    """Return what the backward pass holds: seven blocks twice over in 16 bits, sums, logits."""
+    rows, together = flash_block(t, s, heads, width)
+    lanes = -(-together * width // _LANES) * _LANES
+    return lanes * (2 * 2 * (3 * rows + 4 * s) + 2 * 4 * s) + 5 * 4 * rows * s
+
+
+def attend(
+    q: Array, k: Array, v: Array, mask: Array | None, implementation: str | Flash = "xla"
+) -> Array:
     """Compute scaled dot-product attention with a float32 softmax.
 
     As in FlashAttention (arXiv 2205.14135), the division by the softmax's sum follows the product
@@ -33,7 +134,8 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None, implementation: str
       mask: True where a key may be attended to, [B, S]; None for all. 'cudnn' needs the True ones
         first, because it is given only their number.
       implementation: one of `IMPLEMENTATIONS`. 'cudnn' needs bfloat16 and K a multiple of 8, and
-        falls back to 'xla' without an NVIDIA GPU.
+        falls back to 'xla' without an NVIDIA GPU. 'flash' is a kernel for one TPU, and falls back
+        without one; for a mesh of TPUs give a `Flash`. 'auto' is 'xla' here: see `build_model`.
 
     Returns:
       [B, T, H, K] in the dtype of `v`. For a row without a valid key 'xla' returns the mean of the
@@ -48,12 +150,21 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None, implementation: str
       >>> print(attend(q, k, v, jnp.array([[True, True, False]])).squeeze())
       2.0
     """
-    if implementation not in IMPLEMENTATIONS:
+    where = Flash(always=True) if implementation == "flash" else implementation
+    if not isinstance(where, Flash) and implementation not in IMPLEMENTATIONS:
         raise ValueError(f"{implementation!r} is none of {', '.join(IMPLEMENTATIONS)}")
     if implementation == "cudnn" and jax.default_backend() == "gpu":
         return _library(q, k, v, mask, "cudnn")
-    q, bias = _scaled(q), _bias(mask)
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+    with jax.named_scope("attend"):
+        if isinstance(where, Flash) and where.takes(q.shape, k.shape):
+            merged = (x.reshape(*x.shape[:2], -1) for x in (q, k, v))
+            bias = None if mask is None else _bias(mask)[:, 0]
+            return _flash(*merged, bias, q.shape[2], where).reshape(*q.shape[:3], -1)
+        return _plain(q, k, v, _bias(mask))
+
+
+def _plain(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (_scaled(q), k, v))
     return jnp.swapaxes(_attention(q, k, v, bias), 1, 2)
 
 
@@ -94,6 +205,7 @@ def _logits(q, k, bias):
     return logits if bias is None else logits + bias
 
 
+@jax.named_scope("logits")
 def _forward_all(q, k, v, bias):
     """Return the output, and each query's largest logit and sum of unnormalised weights."""
     logits = _logits(q, k, bias)
@@ -104,6 +216,7 @@ def _forward_all(q, k, v, bias):
     return out.astype(v.dtype), peak, total
 
 
+@jax.named_scope("logits")
 def _backward_all(q, k, v, bias, out, peak, total, d_out):
     weights = jnp.exp(_logits(q, k, bias) - peak) / total
     delta = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1, keepdims=True)
@@ -196,3 +309,44 @@ def _attention_bwd(residuals, d_out):
 
 
 _attention.defvjp(_attention_fwd, _attention_bwd)
+
+
+def _plain_merged(q, k, v, bias, heads: int) -> Array:
+    """Compute `flash.forward` without the kernel."""
+    q, k, v = (x.reshape(*x.shape[:2], heads, -1) for x in (q, k, v))
+    out = _plain(q, k, v, None if bias is None else bias[:, None])
+    return out.reshape(*out.shape[:2], -1)
+
+
+def _on_tpu(where: Flash, kernel, plain, *arrays):
+    """Call `kernel` in a TPU's program, and `plain` in another one."""
+    if where.interpret:
+        return kernel(*arrays)
+    return jax.lax.platform_dependent(*arrays, tpu=kernel, default=plain)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _flash(q: Array, k: Array, v: Array, bias: Array | None, heads: int, where: Flash) -> Array:
+    """Attend with arrays [B, n, H * K] and a bias [B, 1, S], by the kernel on TPUs."""
+    kernel = where.kernel("forward", heads)
+    plain = functools.partial(_plain_merged, heads=heads)
+    with jax.named_scope("flash"):
+        return _on_tpu(where, lambda *a: where.run(kernel, a, 1), plain, q, k, v, bias)
+
+
+def _flash_fwd(q, k, v, bias, heads, where):
+    return _flash(q, k, v, bias, heads, where), (q, k, v, bias)
+
+
+def _flash_bwd(heads, where, residuals, d_out):
+    kernel = where.kernel("backward", heads)
+
+    def plain(q, k, v, bias, d_out):
+        return jax.vjp(lambda *qkv: _plain_merged(*qkv, bias, heads), q, k, v)[1](d_out)
+
+    with jax.named_scope("flash"):
+        arrays = *residuals, d_out
+        return *_on_tpu(where, lambda *a: where.run(kernel, a, 3), plain, *arrays), None
+
+
+_flash.defvjp(_flash_fwd, _flash_bwd)

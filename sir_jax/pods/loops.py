@@ -1,4 +1,4 @@
-"""Correct XLA's estimate of memory traffic for loops.
+"""Count the bytes that the instructions of a program move, and correct XLA's estimate for loops.
 
 XLA counts the body of a loop once, although it runs many times. Here the bytes of all instructions
 are counted twice: once per instruction, and once per run. The ratio corrects XLA's number.
@@ -7,6 +7,8 @@ are counted twice: once per instruction, and once per run. The ratio corrects XL
 import dataclasses
 import functools
 import re
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from sir_jax.pods.collectives import KINDS, array_bytes, computations, turns
 
@@ -29,17 +31,41 @@ _FREE = frozenset(
 )
 _INSTRUCTION = re.compile(r"^\s*(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = (?P<rest>.*)$")
 _NAME = re.compile(r"%([\w.\-]+)")
+_PATH = re.compile(r'op_name="([^"]*)"')
 
 
 @dataclasses.dataclass(frozen=True)
-class _Instruction:
+class Instruction:
+    """One line of a program.
+
+    Attributes:
+      root: whether it is the result of its computation.
+      name: unique in its computation.
+      op: such as 'fusion' or 'copy'.
+      bytes: of its result.
+      operands: names of its operands.
+      calls: name of the computation that a fusion holds; '' for others.
+      parameter: number of a parameter; -1 for other instructions.
+      path: the named scopes and the primitive that it comes from, with slashes; '' where not said.
+    """
+
     root: bool
     name: str
     op: str
     bytes: int
     operands: tuple[str, ...]
     calls: str
-    parameter: int  # number of a parameter; -1 for other instructions
+    parameter: int
+    path: str
+
+
+class Moved(NamedTuple):
+    """What an instruction reads and writes."""
+
+    one: Instruction
+    inside: tuple[Instruction, ...]  # the instructions of a fusion, to any depth
+    bytes: int  # in one run
+    times: int  # runs per step
 
 
 def loop_factor(hlo: str) -> float:
@@ -48,21 +74,38 @@ def loop_factor(hlo: str) -> float:
     Args:
       hlo: text of the compiled program.
     """
-    bodies = _parse(hlo)
-    times = turns(hlo)
-    called = {one.calls for body in bodies.values() for one in body.values() if one.calls}
-    reads = functools.lru_cache(maxsize=None)(lambda *key: _reads(bodies, *key))
     once = all_turns = 0
-    for name, body in bodies.items():
-        if name in called:
-            continue  # a fused computation counts at the instruction that calls it
-        moved = sum(_moved(bodies, body, one, reads) for one in body.values())
-        once += moved
-        all_turns += moved * times.get(name, 1)
+    for moved in moved_bytes(hlo):
+        once += moved.bytes
+        all_turns += moved.bytes * moved.times
     return all_turns / once if once else 1.0
 
 
-def _moved(bodies, body: dict[str, _Instruction], one: _Instruction, reads) -> int:
+def moved_bytes(hlo: str) -> Iterator[Moved]:
+    """Yield what each instruction of a program moves, except those that move nothing.
+
+    Args:
+      hlo: text of the compiled program.
+    """
+    bodies, times = _parse(hlo), turns(hlo)
+    called = {one.calls for body in bodies.values() for one in body.values() if one.calls}
+    reads = functools.lru_cache(maxsize=None)(lambda *key: _reads(bodies, *key))
+    for name, body in bodies.items():
+        if name in called:
+            continue  # a fused computation counts at the instruction that calls it
+        for one in body.values():
+            count = _moved(bodies, body, one, reads)
+            if count:
+                yield Moved(one, tuple(_inside(bodies, one)), count, times.get(name, 1))
+
+
+def _inside(bodies, one: Instruction) -> Iterator[Instruction]:
+    for inner in bodies.get(one.calls, {}).values():
+        yield inner
+        yield from _inside(bodies, inner)
+
+
+def _moved(bodies, body: dict[str, Instruction], one: Instruction, reads) -> int:
     if one.op in _FREE or one.op.endswith("-done"):
         return 0
     if one.op in ("dynamic-slice", "slice", "gather"):
@@ -106,7 +149,7 @@ def _reads(bodies, computation: str, parameter: int) -> int:
     return total
 
 
-def _written(bodies, one: _Instruction) -> int:
+def _written(bodies, one: Instruction) -> int:
     """Return the bytes that a fusion writes; an update in place writes only the update."""
     body = bodies[one.calls]
     root = next((inner for inner in body.values() if inner.root), None)
@@ -118,17 +161,17 @@ def _written(bodies, one: _Instruction) -> int:
     return _update(body, root)
 
 
-def _update(body: dict[str, _Instruction], one: _Instruction) -> int:
+def _update(body: dict[str, Instruction], one: Instruction) -> int:
     return _size(body, one.operands[1]) if one.op == "dynamic-update-slice" else one.bytes
 
 
-def _size(body: dict[str, _Instruction], name: str) -> int:
+def _size(body: dict[str, Instruction], name: str) -> int:
     return body[name].bytes if name in body else 0
 
 
-def _parse(hlo: str) -> dict[str, dict[str, _Instruction]]:
+def _parse(hlo: str) -> dict[str, dict[str, Instruction]]:
     """Return the instructions of each computation, by name."""
-    bodies: dict[str, dict[str, _Instruction]] = {}
+    bodies: dict[str, dict[str, Instruction]] = {}
     for computation, line in computations(hlo):
         match = _INSTRUCTION.match(line)
         if match:
@@ -137,12 +180,13 @@ def _parse(hlo: str) -> dict[str, dict[str, _Instruction]]:
     return bodies
 
 
-def _instruction(match: re.Match) -> _Instruction:
+def _instruction(match: re.Match) -> Instruction:
     hlo_type, rest = _split_type(match["rest"])
     op, _, tail = rest.partition("(")
     inside = tail[: _closing(tail)]
     calls = re.search(r"calls=%?([\w.\-]+)", tail)
-    return _Instruction(
+    path = _PATH.search(tail)
+    return Instruction(
         root=bool(match["root"]),
         name=match["name"],
         op=op,
@@ -150,6 +194,7 @@ def _instruction(match: re.Match) -> _Instruction:
         operands=tuple(_NAME.findall(inside)),
         calls=calls[1] if calls else "",
         parameter=int(inside) if op == "parameter" else -1,
+        path=path[1] if path else "",
     )
 
 
