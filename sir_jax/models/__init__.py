@@ -87,8 +87,8 @@ def build_model(cfg, tasks: tuple[str, ...] = (), flash: Flash | None = None) ->
         `image_head` ('cls', or 'qformer' with the fields of its spec in `qformer`), `embed_width`,
         `init_temperature`, `remat`, `dtype` ('float32' or 'bfloat16'), `scan` and `attention`.
       tasks: from `fusion.TASKS`. Without any but 'pool', the model has no fusion encoder.
-      flash: the devices of the program, for `cfg.attention` 'flash' and 'auto'; without it they are
-        'xla'.
+      flash: the program's devices where they are TPUs; elsewhere `cfg.attention` 'flash' and 'auto'
+        are 'xla'.
 
     Returns:
       A hashable module: it can be a static argument of `jax.jit`.

@@ -32,15 +32,15 @@ _BLOCK_BYTES = 14 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Flash:
-    """Where the kernel runs.
+    """TPUs that run the kernel `flash`.
 
-    A compiler cannot partition a kernel: each device calls it on its own rows and heads.
+    The compiler cannot partition a kernel: each device calls it on its own rows and heads.
 
     Attributes:
       mesh: of the program; None for one device.
       rows: axes of the mesh that a batch's rows lie over.
       heads: axes of the mesh that heads lie over.
-      always: whether to take the kernel wherever it runs, or where it moves fewer bytes.
+      always: whether to take it wherever it fits, or where it moves fewer bytes.
       interpret: whether to run it on CPU, slowly, for tests.
     """
 
@@ -62,25 +62,23 @@ class Flash:
             return False
         return self.always or moves_less(t, s)
 
-    def kernel(self, name: str, heads: int):
-        """Return `flash.forward` or `flash.backward` for each device's part of the heads."""
+    def run(self, name: str, heads: int, results: int, *arrays: Array | None):
+        """Call `flash.forward` or `flash.backward` on each device's rows and heads.
+
+        Args:
+          name: of the function.
+          heads: H, of all devices.
+          results: number of its results.
+          *arrays: its arguments: q, k and v [B, n, H * K], a bias [B, 1, S] or None, and the rest.
+        """
         # Pallas takes a third of a second to import, and few programs need it.
         from sir_jax.models import flash
 
-        inside = heads // self._parts(self.heads)
-        return functools.partial(getattr(flash, name), heads=inside, interpret=self.interpret)
-
-    def _parts(self, axes: tuple[str, ...]) -> int:
-        return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in axes)
-
-    def run(self, fn, arrays: tuple[Array | None, ...], results: int):
-        """Call `fn(*arrays)` on each device's part; arrays are [B, n, H * K], the fourth [B, 1, S].
-
-        Args:
-          fn: returns `results` arrays [B, n, H * K].
-          arrays: its arguments; None where there is no bias.
-          results: their number; 1 for an array that is not in a tuple.
-        """
+        (t, d), s = arrays[0].shape[1:], arrays[1].shape[1]
+        width = d // heads
+        block = flash_block(t, s, heads // self._parts(self.heads), width)
+        fields = dict(width=width, block=block, interpret=self.interpret)
+        fn = functools.partial(getattr(flash, name), **fields)
         if self.mesh is None:
             return fn(*arrays)
         split = PartitionSpec(self.rows, None, self.heads)
@@ -89,6 +87,9 @@ class Flash:
         out = split if results == 1 else (split,) * results
         on_mesh = dict(mesh=self.mesh, in_specs=tuple(specs), out_specs=out, check_vma=False)
         return jax.shard_map(fn, **on_mesh)(*arrays)
+
+    def _parts(self, axes: tuple[str, ...]) -> int:
+        return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in axes)
 
 
 def moves_less(t: int, s: int) -> bool:
@@ -135,7 +136,7 @@ def attend(
         first, because it is given only their number.
       implementation: one of `IMPLEMENTATIONS`. 'cudnn' needs bfloat16 and K a multiple of 8, and
         falls back to 'xla' without an NVIDIA GPU. 'flash' is a kernel for one TPU, and falls back
-        without one; for a mesh of TPUs give a `Flash`. 'auto' is 'xla' here: see `build_model`.
+        likewise; for a mesh of TPUs give a `Flash`. 'auto' is 'xla' here: see `build_model`.
 
     Returns:
       [B, T, H, K] in the dtype of `v`. For a row without a valid key 'xla' returns the mean of the
@@ -150,13 +151,15 @@ def attend(
       >>> print(attend(q, k, v, jnp.array([[True, True, False]])).squeeze())
       2.0
     """
-    where = Flash(always=True) if implementation == "flash" else implementation
-    if not isinstance(where, Flash) and implementation not in IMPLEMENTATIONS:
+    if implementation == "flash" and jax.default_backend() == "tpu":
+        implementation = Flash(always=True)
+    where = implementation if isinstance(implementation, Flash) else None
+    if not where and implementation not in IMPLEMENTATIONS:
         raise ValueError(f"{implementation!r} is none of {', '.join(IMPLEMENTATIONS)}")
     if implementation == "cudnn" and jax.default_backend() == "gpu":
         return _library(q, k, v, mask, "cudnn")
     with jax.named_scope("attend"):
-        if isinstance(where, Flash) and where.takes(q.shape, k.shape):
+        if where and where.takes(q.shape, k.shape):
             merged = (x.reshape(*x.shape[:2], -1) for x in (q, k, v))
             bias = None if mask is None else _bias(mask)[:, 0]
             return _flash(*merged, bias, q.shape[2], where).reshape(*q.shape[:3], -1)
@@ -311,27 +314,11 @@ def _attention_bwd(residuals, d_out):
 _attention.defvjp(_attention_fwd, _attention_bwd)
 
 
-def _plain_merged(q, k, v, bias, heads: int) -> Array:
-    """Compute `flash.forward` without the kernel."""
-    q, k, v = (x.reshape(*x.shape[:2], heads, -1) for x in (q, k, v))
-    out = _plain(q, k, v, None if bias is None else bias[:, None])
-    return out.reshape(*out.shape[:2], -1)
-
-
-def _on_tpu(where: Flash, kernel, plain, *arrays):
-    """Call `kernel` in a TPU's program, and `plain` in another one."""
-    if where.interpret:
-        return kernel(*arrays)
-    return jax.lax.platform_dependent(*arrays, tpu=kernel, default=plain)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _flash(q: Array, k: Array, v: Array, bias: Array | None, heads: int, where: Flash) -> Array:
-    """Attend with arrays [B, n, H * K] and a bias [B, 1, S], by the kernel on TPUs."""
-    kernel = where.kernel("forward", heads)
-    plain = functools.partial(_plain_merged, heads=heads)
+    """Attend by the kernel, with arrays [B, n, H * K] and a bias [B, 1, S]."""
     with jax.named_scope("flash"):
-        return _on_tpu(where, lambda *a: where.run(kernel, a, 1), plain, q, k, v, bias)
+        return where.run("forward", heads, 1, q, k, v, bias)
 
 
 def _flash_fwd(q, k, v, bias, heads, where):
@@ -339,14 +326,8 @@ def _flash_fwd(q, k, v, bias, heads, where):
 
 
 def _flash_bwd(heads, where, residuals, d_out):
-    kernel = where.kernel("backward", heads)
-
-    def plain(q, k, v, bias, d_out):
-        return jax.vjp(lambda *qkv: _plain_merged(*qkv, bias, heads), q, k, v)[1](d_out)
-
     with jax.named_scope("flash"):
-        arrays = *residuals, d_out
-        return *_on_tpu(where, lambda *a: where.run(kernel, a, 3), plain, *arrays), None
+        return *where.run("backward", heads, 3, *residuals, d_out), None
 
 
 _flash.defvjp(_flash_fwd, _flash_bwd)

@@ -19,12 +19,19 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from sir_jax.models.attention import flash_block
-
 Array = jax.Array
 
 
-def forward(q: Array, k: Array, v: Array, bias: Array | None, heads: int, interpret: bool) -> Array:
+def forward(
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None,
+    *,
+    width: int,
+    block: tuple[int, int],
+    interpret: bool,
+) -> Array:
     """Attend, on one device.
 
     Args:
@@ -32,15 +39,16 @@ def forward(q: Array, k: Array, v: Array, bias: Array | None, heads: int, interp
       k: keys, [B, S, H * K].
       v: values, [B, S, H * K].
       bias: float32 that is added to the logits of each key, [B, 1, S]; None for none.
-      heads: H.
+      width: K.
+      block: from `attention.flash_block`.
       interpret: run on CPU.
 
     Returns:
       [B, T, H * K] in the dtype of `v`.
     """
     (b, t, d), s = q.shape, k.shape[1]
-    rows, together = flash_block(t, s, heads, d // heads)
-    of_queries, of_keys, of_bias = _specs(rows, s, together * d // heads)
+    (rows, together), heads = block, d // width
+    of_queries, of_keys, of_bias = _specs(rows, s, together * width)
     arrays, specs = [q, k, v], [of_queries, of_keys, of_keys]
     if bias is not None:
         arrays, specs = [*arrays, bias], [*specs, of_bias]
@@ -57,12 +65,20 @@ def forward(q: Array, k: Array, v: Array, bias: Array | None, heads: int, interp
 
 
 def backward(
-    q: Array, k: Array, v: Array, bias: Array | None, d_out: Array, heads: int, interpret: bool
+    q: Array,
+    k: Array,
+    v: Array,
+    bias: Array | None,
+    d_out: Array,
+    *,
+    width: int,
+    block: tuple[int, int],
+    interpret: bool,
 ) -> tuple[Array, Array, Array]:
     """Return the gradients for q, k and v of `forward`, of `d_out` [B, T, H * K]."""
     (b, t, d), s = q.shape, k.shape[1]
-    rows, together = flash_block(t, s, heads, d // heads)
-    lanes = together * d // heads
+    (rows, together), heads = block, d // width
+    lanes = together * width
     of_queries, of_keys, of_bias = _specs(rows, s, lanes)
     arrays, specs = [q, k, v, d_out], [of_queries, of_keys, of_keys, of_queries]
     if bias is not None:

@@ -31,6 +31,10 @@ _FREE = frozenset(
 )
 _INSTRUCTION = re.compile(r"^\s*(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = (?P<rest>.*)$")
 _NAME = re.compile(r"%([\w.\-]+)")
+_TARGET = re.compile(r'custom_call_target="([^"]*)"')
+_ARRAY = re.compile(r"(\w+\[[\d,]*\])(\{[^}]*\})?")
+# A custom call that only gives parts of an array one name.
+_BITCAST = "Bitcast"
 _PATH = re.compile(r'op_name="([^"]*)"')
 
 
@@ -42,21 +46,36 @@ class Instruction:
       root: whether it is the result of its computation.
       name: unique in its computation.
       op: such as 'fusion' or 'copy'.
-      bytes: of its result.
+      sizes: bytes of its result, or of each array of a tuple.
+      near: for each of them, whether it lies in the chip's vector memory.
       operands: names of its operands.
       calls: name of the computation that a fusion holds; '' for others.
       parameter: number of a parameter; -1 for other instructions.
       path: the named scopes and the primitive that it comes from, with slashes; '' where not said.
+      target: name of what a custom call calls; '' for others.
     """
 
     root: bool
     name: str
     op: str
-    bytes: int
+    sizes: tuple[int, ...]
+    near: tuple[bool, ...]
     operands: tuple[str, ...]
     calls: str
     parameter: int
     path: str
+    target: str
+
+    @property
+    def bytes(self) -> int:
+        """Return the bytes of its result."""
+        return sum(self.sizes)
+
+    @property
+    def far(self) -> float:
+        """Return the share of its result that lies in the chip's main memory."""
+        inside = sum(size for size, near in zip(self.sizes, self.near, strict=True) if near)
+        return 1 - inside / self.bytes if self.bytes else 1.0
 
 
 class Moved(NamedTuple):
@@ -65,6 +84,7 @@ class Moved(NamedTuple):
     one: Instruction
     inside: tuple[Instruction, ...]  # the instructions of a fusion, to any depth
     bytes: int  # in one run
+    main: int  # of these, to and from the chip's main memory
     times: int  # runs per step
 
 
@@ -94,9 +114,12 @@ def moved_bytes(hlo: str) -> Iterator[Moved]:
         if name in called:
             continue  # a fused computation counts at the instruction that calls it
         for one in body.values():
-            count = _moved(bodies, body, one, reads)
-            if count:
-                yield Moved(one, tuple(_inside(bodies, one)), count, times.get(name, 1))
+            parts = _moved(bodies, body, one, reads)
+            size = sum(part for part, _ in parts)
+            if size:
+                main = sum(part * memory.far for part, memory in parts)
+                inside = tuple(_inside(bodies, one))
+                yield Moved(one, inside, size, round(main), times.get(name, 1))
 
 
 def _inside(bodies, one: Instruction) -> Iterator[Instruction]:
@@ -105,20 +128,32 @@ def _inside(bodies, one: Instruction) -> Iterator[Instruction]:
         yield from _inside(bodies, inner)
 
 
-def _moved(bodies, body: dict[str, Instruction], one: Instruction, reads) -> int:
-    if one.op in _FREE or one.op.endswith("-done"):
-        return 0
+def _moved(
+    bodies, body: dict[str, Instruction], one: Instruction, reads
+) -> list[tuple[int, Instruction]]:
+    """Return the bytes that an instruction reads and writes, with the array that they belong to."""
+    operands = [body[name] for name in one.operands if name in body]
+    free = one.op in _FREE or one.op.endswith("-done") or _BITCAST in one.target
+    if free or not one.sizes:
+        return []
     if one.op in ("dynamic-slice", "slice", "gather"):
-        return 2 * one.bytes
+        return [(one.bytes, one), *((one.bytes, source) for source in operands[:1])]
+    if one.op in ("copy-start", "slice-start"):
+        # The tuple is (copy, source, flag) or (source, slice, flag).
+        made = dataclasses.replace(one, sizes=one.sizes[:1], near=one.near[:1])
+        if one.op == "slice-start":
+            made = dataclasses.replace(one, sizes=one.sizes[-2:-1], near=one.near[-2:-1])
+        return [(made.bytes, made), *((made.bytes, source) for source in operands[:1])]
     if one.op == "dynamic-update-slice":
-        return 2 * _size(body, one.operands[1])
+        return [(operands[1].bytes, one), (operands[1].bytes, operands[1])]
     if one.calls in bodies:
-        read = sum(
-            min(reads(one.calls, number), _size(body, name))
+        read = [
+            (min(reads(one.calls, number), body[name].bytes), body[name])
             for number, name in enumerate(one.operands)
-        )
-        return read + _written(bodies, one)
-    return one.bytes + sum(_size(body, name) for name in one.operands)
+            if name in body
+        ]
+        return [*read, (_written(bodies, one), one)]
+    return [(one.bytes, one), *((source.bytes, source) for source in operands)]
 
 
 def _reads(bodies, computation: str, parameter: int) -> int:
@@ -185,16 +220,19 @@ def _instruction(match: re.Match) -> Instruction:
     op, _, tail = rest.partition("(")
     inside = tail[: _closing(tail)]
     calls = re.search(r"calls=%?([\w.\-]+)", tail)
-    path = _PATH.search(tail)
+    path, target = _PATH.search(tail), _TARGET.search(tail)
+    arrays = _ARRAY.findall(hlo_type)
     return Instruction(
         root=bool(match["root"]),
         name=match["name"],
         op=op,
-        bytes=array_bytes(hlo_type),
+        sizes=tuple(array_bytes(array) for array, _ in arrays),
+        near=tuple("S(1)" in layout for _, layout in arrays),
         operands=tuple(_NAME.findall(inside)),
         calls=calls[1] if calls else "",
         parameter=int(inside) if op == "parameter" else -1,
         path=path[1] if path else "",
+        target=target[1] if target else "",
     )
 
 

@@ -12,8 +12,8 @@ def count_flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:
     """Return the floating-point operations of one call, over all devices.
 
     A multiplication and an addition are two operations. Of the branches of a condition the most
-    expensive one counts, or the one with a kernel; the body of a loop of unknown length counts
-    once. A kernel counts as it says.
+    expensive one counts; the body of a loop of unknown length counts once. A kernel counts as what
+    it says of itself.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -39,21 +39,10 @@ def _equation_flops(eqn) -> int:
         return params["cost_estimate"].flops
     inner = [count_flops(jaxpr) for value in params.values() for jaxpr in _jaxprs(value)]
     if name == "cond":
-        # A kernel is the branch of one platform; on others its gradient repeats products.
-        kernels = [count_flops(jaxpr) for jaxpr in params["branches"] if _has_kernel(jaxpr)]
-        return max(kernels or inner)
+        return max(inner)
     if name == "shard_map":
         return sum(inner) * params["mesh"].size
     return sum(inner) * (params["length"] if name == "scan" else 1)
-
-
-def _has_kernel(jaxpr: ClosedJaxpr | Jaxpr) -> bool:
-    jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
-    return any(
-        eqn.primitive.name == "pallas_call"
-        or any(_has_kernel(inner) for value in eqn.params.values() for inner in _jaxprs(value))
-        for eqn in jaxpr.eqns
-    )
 
 
 def _jaxprs(value) -> list:

@@ -32,6 +32,9 @@ REST = "the rest"
 
 PASSES = ("forward", "backward", "again")
 
+_SLICES = frozenset(
+    ("slice", "slice-start", "dynamic-slice", "dynamic-update-slice", "pad", "concatenate")
+)
 # (kind, operations): an instruction, or a fusion that holds such an operation, is of that kind; the
 # first counts.
 _KINDS: tuple[tuple[str, frozenset[str]], ...] = (
@@ -40,7 +43,7 @@ _KINDS: tuple[tuple[str, frozenset[str]], ...] = (
     ("kernels", frozenset(("custom-call",))),
     ("gathers", frozenset(("gather", "scatter"))),
     ("reductions", frozenset(("reduce", "reduce-window", "sort"))),
-    ("slices", frozenset(("slice", "dynamic-slice", "dynamic-update-slice", "pad", "concatenate"))),
+    ("slices", _SLICES),
 )
 # A fusion of these alone, or one of these, is a copy.
 _COPIES = frozenset(
@@ -53,6 +56,7 @@ class Traffic(NamedTuple):
 
     modules: dict[str, dict[str, int]]  # by module and one of `PASSES`
     kinds: dict[str, int]
+    main: dict[str, int]  # by module, of the chip's main memory alone
 
     @property
     def total(self) -> int:
@@ -67,14 +71,18 @@ def read_traffic(hlo: str) -> Traffic:
       hlo: text of the compiled program, with the scopes that it was traced in.
 
     Returns:
-      All bytes of all instructions, each counted as often as it runs.
+      All bytes of all instructions, each counted as often as it runs: as XLA counts, those that
+      the compiler keeps in the chip's vector memory, too, which take less time; `main` has none.
     """
-    modules, kinds = defaultdict(Counter), Counter()
-    for one, inside, size, times in moved_bytes(hlo):
+    modules, kinds, main = defaultdict(Counter), Counter(), Counter()
+    for moved in moved_bytes(hlo):
+        one, inside = moved.one, moved.inside
         path = one.path or next((inner.path for inner in inside[::-1] if inner.path), "")
-        modules[module_of(path)][pass_of(path)] += size * times
-        kinds[kind_of(one, inside)] += size * times
-    return Traffic({name: dict(parts) for name, parts in modules.items()}, dict(kinds))
+        modules[module_of(path)][pass_of(path)] += moved.bytes * moved.times
+        kinds[kind_of(one, inside)] += moved.bytes * moved.times
+        main[module_of(path)] += moved.main * moved.times
+    plain = {name: dict(parts) for name, parts in modules.items()}
+    return Traffic(plain, dict(kinds), dict(main))
 
 
 def module_of(path: str) -> str:
@@ -113,10 +121,12 @@ def describe_traffic_by(traffic: Traffic, least: float = 0.005) -> list[str]:
       least: share of all bytes below which a line is left out.
     """
     whole = Counter({module: sum(parts.values()) for module, parts in traffic.modules.items()})
-    lines = [f"  {'GB moved by':<26}{'all':>9}{'':6}" + "".join(f"{name:>10}" for name in PASSES)]
+    names = "".join(f"{name:>10}" for name in (*PASSES, "main"))
+    lines = [f"  {'GB moved by':<26}{'all':>9}{'':6}{names}"]
     for module, size in whole.most_common():
         if size >= least * traffic.total:
             parts = (traffic.modules[module].get(name, 0) for name in PASSES)
+            parts = *parts, traffic.main.get(module, 0)
             cells = "".join(f"{part / 1e9:>10.2f}" for part in parts)
             lines.append(f"    {module:<24}{_cell(size, traffic.total)}{cells}")
     lines.append("  of all, by kind:")

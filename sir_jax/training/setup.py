@@ -113,7 +113,8 @@ def prepare(cfg, mesh: Mesh) -> Setup:
     """
     check_config(cfg)
     check_batch(cfg, mesh)
-    flash = Flash(mesh, rows=sharding.BATCH_SPEC[0], heads=("tensor",))
+    on_tpu = mesh.devices.flat[0].platform == "tpu"
+    flash = Flash(mesh, rows=sharding.BATCH_SPEC[0], heads=("tensor",)) if on_tpu else None
     model = build_model(cfg.model, fusion_tasks(cfg.loss, cfg.model.match.kind), flash)
     tx = make_optimizer(cfg.optim, cfg.train.steps)
     init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
