@@ -50,15 +50,17 @@ class Flash:
     always: bool = False
     interpret: bool = False
 
-    def takes(self, q: tuple[int, ...], k: tuple[int, ...]) -> bool:
-        """Tell whether attention of these shapes, [B, T, H, K] and [B, S, H, K], is for the kernel.
+    def takes(self, q: Array, k: Array) -> bool:
+        """Tell whether attention of q [B, T, H, K] to k [B, S, H, K] is for the kernel.
 
-        Without: rows or heads do not divide over the mesh, or a block takes too much memory. Those
-        go to XLA, as do short streams where `always` is False.
+        Not so where rows or heads do not divide over the mesh, or a block takes too much memory.
+        Those go to XLA, as do short streams where `always` is False.
         """
-        (b, t, h, width), s = q, k[1]
+        (b, t, h, width), s = q.shape, k.shape[1]
         rows, heads = self._parts(self.rows), self._parts(self.heads)
-        if b % rows or h % heads or _flash_bytes(t, s, h // heads, width) > _BLOCK_BYTES:
+        if b % rows or h % heads:
+            return False
+        if _flash_bytes(t, s, h // heads, width, q.dtype.itemsize) > _BLOCK_BYTES:
             return False
         return self.always or moves_less(t, s)
 
@@ -93,8 +95,11 @@ class Flash:
 
 
 def moves_less(t: int, s: int) -> bool:
-    """Tell whether the kernel moves fewer bytes than XLA's attention, T queries and S keys."""
-    return t * s >= 1 << 16
+    """Tell whether the kernel moves fewer bytes than XLA's attention, T queries and S keys.
+
+    By the TPU compiler it does from 50 x 50 up, the smallest that was compiled: see docs/pods.md.
+    """
+    return t * s >= 50 * 50
 
 
 def flash_block(t: int, s: int, heads: int, width: int) -> tuple[int, int]:
@@ -112,11 +117,11 @@ def flash_block(t: int, s: int, heads: int, width: int) -> tuple[int, int]:
     return -(-rows // 16) * 16, together
 
 
-def _flash_bytes(t: int, s: int, heads: int, width: int) -> int:
-    """Return what the backward pass holds: seven blocks twice over in 16 bits, sums, logits."""
+def _flash_bytes(t: int, s: int, heads: int, width: int, itemsize: int) -> int:
+    """Return what the backward pass holds: seven blocks, each twice, float32 sums, and logits."""
     rows, together = flash_block(t, s, heads, width)
     lanes = -(-together * width // _LANES) * _LANES
-    return lanes * (2 * 2 * (3 * rows + 4 * s) + 2 * 4 * s) + 5 * 4 * rows * s
+    return lanes * (2 * itemsize * (3 * rows + 4 * s) + 2 * 4 * s) + 5 * 4 * rows * s
 
 
 def attend(
@@ -159,7 +164,7 @@ def attend(
     if implementation == "cudnn" and jax.default_backend() == "gpu":
         return _library(q, k, v, mask, "cudnn")
     with jax.named_scope("attend"):
-        if where and where.takes(q.shape, k.shape):
+        if where and where.takes(q, k):
             merged = (x.reshape(*x.shape[:2], -1) for x in (q, k, v))
             bias = None if mask is None else _bias(mask)[:, 0]
             return _flash(*merged, bias, q.shape[2], where).reshape(*q.shape[:3], -1)

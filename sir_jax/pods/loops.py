@@ -83,6 +83,7 @@ class Moved(NamedTuple):
 
     one: Instruction
     inside: tuple[Instruction, ...]  # the instructions of a fusion, to any depth
+    path: str  # the named scopes that it comes from; of a copy without any, its reader's
     bytes: int  # in one run
     main: int  # of these, to and from the chip's main memory
     times: int  # runs per step
@@ -113,13 +114,23 @@ def moved_bytes(hlo: str) -> Iterator[Moved]:
     for name, body in bodies.items():
         if name in called:
             continue  # a fused computation counts at the instruction that calls it
+        readers = {name: one for one in body.values() for name in one.operands}
         for one in body.values():
             parts = _moved(bodies, body, one, reads)
             size = sum(part for part, _ in parts)
             if size:
                 main = sum(part * memory.far for part, memory in parts)
                 inside = tuple(_inside(bodies, one))
-                yield Moved(one, inside, size, round(main), times.get(name, 1))
+                path = _path(one, inside, readers)
+                yield Moved(one, inside, path, size, round(main), times.get(name, 1))
+
+
+def _path(one: Instruction, inside: tuple[Instruction, ...], readers) -> str:
+    path = one.path or next((inner.path for inner in inside[::-1] if inner.path), "")
+    while not path and one.name in readers:
+        one = readers[one.name]
+        path = one.path
+    return path
 
 
 def _inside(bodies, one: Instruction) -> Iterator[Instruction]:

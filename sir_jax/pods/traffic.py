@@ -38,12 +38,13 @@ _SLICES = frozenset(
 # (kind, operations): an instruction, or a fusion that holds such an operation, is of that kind; the
 # first counts.
 _KINDS: tuple[tuple[str, frozenset[str]], ...] = (
-    ("between chips", frozenset(KINDS) | {f"{kind}-start" for kind in KINDS}),
     ("products", frozenset(("convolution", "dot"))),
     ("kernels", frozenset(("custom-call",))),
     ("gathers", frozenset(("gather", "scatter"))),
     ("reductions", frozenset(("reduce", "reduce-window", "sort"))),
     ("slices", _SLICES),
+    # Last: the compiler puts parts of a collective into fusions that run at the same time.
+    ("between chips", frozenset(KINDS) | {f"{kind}-start" for kind in KINDS}),
 )
 # A fusion of these alone, or one of these, is a copy.
 _COPIES = frozenset(
@@ -76,11 +77,10 @@ def read_traffic(hlo: str) -> Traffic:
     """
     modules, kinds, main = defaultdict(Counter), Counter(), Counter()
     for moved in moved_bytes(hlo):
-        one, inside = moved.one, moved.inside
-        path = one.path or next((inner.path for inner in inside[::-1] if inner.path), "")
-        modules[module_of(path)][pass_of(path)] += moved.bytes * moved.times
-        kinds[kind_of(one, inside)] += moved.bytes * moved.times
-        main[module_of(path)] += moved.main * moved.times
+        module, size = module_of(moved.path), moved.bytes * moved.times
+        modules[module][pass_of(moved.path)] += size
+        kinds[kind_of(moved.one, moved.inside)] += size
+        main[module] += moved.main * moved.times
     plain = {name: dict(parts) for name, parts in modules.items()}
     return Traffic(plain, dict(kinds), dict(main))
 

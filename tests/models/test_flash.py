@@ -35,8 +35,8 @@ def assert_equal(t, s, heads, width, dtype=jnp.float32, masked=True, where=ALONE
     arrays = [rand(4, n, heads, width, seed=i) for i, n in enumerate((t, s, s, t))]
     valid = np.array([s, 1, max(s - 1, 1), 0])
     mask = np.arange(s)[None] < valid[:, None] if masked else None
-    assert where.takes(arrays[0].shape, arrays[1].shape)
     half = [x.astype(dtype) for x in arrays[:3]]
+    assert where.takes(*half[:2])
     ours = value_and_grads((*half, arrays[3]), mask, where)
     exact = value_and_grads([np.asarray(x, np.float32) for x in (*half, arrays[3])], mask, "xla")
     for a, b in zip(ours, exact, strict=True):
@@ -98,12 +98,19 @@ def test_each_device_runs_the_kernel_on_its_rows_and_heads():
 def test_what_the_kernel_does_not_take_goes_to_xla():
     mesh = make_mesh(dict(data=2, fsdp=1, tensor=1), jax.devices()[:2])
     where = Flash(mesh, ("data", "fsdp"), ("tensor",), always=True)
-    assert where.takes((4, 9, 2, 64), (4, 9, 2, 64))
-    assert not where.takes((3, 9, 2, 64), (3, 9, 2, 64))  # rows do not divide
-    assert not where.takes((4, 9, 2, 64), (4, 20_000, 2, 64))  # keys do not fit
+
+    def takes(where, b, t, s, width=64, dtype=jnp.bfloat16):
+        q, k = (jax.ShapeDtypeStruct((b, n, 16, width), dtype) for n in (t, s))
+        return where.takes(q, k)
+
+    assert takes(where, 4, 9, 9)
+    assert not takes(where, 3, 9, 9)  # rows do not divide
+    assert not takes(where, 4, 9, 20_000)  # keys do not fit
+    assert takes(where, 4, 257, 257, 88)
+    assert not takes(where, 4, 257, 257, 88, jnp.float32)
     short = Flash(mesh, ("data", "fsdp"), ("tensor",))
-    assert not short.takes((4, 50, 12, 64), (4, 50, 12, 64))
-    assert short.takes((4, 750, 16, 64), (4, 750, 16, 64))
+    assert not takes(short, 4, 1, 751) and takes(where, 4, 1, 751)
+    assert takes(short, 4, 750, 750)
     q, k, v = (rand(3, 5, 2, 8, seed=i) for i in range(3))
     np.testing.assert_array_equal(attend(q, k, v, None, where), attend(q, k, v, None))
 

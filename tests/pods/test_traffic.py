@@ -11,8 +11,8 @@ _LAYER = "jvp(SpeechImageModel)/speech/layers_00/"
 _AGAIN = "transpose(jvp(SpeechImageModel))/speech/layers_00/rematted_computation/"
 
 # A product of [32,64] and [64,64], whose result stays in vector memory; a layer norm that a loop
-# runs three times; a kernel; a copy of the optimiser; a gather of 4 rows; a copy into vector memory
-# and an addition, both without scopes.
+# runs three times; a kernel; a copy of the optimiser; a gather of 4 rows; a copy to vector memory,
+# without a scope, for an addition.
 _PROGRAM = f"""HloModule jit_train_step, is_scheduled=true
 
 %product (p: bf16[32,64], w: bf16[64,64]) -> bf16[32,64] {{
@@ -55,7 +55,7 @@ ENTRY %main (a: bf16[32,64], w: bf16[64,64], s: f32[100], ids: s32[4]) -> bf16[3
   %g = bf16[4,64]{{1,0}} gather(%k, %ids), metadata={{op_name="{_STEP}jvp(sim)/gather"}}
   %b = (bf16[32,64]{{1,0:S(1)}}, bf16[32,64]{{1,0}}, u32[]{{:S(2)}}) copy-start(%k)
   %d = bf16[32,64]{{1,0:S(1)}} copy-done(%b)
-  ROOT %out = bf16[32,64]{{1,0}} add(%d, %d)
+  ROOT %out = bf16[32,64]{{1,0}} add(%d, %d), metadata={{op_name="{_STEP}{_LAYER}positional_conv/add"}}
 }}
 """  # noqa: E501 - an instruction is one line
 
@@ -70,7 +70,7 @@ def test_every_byte_of_a_program():
         "attention: logits": {"forward": 4 * _ARRAY},
         "optimiser": {"forward": 2 * 400},
         "losses": {"forward": 2 * 2 * 4 * 64},
-        "the rest": {"forward": (2 + 3) * _ARRAY},
+        "positional convolution": {"forward": (2 + 3) * _ARRAY},
     }
     # The result of the product, and the operands of the addition, are in vector memory.
     assert traffic.main == {
@@ -79,7 +79,7 @@ def test_every_byte_of_a_program():
         "attention: logits": 4 * _ARRAY,
         "optimiser": 2 * 400,
         "losses": 2 * 2 * 4 * 64,
-        "the rest": (1 + 1) * _ARRAY,
+        "positional convolution": (1 + 1) * _ARRAY,
     }
     assert traffic.kinds == {
         "products": 2 * _ARRAY + 2 * 64 * 64,
