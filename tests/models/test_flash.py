@@ -39,13 +39,12 @@ def assert_equal(t, s, heads, width, dtype=jnp.float32, masked=True, where=ALONE
     assert where.takes(*half[:2])
     ours = value_and_grads((*half, arrays[3]), mask, where)
     exact = value_and_grads([np.asarray(x, np.float32) for x in (*half, arrays[3])], mask, "xla")
-    for a, b in zip(ours, exact, strict=True):
+    for number, (a, b) in enumerate(zip(ours, exact, strict=True)):
         assert a.dtype == dtype
-        error = np.abs(np.asarray(a, np.float32) - b)
-        # By the largest of an array: a gradient for a key is a sum over all queries.
-        assert error.max() <= (1e-5 if dtype == jnp.float32 else 8e-3) * max(1, np.abs(b).max())
-        if dtype != jnp.float32:
-            assert np.linalg.norm(error) <= 5e-3 * np.linalg.norm(b)
+        # By the largest of an array: a gradient for a key is a sum over all queries. In bfloat16
+        # the plain form's gradients are off by as much, 4e-3.
+        most = 1e-5 if dtype == jnp.float32 else 4e-3 if number else 2e-3
+        assert np.abs(np.asarray(a, np.float32) - b).max() <= most * max(1, np.abs(b).max())
 
 
 @pytest.mark.parametrize(
