@@ -33,8 +33,8 @@ _INSTRUCTION = re.compile(r"^\s*(?P<root>ROOT )?%?(?P<name>[\w.\-]+) = (?P<rest>
 _NAME = re.compile(r"%([\w.\-]+)")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _ARRAY = re.compile(r"(\w+\[[\d,]*\])(\{[^}]*\})?")
-# A custom call that only gives parts of an array one name.
-_BITCAST = "Bitcast"
+# Custom calls that move nothing: a name for parts of an array, and memory without a value.
+_NAMES = ("ConcatBitcast", "AllocateBuffer")
 _PATH = re.compile(r'op_name="([^"]*)"')
 
 
@@ -144,7 +144,7 @@ def _moved(
 ) -> list[tuple[int, Instruction]]:
     """Return the bytes that an instruction reads and writes, with the array that they belong to."""
     operands = [body[name] for name in one.operands if name in body]
-    free = one.op in _FREE or one.op.endswith("-done") or _BITCAST in one.target
+    free = one.op in _FREE or one.op.endswith("-done") or one.target in _NAMES
     if free or not one.sizes:
         return []
     if one.op in ("dynamic-slice", "slice", "gather"):
