@@ -240,7 +240,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
         "--attention",
         default="xla",
         choices=IMPLEMENTATIONS,
-        help="ours; cudnn needs an NVIDIA GPU and --dtype=bfloat16",
+        help="ours; cudnn needs an NVIDIA GPU and --dtype=bfloat16, flash a TPU",
     )
     parser.add_argument("--backward", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument(
@@ -274,6 +274,8 @@ def main(argv: list[str]) -> int:
             f"--attention=cudnn on {jax.default_backend()} in {args.dtype}: it needs an NVIDIA GPU "
             "and --dtype=bfloat16"
         )
+    if args.attention == "flash" and jax.default_backend() != "tpu":
+        raise UserError(f"--attention=flash on {jax.default_backend()}: it needs a TPU")
     try:
         import torch
         import transformers

@@ -287,7 +287,7 @@ _TRAIN = rows(
         "compile_cache",
         "",
         Text("a folder"),
-        "where compiled programs are kept; empty: nowhere",
+        "folder where compiled programs are kept; 'workdir': in the run's; empty: nowhere",
         True,
     ),
     (

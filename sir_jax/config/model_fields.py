@@ -176,7 +176,7 @@ MODEL: tuple[Field, ...] = (
         "model.attention",
         "xla",
         Choice(IMPLEMENTATIONS),
-        "XLA's, or cuDNN's flash kernels, on NVIDIA GPUs and in bfloat16",
+        "XLA's; flash kernels: cudnn on NVIDIA GPUs, in bfloat16, flash on TPUs, auto by length",
         free=True,
     ),
 )

@@ -232,6 +232,7 @@ def for_pod(c: ConfigDict, pod: str, pods: Mapping[str, int] = PODS) -> ConfigDi
         c.loss.sim.mining = c.loss.cmd.source = "shard"
     c.train.num_threads = 32
     c.model.scan = True
+    c.model.attention = "auto"
     return c
 
 

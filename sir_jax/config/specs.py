@@ -7,8 +7,9 @@ DTYPES = ("float32", "bfloat16")
 # Of `model.remat`: what a layer keeps for the backward pass: all; its input; its input and its
 # products with weights, which are most of the arithmetic and little of the memory.
 REMAT = ("none", "full", "dots")
-# Of `model.attention`: XLA, or cuDNN's flash kernels on NVIDIA GPUs.
-IMPLEMENTATIONS = ("xla", "cudnn")
+# Of `model.attention`: XLA; cuDNN's flash kernels on NVIDIA GPUs; a flash kernel on TPUs; that one
+# where it moves fewer bytes.
+IMPLEMENTATIONS = ("auto", "xla", "cudnn", "flash")
 VIT_FORMS = ("clip", "blip2")
 CONV_NORMS = ("group", "layer")
 IMAGE_HEADS = ("cls", "mlp", "qformer")

@@ -1,5 +1,6 @@
 """Flax modules. No other room imports `flax.linen`: elsewhere a model is `apply` and pytrees."""
 
+import dataclasses
 from collections.abc import Container
 
 import jax
@@ -20,6 +21,7 @@ from sir_jax.config.specs import (
     qformer_fields,
     vit_fields,
 )
+from sir_jax.models.attention import Flash
 from sir_jax.models.fusion import cross_attention
 from sir_jax.models.hubert import Hubert
 from sir_jax.models.qformer import Blip2
@@ -29,6 +31,7 @@ from sir_jax.models.vit import Vit
 __all__ = [
     "Blip2Spec",
     "Encoded",
+    "Flash",
     "FusionSpec",
     "HUBERT_VARIANTS",
     "HeadSpec",
@@ -80,7 +83,7 @@ def build_encoder(
 IMAGE_HIDDEN = 1_024
 
 
-def build_model(cfg, tasks: tuple[str, ...] = ()) -> SpeechImageModel:
+def build_model(cfg, tasks: tuple[str, ...] = (), flash: Flash | None = None) -> SpeechImageModel:
     """Build the joint model from `config.model`.
 
     Args:
@@ -89,10 +92,16 @@ def build_model(cfg, tasks: tuple[str, ...] = ()) -> SpeechImageModel:
         `embed_width`, `init_temperature`, `remat`, `dtype` ('float32' or 'bfloat16'), `scan` and
         `attention`.
       tasks: from `fusion.TASKS`. Without any but 'pool', the model has no fusion encoder.
+      flash: the program's devices where they are TPUs; elsewhere `cfg.attention` 'flash' and 'auto'
+        are 'xla'.
 
     Returns:
       A hashable module: it can be a static argument of `jax.jit`.
     """
+    attention = cfg.attention
+    if attention in ("flash", "auto"):
+        always = attention == "flash"
+        attention = dataclasses.replace(flash, always=always) if flash else "xla"
     return SpeechImageModel(
         speech_spec=HubertSpec(**cfg.speech),
         image_spec=VitSpec(**cfg.image),
@@ -107,7 +116,7 @@ def build_model(cfg, tasks: tuple[str, ...] = ()) -> SpeechImageModel:
         remat=cfg.remat,
         dtype=jnp.dtype(cfg.dtype),
         scan=cfg.scan,
-        attention=cfg.attention,
+        attention=attention,
     )
 
 

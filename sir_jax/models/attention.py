@@ -3,8 +3,13 @@
 Shapes have T queries and S keys.
 """
 
+import dataclasses
+import functools
+import math
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
 from sir_jax.config.specs import IMPLEMENTATIONS
 
@@ -18,8 +23,110 @@ _GROUP_BYTES = 14 << 20
 _MAX_GROUPS = 16
 _ROW_BYTES = 1 << 30
 
+_LANES = 128
+# Bytes of one block's float32 logits, of which the backward pass holds five at a time; and of the
+# vector memory that a kernel may take, of 16 MiB that the compiler allows.
+_LOGIT_BYTES = 1 << 20
+_BLOCK_BYTES = 14 << 20
 
-def attend(q: Array, k: Array, v: Array, mask: Array | None, implementation: str = "xla") -> Array:
+
+@dataclasses.dataclass(frozen=True)
+class Flash:
+    """TPUs that run the kernel `flash`.
+
+    The compiler cannot partition a kernel: each device calls it on its own rows and heads.
+
+    Attributes:
+      mesh: of the program; None for one device.
+      rows: axes of the mesh that a batch's rows lie over.
+      heads: axes of the mesh that heads lie over.
+      always: whether to take it wherever it fits, or where it moves fewer bytes.
+      interpret: whether to run it on CPU, slowly, for tests.
+    """
+
+    mesh: Mesh | None = None
+    rows: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    always: bool = False
+    interpret: bool = False
+
+    def takes(self, q: Array, k: Array) -> bool:
+        """Tell whether attention of q [B, T, H, K] to k [B, S, H, K] is for the kernel.
+
+        Not so where rows or heads do not divide over the mesh, or a block takes too much memory.
+        Those go to XLA, as do short streams where `always` is False.
+        """
+        (b, t, h, width), s = q.shape, k.shape[1]
+        rows, heads = self._parts(self.rows), self._parts(self.heads)
+        if b % rows or h % heads:
+            return False
+        if _flash_bytes(t, s, h // heads, width, q.dtype.itemsize) > _BLOCK_BYTES:
+            return False
+        return self.always or moves_less(t, s)
+
+    def run(self, name: str, heads: int, results: int, *arrays: Array | None):
+        """Call `flash.forward` or `flash.backward` on each device's rows and heads.
+
+        Args:
+          name: of the function.
+          heads: H, of all devices.
+          results: number of its results.
+          *arrays: its arguments: q, k and v [B, n, H * K], a bias [B, 1, S] or None, and the rest.
+        """
+        # Pallas takes a third of a second to import, and few programs need it.
+        from sir_jax.models import flash
+
+        (t, d), s = arrays[0].shape[1:], arrays[1].shape[1]
+        width = d // heads
+        block = flash_block(t, s, heads // self._parts(self.heads), width)
+        fields = dict(width=width, block=block, interpret=self.interpret)
+        fn = functools.partial(getattr(flash, name), **fields)
+        if self.mesh is None:
+            return fn(*arrays)
+        split = PartitionSpec(self.rows, None, self.heads)
+        specs = [split] * len(arrays)
+        specs[3] = PartitionSpec(self.rows)
+        out = split if results == 1 else (split,) * results
+        on_mesh = dict(mesh=self.mesh, in_specs=tuple(specs), out_specs=out, check_vma=False)
+        return jax.shard_map(fn, **on_mesh)(*arrays)
+
+    def _parts(self, axes: tuple[str, ...]) -> int:
+        return 1 if self.mesh is None else math.prod(self.mesh.shape[axis] for axis in axes)
+
+
+def moves_less(t: int, s: int) -> bool:
+    """Tell whether the kernel moves fewer bytes than XLA's attention, T queries and S keys.
+
+    By the TPU compiler it does from 50 x 50 up, the smallest that was compiled: see docs/pods.md.
+    """
+    return t * s >= 50 * 50
+
+
+def flash_block(t: int, s: int, heads: int, width: int) -> tuple[int, int]:
+    """Return (rows of queries, heads) of a block.
+
+    A block's lanes are a multiple of 128, or all that there are. Its rows are a multiple of 16, or
+    all, so many that the logits of a head stay within `_LOGIT_BYTES`.
+    """
+    together = math.lcm(width, _LANES) // width
+    together = together if heads % together == 0 else heads
+    most = max(16, _LOGIT_BYTES // (4 * s))
+    if t <= most:
+        return t, together
+    rows = -(-t // -(-t // most))
+    return -(-rows // 16) * 16, together
+
+
+def _flash_bytes(t: int, s: int, heads: int, width: int, itemsize: int) -> int:
+    """Return what the backward pass holds: seven blocks, each twice, float32 sums, and logits."""
+    rows, together = flash_block(t, s, heads, width)
+    lanes = -(-together * width // _LANES) * _LANES
+    return lanes * (2 * itemsize * (3 * rows + 4 * s) + 2 * 4 * s) + 5 * 4 * rows * s
+
+
+def attend(
+    q: Array, k: Array, v: Array, mask: Array | None, implementation: str | Flash = "xla"
+) -> Array:
     """Compute scaled dot-product attention with a float32 softmax.
 
     As in FlashAttention (arXiv 2205.14135), the division by the softmax's sum follows the product
@@ -33,7 +140,8 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None, implementation: str
       mask: True where a key may be attended to, [B, S]; None for all. 'cudnn' needs the True ones
         first, because it is given only their number.
       implementation: one of `IMPLEMENTATIONS`. 'cudnn' needs bfloat16 and K a multiple of 8, and
-        falls back to 'xla' without an NVIDIA GPU.
+        falls back to 'xla' without an NVIDIA GPU. 'flash' is a kernel for one TPU, and falls back
+        likewise; for a mesh of TPUs give a `Flash`. 'auto' is 'xla' here: see `build_model`.
 
     Returns:
       [B, T, H, K] in the dtype of `v`. For a row without a valid key 'xla' returns the mean of the
@@ -48,12 +156,23 @@ def attend(q: Array, k: Array, v: Array, mask: Array | None, implementation: str
       >>> print(attend(q, k, v, jnp.array([[True, True, False]])).squeeze())
       2.0
     """
-    if implementation not in IMPLEMENTATIONS:
+    if implementation == "flash" and jax.default_backend() == "tpu":
+        implementation = Flash(always=True)
+    where = implementation if isinstance(implementation, Flash) else None
+    if not where and implementation not in IMPLEMENTATIONS:
         raise ValueError(f"{implementation!r} is none of {', '.join(IMPLEMENTATIONS)}")
     if implementation == "cudnn" and jax.default_backend() == "gpu":
         return _library(q, k, v, mask, "cudnn")
-    q, bias = _scaled(q), _bias(mask)
-    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))
+    with jax.named_scope("attend"):
+        if where and where.takes(q, k):
+            merged = (x.reshape(*x.shape[:2], -1) for x in (q, k, v))
+            bias = None if mask is None else _bias(mask)[:, 0]
+            return _flash(*merged, bias, q.shape[2], where).reshape(*q.shape[:3], -1)
+        return _plain(q, k, v, _bias(mask))
+
+
+def _plain(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (_scaled(q), k, v))
     return jnp.swapaxes(_attention(q, k, v, bias), 1, 2)
 
 
@@ -94,6 +213,7 @@ def _logits(q, k, bias):
     return logits if bias is None else logits + bias
 
 
+@jax.named_scope("logits")
 def _forward_all(q, k, v, bias):
     """Return the output, and each query's largest logit and sum of unnormalised weights."""
     logits = _logits(q, k, bias)
@@ -104,6 +224,7 @@ def _forward_all(q, k, v, bias):
     return out.astype(v.dtype), peak, total
 
 
+@jax.named_scope("logits")
 def _backward_all(q, k, v, bias, out, peak, total, d_out):
     weights = jnp.exp(_logits(q, k, bias) - peak) / total
     delta = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(axis=-1, keepdims=True)
@@ -196,3 +317,22 @@ def _attention_bwd(residuals, d_out):
 
 
 _attention.defvjp(_attention_fwd, _attention_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _flash(q: Array, k: Array, v: Array, bias: Array | None, heads: int, where: Flash) -> Array:
+    """Attend by the kernel, with arrays [B, n, H * K] and a bias [B, 1, S]."""
+    with jax.named_scope("flash"):
+        return where.run("forward", heads, 1, q, k, v, bias)
+
+
+def _flash_fwd(q, k, v, bias, heads, where):
+    return _flash(q, k, v, bias, heads, where), (q, k, v, bias)
+
+
+def _flash_bwd(heads, where, residuals, d_out):
+    with jax.named_scope("flash"):
+        return *where.run("backward", heads, 3, *residuals, d_out), None
+
+
+_flash.defvjp(_flash_fwd, _flash_bwd)

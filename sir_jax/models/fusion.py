@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from sir_jax.config.specs import FusionSpec
+from sir_jax.models.attention import Flash
 from sir_jax.models.layers import Array, cross_stack, dense, layer_norm
 
 # What a model does beside embedding. The fusion encoder's tasks share its layers, each with an
@@ -36,7 +37,7 @@ class Fusion(nn.Module):
     spec: FusionSpec
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
-    implementation: str = "xla"  # one of `config.specs.IMPLEMENTATIONS`
+    implementation: str | Flash = "xla"  # see `attention.attend`
 
     def setup(self):
         spec = self.spec

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from sir_jax.config.specs import HubertSpec
+from sir_jax.models.attention import Flash
 from sir_jax.models.convolution import grouped_conv, strided_conv
 from sir_jax.models.layers import ACTIVATIONS, Array, block_stack, dense, layer_norm, run_blocks
 
@@ -165,7 +166,7 @@ class Hubert(nn.Module):
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
     scan: bool = False  # run the layers as a loop; see `run_blocks`
-    implementation: str = "xla"  # one of `config.specs.IMPLEMENTATIONS`
+    implementation: str | Flash = "xla"  # see `attention.attend`
 
     def setup(self):
         spec = self.spec

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from sir_jax.config.specs import REMAT
-from sir_jax.models.attention import attend, attention_weights
+from sir_jax.models.attention import Flash, attend, attention_weights
 
 Array = jax.Array
 
@@ -96,7 +96,7 @@ class Attention(nn.Module):
     heads: int
     dtype: jnp.dtype = jnp.float32
     init_std: float = INIT_STD
-    implementation: str = "xla"  # one of `config.specs.IMPLEMENTATIONS`
+    implementation: str | Flash = "xla"  # see `attend`
 
     def setup(self):
         if self.width % self.heads:
@@ -152,7 +152,7 @@ class Block(nn.Module):
     norm_first: bool
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
-    implementation: str = "xla"
+    implementation: str | Flash = "xla"
 
     def setup(self):
         self.attention = Attention(
@@ -187,7 +187,7 @@ class CrossBlock(nn.Module):
     dtype: jnp.dtype = jnp.float32
     self_attention: bool = True
     init_std: float = INIT_STD
-    implementation: str = "xla"
+    implementation: str | Flash = "xla"
 
     def setup(self):
         fields = self.width, self.heads, self.dtype, self.init_std, self.implementation

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from sir_jax.config.specs import Blip2Spec, QFormerSpec
+from sir_jax.models.attention import Flash
 from sir_jax.models.layers import Array, cross_stack, dense, kernel_init, layer_norm
 from sir_jax.models.vit import Vit, VitOutput
 
@@ -27,7 +28,7 @@ class QFormer(nn.Module):
     spec: QFormerSpec
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
-    implementation: str = "xla"  # one of `config.specs.IMPLEMENTATIONS`
+    implementation: str | Flash = "xla"  # see `attention.attend`
 
     def setup(self):
         spec = self.spec
@@ -74,7 +75,7 @@ class Blip2(nn.Module):
     spec: Blip2Spec
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
-    implementation: str = "xla"  # one of `config.specs.IMPLEMENTATIONS`
+    implementation: str | Flash = "xla"  # see `attention.attend`
 
     def setup(self):
         common = dict(remat=self.remat, dtype=self.dtype, implementation=self.implementation)

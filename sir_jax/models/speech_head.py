@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from sir_jax.config.specs import HeadSpec
+from sir_jax.models.attention import Flash
 from sir_jax.models.layers import ACTIVATIONS, Array, block_stack, dense, kernel_init, layer_norm
 
 
@@ -16,7 +17,7 @@ class TransformerHead(nn.Module):
     states: int  # number of the encoder's hidden states
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
-    implementation: str = "xla"  # one of `config.specs.IMPLEMENTATIONS`
+    implementation: str | Flash = "xla"  # see `attention.attend`
 
     def setup(self):
         spec = self.spec

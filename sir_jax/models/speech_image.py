@@ -14,6 +14,7 @@ from sir_jax.config.specs import (
     QFormerSpec,
     VitSpec,
 )
+from sir_jax.models.attention import Flash
 from sir_jax.models.fusion import TASKS, Fusion
 from sir_jax.models.hubert import Hubert, HubertOutput
 from sir_jax.models.layers import ACTIVATIONS, Array, dense, layer_norm
@@ -72,7 +73,7 @@ class SpeechImageModel(nn.Module):
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
     scan: bool = False  # run the encoders' layers as a loop; see `layers.run_blocks`
-    attention: str = "xla"  # one of `config.specs.IMPLEMENTATIONS`
+    attention: str | Flash = "xla"  # see `attention.attend`
 
     def __post_init__(self):
         qformer = self.qformer_spec

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from sir_jax.config.specs import VitSpec
+from sir_jax.models.attention import Flash
 from sir_jax.models.layers import Array, block_stack, kernel_init, layer_norm, run_blocks
 
 
@@ -50,7 +51,7 @@ class Vit(nn.Module):
     remat: str = "none"
     dtype: jnp.dtype = jnp.float32
     scan: bool = False  # run the layers as a loop; see `run_blocks`
-    implementation: str = "xla"  # one of `config.specs.IMPLEMENTATIONS`
+    implementation: str | Flash = "xla"  # see `attention.attend`
 
     def setup(self):
         spec = self.spec

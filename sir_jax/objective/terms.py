@@ -30,6 +30,7 @@ from sir_jax.objective.views import Views, best_embeds
 Array = jax.Array
 
 
+@jax.named_scope("sic")
 def sic_term(
     views: Views, queue, ids, temperature, alpha, sic, share: Array | None = None
 ) -> tuple[Array, dict]:
@@ -92,6 +93,7 @@ def sic_term(
     return loss, metrics
 
 
+@jax.named_scope("sim")
 def sim_term(
     views: Views,
     ids,
@@ -254,6 +256,7 @@ def barred_pairs(views: Views, ids, groups: int, share: Array | None) -> tuple:
     return find(speech, image, none, same), find(image, speech, none, same)
 
 
+@jax.named_scope("cmd")
 def cmd_term(
     views: Views, ids, params, key, logged, *, model, cfg, groups: int, pieces: int = 1
 ) -> tuple[Array, dict]:

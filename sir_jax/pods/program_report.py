@@ -13,6 +13,7 @@ from sir_jax.pods.expected import expected_traffic
 from sir_jax.pods.loops import loop_factor
 from sir_jax.pods.step_flops import count_flops
 from sir_jax.pods.topology import DCN_HOST_RATE, GIB, Topology
+from sir_jax.pods.traffic import Traffic, describe_traffic_by, read_traffic
 from sir_jax.training.setup import Setup
 
 FULL = 0.9  # largest share of a chip's memory that passes; the runtime needs some memory, too
@@ -34,6 +35,7 @@ class Report:
       collectives: the program's collectives.
       compile_seconds: compilation time on this machine.
       unknown_loops: number of loops of unknown length; their bodies count once.
+      traffic: who moves the bytes, counted here; None where it is not known.
     """
 
     program: str
@@ -46,6 +48,7 @@ class Report:
     collectives: tuple[Collective, ...]
     compile_seconds: float
     unknown_loops: int = 0
+    traffic: Traffic | None = None
 
     @property
     def peak(self) -> int:
@@ -104,6 +107,7 @@ def check_program(program: programs.Program, lowered, topology: Topology, mesh) 
         collectives=tuple(read_collectives(hlo, mesh)),
         compile_seconds=seconds,
         unknown_loops=sum(trips is None for *_, trips in loops(hlo)),
+        traffic=read_traffic(hlo),
     )
 
 
@@ -157,6 +161,8 @@ def describe(report: Report, topology: Topology) -> list[str]:
         f"{1e3 * bound.memory:.0f}, links {1e3 * bound.ici:.1f}, between slices "
         f"{1e3 * bound.dcn:.1f}; at most {100 * bound.utilisation:.0f} % of the peak",
     ]
+    if report.traffic:
+        lines += describe_traffic_by(report.traffic)
     for (kind, axes), group in group_collectives(report.collectives).items():
         payload = sum(one.payload * one.times for one in group)
         lines.append(

@@ -12,7 +12,8 @@ def count_flops(jaxpr: ClosedJaxpr | Jaxpr) -> int:
     """Return the floating-point operations of one call, over all devices.
 
     A multiplication and an addition are two operations. Of the branches of a condition the most
-    expensive one counts; the body of a loop of unknown length counts once.
+    expensive one counts; the body of a loop of unknown length counts once. A kernel counts as what
+    it says of itself.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -34,9 +35,13 @@ def _equation_flops(eqn) -> int:
         kernel = eqn.invars[1].aval.shape
         out_features = kernel[numbers.rhs_spec[0]]
         return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // out_features
+    if name == "pallas_call":
+        return params["cost_estimate"].flops
     inner = [count_flops(jaxpr) for value in params.values() for jaxpr in _jaxprs(value)]
     if name == "cond":
         return max(inner)
+    if name == "shard_map":
+        return sum(inner) * params["mesh"].size
     return sum(inner) * (params["length"] if name == "scan" else 1)
 
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from sir_jax.config.check import check_batch, check_config
 from sir_jax.config.fields import weighed_terms
-from sir_jax.models import SpeechImageModel, build_model
+from sir_jax.models import Flash, SpeechImageModel, build_model
 from sir_jax.objective.switches import frozen_patterns, fusion_tasks, has_teacher, queue_size
 from sir_jax.runtime import distributed, sharding
 from sir_jax.runtime.console import say
@@ -113,7 +113,9 @@ def prepare(cfg, mesh: Mesh) -> Setup:
     """
     check_config(cfg)
     check_batch(cfg, mesh)
-    model = build_model(cfg.model, fusion_tasks(cfg.loss, cfg.model.match.kind))
+    on_tpu = mesh.devices.flat[0].platform == "tpu"
+    flash = Flash(mesh, rows=sharding.BATCH_SPEC[0], heads=("tensor",)) if on_tpu else None
+    model = build_model(cfg.model, fusion_tasks(cfg.loss, cfg.model.match.kind), flash)
     tx = make_optimizer(cfg.optim, cfg.train.steps)
     init = functools.partial(init_state, model=model, tx=tx, cfg=cfg)
     abstract = jax.eval_shape(init, jax.random.key(cfg.seed))

@@ -104,10 +104,12 @@ def train_step(
     trainable, frozen = split_tree(state.params, frozen_patterns(cfg))
     objective = Objective(model, cfg, shards)
     loss, aux, grads = loss_and_grads(objective, trainable, frozen, state, batch, rng)
-    updates, opt_state = tx.update(grads, state.opt_state, trainable)
-    trainable = project_params(optax.apply_updates(trainable, updates))
+    # Named as `pods.traffic` knows them.
+    with jax.named_scope("optimizer"):
+        updates, opt_state = tx.update(grads, state.opt_state, trainable)
+        trainable = project_params(optax.apply_updates(trainable, updates))
+        grad_norm, update_norm = optax.tree.norm(grads), optax.tree.norm(updates)
     params = merge_trees(trainable, frozen)
-    grad_norm, update_norm = optax.tree.norm(grads), optax.tree.norm(updates)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
     metrics = {
         "loss": loss,
@@ -117,12 +119,16 @@ def train_step(
         "learning_rate": make_schedule(cfg.optim, cfg.train.steps)(state.step),
         "finite": finite,
     }
+    with jax.named_scope("teacher_update"):
+        ema_params = update_ema(state.ema_params, params, cfg.loss.teacher.momentum)
+    with jax.named_scope("queue"):
+        queue = state.queue if aux.queue_rows is None else push(state.queue, aux.queue_rows)
     state = state.replace(
         step=state.step + 1,
         params=params,
-        ema_params=update_ema(state.ema_params, params, cfg.loss.teacher.momentum),
+        ema_params=ema_params,
         opt_state=opt_state,
-        queue=state.queue if aux.queue_rows is None else push(state.queue, aux.queue_rows),
+        queue=queue,
     )
     out = {f"train/{name}": jnp.float32(value) for name, value in metrics.items()}
     if aux.embeds is not None:

@@ -164,6 +164,7 @@ def test_values_that_do_not_go_together_are_refused(cfg, fields, message):
         {"data.batch_size": 1, "loss.sic.queue": 8},
         {"data.batch_size": 2},
         {"model.attention": "cudnn", "model.dtype": "bfloat16"},
+        {"model.attention": "flash"},
         {"model.image_head": "qformer", "model.qformer.projection": 16},
         # Parts that are not built may have any shape that is one.
         {"model.fusion.heads": 3},

@@ -45,8 +45,8 @@ def test_arguments_for_the_library_give_the_same_attention(t, s, masked):
 def test_without_a_gpu_cudnn_falls_back_to_xla():
     q, k, v = (rand(2, 5, 2, 8, seed=i) for i in range(3))
     np.testing.assert_array_equal(attend(q, k, v, None, "cudnn"), attend(q, k, v, None))
-    with pytest.raises(ValueError, match="'flash' is none of xla, cudnn"):
-        attend(q, k, v, None, "flash")
+    with pytest.raises(ValueError, match="'fast' is none of auto, xla, cudnn, flash"):
+        attend(q, k, v, None, "fast")
 
 
 def lowered_gradient(implementation, **fields):

@@ -62,3 +62,22 @@ def test_encoders_agree_with_the_formulas():
     # The model does more than the formula: it unfolds the positional convolution, and group norm
     # sums by matrix products.
     assert 1.0 <= counted / hubert_flops(spec, 16_000) <= 1.15
+
+
+def test_a_kernel_counts_as_its_products_on_every_device():
+    from sir_jax.models.attention import Flash, attend
+    from sir_jax.runtime.sharding import make_mesh
+
+    b, t, s, h, k = 4, 9, 7, 2, 64
+    mesh = make_mesh(dict(data=2, fsdp=1, tensor=2), jax.devices()[:4])
+    where = Flash(mesh, ("data", "fsdp"), ("tensor",), always=True)
+    for implementation in ("xla", where):
+
+        def attended(q, k, v, implementation=implementation):
+            return attend(q, k, v, None, implementation).sum()
+
+        shapes = (b, t, h, k), (b, s, h, k), (b, s, h, k)
+        assert flops(attended, *shapes) == 2 * 2 * b * h * t * s * k
+        # Two products forward, five backward, of which one is the logits again.
+        grads = flops(jax.grad(attended, (0, 1, 2)), *shapes)
+        assert grads == (2 + 5) * 2 * b * h * t * s * k

@@ -17,6 +17,9 @@ from absl import flags, logging
 
 from sir_jax.cli.options import asks_for_help, print_help
 
+# Of `train.compile_cache`: the folder of compiled programs in the workdir.
+IN_WORKDIR, PROGRAMS = "workdir", "programs"
+
 
 def silence_failed_saves() -> None:
     """Leave it to `Checkpoints` to tell of a save that fails, in one line.
@@ -71,7 +74,7 @@ def run(cfg, workdir: str, argv: list[str]) -> int:
     if not flags.FLAGS.is_parsed():
         # Grain's worker processes read absl's global flags, which no absl app has parsed here.
         flags.FLAGS.mark_as_parsed()
-    keep_programs(cfg)
+    keep_programs(cfg, workdir)
     for name, value in config_fields(cfg).items():
         say(f"{name}={value!r}")
     corpus = open_pictures(cfg.data.corpus, cfg.data.data_dir or None)
@@ -103,9 +106,17 @@ def fit(cfg, workdir: str, corpus) -> None:
     fit_workdir(workdir, corpus, again=False)
 
 
-def keep_programs(cfg) -> None:
-    """Have compiled programs kept where the config says."""
-    if cfg.train.compile_cache:
+def keep_programs(cfg, workdir: str = "") -> None:
+    """Have compiled programs kept where the config says.
+
+    Args:
+      cfg: the whole config.
+      workdir: of the run; '' where there is none, and then nothing is kept there.
+    """
+    folder = cfg.train.compile_cache
+    if folder == IN_WORKDIR:
+        folder = f"{workdir.rstrip('/')}/{PROGRAMS}" if workdir else ""
+    if folder:
         import jax
 
-        jax.config.update("jax_compilation_cache_dir", cfg.train.compile_cache)
+        jax.config.update("jax_compilation_cache_dir", folder)
