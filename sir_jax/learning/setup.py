@@ -30,6 +30,7 @@ def starting_point(corpus: str, model: str) -> ConfigDict:
     for effect in ("speed", "tempo", "silence"):
         c.data.augment[effect].probability = 0.0
     c.data.trim_silence = True
+    c.optim.freeze = ("speech", "image")
     c.model.head.update(kind="conv", dropout=0.3)
     c.model.image_head = "mlp"
     c.optim.learning_rate = 3e-3

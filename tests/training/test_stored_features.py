@@ -59,8 +59,8 @@ class RoundedModel(SpeechImageModel):
         )
 
 
-def build_rounded(cfg, tasks=(), *, frozen):
-    model = build_model(cfg, tasks)
+def build_rounded(cfg, tasks=(), flash=None, *, frozen):
+    model = build_model(cfg, tasks, flash)
     fields = {
         field.name: getattr(model, field.name)
         for field in dataclasses.fields(model)

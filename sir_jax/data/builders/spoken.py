@@ -66,9 +66,9 @@ def planned_turns(
     eSpeak NG speaks, then one of the other engines' voices, by turns; at most as many takes as
     there are voices. See `planned_speech` for the arguments.
     """
-    turns = [_voices(ESPEAK, language, split)]
+    turns = [voices_in(ESPEAK, language, split)]
     others = [
-        voice for other in engines if other != ESPEAK for voice in _voices(other, language, split)
+        voice for other in engines if other != ESPEAK for voice in voices_in(other, language, split)
     ]
     turns += [tuple(others)] if others else []
     start = number_of(language, name, "turn")
@@ -98,7 +98,8 @@ def planned_take(
     return dataclasses.replace(planned, key=key, audio=key)
 
 
-def _voices(engine_name: str, language: str, split: str) -> tuple[Voice, ...]:
+def voices_in(engine_name: str, language: str, split: str) -> tuple[Voice, ...]:
+    """Return the voices of an engine that speak a language in a split; none where it does not."""
     there = speaks(engine_name, language, split)
     return voices_of(engine_name, language, split) if there else ()
 

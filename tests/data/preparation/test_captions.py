@@ -155,16 +155,18 @@ def test_a_copy_in_another_split_is_refused_or_accepted(tmp_path):
 
 def test_pictures_of_test_are_said_again_by_other_engines(corpus, place, tmp_path, monkeypatch):
     # Another engine in name alone: its voices are some of eSpeak NG's.
+    from sir_jax.data.builders import spoken
     from sir_jax.data.builders.spoken_captions import plan
 
-    voices_of = plan._voices
+    voices_of = spoken.voices_in
 
     def voices(engine, language, split):
         if engine == "flite":
             return voices_of("espeak", language, "test")[:7] if split == "test" else ()
         return voices_of("espeak", language, split)[-7:]
 
-    monkeypatch.setattr(plan, "_voices", voices)
+    for where in (spoken, plan):
+        monkeypatch.setattr(where, "voices_in", voices)
     monkeypatch.setattr(module, "require_engine", lambda name: None)
     source = write_list(place, [f"{n}.png,dog {n},chien {n}" for n in range(7)], "again.csv")
     config = CaptionsConfig(voices=1, hold_out_pictures=20, engines=("espeak", "flite"))

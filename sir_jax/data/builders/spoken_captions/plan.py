@@ -7,12 +7,12 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from sir_jax.data.builders.recordings import Plan, PlannedCaption, PlannedImage, Problem
-from sir_jax.data.builders.spoken import ESPEAK, number_of, planned_take, planned_turns
+from sir_jax.data.builders.spoken import ESPEAK, number_of, planned_take, planned_turns, voices_in
 from sir_jax.data.builders.spoken_captions.config import CaptionsConfig
 from sir_jax.data.builders.spoken_captions.gather import SPLITS, Captioned, Gathered
 from sir_jax.data.builders.spoken_captions.looks import Look, alike
 from sir_jax.data.builders.tux_paint_stamps.groups import joined
-from sir_jax.data.media.synthesis import speaks, voices_of
+from sir_jax.data.media.synthesis import voices_of
 from sir_jax.errors import UserError
 
 # Of a picture in a split. More would make its record too large, and its chunk too slow.
@@ -147,8 +147,7 @@ class Cast:
     def by(self, engine: str, picture: Captioned) -> Iterator[PlannedCaption]:
         """Yield the captions of a picture by an engine's held-out voices, likewise."""
         for slot, (language, words) in enumerate(picture.captions):
-            if speaks(engine, language, "test"):
-                voices = voices_of(engine, language, "test")
+            if voices := voices_in(engine, language, "test"):
                 name = f"{picture.name}#{slot}"
                 yield planned_take(name, words, language, "test", 0, 0, voices)
 

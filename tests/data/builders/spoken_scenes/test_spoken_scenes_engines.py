@@ -29,7 +29,7 @@ def test_name_has_the_engines_unless_it_is_espeak_alone():
 @pytest.mark.parametrize(
     "engines, message",
     [
-        ("espeak,festival", "engines has 'festival'; .* choose among espeak, flite, piper"),
+        ("espeak,festival", "engines has 'festival'; .* choose among espeak, flite, mbrola, piper"),
         ("espeak,", "engines has ''"),
         ("flite", "engines is 'flite'; add espeak, which speaks 'val' and 'test'"),
     ],
