@@ -14,10 +14,10 @@ from sir_jax.data.media.augment.spec import AugmentSpec
 from sir_jax.data.media.synthesis import speaks
 
 # Training recordings beyond which more voices teach little for what they take.
-ENOUGH_CLIPS = 12_000
-LEAST_VOICES, MOST_VOICES = 2, 12
+ENOUGH_CLIPS = 24_000
+LEAST_VOICES, MOST_VOICES = 2, 16
 # How often a picture should be seen; by experiments with the stamps.
-EXPOSURES = 320
+EXPOSURES = 640
 LEAST_STEPS, BATCH = 100, 128
 # Each bucket is a program to compile; more than these save little padding.
 SHARES = (0.4, 0.75, 0.98)

@@ -11,7 +11,7 @@ from sir_jax.learning.report import result_line, search_commands
 
 @pytest.mark.parametrize(
     ("captions", "voices"),
-    [(1, 12), (1_000, 12), (1_500, 8), (3_000, 4), (40_000, 2)],
+    [(1, 16), (1_000, 16), (1_500, 16), (3_000, 8), (40_000, 2)],
 )
 def test_few_captions_are_said_by_many_voices(captions, voices):
     choice = sizes.choose_voices(captions)
@@ -29,11 +29,11 @@ def test_a_step_has_no_more_pairs_than_there_are_pictures(pictures, batch):
 @pytest.mark.parametrize(
     ("pictures", "batch", "step", "minutes", "steps", "why"),
     [
-        (10, 8, 0.2, 20.0, 400, "each picture is seen 320 times"),
-        (2, 2, 0.1, 20.0, 320, "each picture is seen 320 times"),
-        (500, 64, 0.4, 20.0, 2_500, "each picture is seen 320 times"),
+        (10, 8, 0.2, 20.0, 800, "each picture is seen 640 times"),
+        (2, 2, 0.1, 20.0, 640, "each picture is seen 640 times"),
+        (500, 64, 0.2, 20.0, 5_000, "each picture is seen 640 times"),
         (1_000, 64, 1.2, 20.0, 1_000, "20 min at 1.20 s a step, in which each picture is seen 64"),
-        (1_000, 128, 0.2, 20.0, 2_500, "each picture is seen 320 times"),
+        (1_000, 128, 0.2, 20.0, 5_000, "each picture is seen 640 times"),
         (40_000, 64, 1.2, 0.1, 100, "2 min at 1.20 s a step, the least, for which 0.1 min are too"),
     ],
 )

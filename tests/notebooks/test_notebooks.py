@@ -151,7 +151,7 @@ def test_own_pictures_notebook_learns_and_finds(monkeypatch, capsys):
         variables = run("own_pictures", monkeypatch)
     out = capsys.readouterr().out
     assert "blue-square.png,un carré bleu,ένα μπλε τετράγωνο" in out
-    assert "voices = 12: 12 captions make 144 recordings" in out and "steps = 3: as asked" in out
+    assert "voices = 16: 12 captions make 192 recordings" in out and "steps = 3: as asked" in out
     assert "of 6 pictures" in out and len(plt.get_fignums()) == 1
     assert [len(best) for best in variables["hits"]] == [5, 5, 5]
     assert len({hit.id for hit in variables["hits"][0]}) == 5
