@@ -120,9 +120,10 @@ def choose_buckets(samples: np.ndarray, augment: AugmentSpec) -> Choice:
     rounded = sorted({min(max(_up(x), _SHORTEST), _LONGEST) for x in wanted})
     median = np.median(samples) / SAMPLE_RATE
     longest = samples.max() / SAMPLE_RATE
+    added = "with the silence that is added, " if augment.silence else ""
     why = (
-        f"clips last {median:.1f} s in the middle and {longest:.1f} s at most; with the silence "
-        f"that is added, {np.mean(lengths <= rounded[0]):.0%} fit the first"
+        f"clips last {median:.1f} s in the middle and {longest:.1f} s at most; {added}"
+        f"{np.mean(lengths <= rounded[0]):.0%} fit the first"
     )
     return Choice("buckets", tuple(rounded), why)
 
