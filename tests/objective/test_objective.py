@@ -24,6 +24,17 @@ from sir_jax.training.step import train_step
 # Rows of the queue, half of them filled: a number that no other size of a program has.
 ROWS = 1009
 LOGGED = 2
+# What version 0.1.0 computes with the same parameters, batch and random numbers.
+PINNED = {
+    "loss": 11.741107,
+    "gradient": 113.79944,
+    "sic": 10.772155,
+    "sim": 0.63974923,
+    "cmd_speech": 1.0750101,
+    "cmd_image": 1.0095054,
+    "cmd_image_cosine_shuffled": -0.0064934751,
+}
+PINNED_ROWS = {"speech": [-0.11782998, 0.17906430], "image": [0.27600148, -0.19817330]}
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +91,17 @@ def test_total_is_the_weighted_sum_of_the_terms(whole):
     assert float(m["queue_fill"]) == pytest.approx((ROWS // 2) / ROWS)
     assert float(m["sim_negatives"]) == 1.0
     assert 0 <= float(m["sim_accuracy"]) <= 1
+
+
+def test_values_are_those_that_they_always_were(whole):
+    # Who changes them says so in the changelog: old runs, releases and indexes hold such values.
+    loss, aux, (_, _, grads) = whole(step=5)
+    norm = np.sqrt(sum(float(np.square(leaf).sum()) for leaf in leaf_paths(grads).values()))
+    values = aux.metrics | {"loss": loss, "gradient": norm}
+    actual = {name: float(values[name]) for name in PINNED}
+    assert actual == pytest.approx(PINNED, rel=1e-5, abs=1e-6)
+    for name, row in PINNED_ROWS.items():
+        np.testing.assert_allclose(getattr(aux.queue_rows, name)[0, :2], row, atol=1e-6)
 
 
 @functools.partial(jax.jit, static_argnums=0)
