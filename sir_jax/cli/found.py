@@ -122,11 +122,18 @@ def show_recordings(index, queries: list[Asked], found: list[list["Hit"]]) -> in
             text, problem = text_beside(str(path)) if path else "", find_problem(path)
             bad += bool(problem)
             mark = f"  <- {problem}" if problem else ""
-            where = f" at {'; '.join(map(_span, moments[hit.id]))}" if moments[hit.id] else ""
+            where = _where(moments[hit.id])
             words = f": {text}" if text and not where else ""
             score = _score(hit, chances[rank - 1])
             print(f"{rank:>4}  {score}  {path or hit.id}{where}{words}{mark}")
     return bad
+
+
+def _where(moments: list["Moment"]) -> str:
+    if not moments:
+        return ""
+    word = "at" if moments[0].clear else "nowhere clearly, perhaps at"
+    return f" {word} {'; '.join(map(_span, moments))}"
 
 
 def _span(moment: "Moment") -> str:

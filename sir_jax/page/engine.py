@@ -103,7 +103,7 @@ class Engine:
         Returns:
           A dictionary of `results`, best first, each with `id`, `score`, `match` (None if not
           re-ranked), `probability` (None without a calibration) and `moments`, the [start, end,
-          score] of the best stretches of a long recording; `total`, the size of the gallery;
+          score, clear] of the best stretches of a long recording; `total`, the size of the gallery;
           `timing`, the milliseconds of each stage.
 
         Raises:

@@ -1,12 +1,13 @@
 """Embed long recordings by their windows, in bounded memory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from sir_jax.data.media.audio import SAMPLE_RATE, SoundStream, longest_window
 from sir_jax.errors import BadMedia, UserError
+from sir_jax.index.moments.phrases import Phrases, Stretch
 from sir_jax.index.moments.store import Moments
 from sir_jax.index.moments.windows import QUIET, are_heard, level_of, windows_of
 from sir_jax.inference.inputs import plain_speech
@@ -15,9 +16,11 @@ from sir_jax.inference.inputs import plain_speech
 def embed_long(
     model, sounds: Sequence[tuple[str, Any]], batch_size: int | None = None
 ) -> tuple[Moments | None, dict[str, UserError], dict[str, str]]:
-    """Embed recordings by windows of the model's last bucket.
+    """Embed recordings by windows of the model's last bucket, and by what lies between pauses.
 
-    One is decoded at a time, and only its windows of the next batches are held.
+    Who names a picture in passing does so in a phrase of a second or two: its vector is that of
+    the words alone, where a window holds their neighbours, too. Windows find what is said without
+    a pause. One recording is decoded at a time; only its stretches of the next batches are held.
 
     Args:
       model: a `Retriever`.
@@ -41,7 +44,7 @@ def embed_long(
             try:
                 label, plain = plain_speech(source, name)
                 stream = SoundStream(plain, label)
-                for start, window in windows_of(stream, length):
+                for start, window in _stretches(stream, length):
                     first = window if first is None else first
                     level = level_of(window)
                     if level < QUIET:
@@ -67,6 +70,23 @@ def embed_long(
     return _gather(sounds, rows, quiet, vectors, failed), failed, noted
 
 
+def _stretches(stream: Iterable[np.ndarray], length: int) -> Iterator[Stretch]:
+    """Yield the windows and the phrases of a stream, while it is read once."""
+    phrases, found = Phrases(length), []
+
+    def overheard() -> Iterator[np.ndarray]:
+        for block in stream:
+            found.extend(phrases.hear(block))
+            yield block
+        found.extend(phrases.end())
+
+    for window in windows_of(overheard(), length):
+        yield window
+        yield from found
+        found.clear()
+    yield from found
+
+
 def _gather(sounds, rows, quiet, vectors, failed) -> Moments | None:
     """Return the windows of the recordings that were read, without those that are too faint."""
     parts: list[tuple] = []
@@ -77,6 +97,7 @@ def _gather(sounds, rows, quiet, vectors, failed) -> Moments | None:
             continue
         heard = are_heard([rows[n][3] for n in own])
         kept = [n for n, is_heard in zip(own, heard, strict=True) if is_heard]
+        kept.sort(key=lambda n: rows[n][1:3])
         spans = np.array([rows[n][1:3] for n in kept], np.float64) / SAMPLE_RATE
         silent = quiet[number] + len(own) - len(kept)
         parts.append((name, len(kept), silent, vectors[kept], spans.astype(np.float32)))

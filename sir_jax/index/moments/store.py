@@ -11,6 +11,12 @@ from sir_jax.errors import UserError
 from sir_jax.index import vectors as files
 
 _PIECE = 1 << 16  # windows that are scored at once
+# In standard deviations (by the median of the distances from the median) above the median of a
+# recording's stretches: what stands out of them. Of fewer stretches than `_FEW` it cannot be told.
+STANDS_OUT = 4.0
+_FEW = 20
+# Likewise: a shorter stretch inside the best one that has nearly its score says more exactly where.
+_NEARLY = 0.5
 
 
 class Moment(NamedTuple):
@@ -20,11 +26,13 @@ class Moment(NamedTuple):
       start: in seconds.
       end: in seconds.
       score: inner product of its vector and the query's.
+      clear: whether it stands out of the recording, see `Moments.of`.
     """
 
     start: float
     end: float
     score: float
+    clear: bool = True
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,6 +106,10 @@ class Moments:
     def of(self, name: str, z: np.ndarray, most: int) -> list[Moment]:
         """Return the best moments of a recording; of those that overlap, the better one.
 
+        Where a stretch inside one is nearly as good, it says where that one is. A moment is clear
+        if its score stands out of the scores of the recording's stretches. Those that are not are
+        left out, but for the best one.
+
         Args:
           name: of the recording.
           z: float32[E].
@@ -107,14 +119,22 @@ class Moments:
             return []
         row, starts = list(self.ids).index(name), self.starts
         own = slice(starts[row], starts[row + 1])
+        spans = np.asarray(self.spans[own], np.float64)
         scores = (self.vectors[own].astype(np.float64) @ z.astype(np.float64)).astype(np.float32)
+        middle, spread = _middle_and_spread(scores)
+        floor = middle + STANDS_OUT * spread if len(scores) >= _FEW else -np.inf
         found: list[Moment] = []
+        taken: list[np.ndarray] = []
         for n in np.argsort(-scores, kind="stable"):
-            start, end = map(float, self.spans[own][n])
-            if all(end <= other.start or start >= other.end for other in found):
-                found.append(Moment(start, end, float(scores[n])))
-            if len(found) == most:
+            if len(found) == most or (found and scores[n] < floor):
                 break
+            if all(spans[n, 1] <= start or spans[n, 0] >= end for start, end in taken):
+                taken.append(spans[n])
+                within = (spans[:, 0] >= spans[n, 0]) & (spans[:, 1] <= spans[n, 1])
+                near = np.flatnonzero(within & (scores >= scores[n] - _NEARLY * spread))
+                start, end = spans[near[np.argmin(spans[near, 1] - spans[near, 0])]]
+                clear = bool(scores[n] >= floor)
+                found.append(Moment(float(start), float(end), float(scores[n]), clear))
         return found
 
 
@@ -193,3 +213,10 @@ def read_moments(folder: Path, entry: dict[str, Any] | None, width: int) -> Mome
             )
         matrices.append(matrix)
     return Moments(*lists, *matrices)
+
+
+def _middle_and_spread(scores: np.ndarray) -> tuple[float, float]:
+    """Return median and standard deviation of most scores, whatever the few best ones are."""
+    middle = float(np.median(scores))
+    # The median distance of a normal distribution is 0.6745 standard deviations.
+    return middle, float(np.median(np.abs(scores - middle))) / 0.6745

@@ -14,14 +14,14 @@ export function addressFrom(id, start, end) {
 }
 
 export class Timeline {
-  // hit: { id, moments }, moments being [start, end, score], best first. sound: its player.
+  // hit: { id, moments }, moments being [start, end, score, clear], best first. sound: its player.
   constructor(hit, sound) {
     Object.assign(this, { id: hit.id, spans: hit.moments, sound });
     Object.assign(this, { peaks: [], seconds: 0, at: hit.moments[0][0], chosen: -1 });
     this.canvas = element("canvas", { className: "outline", tabIndex: 0, role: "slider" });
     this.canvas.setAttribute("aria-label", `Place in ${hit.id}: arrow keys move by 5 seconds, Enter plays and stops`);
     this.note = element("span", { className: "hint", textContent: "The waveform is being drawn …" });
-    this.places = element("span", { className: "places" }, "spoken of at ", ...this.spans.map((span, n) => this.#place(span, n)));
+    this.places = element("span", { className: "places" }, hit.moments[0][3] ? "spoken of at " : "nowhere clearly, perhaps at ", ...this.spans.map((span, n) => this.#place(span, n)));
     this.node = element("div", { className: "timeline" }, this.canvas, this.note, this.places);
     this.#wire();
     new ResizeObserver(() => this.#draw()).observe(this.canvas);

@@ -38,6 +38,40 @@ def test_of_moments_that_overlap_the_better_one_is_told(moments):
     assert len(moments.of("c", z, 1)) == 1 and moments.of("unknown", z, 3) == []
 
 
+@pytest.fixture
+def long():
+    """Return forty stretches of four seconds, every other one a phrase of one second in it."""
+    scores = 0.1 * np.tile([1.0, 0.5, -0.5, -1.0], 10).astype(np.float32)
+    starts = 4.0 * (np.arange(40) // 2) + np.arange(40) % 2
+    spans = np.stack([starts, starts + np.where(np.arange(40) % 2, 1, 4)], 1).astype(np.float32)
+    return Moments(("a",), (40,), (0,), scores[:, None].copy(), spans)
+
+
+def test_a_moment_is_clear_if_it_stands_out_of_the_recording(long):
+    z = np.ones(1, np.float32)
+    # Scores are -0.1, -0.05, 0.05, 0.1: the median is 0, half lie within 0.075 of it.
+    spread = 0.075 / 0.6745
+    long.vectors[8, 0] = 4 * spread + 0.001
+    long.vectors[20, 0] = 4 * spread - 0.001
+    (only,) = long.of("a", z, 3)
+    assert only.clear and (only.start, only.end) == (16, 20)
+    long.vectors[8, 0] = 0.1
+    (best,) = long.of("a", z, 3)  # none is clear: the best is told, and that it is not
+    assert not best.clear and best.start == 40
+    few = Moments(("a",), (19,), (0,), long.vectors[:19], long.spans[:19])
+    assert len(few.of("a", z, 3)) == 3 and all(moment.clear for moment in few.of("a", z, 3))
+
+
+def test_a_phrase_inside_that_is_nearly_as_good_tells_where(long):
+    # With two scores changed, most lie 0.1 from the median.
+    z, spread = np.ones(1, np.float32), 0.1 / 0.6745
+    long.vectors[8, 0] = 0.9
+    for inside, span in ((0.9 - 0.4 * spread, (17, 18)), (0.9 - 0.6 * spread, (16, 20))):
+        long.vectors[9, 0] = inside
+        (best,) = long.of("a", z, 3)
+        assert (best.start, best.end) == span and best.score == np.float32(0.9)
+
+
 def test_means_are_unit_vectors_and_windows_that_cancel_have_a_stand_in(moments):
     mean = moments.vectors[:3].sum(0)
     np.testing.assert_allclose(moments.means()[0], mean / np.linalg.norm(mean), atol=1e-6)
