@@ -31,6 +31,7 @@ VERBS = {
     "data prepare": ("sir_jax.cli.data.prepare", "read a corpus as its publisher ships it"),
     "data verify": ("sir_jax.cli.data.verify", "see that a prepared corpus is whole"),
     "data show": ("sir_jax.cli.data.show", "draw pictures, spectrograms and captions"),
+    "data unpack": ("sir_jax.cli.data.unpack", "write pictures and recordings as files"),
     "data featurize": ("sir_jax.cli.data.featurize", "write frozen encoders' tokens once"),
     "convert": ("sir_jax.cli.model.convert", "make safetensors of a released checkpoint"),
     "pretrain": ("sir_jax.cli.model.pretrain", "make the small encoders that ship with sir_jax"),
