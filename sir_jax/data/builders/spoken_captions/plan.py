@@ -55,6 +55,12 @@ def plan_captions(config: CaptionsConfig, gathered: Gathered, looks: Sequence[Lo
     if not images:
         last = found[-1]
         raise UserError(f"no caption can be said, such as that of {last.path}: {last.detail}")
+    stated = {picture.split for picture in gathered.pictures}
+    if stated == {""} and not any(image.split == "train" for image in images):
+        raise UserError(
+            f"hold_out_pictures is {config.hold_out_pictures}, which leaves none of {len(images)} "
+            "pictures for training; add pictures, or give 0"
+        )
     ordered = sorted([*images, *again], key=lambda image: image.image_id)
     return Plan(tuple(ordered), tuple(problems))
 

@@ -330,6 +330,9 @@ def test_a_language_that_nobody_speaks(pictures):
     only = gather(pictures, stated(("hen", "Huhn", "xx")), [])
     with pytest.raises(UserError, match=r"no caption can be said, such as that of b/hen.webp: eSp"):
         plan_captions(CaptionsConfig(), only, looks(1))
+    two = gather(pictures, stated(("hen", "hen", "en"), ("Dog.jpg", "a dog", "en")), [])
+    with pytest.raises(UserError, match="is 10, which leaves none of 2 pictures for training"):
+        plan_captions(CaptionsConfig(), two, looks(2))
 
 
 def test_identity_is_of_captions_options_and_bytes(folder):
