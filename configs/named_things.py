@@ -1,8 +1,8 @@
-"""sir-jax train --config=configs/named_things.py --workdir=runs/named --config.data.features=features
+"""sir-jax train --config=configs/named_things.py --workdir=runs/named
 
-The model that ships as `sir_jax.load("named-things")`: the stamps of Tux Paint, by their names in 13
-languages, said by voices of eSpeak NG and MBROLA and by people of the languages that are not held
-out. launch/release.sh makes, evaluates and exports it.
+The model that ships as `sir_jax.load("named-things")`: the stamps of Tux Paint, by their names in
+13 languages, said by voices of eSpeak NG and MBROLA, and by people of the languages that are not
+held out. launch/release.sh makes, evaluates and exports it, from stored features.
 
 Arguments, e.g. `--config=configs/named_things.py:runlocal`:
   more      the second half of training: with --config.init.model=runs/named
@@ -12,7 +12,6 @@ Arguments, e.g. `--config=configs/named_things.py:runlocal`:
 from sir_jax.config.augment_fields import augment_like
 from sir_jax.config.presets import parse_arg, shorten, small_pair
 
-# Catalan, Belarusian and so on: where people speak in the package, or much of the world would.
 LANGUAGES = "be.bg.ca.de.el.en.es.fr.it.nl.pt.ro.ru"
 HELD_OUT = "es.fr.ru"  # of these, no person is heard in training
 CORPUS = f"tux_paint_stamps/h.all_s.{LANGUAGES}_out.{HELD_OUT}_p0_v8-espeak+mbrola"

@@ -64,6 +64,7 @@ def make_release(
     which: str = "best",
     dtype: str = "float32",
     licence: str = "",
+    notes: str = "",
 ) -> str:
     """Make a release of a training run, with the results that are in its workdir.
 
@@ -75,6 +76,7 @@ def make_release(
       which: 'best' or 'last' checkpoint.
       dtype: that the weights are stored in.
       licence: of the weights; '' if it is not stated.
+      notes: Markdown for the card, on what no config tells, such as the licences of the data.
 
     Returns:
       The fingerprint.
@@ -84,7 +86,7 @@ def make_release(
     """
     found = release.find(workdir, which)
     stages, results = run_stages(found.cfg), read_evaluations(workdir)
-    card = write_card(name, stages, found.params, results, command, licence, dtype)
+    card = write_card(name, stages, found.params, results, command, licence, dtype, notes)
     about = {"licence": licence}
     given = found.cfg, found.params, name, dtype, about, card
     return release.write_release(out, *given, found.score)
@@ -98,6 +100,7 @@ def write_card(
     command: str,
     licence: str,
     dtype: str,
+    notes: str = "",
 ) -> str:
     """Write a model card.
 
@@ -109,6 +112,7 @@ def write_card(
       command: the command that made the release.
       licence: the licence of the weights; '' if it is not stated.
       dtype: the dtype that the weights are stored in.
+      notes: Markdown that stands before what was measured.
 
     Returns:
       Markdown, with '{fingerprint}' as a placeholder for the fingerprint.
@@ -122,6 +126,7 @@ def write_card(
         "",
         *_training(stages),
         "",
+        *([notes.strip(), ""] if notes.strip() else []),
         "## Measured",
         "",
         *_measured(evaluations, {cfg.data.corpus for cfg in stages}),

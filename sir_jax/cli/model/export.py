@@ -35,10 +35,18 @@ def main(argv: list[str]) -> int:
     fit_score(workdir, args.which)
     name = args.name or workdir.name
     command = f"sir-jax export {shlex.join(argv)}"
-    mark = make_release(workdir, out, name, command, args.which, args.dtype, args.licence)
+    about = args.which, args.dtype, args.licence, _read(args.notes)
+    mark = make_release(workdir, out, name, command, *about)
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {size / 1e6:.1f} MB, {args.dtype}, fingerprint {mark}")
     return 0
+
+
+def _read(notes: str) -> str:
+    try:
+        return Path(notes).read_text(encoding="utf-8") if notes else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--notes {notes}: cannot be read ({error})") from None
 
 
 def fit_score(workdir: Path, which: str) -> None:
@@ -90,6 +98,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="that the weights are stored in",
     )
     parser.add_argument("--licence", default="", help="of the weights, for the model card")
+    parser.add_argument("--notes", default="", help="Markdown file that goes into the model card")
     parser.add_argument(
         "--stablehlo", action="store_true", help="write the encoders as StableHLO instead"
     )

@@ -35,7 +35,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--conditions",
         default="",
         metavar="A,B",
-        help="families, such as 'white noise,speed'; the default is all",
+        help="families, such as 'white noise,speed', or clean for none; the default is all",
     )
     parser.add_argument("--images", type=int, default=0, help="the first pictures alone; 0: all")
     parser.add_argument("--captions", type=int, default=0, help="of a picture, the first; 0: all")
@@ -97,6 +97,8 @@ def main(argv: list[str]) -> int:
     if other:
         tables[Path(args.beside).name if Path(args.beside).name != model.name else "other"] = other
     figure = path.with_suffix(".png")
-    save(tables, figure)
-    print(f"written to {path} and {figure}; ranked by embedding alone")
+    if conditions:
+        save(tables, figure)
+    written = f"{path} and {figure}" if conditions else path
+    print(f"written to {written}; ranked by embedding alone")
     return 0

@@ -169,11 +169,13 @@ def all_conditions() -> tuple[Condition, ...]:
 def choose(families: Sequence[str]) -> tuple[Condition, ...]:
     """Return the conditions of some families, or of all where none is named.
 
+    'clean' is the family of nothing changed, which every grid has.
+
     Raises:
       UserError: there is no such family.
     """
     grid = all_conditions()
-    known = tuple(dict.fromkeys(condition.family for condition in grid))
+    known = (CLEAN, *dict.fromkeys(condition.family for condition in grid))
     for family in families:
         if family not in known:
             raise UserError(f"--conditions: no {family!r}; choose among {', '.join(known)}")

@@ -101,6 +101,8 @@ def test_the_card_tells_of_the_run_before(evaluated, released, tmp_path):
     # Of a corpus that the first run was trained on, nothing is zero-shot.
     assert f"--corpus={first.cfg.data.corpus}" in card and "zero-shot" not in card
     assert "zero-shot" in write_card("one", [second], first.params, done, "", "", "float32")
+    noted = write_card("two", found, first.params, done, "", "", "float32", "## Data\n\nMine.\n")
+    assert "## Data\n\nMine.\n\n## Measured" in noted
     # A release's own card tells how it was made; what has moved away cannot be told of.
     for source in (released, tmp_path / "moved"):
         second.init.model = str(source)

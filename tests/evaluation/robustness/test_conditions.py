@@ -44,7 +44,8 @@ def test_names_are_unique_and_families_can_be_chosen():
     assert len(GRID) == len(all_conditions()) == 55
     assert [c.name for c in choose(["speed"])] == [f"speed {x} x" for x in (0.8, 0.9, 1.1, 1.25)]
     assert [c.name for c in choose([])] == list(GRID)
-    with pytest.raises(UserError, match="no 'louder'; choose among white noise, pink noise"):
+    assert choose(["clean"]) == ()
+    with pytest.raises(UserError, match="no 'louder'; choose among clean, white noise, pink"):
         choose(["louder"])
 
 
