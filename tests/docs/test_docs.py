@@ -116,6 +116,21 @@ def test_commands_have_verbs_and_options_that_exist(page, monkeypatch):
                     fields_of(value)
 
 
+def test_git_ignores_what_the_commands_write():
+    # Else `launch/tpu.sh sync` refuses the tree of whoever tried the README.
+    written = {"grid.png"}
+    for page in PAGES:
+        for words in commands(page):
+            line = " ".join(words)
+            written |= set(re.findall(r"--(?:out|workdir)[= ]([\w./-]+)", line))
+    written = {path for path in written if not re.search("DIR|NAME|OUT|^[./]|^sir_jax", path)}
+    assert {"samples", "samples.index", "runs/mine", "release", "sheet.png"} <= written
+    seen = subprocess.run(
+        ["git", "check-ignore", "--no-index", *written], cwd=ROOT, text=True, capture_output=True
+    )
+    assert set(seen.stdout.split()) == written
+
+
 @per_page
 def test_python_compiles(page):
     for code in blocks(page, "python"):
