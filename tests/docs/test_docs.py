@@ -159,6 +159,26 @@ def test_python_imports_what_exists(page):
                     assert resolve(f"{node.module}.{alias.name}"), alias.name
 
 
+@per_page
+def test_python_imports_the_modules_that_it_uses(page):
+    for code in blocks(page, "python"):
+        nodes = list(ast.walk(ast.parse(code)))
+        bound = {
+            alias.asname or alias.name for node in nodes for alias in getattr(node, "names", ())
+        }
+        bound |= {
+            node.id
+            for node in nodes
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        used = {
+            node.value.id
+            for node in nodes
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        }
+        assert not (used - bound) & sys.stdlib_module_names, code
+
+
 @functools.cache
 def resolve(name: str) -> bool:
     """Tell whether a dotted name is a module, or something in one."""
