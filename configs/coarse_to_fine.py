@@ -6,7 +6,7 @@ learning with an embedding queue (SIC), momentum distillation, and matching with
 (arXiv 2107.07651), of which it is the speech version.
 
 Arguments, e.g. `--config=configs/coarse_to_fine.py:speech=base,image=B/32,corpus=NAME`:
-  speech    HuBERT: tiny (ships with us), base, large or x-large
+  speech    HuBERT: tiny or small (both ship with us), base, large or x-large
   image     ViT: tiny (ships with us), B/32, B/16, L/14, L/14-336 or g/14 (with BLIP-2's Q-Former)
   corpus    which corpus to train on
   gpu       80GB: one GPU of that size, whole batch as negatives

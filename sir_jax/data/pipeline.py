@@ -133,6 +133,16 @@ def train_batches(
     return iter(dataset)
 
 
+def check_enough(split: "Split", batch_size: int) -> None:
+    """Raise a UserError where a split has fewer captions than a batch."""
+    captions = len(split.index)
+    if captions < batch_size:
+        raise UserError(
+            f"data.batch_size={batch_size}: more than the {captions} captions of "
+            f"split {split.name!r}; lower it or make a larger corpus"
+        )
+
+
 class _Batches:
     """Random access by number to global batches, of which it holds this process's rows."""
 
@@ -151,11 +161,7 @@ class _Batches:
             raise UserError(
                 f"data.batch_size={spec.batch_size}: must divide by the {process_count} processes"
             )
-        if len(captions) < spec.batch_size:
-            raise UserError(
-                f"data.batch_size={spec.batch_size}: more than the {len(captions)} captions of "
-                f"split {split.name!r}; lower it or make a larger corpus"
-            )
+        check_enough(split, spec.batch_size)
         if seed < 0:
             raise UserError(f"seed={seed}: must not be negative")
         if max(captions.max(), images.max()) >= 1 << 31:

@@ -30,7 +30,7 @@ from sir_jax.config.compare import compare_workdir
 from sir_jax.data.corpus import Corpus, open_pictures
 from sir_jax.data.dealer import Dealer
 from sir_jax.data.feature_store import Features
-from sir_jax.data.pipeline import train_batches
+from sir_jax.data.pipeline import check_enough, train_batches
 from sir_jax.errors import UserError
 from sir_jax.models import SpeechImageModel
 from sir_jax.runtime import distributed, sharding
@@ -145,6 +145,8 @@ def begin(setup: Setup, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
     cfg = setup.cfg
     for phrase in compare_workdir(cfg, workdir):
         say(f"goes on with another setting: {phrase}")
+    # Before anything is compiled, and before the folder is claimed for a batch that cannot be.
+    check_enough(corpus.splits["train"], cfg.data.batch_size)
     describe(setup)
     # Process 0 decides: another process could look after process 0 has created the folder.
     begun = distributed.from_first("begun", (workdir / CHECKPOINTS).is_dir())

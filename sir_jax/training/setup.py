@@ -86,6 +86,7 @@ class Setup:
     def create_state(self) -> TrainState:
         """Create the sharded state at step 0, with the checkpoints that `config.init` names."""
         cfg, shardings = self.cfg, self.shardings
+        check_encoders_are_here(cfg)
         state = jax.jit(self.init, out_shardings=shardings)(jax.random.key(cfg.seed))
         if not any(cfg.init.values()):
             return state
@@ -124,6 +125,15 @@ def prepare(cfg, mesh: Mesh) -> Setup:
     if cfg.data.features:
         check_cacheable(abstract.params, cfg)
     return Setup(cfg, mesh, model, tx, init, abstract, state_shardings(abstract, mesh, cfg))
+
+
+def check_encoders_are_here(cfg) -> None:
+    """Raise the UserError of a missing checkpoint before a large model is compiled for it."""
+    from sir_jax.pretrained import resolve
+
+    for name in (cfg.init.speech, cfg.init.image, cfg.init.fusion):
+        if name and not cfg.init.model:
+            resolve(name)
 
 
 def initial_params(cfg, params: dict) -> dict:

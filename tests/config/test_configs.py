@@ -65,7 +65,7 @@ def offered(path: Path) -> dict[str, list[str]]:
 
 def test_the_docstrings_offer_what_the_test_reads():
     assert offered(FOLDER / "cmd.py") == {
-        "speech": ["tiny", "base", "large", "x-large"],
+        "speech": ["tiny", "small", "base", "large", "x-large"],
         "image": ["tiny", "B/32", "B/16", "L/14", "L/14-336", "g/14"],
         "corpus": ["any/name"],
         "gpu": ["80GB"],

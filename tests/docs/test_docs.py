@@ -116,6 +116,21 @@ def test_commands_have_verbs_and_options_that_exist(page, monkeypatch):
                     fields_of(value)
 
 
+def test_git_ignores_what_the_commands_write():
+    # Else `launch/tpu.sh sync` refuses the tree of whoever tried the README.
+    written = {"grid.png"}
+    for page in PAGES:
+        for words in commands(page):
+            line = " ".join(words)
+            written |= set(re.findall(r"--(?:out|workdir)[= ]([\w./-]+)", line))
+    written = {path for path in written if not re.search("DIR|NAME|OUT|^[./]|^sir_jax", path)}
+    assert {"samples", "samples.index", "runs/mine", "release", "sheet.png"} <= written
+    seen = subprocess.run(
+        ["git", "check-ignore", "--no-index", *written], cwd=ROOT, text=True, capture_output=True
+    )
+    assert set(seen.stdout.split()) == written
+
+
 @per_page
 def test_python_compiles(page):
     for code in blocks(page, "python"):
@@ -142,6 +157,26 @@ def test_python_imports_what_exists(page):
             if isinstance(node, ast.ImportFrom) and node.module.startswith("sir_jax"):
                 for alias in node.names:
                     assert resolve(f"{node.module}.{alias.name}"), alias.name
+
+
+@per_page
+def test_python_imports_the_modules_that_it_uses(page):
+    for code in blocks(page, "python"):
+        nodes = list(ast.walk(ast.parse(code)))
+        bound = {
+            alias.asname or alias.name for node in nodes for alias in getattr(node, "names", ())
+        }
+        bound |= {
+            node.id
+            for node in nodes
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        used = {
+            node.value.id
+            for node in nodes
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        }
+        assert not (used - bound) & sys.stdlib_module_names, code
 
 
 @functools.cache

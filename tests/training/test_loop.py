@@ -205,7 +205,7 @@ def test_non_finite_step_between_saves_is_found_one_step_later(
     assert len(drawn) == 3
 
 
-def test_bad_configs_stop_before_anything_is_written(corpus, tmp_path):
+def test_bad_configs_stop_before_anything_is_written(corpus, tmp_path, monkeypatch):
     cases = [
         ({"data.batch_size": 12, "mesh.data": 8}, "data.batch_size=12 must be a multiple of 8.*8$"),
         ({"train.grad_accum": 3}, "data.batch_size=8 must be a multiple of 3 = train.grad_accum 3"),
@@ -215,7 +215,11 @@ def test_bad_configs_stop_before_anything_is_written(corpus, tmp_path):
         ({"data.buckets": (6_400, 3_200)}, "data.buckets"),
         ({"data.image_size": 32}, "data.image_size=32 differs from model.image.image_size=16"),
         ({"mesh.fsdp": 3, "mesh.data": 3}, "needs 9 devices and there are 8"),
+        ({"data.batch_size": 56}, "data.batch_size=56: more than the 48 captions of split 'train'"),
+        ({"init.speech": "owner/absent"}, "owner/absent is no directory here, and is not in the"),
     ]
+    # Nor is anything compiled, which takes minutes where a model is large.
+    monkeypatch.setattr(jax, "jit", lambda *args, **rest: pytest.fail("something is compiled"))
     for fields, message in cases:
         with pytest.raises(UserError, match=message):
             loop.train(tiny_config(**fields), tmp_path / "run", None, corpus)

@@ -29,18 +29,19 @@ def parse(argv: list[str]) -> tuple[SceneConfig, argparse.Namespace]:
         "voices": "voices, all splits together",
         "image_size": "side of the pictures in pixels",
         "seed": "of scenes, words and voices",
-        "engines": f"synthesisers, joined by commas: {', '.join(ENGINES)}; all that are installed",
+        "engines": f"synthesisers, joined by commas: {', '.join(ENGINES)}; "
+        "all: those that are installed",
     }
     fields = dataclasses.fields(SceneConfig)
     for field in fields:
-        default = "" if field.name == "engines" else field.default
+        default = "all" if field.name == "engines" else field.default
         parser.add_argument(
             f"--{field.name}", type=field.type, default=default, help=texts[field.name]
         )
     parser.add_argument("--workers", type=int, default=0, help="processes; 0: every CPU core")
     add_data_dir(parser)
     args = parser.parse_args(argv)
-    if not args.engines:
+    if args.engines in ("all", ""):
         args.engines = _installed()
     return SceneConfig(**{field.name: getattr(args, field.name) for field in fields}), args
 

@@ -69,6 +69,8 @@ def nothing_but_espeak(monkeypatch):
 
 
 def test_missing_engines_are_named_in_one_line(nothing_but_espeak, capsys):
+    assert parse(["--engines=all"])[0] == SceneConfig()
+    capsys.readouterr()
     config, _ = parse([])
     assert config == SceneConfig()
     err = capsys.readouterr().err
