@@ -27,13 +27,18 @@ def samples(tmp_path_factory):
     return write_samples(tmp_path_factory.mktemp("samples"), pictures=100)
 
 
-def test_it_is_whole_and_small(model):
+@pytest.mark.parametrize(("name", "matches"), [("spoken-scenes", True), ("named-things", False)])
+def test_they_are_whole_and_small(name, matches):
+    model = sir_jax.load(name)
     release.verify(model)
-    folder = release.SHIPPED / "spoken-scenes"
+    folder = release.SHIPPED / name
     assert sum(path.stat().st_size for path in folder.iterdir()) < 20_000_000
     tops = {name.partition("/")[0] for name in read_header(folder / "model.safetensors")}
-    assert "match_head" in tops and not tops & {"denoise_image", "denoise_speech"}
-    assert model.fingerprint in (folder / "README.md").read_text()
+    assert ("match_head" in tops) == matches and not tops & {"denoise_image", "denoise_speech"}
+    card = (folder / "README.md").read_text()
+    # No path of the machine that made it.
+    assert model.fingerprint in card and f"--name={name}" in card and "--workdir=runs/" in card
+    assert sorted(release.shipped()) == ["named-things", "spoken-scenes"]
 
 
 @pytest.mark.parametrize("rerank", [pytest.param(0, marks=pytest.mark.release), 8])
