@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from sir_jax.config.augment_fields import AUGMENT
-from sir_jax.config.model_fields import MODEL
+from sir_jax.config.model_fields import INIT, MODEL
 from sir_jax.config.rules import (
     Channels,
     Choice,
@@ -22,6 +22,7 @@ from sir_jax.config.rules import (
     Real,
     Several,
     Span,
+    Stretch,
     Text,
     Whole,
     rows,
@@ -41,7 +42,6 @@ GROUPINGS = ("image", "caption", "both")  # of `data.alike`
 _COUNT = 2**31 - 1
 _SHARE = Real(0, 1)
 _WEIGHT = Real(0, 1_000)
-_ENCODER = Text("a folder, a name of the hub whose files are in the local cache, or package:NAME")
 
 
 _DATA = rows(
@@ -126,24 +126,6 @@ _GROUPS = rows(
         4_096,
         Whole(2, 32_768),
         "captions among which neighbours are looked for, drawn at random in each epoch",
-    ),
-)
-
-_INIT = rows(
-    "init",
-    ("speech", "", _ENCODER, "HuBERT to start from; empty: random"),
-    ("image", "", _ENCODER, "ViT to start from, with its Q-Former where it has one; empty: random"),
-    (
-        "fusion",
-        "",
-        _ENCODER,
-        "BERT whose last layers the fusion encoder takes; cross-attention stays random",
-    ),
-    (
-        "model",
-        "",
-        Text("a model that ships, a folder of `sir-jax export`, or a workdir"),
-        "a whole retriever to go on from, in place of the other three",
     ),
 )
 
@@ -297,6 +279,13 @@ _TRAIN = rows(
         "seconds without a finished step after which stacks are printed; 0: never",
         True,
     ),
+    (
+        "profile",
+        (0, 0),
+        Stretch(_COUNT),
+        "(start, steps): a trace of so many steps after step `start`, in the workdir; (0, 0): none",
+        True,
+    ),
 )
 
 _EVAL = rows(
@@ -347,7 +336,7 @@ TABLE: tuple[Field, ...] = (
     *_FEATURES,
     *_GROUPS,
     *MODEL,
-    *_INIT,
+    *INIT,
     *_LOSS,
     *_OPTIM,
     *_TRAIN,

@@ -34,6 +34,7 @@ ADDED = (
     "optim.frozen_dtype",
     "optim.rates",
     "train.grad_cache",
+    "train.profile",
     "train.watchdog_seconds",
     "eval",
     "mesh.frozen_whole",

@@ -32,6 +32,7 @@ LATER = (
     "loss.sim.list_weight",
     "loss.sim.teach_weight",
     "optim.rates",
+    "train.profile",
 )
 
 
