@@ -105,8 +105,9 @@ def build_step(cfg, samples: int) -> tuple[Callable[[], None], Callable[[Times],
       samples: of every clip.
 
     Returns:
-      A function that makes a step and waits for it, whose `compiled` is the program, and one from
-      its times to a `Cost` whose variant is still ''.
+      A function that makes a step and waits for it, whose `compiled` is the program and whose
+      `metrics` are those of the last step; and one from its times to a `Cost` whose variant is
+      still ''.
     """
     cfg.data.buckets = (samples,)
     setup = prepare(cfg, sharding.make_mesh(cfg.mesh))
@@ -119,6 +120,7 @@ def build_step(cfg, samples: int) -> tuple[Callable[[], None], Callable[[Times],
         nonlocal state
         state, metrics = program(state, placed)
         jax.block_until_ready((state, metrics))
+        step.metrics = metrics
 
     step.compiled = program
     state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(setup.abstract))
