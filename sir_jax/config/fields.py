@@ -35,6 +35,7 @@ SOURCES = (*REACHES, "group")  # where noise comes from: also a group of look-al
 DIRECTIONS = (*MODALITIES, "both")
 FORMS = ("cosine", "mse", "infonce")  # of `losses.denoising`
 TOKENS = ("replaced", "all")
+ALGORITHMS = ("adamw", "muon", "schedule_free")
 SCHEDULES = ("cosine", "linear", "constant")
 GROUPINGS = ("image", "caption", "both")  # of `data.alike`
 
@@ -197,7 +198,13 @@ _LOSS = (
 
 _OPTIM = rows(
     "optim",
-    ("learning_rate", 1e-4, Real(0, 10), "AdamW's rate at the end of the warm-up"),
+    (
+        "algorithm",
+        "adamw",
+        Choice(ALGORITHMS),
+        "adamw; muon: it for matrices of layers, AdamW for the rest; schedule_free: AdamW averaged",
+    ),
+    ("learning_rate", 1e-4, Real(0, 10), "the rate at the end of the warm-up"),
     ("schedule", "cosine", Choice(SCHEDULES), "how the rate falls from there to the last step"),
     ("warmup_steps", 500, Whole(0, _COUNT), "steps in which the rate rises linearly"),
     ("end_factor", 0.0, _SHARE, "rate of the last step, as a share of learning_rate"),

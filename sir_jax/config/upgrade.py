@@ -31,6 +31,7 @@ ADDED = (
     "init.fusion",
     "init.model",
     "loss",
+    "optim.algorithm",
     "optim.frozen_dtype",
     "optim.rates",
     "train.grad_cache",

@@ -54,9 +54,7 @@ from sir_jax.training.instruments.goodput import Goodput
 from sir_jax.training.instruments.profile import StepTrace, step_mark
 from sir_jax.training.metrics import MetricWriter, Progress
 from sir_jax.training.setup import Setup, describe, prepare
-from sir_jax.training.state import (
-    TrainState,
-)
+from sir_jax.training.state import TrainState, shown_params
 from sir_jax.training.step import EMBED_ROWS, bucket_length
 from sir_jax.training.stored_features import open_features
 
@@ -296,7 +294,7 @@ def run_evaluation(run: Run, evaluate: Evaluate, writer: MetricWriter, interrupt
     """Evaluate the current parameters, log and print the result; a signal ends it without one."""
     began, metrics = time.perf_counter(), None
     with interrupt.cutting(), run.watchdog.paused():
-        metrics = evaluate(run.state.params, run.setup.model, run.cfg)
+        metrics = evaluate(shown_params(run.state), run.setup.model, run.cfg)
     run.goodput.spent("evaluate")
     if metrics is None:
         return
