@@ -202,7 +202,7 @@ _OPTIM = rows(
         "algorithm",
         "adamw",
         Choice(ALGORITHMS),
-        "adamw; muon: it for matrices of layers, AdamW for the rest; schedule_free: AdamW averaged",
+        "adamw; muon: for matrices of layers, NAdamW for the rest; schedule_free: AdamW, averaged",
     ),
     ("learning_rate", 1e-4, Real(0, 10), "the rate at the end of the warm-up"),
     ("schedule", "cosine", Choice(SCHEDULES), "how the rate falls from there to the last step"),

@@ -19,7 +19,7 @@ _LIMITS = (
     "Recordings longer than the last bucket are cut into windows whose vectors are averaged.",
 )
 
-_OPTIMISERS = {"adamw": "AdamW", "muon": "Muon and AdamW", "schedule_free": "schedule-free AdamW"}
+_OPTIMISERS = {"adamw": "AdamW", "muon": "Muon and NAdamW", "schedule_free": "schedule-free AdamW"}
 
 
 def read_evaluations(workdir: Path) -> list[dict[str, Any]]:

@@ -95,10 +95,10 @@ def adamw(cfg, rate: optax.Schedule) -> optax.GradientTransformation:
 
 
 def muon(cfg, rate: optax.Schedule) -> optax.GradientTransformation:
-    """Build Muon (Jordan 2024) for the matrices of transformer layers, AdamW for all else.
+    """Build Muon (Jordan 2024) for the matrices of transformer layers, NAdamW for all else.
 
     An orthogonal update is scaled to the size of AdamW's (arXiv 2502.16982), so that both parts
-    take one rate. `optim.b1` and `b2` are those of AdamW; Muon's momentum is its authors'.
+    take one rate. `optim.b1` and `b2` are NAdamW's; Muon's momentum is its authors', 0.95.
     """
     direction = optax.contrib.muon(
         1.0,

@@ -119,7 +119,7 @@ def _one_step(cfg) -> Row:
 
 def search(small: bool) -> Iterator[Row]:
     """Search exactly on the device, and compare the rows with those that the CPU finds."""
-    count, width = (5_000, 32) if small else (1_000_000, 256)
+    count, width = (2_000, 32) if small else (1_000_000, 256)
     rng = np.random.default_rng(0)
     gallery = rng.standard_normal((count, width), np.float32)
     gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
