@@ -23,6 +23,10 @@ fi
 export PYTHONPATH="$PWD:${PYTHONPATH:-}"
 # The CPU beside the GPU: results are compared with its own. PyTorch shares the GPU's memory.
 if [[ " $* " != *" --small "* ]]; then
+  if ! command -v nvidia-smi >/dev/null; then
+    echo "gpu_check: no NVIDIA driver here; --small runs it on a CPU" >&2
+    exit 1
+  fi
   nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
   export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda,cpu}
 fi

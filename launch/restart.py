@@ -100,6 +100,8 @@ def measure(command: list[str], count: int, workdir: Path) -> tuple[float, float
 
 def main(argv: list[str]) -> None:
     """Print a line for each way to keep programs."""
+    # So that whoever ends this ends the run, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     at = argv.index("--") if "--" in argv else len(argv)
     argv, options = argv[:at], argv[at + 1 :]
     parser = argparse.ArgumentParser(description=__doc__)
