@@ -1,5 +1,6 @@
 """The optimiser: schedules, weight decay, AdamW's first update, clipping, other algorithms."""
 
+import dataclasses
 import os
 import signal
 
@@ -251,6 +252,25 @@ def test_other_algorithms_learn_and_go_on_exactly(name, tmp_path, monkeypatch):
         for path, leaf in leaf_paths(shown).items():
             np.testing.assert_array_equal(stored[path], leaf)
             np.testing.assert_array_equal(leaf, leaf_paths(evaluated[0])[path])
+
+
+def test_schedule_free_begins_at_the_parameters_that_a_run_starts_from(monkeypatch):
+    given = {"init.model": "some", "optim.freeze": ("speech", "image")}
+    cfg = tiny_config(**OTHERS["schedule_free"], **given)
+    setup = prepare(cfg, make_mesh(cfg.mesh))
+    state = jax.tree.map(jnp.asarray, filled(setup.abstract))
+    setup = dataclasses.replace(setup, init=lambda key: state)
+
+    def loaded(cfg, params):
+        return jax.tree.map(lambda leaf: np.asarray(leaf) + 1, params)
+
+    monkeypatch.setattr("sir_jax.training.setup.initial_params", loaded)
+    begun = setup.create_state()
+    z = leaf_paths(schedule_free_state(begun.opt_state).z)
+    assert not any(path.startswith(("speech/", "image/")) for path in z)
+    for path, leaf in z.items():
+        np.testing.assert_array_equal(leaf, leaf_paths(begun.params)[path])
+        np.testing.assert_array_equal(leaf, leaf_paths(state.params)[path] + 1)
 
 
 @pytest.mark.parametrize(
