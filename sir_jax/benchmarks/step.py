@@ -1,5 +1,5 @@
 """sir-jax bench step [--config=configs/FILE.py[:arg]] [--config.any.field=value] [--rounds=N]
-                   [--batch=N] [--samples=N] [--json=FILE]
+                   [--batch=N] [--samples=N] [--json=FILE] [--trace=DIR]
 
 Times the compiled train step of one config with contrastive learning alone and with each further
 term of the objective, in turn in the same run, and prints what each costs relative to contrastive
@@ -8,6 +8,10 @@ config's, and 32 on a CPU.
 
 state: bytes that live between steps (parameters, optimiser, teacher, queue); peak: the most that
 the compiler counts on at once, the state among it.
+
+--trace=DIR: afterwards as many steps of the last variant are traced into DIR, and the tables of
+`sir-jax bench trace DIR` are printed, with the share of each further term by the trace beside that
+by the times above: what the variant with the term takes more than contrastive learning alone.
 """
 
 import json
@@ -19,16 +23,21 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from sir_jax.benchmarks.device.trace import TERMS, Trace, describe, part_of, read_trace
 from sir_jax.benchmarks.timing import OtherLoad, Times, interleave
 from sir_jax.config.command_line import parse_options
 from sir_jax.errors import UserError
 from sir_jax.runtime import sharding
+from sir_jax.training.instruments.profile import start_trace, step_mark, stop_trace
 from sir_jax.training.setup import prepare
 from sir_jax.training.step import STEP_FIELDS
 
 DEFAULT_CONFIG = "configs/unified.py:speech=tiny,image=tiny"
 BATCH_ON_CPU = 32
 MIB = 2**20
+OPTIONS = {"rounds": "5", "batch": "", "samples": "", "json": "", "trace": ""}
+# Variant -> what its further operations are called in a trace.
+TRACED = {"+ SIM": "loss.sim", "+ CMD": "loss.cmd"}
 
 
 class Cost(NamedTuple):
@@ -96,8 +105,9 @@ def build_step(cfg, samples: int) -> tuple[Callable[[], None], Callable[[Times],
       samples: of every clip.
 
     Returns:
-      A function that makes a step and waits for it, and one from its times to a `Cost` whose
-      variant is still ''.
+      A function that makes a step and waits for it, whose `compiled` is the program and whose
+      `metrics` are those of the last step; and one from its times to a `Cost` whose variant is
+      still ''.
     """
     cfg.data.buckets = (samples,)
     setup = prepare(cfg, sharding.make_mesh(cfg.mesh))
@@ -110,7 +120,9 @@ def build_step(cfg, samples: int) -> tuple[Callable[[], None], Callable[[Times],
         nonlocal state
         state, metrics = program(state, placed)
         jax.block_until_ready((state, metrics))
+        step.metrics = metrics
 
+    step.compiled = program
     state_bytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(setup.abstract))
     memory, flops = program.memory_analysis(), program.cost_analysis()["flops"]
     # The state is donated: the new one takes the memory of the old one.
@@ -139,6 +151,34 @@ def format_table(costs: list[Cost]) -> str:
     return "\n".join(lines)
 
 
+def trace_steps(step: Callable[[], None], folder: Path, count: int) -> Trace:
+    """Trace some steps of a function of `build_step` into a folder, and read the trace."""
+    start_trace(folder)
+    for number in range(count):
+        with step_mark(number + 1):
+            step()
+    stop_trace(folder, [step])
+    return read_trace(folder)
+
+
+def compare_shares(trace: Trace, costs: list[Cost]) -> list[str]:
+    """Return a line for each further term: its share of a step by the trace, and by the times.
+
+    Args:
+      trace: of the last variant.
+      costs: of all variants, the first without further terms.
+    """
+    shares = trace.shares(lambda path: part_of(path, TERMS))
+    whole, alone = costs[-1].seconds.median, costs[0].seconds.median
+    lines = [f"{'share of a step':<18}{'by trace':>10}{'by times':>10}"]
+    for cost in costs[1:]:
+        term = next((name for name in TRACED if cost.variant.startswith(name)), None)
+        if term:
+            timed = (cost.seconds.median - alone) / whole
+            lines.append(f"{cost.variant:<18}{shares.get(TRACED[term], 0):>10.1%}{timed:>10.1%}")
+    return lines
+
+
 def _number(name: str, text: str, least: int) -> int:
     if not text.isdigit() or int(text) < least:
         raise UserError(f"--{name}={text}: give a whole number from {least} up")
@@ -159,7 +199,7 @@ def main(argv: list[str]) -> int:
         return 0
     if not any(arg.startswith("--config=") for arg in argv):
         argv = [f"--config={DEFAULT_CONFIG}", *argv]
-    cfg, own = parse_options(argv, {"rounds": "5", "batch": "", "samples": "", "json": ""})
+    cfg, own = parse_options(argv, OPTIONS)
     rounds = _number("rounds", own["rounds"], 1)
     batch, samples = (
         _number(name, own[name], 1) if own[name] else 0 for name in ("batch", "samples")
@@ -186,6 +226,9 @@ def main(argv: list[str]) -> int:
     share = load.share()
     if share is not None:
         print(f"other processes took {100 * share:.0f} % of the machine meanwhile")
+    if own["trace"]:
+        trace = trace_steps(steps[costs[-1].variant], Path(own["trace"]), rounds)
+        print("\n".join(["", *describe(trace), *compare_shares(trace, costs)]))
     if own["json"]:
         Path(own["json"]).write_text(json.dumps([c._asdict() for c in costs], indent=2) + "\n")
     return 0

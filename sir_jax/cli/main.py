@@ -69,6 +69,7 @@ VERBS = {
         "sir_jax.benchmarks.step",
         "what each term of the objective costs a train step",
     ),
+    "bench trace": ("sir_jax.cli.model.trace", "who takes the time of a traced train step"),
     "bench vector_db": (
         "sir_jax.benchmarks.vector_db",
         "embedded vector databases, those installed",

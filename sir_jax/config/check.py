@@ -257,6 +257,19 @@ def _check_groups(cfg) -> None:
         )
 
 
+def _check_optimizer(cfg) -> None:
+    optim = cfg.optim
+    if optim.algorithm != "schedule_free":
+        return
+    if optim.schedule != "constant":
+        raise UserError(
+            f"optim.schedule={optim.schedule!r} with optim.algorithm='schedule_free', which has "
+            "none; set optim.schedule='constant'"
+        )
+    if not optim.b1:
+        raise UserError("optim.b1=0 with optim.algorithm='schedule_free'; set it above 0, e.g. 0.9")
+
+
 _Relation = Callable[[ConfigDict], None]
 
 # Of what every reader of a config uses, and of what only a run does.
@@ -267,7 +280,12 @@ _MODEL_RELATIONS: tuple[_Relation, ...] = (
     _check_input,
     _check_buckets,
 )
-_RUN_RELATIONS: tuple[_Relation, ...] = (_check_attention, _check_terms, _check_groups)
+_RUN_RELATIONS: tuple[_Relation, ...] = (
+    _check_attention,
+    _check_terms,
+    _check_groups,
+    _check_optimizer,
+)
 
 
 def check_batch(cfg: ConfigDict, mesh) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from sir_jax.config.augment_fields import AUGMENT
-from sir_jax.config.model_fields import MODEL
+from sir_jax.config.model_fields import INIT, MODEL
 from sir_jax.config.rules import (
     Channels,
     Choice,
@@ -22,6 +22,7 @@ from sir_jax.config.rules import (
     Real,
     Several,
     Span,
+    Stretch,
     Text,
     Whole,
     rows,
@@ -34,6 +35,7 @@ SOURCES = (*REACHES, "group")  # where noise comes from: also a group of look-al
 DIRECTIONS = (*MODALITIES, "both")
 FORMS = ("cosine", "mse", "infonce")  # of `losses.denoising`
 TOKENS = ("replaced", "all")
+ALGORITHMS = ("adamw", "muon", "schedule_free")
 SCHEDULES = ("cosine", "linear", "constant")
 GROUPINGS = ("image", "caption", "both")  # of `data.alike`
 
@@ -41,7 +43,6 @@ GROUPINGS = ("image", "caption", "both")  # of `data.alike`
 _COUNT = 2**31 - 1
 _SHARE = Real(0, 1)
 _WEIGHT = Real(0, 1_000)
-_ENCODER = Text("a folder, a name of the hub whose files are in the local cache, or package:NAME")
 
 
 _DATA = rows(
@@ -129,24 +130,6 @@ _GROUPS = rows(
     ),
 )
 
-_INIT = rows(
-    "init",
-    ("speech", "", _ENCODER, "HuBERT to start from; empty: random"),
-    ("image", "", _ENCODER, "ViT to start from, with its Q-Former where it has one; empty: random"),
-    (
-        "fusion",
-        "",
-        _ENCODER,
-        "BERT whose last layers the fusion encoder takes; cross-attention stays random",
-    ),
-    (
-        "model",
-        "",
-        Text("a model that ships, a folder of `sir-jax export`, or a workdir"),
-        "a whole retriever to go on from, in place of the other three",
-    ),
-)
-
 _LOSS = (
     *rows(
         "loss.sic",
@@ -215,7 +198,13 @@ _LOSS = (
 
 _OPTIM = rows(
     "optim",
-    ("learning_rate", 1e-4, Real(0, 10), "AdamW's rate at the end of the warm-up"),
+    (
+        "algorithm",
+        "adamw",
+        Choice(ALGORITHMS),
+        "adamw; muon: for matrices of layers, NAdamW for the rest; schedule_free: AdamW, averaged",
+    ),
+    ("learning_rate", 1e-4, Real(0, 10), "the rate at the end of the warm-up"),
     ("schedule", "cosine", Choice(SCHEDULES), "how the rate falls from there to the last step"),
     ("warmup_steps", 500, Whole(0, _COUNT), "steps in which the rate rises linearly"),
     ("end_factor", 0.0, _SHARE, "rate of the last step, as a share of learning_rate"),
@@ -297,6 +286,13 @@ _TRAIN = rows(
         "seconds without a finished step after which stacks are printed; 0: never",
         True,
     ),
+    (
+        "profile",
+        (0, 0),
+        Stretch(_COUNT),
+        "(start, steps): a trace of so many steps after step `start`, in the workdir; (0, 0): none",
+        True,
+    ),
 )
 
 _EVAL = rows(
@@ -347,7 +343,7 @@ TABLE: tuple[Field, ...] = (
     *_FEATURES,
     *_GROUPS,
     *MODEL,
-    *_INIT,
+    *INIT,
     *_LOSS,
     *_OPTIM,
     *_TRAIN,

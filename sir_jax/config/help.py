@@ -30,7 +30,7 @@ _SECTIONS: Mapping[str, str] = {
     "or denoising is trained.",
     "init": "What to start from. Empty fields are random.",
     "loss": "The three terms of the objective; a weight of 0 leaves one out.",
-    "optim": "AdamW, its schedule, and what is not trained.",
+    "optim": "The optimiser, its schedule, and what is not trained.",
     "train": "The length of the run, its microbatches, its input and its records.",
     "eval": "Evaluation after training.",
     "mesh": "How the devices are shared out.",

@@ -1,8 +1,8 @@
-"""The rows of the table of fields that say what `config.model` is; see `fields`."""
+"""The rows of the table of fields that say what `config.model` is, and what it starts from."""
 
 from typing import Any
 
-from sir_jax.config.rules import Choice, Field, Flag, Real, Rule, Several, Whole
+from sir_jax.config.rules import Choice, Field, Flag, Real, Rule, Several, Text, Whole, rows
 from sir_jax.config.specs import (
     ACTIVATIONS,
     CONV_NORMS,
@@ -178,5 +178,25 @@ MODEL: tuple[Field, ...] = (
         Choice(IMPLEMENTATIONS),
         "XLA's; flash kernels: cudnn on NVIDIA GPUs, in bfloat16, flash on TPUs, auto by length",
         free=True,
+    ),
+)
+
+_ENCODER = Text("a folder, a name of the hub whose files are in the local cache, or package:NAME")
+
+INIT = rows(
+    "init",
+    ("speech", "", _ENCODER, "HuBERT to start from; empty: random"),
+    ("image", "", _ENCODER, "ViT to start from, with its Q-Former where it has one; empty: random"),
+    (
+        "fusion",
+        "",
+        _ENCODER,
+        "BERT whose last layers the fusion encoder takes; cross-attention stays random",
+    ),
+    (
+        "model",
+        "",
+        Text("a model that ships, a folder of `sir-jax export`, or a workdir"),
+        "a whole retriever to go on from, in place of the other three",
     ),
 )

@@ -224,6 +224,22 @@ class Span:
 
 
 @dataclasses.dataclass(frozen=True)
+class Stretch:
+    """Where a stretch of steps begins and how long it is, or (0, 0) for none."""
+
+    most: int
+
+    def fault(self, value: Any) -> str:
+        """See `Rule`."""
+        rule = Whole(0, self.most)
+        fits = _is_list(value) and len(value) == 2 and not any(map(rule.fault, value))
+        return "" if fits and (value[1] or not value[0]) else f"must be {self}"
+
+    def __str__(self) -> str:
+        return f"(start, steps), each from 0 to {_short(self.most)}, or (0, 0)"
+
+
+@dataclasses.dataclass(frozen=True)
 class Channels:
     """A number for each of red, green and blue."""
 

@@ -19,6 +19,8 @@ _LIMITS = (
     "Recordings longer than the last bucket are cut into windows whose vectors are averaged.",
 )
 
+_OPTIMISERS = {"adamw": "AdamW", "muon": "Muon and NAdamW", "schedule_free": "schedule-free AdamW"}
+
 
 def read_evaluations(workdir: Path) -> list[dict[str, Any]]:
     """Read the results that `sir-jax evaluate` wrote into a workdir, sorted by file name.
@@ -187,7 +189,7 @@ def _stage(cfg, number: int) -> list[str]:
     return [
         f"- corpus: `{cfg.data.corpus}`, its train split",
         f"- {cfg.train.steps:,} steps of {cfg.data.batch_size:,} pairs, seed {cfg.seed}; "
-        f"AdamW at {cfg.optim.learning_rate:g}, {cfg.optim.schedule}",
+        f"{_OPTIMISERS[cfg.optim.algorithm]} at {cfg.optim.learning_rate:g}, {cfg.optim.schedule}",
         f"- objective: {weighed_terms(cfg.loss)}",
         f"- started: {', '.join(started) if started else 'from random weights'}",
         f"- frozen: {frozen or 'nothing'}",

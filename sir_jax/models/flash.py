@@ -114,7 +114,7 @@ def _parameters() -> pltpu.CompilerParams:
 
 
 def _cost(arrays: list[Array], results: list[Array], products: int, s: int) -> pl.CostEstimate:
-    """Tell the compiler, and `pods.step_flops`, what a call costs: neither looks inside.
+    """Tell the compiler, and `training.instruments.flops`, what a call costs: neither looks inside.
 
     Args:
       arrays: operands, the first one [B, T, H * K].

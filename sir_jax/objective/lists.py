@@ -16,6 +16,8 @@ from sir_jax.objective.views import Views
 Array = jax.Array
 
 
+@jax.named_scope("sim")
+@jax.named_scope("list")
 def list_term(
     views: Views,
     ids,

@@ -104,7 +104,8 @@ def encode(params, ema_params, batch, keys, *, model, cfg, deterministic: bool =
         if teacher is None:
             momentum.append(None)
             continue
-        if not frozen:
-            features = apply(teacher, f"{modality}_features", *raw)
-        momentum.append(apply(teacher, f"embed_{modality}", features))
+        with jax.named_scope("teacher"):
+            if not frozen:
+                features = apply(teacher, f"{modality}_features", *raw)
+            momentum.append(apply(teacher, f"embed_{modality}", features))
     return Views(*student, *jax.lax.stop_gradient(momentum))

@@ -102,6 +102,20 @@ def loop_factor(hlo: str) -> float:
     return all_turns / once if once else 1.0
 
 
+def scope_paths(hlo: str) -> dict[str, str]:
+    """Return the named scopes that each instruction of a program comes from, by its name.
+
+    Args:
+      hlo: text of the compiled program.
+    """
+    bodies, paths = _parse(hlo), {}
+    for body in bodies.values():
+        readers = {name: one for one in body.values() for name in one.operands}
+        for name, one in body.items():
+            paths[name] = _path(one, tuple(_inside(bodies, one)), readers)
+    return paths
+
+
 def moved_bytes(hlo: str) -> Iterator[Moved]:
     """Yield what each instruction of a program moves, except those that move nothing.
 

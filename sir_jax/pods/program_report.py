@@ -11,9 +11,9 @@ from sir_jax.pods import programs
 from sir_jax.pods.collectives import Collective, loops, read_collectives
 from sir_jax.pods.expected import expected_traffic
 from sir_jax.pods.loops import loop_factor
-from sir_jax.pods.step_flops import count_flops
 from sir_jax.pods.topology import DCN_HOST_RATE, GIB, Topology
 from sir_jax.pods.traffic import Traffic, describe_traffic_by, read_traffic
+from sir_jax.training.instruments.flops import count_flops
 from sir_jax.training.setup import Setup
 
 FULL = 0.9  # largest share of a chip's memory that passes; the runtime needs some memory, too

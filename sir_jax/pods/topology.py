@@ -1,6 +1,6 @@
 """TPU topologies by name: the specification of a chip, and a mesh of devices without a TPU.
 
-Peak rates are those of Google's public documentation. The rate of the interconnect is that of all
+Rates are those of Google's public documentation. The rate of the interconnect is that of all
 links of one chip together.
 """
 
@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from sir_jax.errors import UserError
 from sir_jax.runtime.sharding import make_mesh
+from sir_jax.training.instruments.peaks import peak_flops
 
 GIB = 1 << 30
 
@@ -46,10 +47,10 @@ class Chip:
 _MEGACORE = (("chip_config_name", "megacore"),)
 
 CHIPS: dict[str, Chip] = {
-    "v4": Chip(32 * GIB, 275e12, 1.2e12, 300e9, 3, 4, _MEGACORE),
-    "v5e": Chip(16 * GIB, 197e12, 0.82e12, 200e9, 2, 4),
-    "v5p": Chip(95 * GIB, 459e12, 2.77e12, 600e9, 3, 4, _MEGACORE),
-    "v6e": Chip(32 * GIB, 918e12, 1.64e12, 448e9, 2, 4),
+    "v4": Chip(32 * GIB, peak_flops("TPU v4"), 1.2e12, 300e9, 3, 4, _MEGACORE),
+    "v5e": Chip(16 * GIB, peak_flops("TPU v5e"), 0.82e12, 200e9, 2, 4),
+    "v5p": Chip(95 * GIB, peak_flops("TPU v5p"), 2.77e12, 600e9, 3, 4, _MEGACORE),
+    "v6e": Chip(32 * GIB, peak_flops("TPU v6e"), 1.64e12, 448e9, 2, 4),
 }
 
 # Bytes per second of a host's network to other slices [assumed: 200 Gbit/s].

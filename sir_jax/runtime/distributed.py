@@ -270,7 +270,7 @@ def meet(name: str) -> None:
 
 
 def meeting_first(program: Callable) -> Callable:
-    """Return a compiled program before whose first run all processes meet."""
+    """Return a compiled program before whose first run all processes meet; `compiled` is itself."""
     met = []
 
     def run(*args):
@@ -279,6 +279,7 @@ def meeting_first(program: Callable) -> Callable:
             met.append(True)
         return program(*args)
 
+    run.compiled = program
     return run if several() else program
 
 

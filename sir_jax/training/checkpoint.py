@@ -1,8 +1,8 @@
 """Checkpoints: asynchronous, whole, restorable on any mesh; the best and the last two are kept.
 
-A step's folder has three items: `params`, `train` (optimiser state and what else only training
-needs) and `meta` (config and format); where epochs are dealt in groups also `order`, what the
-dealer knows. A folder counts only once Orbax has committed it, so a kill
+A step's folder has three items: `params` (those to evaluate), `train` (optimiser state and what
+else only training needs) and `meta` (config and format); where epochs are dealt in groups also
+`order`, what the dealer knows. A folder counts only once Orbax has committed it, so a kill
 in the middle of a save loses that save and nothing else. One that has lost bytes since then is
 found when a run starts (`integrity`), and the one before it, kept for that, is used. The
 evaluations, which tell the best checkpoint, lie beside the folders in `evaluations.json`: one that
@@ -24,9 +24,9 @@ from sir_jax.errors import UserError, first_few
 from sir_jax.inference.integrity import find_faults, tell_faults
 from sir_jax.runtime import distributed
 from sir_jax.runtime.files import write_json
-from sir_jax.runtime.trees import leaf_paths
+from sir_jax.runtime.trees import leaf_paths, overlay, restrict
 from sir_jax.runtime.workdir import CHECKPOINTS, EVALUATIONS, as_path, best_step, read_evaluations
-from sir_jax.training.state import TrainState
+from sir_jax.training.state import TrainState, schedule_free_state, shown_params
 
 FORMAT = 1
 
@@ -144,7 +144,7 @@ class Checkpoints:
             self._manager.delete(step)
         meta = {"format": FORMAT, "config": to_json(cfg)}
         args = {
-            "params": ocp.args.PyTreeSave(state.params),
+            "params": ocp.args.PyTreeSave(shown_params(state)),
             "train": ocp.args.PyTreeSave(_train_item(state)),
             "meta": ocp.args.JsonSave(meta),
         }
@@ -187,7 +187,8 @@ class Checkpoints:
             for item, tree in wanted.items()
         }
         out = self._restore(step, **items)
-        return TrainState(params=out["params"], **out["train"])
+        trained = out["train"].pop("trained", {})
+        return TrainState(params=overlay(out["params"], trained), **out["train"])
 
     def restore_order(self, step: int) -> dict[str, Any]:
         """Read what `save` got as `order`, as NumPy arrays.
@@ -251,12 +252,18 @@ class Checkpoints:
 
 
 def _train_item(state: TrainState) -> dict:
-    """Return the fields of a state that only training needs."""
+    """Return the fields of a state that only training needs.
+
+    Where `shown_params` are others than those that are trained, these are among them.
+    """
+    averaged = schedule_free_state(state.opt_state)
+    trained = {} if averaged is None else {"trained": restrict(state.params, averaged.z)}
     return {
         "step": state.step,
         "ema_params": state.ema_params,
         "opt_state": state.opt_state,
         "queue": state.queue,
+        **trained,
     }
 
 

@@ -49,11 +49,12 @@ from sir_jax.runtime.workdir import (
 from sir_jax.training.checkpoint import Checkpoints
 from sir_jax.training.collapse import Collapse, Guessing
 from sir_jax.training.fingerprint import check_same
+from sir_jax.training.instruments.flops import seconds_at_peak
+from sir_jax.training.instruments.goodput import Goodput
+from sir_jax.training.instruments.profile import StepTrace, step_mark
 from sir_jax.training.metrics import MetricWriter, Progress
 from sir_jax.training.setup import Setup, describe, prepare
-from sir_jax.training.state import (
-    TrainState,
-)
+from sir_jax.training.state import TrainState, shown_params
 from sir_jax.training.step import EMBED_ROWS, bucket_length
 from sir_jax.training.stored_features import open_features
 
@@ -75,6 +76,9 @@ class Run:
     watchdog: Watchdog
     watches: tuple[Collapse | Guessing, ...]
     dealer: Dealer | None  # deals epochs in groups; None where batches are at random
+    at_peak: dict[int, float]  # seconds of a step at the devices' peak by its `bucket_length`
+    goodput: Goodput
+    trace: StepTrace
     state: TrainState
     step: int  # the value of state.step, on the host
 
@@ -96,6 +100,7 @@ class Pending:
     step: int
     metrics: dict[str, jax.Array]
     caption_ids: np.ndarray
+    length: int  # the `bucket_length` of its batch
 
 
 def train(
@@ -118,7 +123,7 @@ def train(
         finite.
       Interrupted: on SIGTERM or SIGINT, after the state was saved.
     """
-    workdir = as_path(workdir)
+    workdir, goodput = as_path(workdir), Goodput()
     check_reachable(workdir)
     setup = prepare(cfg, sharding.make_mesh(cfg.mesh))
     corpus = open_pictures(cfg.data.corpus, cfg.data.data_dir or None) if corpus is None else corpus
@@ -126,17 +131,18 @@ def train(
     check_shared(workdir)
     with Hold(workdir) as hold:
         hold.take()
-        run = begin(setup, workdir, corpus, hold)
+        run = begin(setup, workdir, corpus, hold, goodput)
         writer = MetricWriter(run.workdir, run.step)
         try:
             with Interrupt() as interrupt, run.watchdog:
                 return run_loop(run, corpus.splits["train"], evaluate, writer, interrupt)
         finally:
+            run.goodput.end(run.step)
             writer.close()
             run.checkpoints.close()
 
 
-def begin(setup: Setup, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
+def begin(setup: Setup, workdir: Path, corpus: Corpus, hold: Hold, goodput: Goodput) -> Run:
     """Build the parts of a run: compiled programs, and the state created or restored.
 
     Raises:
@@ -157,10 +163,12 @@ def begin(setup: Setup, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
         say(f"resumes {workdir} at step {step}")
     else:
         state = setup.create_state()
-    programs, features, dealer = {}, None, None
+    programs, features, dealer, at_peak = {}, None, None, {}
     if step < cfg.train.steps:
         features = open_features(state.params, cfg, corpus, corpus.splits["train"])
-        programs = setup.compile_steps()
+        goodput.spent("rest")
+        programs, at_peak = setup.compile_steps(), seconds_at_peak(setup)
+        goodput.spent("compile")
         distributed.meet("programs")
     # Only now: a run that failed to start must not claim the folder for its config.
     if distributed.is_first():
@@ -176,8 +184,10 @@ def begin(setup: Setup, workdir: Path, corpus: Corpus, hold: Hold) -> Run:
     if step < cfg.train.steps:
         dealer = open_dealer(setup, corpus, checkpoints, step)
     watchdog = Watchdog(cfg.train.watchdog_seconds, step)
+    goodput.open(workdir, step, training=step < cfg.train.steps)
+    trace = StepTrace(cfg.train.profile, workdir, programs.values())
     parts = (programs, features, checkpoints, watchdog, (Collapse(cfg), Guessing(cfg)), dealer)
-    return Run(setup, workdir, *parts, state, step)
+    return Run(setup, workdir, *parts, at_peak, goodput, trace, state, step)
 
 
 def open_dealer(setup: Setup, corpus: Corpus, checkpoints: Checkpoints, step: int) -> Dealer | None:
@@ -230,44 +240,64 @@ def run_loop(run: Run, split, evaluate, writer: MetricWriter, interrupt: Interru
         orders=run.dealer and run.dealer.orders,
     )
     pending, last = None, {}
+    run.goodput.spent("rest")
     try:
         while True:
             step, stop = run.step, interrupt.requested()
             run.checkpoints.check()
+            if run.trace.ends(step):
+                last, pending = settle(run, pending, writer, bar) or last, None
+                with bar.paused():
+                    run.trace.stop(step)
             eval_due = evaluate is not None and is_due(step, cfg.train.eval_every, total)
             # A resumed run has the evaluation of its first step, unless a signal interrupted it.
             eval_due = eval_due and step not in evaluated
             save_due = eval_due or is_due(step, cfg.train.checkpoint_every, total)
             if save_due or stop:
                 last, pending = settle(run, pending, writer, bar) or last, None
-                bar.pause()
-                if eval_due and not stop:
-                    run_evaluation(run, evaluate, writer, interrupt)
-                    stop = interrupt.requested()
-                if step and step not in saved:
-                    writer.sync()
-                    run.checkpoints.save(run.state, step, cfg, run.dealer and run.dealer.state())
-                bar.resume()
+                with bar.paused():
+                    if eval_due and not stop:
+                        run_evaluation(run, evaluate, writer, interrupt)
+                        stop = interrupt.requested()
+                    if step and step not in saved:
+                        save(run, writer)
             if step >= total and (not eval_due or step in evaluated):
                 run.checkpoints.wait()
+                run.goodput.spent("save")
                 return {**evaluated.get(step, {}), **last}
             if stop:
                 run.checkpoints.wait()
+                run.goodput.spent("save")
                 raise Interrupted(step, total, interrupt.signal)
-            dispatched = take_step(run, batches, bar)
+            if run.trace.begins(step):
+                last, pending = settle(run, pending, writer, bar) or last, None
+                with bar.paused():
+                    run.trace.start(step)
+            dispatched = take_step(run, batches, bar, pending)
             last, pending = settle(run, pending, writer, bar) or last, dispatched
     finally:
+        run.trace.stop(run.step)
         if run.dealer:
             run.dealer.close()
         batches.close()
         bar.close()
 
 
+def save(run: Run, writer: MetricWriter) -> None:
+    """Begin to write a checkpoint of the current state."""
+    run.goodput.spent("rest")
+    writer.sync()
+    run.checkpoints.save(run.state, run.step, run.cfg, run.dealer and run.dealer.state())
+    run.goodput.spent("save")
+    run.goodput.mark(run.step)
+
+
 def run_evaluation(run: Run, evaluate: Evaluate, writer: MetricWriter, interrupt) -> None:
     """Evaluate the current parameters, log and print the result; a signal ends it without one."""
     began, metrics = time.perf_counter(), None
     with interrupt.cutting(), run.watchdog.paused():
-        metrics = evaluate(run.state.params, run.setup.model, run.cfg)
+        metrics = evaluate(shown_params(run.state), run.setup.model, run.cfg)
+    run.goodput.spent("evaluate")
     if metrics is None:
         return
     scores = {name: float(x) for name, x in metrics.items()}
@@ -282,19 +312,30 @@ def run_evaluation(run: Run, evaluate: Evaluate, writer: MetricWriter, interrupt
     say(f"step {run.step}: {', '.join(recalls or ['evaluated'])} ({seconds:.1f} s)")
 
 
-def take_step(run: Run, batches, bar: Progress) -> Pending:
-    """Draw the next batch and dispatch one update, without waiting for it."""
+def take_step(run: Run, batches, bar: Progress, before: Pending | None) -> Pending:
+    """Draw the next batch and dispatch one update, without waiting for it.
+
+    Args:
+      run: its state is replaced.
+      batches: to draw from.
+      bar: hears how long that took.
+      before: the step that the devices may still be at.
+    """
+    run.goodput.spent("rest")
     began = time.perf_counter()
     batch = next(batches)
     bar.data_wait(time.perf_counter() - began)
+    # A wait costs nothing while the devices have the step before to do.
+    idle = before is None or before.metrics["train/loss"].is_ready()
+    run.goodput.spent("data" if idle else "steps")
     fields = {name: rows for name, rows in batch.items() if name != "caption_ids"}
-    placed = sharding.place_batch(fields, run.mesh)
-    program = run.programs[bucket_length(batch)]
+    placed, length = sharding.place_batch(fields, run.mesh), bucket_length(batch)
     # The update must send nothing to or from the devices.
-    with jax.transfer_guard("disallow"):
-        run.state, metrics = program(run.state, placed)
+    with jax.transfer_guard("disallow"), step_mark(run.step + 1):
+        run.state, metrics = run.programs[length](run.state, placed)
     run.step += 1
-    return Pending(run.step, metrics, np.array(batch["caption_ids"]))
+    run.goodput.spent("steps")
+    return Pending(run.step, metrics, np.array(batch["caption_ids"]), length)
 
 
 def settle(run: Run, pending: Pending | None, writer: MetricWriter, bar: Progress) -> dict:
@@ -309,6 +350,7 @@ def settle(run: Run, pending: Pending | None, writer: MetricWriter, bar: Progres
     if pending is None:
         return {}
     metrics = jax.device_get(pending.metrics)
+    run.goodput.spent("steps")
     rows = [metrics.pop(name) for name in EMBED_ROWS if name in metrics]
     metrics = {name: float(x) for name, x in metrics.items()}
     if not metrics.pop("train/finite"):
@@ -318,9 +360,10 @@ def settle(run: Run, pending: Pending | None, writer: MetricWriter, bar: Progres
     run.watchdog.finished(pending.step)
     for watch in run.watches:
         watch.see(pending.step, metrics)
-    bar.update(metrics["train/loss"])
+    bar.update(metrics["train/loss"], run.at_peak.get(pending.length, 0.0))
     if is_due(pending.step, run.cfg.train.log_every, run.cfg.train.steps):
-        writer.write(pending.step, {**metrics, **bar.rates()})
+        writer.write(pending.step, {**metrics, **bar.rates(), **run.goodput.shares()})
+        run.goodput.write(pending.step)
     return {"train/loss": metrics["train/loss"]}
 
 

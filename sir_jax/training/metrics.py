@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -153,25 +153,24 @@ class Progress:
             dynamic_ncols=True,
         )
         self._batch_size = batch_size
-        self._steps = self._waited = 0.0
+        self._steps = self._waited = self._at_peak = 0.0
         self._since = time.perf_counter()
-        self._paused = None
 
     def data_wait(self, seconds: float) -> None:
         """Count time in which the step waited for its batch."""
         self._waited += seconds
 
-    def pause(self) -> None:
-        """Stop the clock, before an evaluation or a save."""
-        self._paused = time.perf_counter()
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock during the `with` block, as for an evaluation or a save."""
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
 
-    def resume(self) -> None:
-        """Go on after `pause`."""
-        self._since += time.perf_counter() - self._paused
-
-    def update(self, loss: float) -> None:
-        """Count one update."""
+    def update(self, loss: float, at_peak: float = 0.0) -> None:
+        """Count one update, which takes `at_peak` seconds at the devices' peak; 0: not known."""
         self._steps += 1
+        self._at_peak += at_peak
         seconds = max(time.perf_counter() - self._since, 1e-9)
         speed = self._steps * self._batch_size / seconds
         text = f"loss={loss:.4f}, {speed:.1f} examples/s"
@@ -180,14 +179,21 @@ class Progress:
         self._bar.update()
 
     def rates(self) -> dict[str, float]:
-        """Return speeds since the last call: examples a second, share of time without a batch."""
+        """Return speeds since the last call.
+
+        Returns:
+          Examples a second, share of time without a batch and, where the devices' peak is known,
+          the share of it that the model's own operations make (MFU).
+        """
         now = time.perf_counter()
         seconds = max(now - self._since, 1e-9)
         rates = {
             "perf/examples_per_s": self._steps * self._batch_size / seconds,
             "perf/data_wait_share": min(self._waited / seconds, 1.0),
         }
-        self._steps = self._waited = 0.0
+        if self._at_peak:
+            rates["perf/mfu"] = self._at_peak / seconds
+        self._steps = self._waited = self._at_peak = 0.0
         self._since = now
         return rates
 

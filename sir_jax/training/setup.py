@@ -20,6 +20,7 @@ from sir_jax.models import Flash, SpeechImageModel, build_model
 from sir_jax.objective.switches import frozen_patterns, fusion_tasks, has_teacher, queue_size
 from sir_jax.runtime import distributed, sharding
 from sir_jax.runtime.console import say
+from sir_jax.runtime.trees import split_tree
 from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.state import (
     TrainState,
@@ -27,6 +28,7 @@ from sir_jax.training.state import (
     count_params,
     init_ema,
     init_state,
+    schedule_free_state,
     state_shardings,
 )
 from sir_jax.training.step import batch_shapes, bucket_length, jit_train_step
@@ -93,8 +95,12 @@ class Setup:
         params = jax.tree.map(
             lambda new, old: new.astype(old.dtype), initial_params(cfg, state.params), state.params
         )
-        # The optimiser's state does not depend on the parameters' values.
         state = state.replace(params=jax.tree.map(distributed.place, params, shardings.params))
+        # No other optimiser's state depends on the parameters' values.
+        if schedule_free_state(state.opt_state) is not None:
+            trainable, _ = split_tree(state.params, frozen_patterns(cfg))
+            begin = jax.jit(self.tx.init, out_shardings=shardings.opt_state)
+            state = state.replace(opt_state=begin(trainable))
         if state.ema_params is not None:
             copy = jax.jit(functools.partial(init_ema, cfg=cfg), out_shardings=shardings.ema_params)
             state = state.replace(ema_params=copy(state.params))

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from sir_jax.config.rules import read_rate
-from sir_jax.config.specs import MODALITIES
+from sir_jax.config.specs import MODALITIES, TEMPERATURE_RANGE
 from sir_jax.losses.queue import Queue, empty_queue
 from sir_jax.models import SpeechImageModel, init_params
 from sir_jax.objective.switches import (
@@ -19,8 +19,16 @@ from sir_jax.objective.switches import (
     is_frozen,
     queue_size,
 )
+from sir_jax.runtime import distributed
 from sir_jax.runtime.sharding import tree_shardings
-from sir_jax.runtime.trees import check_patterns, leaf_paths, merge_trees, restrict, split_tree
+from sir_jax.runtime.trees import (
+    check_patterns,
+    leaf_paths,
+    merge_trees,
+    overlay,
+    restrict,
+    split_tree,
+)
 
 
 @flax.struct.dataclass
@@ -79,6 +87,37 @@ def update_ema(ema_params: dict | None, params: dict, momentum: float) -> dict |
     # Seen as a step from the parameters to their mean: the other way round XLA, which fuses one of
     # the two products with the sum, would round otherwise than in the runs that there are.
     return optax.incremental_update(ema_params, taught, momentum)
+
+
+def schedule_free_state(opt_state: Any) -> Any | None:
+    """Return the state of a schedule-free optimiser, arrays or whatever else; None without one."""
+    kind = optax.contrib.ScheduleFreeState
+    found = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, kind))
+    return next((node for node in found if isinstance(node, kind)), None)
+
+
+def shown_params(state: TrainState) -> dict:
+    """Return the parameters to evaluate and to give away.
+
+    A schedule-free optimiser averages them, and has its gradients taken elsewhere: at `params`.
+    """
+    averaged = schedule_free_state(state.opt_state)
+    if averaged is None:
+        return state.params
+    trained = restrict(state.params, averaged.z)
+    return overlay(state.params, distributed.run_together(_average, averaged, trained))
+
+
+@jax.jit
+def _average(averaged, trained: dict) -> dict:
+    return project_params(optax.contrib.schedule_free_eval_params(averaged, trained))
+
+
+def project_params(params: dict) -> dict:
+    """Clamp the temperature into its range, if it is among the parameters."""
+    if "temperature" not in params:
+        return params
+    return {**params, "temperature": jnp.clip(params["temperature"], *TEMPERATURE_RANGE)}
 
 
 def state_shardings(state: TrainState, mesh: Mesh, cfg) -> TrainState:

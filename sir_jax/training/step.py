@@ -9,7 +9,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from sir_jax.config.specs import TEMPERATURE_RANGE
 from sir_jax.data.groups import pack_rows
 from sir_jax.losses.queue import push
 from sir_jax.objective.gradient import loss_and_grads
@@ -18,7 +17,7 @@ from sir_jax.objective.total import Objective
 from sir_jax.runtime.sharding import batch_sharding, replicated, row_shards
 from sir_jax.runtime.trees import merge_trees, split_tree
 from sir_jax.training.optimizer import make_schedule
-from sir_jax.training.state import TrainState, update_ema
+from sir_jax.training.state import TrainState, project_params, update_ema
 from sir_jax.training.stored_features import bucket_frames, image_tokens, speech_states
 
 Array = jax.Array
@@ -67,13 +66,6 @@ def bucket_length(batch) -> int:
     if "wave" in batch:
         return batch["wave"].shape[1]
     return next(batch[x] for x in ("speech_states", "speech_tokens") if x in batch).shape[-2]
-
-
-def project_params(params: dict) -> dict:
-    """Clamp the temperature into its range, if it is among the parameters."""
-    if "temperature" not in params:
-        return params
-    return {**params, "temperature": jnp.clip(params["temperature"], *TEMPERATURE_RANGE)}
 
 
 def train_step(

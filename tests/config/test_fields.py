@@ -31,7 +31,9 @@ LATER = (
     "model.head.places",
     "loss.sim.list_weight",
     "loss.sim.teach_weight",
+    "optim.algorithm",
     "optim.rates",
+    "train.profile",
 )
 
 

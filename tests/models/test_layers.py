@@ -11,7 +11,7 @@ from tiny_models import filled
 from sir_jax.models import Hubert, HubertSpec
 from sir_jax.models.attention import attend
 from sir_jax.models.layers import ACTIVATIONS, Attention, Block, rematerialised
-from sir_jax.pods.step_flops import count_flops
+from sir_jax.training.instruments.flops import count_flops
 
 
 def rand(*shape, seed=0):

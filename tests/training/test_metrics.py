@@ -47,11 +47,14 @@ def test_rates_leave_out_pauses(monkeypatch):
         clock[0] += 0.5
         bar.data_wait(0.125)
         bar.update(1.0)
-    bar.pause()
-    clock[0] += 60.0
-    bar.resume()
+    with bar.paused():
+        clock[0] += 60.0
     assert bar.rates() == {"perf/examples_per_s": 16.0, "perf/data_wait_share": 0.25}
     clock[0] += 1.0
     bar.update(1.0)
     assert bar.rates()["perf/examples_per_s"] == 8.0
+    # Of two seconds, a step of which the devices need a quarter of one at their peak.
+    clock[0] += 2.0
+    bar.update(1.0, at_peak=0.25)
+    assert bar.rates()["perf/mfu"] == 0.125
     bar.close()

@@ -3,10 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tiny_models import tiny_config
 
 from sir_jax.benchmarks.encoder_flops import hubert_flops, vit_flops
 from sir_jax.models import HubertSpec, VitSpec, build_encoder
-from sir_jax.pods.step_flops import count_flops
+from sir_jax.runtime.sharding import make_mesh
+from sir_jax.training.instruments import flops as counting
+from sir_jax.training.instruments.flops import count_flops, seconds_at_peak, step_flops
+from sir_jax.training.setup import prepare
 
 
 def flops(fn, *shapes):
@@ -81,3 +85,24 @@ def test_a_kernel_counts_as_its_products_on_every_device():
         # Two products forward, five backward, of which one is the logits again.
         grads = flops(jax.grad(attended, (0, 1, 2)), *shapes)
         assert grads == (2 + 5) * 2 * b * h * t * s * k
+
+
+def test_an_update_counts_what_the_model_has_to_compute(monkeypatch):
+    fields = {"loss.sic.weight": 0.0, "loss.cmd.weight": 1.0, "data.buckets": (3_200,)}
+    again = {"model.remat": "full", "train.grad_cache": 2}
+    configs = [tiny_config(**fields), tiny_config(**fields, **again)]
+    setups = [prepare(cfg, make_mesh(cfg.mesh)) for cfg in configs]
+    plain, cached = (step_flops(setup, 3_200) for setup in setups)
+    assert plain == cached > 0
+    assert seconds_at_peak(setups[0]) == {}  # a CPU's peak is not known
+    monkeypatch.setattr(counting, "peak_flops", lambda kind: 1e9)
+    monkeypatch.setattr(counting, "step_flops", lambda setup, samples: plain)
+    assert seconds_at_peak(setups[0]) == {3_200: plain / 1e9}
+
+
+def test_of_branches_the_least_is_what_has_to_be_computed():
+    def branch(a, b):
+        return jax.lax.cond(a[0, 0] > 0, lambda: a @ b @ b, lambda: a)
+
+    traced = jax.make_jaxpr(branch)(np.ones((3, 4), np.float32), np.ones((4, 4), np.float32))
+    assert (count_flops(traced), count_flops(traced, min)) == (2 * 2 * 3 * 4 * 4, 0)

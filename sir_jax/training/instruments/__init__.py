@@ -1,0 +1,1 @@
+"""What tells how a run spends its time: goodput, operations a second, traces."""
