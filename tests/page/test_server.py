@@ -124,7 +124,7 @@ def test_a_long_recording_is_heard_and_explained_at_its_moment(
         ((hit,),) = (answer["results"],)
         expected = index.moments(picture, ["talk.flac"])["talk.flac"]
         np.testing.assert_allclose(hit["moments"], expected, atol=1e-6)
-        start, end, score = hit["moments"][0]
+        start, end, score, _ = hit["moments"][0]
         assert hit["score"] == score and end == start + 3
         heard = client.get(f"/api/recording/talk.flac?span={start},{end}")
         part = load_audio(tmp_path / "long" / "talk.flac")[int(16_000 * start) :][:48_000]
