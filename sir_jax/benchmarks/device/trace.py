@@ -43,12 +43,11 @@ REST = "the rest"
 
 
 class Trace(NamedTuple):
-    """What a trace tells of one device or, on a CPU, of all threads.
+    """What a trace tells of one device.
 
     Attributes:
       steps: train steps that were dispatched in it.
-      micros: microseconds by the path of scopes; of each instruction its own, without those that it
-        runs inside.
+      micros: microseconds by the path of scopes, of the time in which the device works.
     """
 
     steps: int
@@ -159,25 +158,47 @@ def _instructions(events: list[dict]) -> Iterator[dict]:
 
 
 def _own_time(events: Iterator[dict]) -> Iterator[tuple[dict, float]]:
-    """Yield each event with its duration less those inside it, in microseconds."""
+    """Yield each event with its part of the clock's time, in microseconds.
+
+    On a thread that is what those inside it leave of it. Threads that work at the same time share
+    that time evenly, so that the parts add up to the time in which any of them works.
+    """
+    stretches = list(_stretches(events))
+    edges = sorted(
+        (at, begins, number)
+        for number, (start, end, _) in enumerate(stretches)
+        for at, begins in ((start, True), (end, False))
+    )
+    spent, active, before = [0.0] * len(stretches), set(), 0.0
+    for at, begins, number in edges:
+        for one in active:
+            spent[one] += (at - before) / len(active)
+        before = at
+        (active.add if begins else active.discard)(number)
+    for (_, _, event), part in zip(stretches, spent, strict=True):
+        yield event, part
+
+
+def _stretches(events: Iterator[dict]) -> Iterator[tuple[float, float, dict]]:
+    """Yield (start, end, event) of the times in which no other event of the thread is inside."""
     by_thread = defaultdict(list)
     for event in events:
         by_thread[event["pid"], event["tid"]].append(event)
     for thread in by_thread.values():
-        open_ones = []  # [event, its end, its own time], each inside the one before
-        for event in sorted(thread, key=lambda e: (e["ts"], -e["dur"])):
-            while open_ones and open_ones[-1][1] <= event["ts"]:
-                yield _closed(open_ones)
-            if open_ones:
-                open_ones[-1][2] -= event["dur"]
-            open_ones.append([event, event["ts"] + event["dur"], event["dur"]])
-        while open_ones:
-            yield _closed(open_ones)
-
-
-def _closed(open_ones: list) -> tuple[dict, float]:
-    event, _, own = open_ones.pop()
-    return event, max(own, 0.0)
+        open_ones, now = [], 0.0  # (event, its end), each inside the one before
+        for event in [*sorted(thread, key=lambda e: (e["ts"], -e["dur"])), None]:
+            start = event["ts"] if event else float("inf")
+            while open_ones and open_ones[-1][1] <= start:
+                closed, end = open_ones.pop()
+                if end > now:
+                    yield now, end, closed
+                    now = end
+            if event is None:
+                break
+            if open_ones and start > now:
+                yield now, start, open_ones[-1][0]
+            now = max(now, start)
+            open_ones.append((event, start + event["dur"]))
 
 
 def describe(trace: Trace) -> list[str]:

@@ -10,6 +10,7 @@ from sir_jax.benchmarks.device.trace import (
     REST,
     TERMS,
     Trace,
+    _own_time,
     describe,
     part_of,
     read_trace,
@@ -80,12 +81,25 @@ def test_on_a_cpu_the_program_tells_the_scopes(tmp_path):
     write(tmp_path, events, program("up"), program("up.2"))
     trace = read_trace(tmp_path)
     assert trace.steps == 2
-    # The loop's own time is what its two additions leave of it; the copy is for the loop.
-    assert trace.micros == {f"{_SPEECH}/mlp/up/tanh": 60, _SIM: 30 + 30 + 40 + 10}
+    # The copy is for the loop, and shares five microseconds with it on another thread.
+    assert trace.micros == {f"{_SPEECH}/mlp/up/tanh": 60, _SIM: 5 + 100}
     assert trace.shares(lambda path: part_of(path, TERMS)) == {
-        "loss.sim": pytest.approx(110 / 170),
-        "encoders": pytest.approx(60 / 170),
+        "loss.sim": pytest.approx(105 / 165),
+        "encoders": pytest.approx(60 / 165),
     }
+
+
+def test_instructions_that_run_at_once_share_the_time():
+    def op(name, ts, dur, tid):
+        return event(name, ts, dur, tid=tid)
+
+    # On one thread a loop with two turns, of which one ends with it; beside it a product.
+    events = [op("while", 0, 100, 1), op("a", 10, 20, 1), op("b", 60, 40, 1), op("c", 50, 100, 2)]
+    spent = {}
+    for one, part in _own_time(iter(events)):
+        spent[one["name"]] = spent.get(one["name"], 0) + part
+    assert spent == {"a": 20, "b": 20, "while": 10 + 20 + 5, "c": 5 + 20 + 50}
+    assert sum(spent.values()) == 150
 
 
 def test_on_a_tpu_the_line_of_instructions_alone_counts(tmp_path):
