@@ -4,6 +4,8 @@ import gzip
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,6 @@ from tiny_models import tiny_config
 from training_helpers import memory_corpus
 
 from sir_jax.benchmarks.device.trace import TERMS, part_of, read_trace
-from sir_jax.errors import UserError
 from sir_jax.runtime.interrupt import Interrupted
 from sir_jax.training import loop
 from sir_jax.training.instruments.goodput import FILE
@@ -54,26 +55,42 @@ def traced(workdir):
 
 
 def test_exactly_these_steps_are_traced_and_only_once(tmp_path, capsys):
-    corpus = memory_corpus(8)
-    # In a process that has run many tests, the profiler once kept none of so short a program's
-    # instructions; a second look does.
-    for workdir in (tmp_path / "first", tmp_path / "again"):
-        loop.train(tiny_config(**RUN), workdir, None, corpus)
-        assert traced(workdir) == [["3", "4", "5"]]
-        out = capsys.readouterr().out
-        assert f"steps 3 to 5 are traced; see `sir-jax bench trace {workdir}/profile`" in out
-        try:
-            trace = read_trace(workdir / "profile")
-            break
-        except UserError as error:
-            why = error
-    else:
-        raise why
+    loop.train(tiny_config(**RUN), tmp_path, None, memory_corpus(8))
+    assert traced(tmp_path) == [["3", "4", "5"]]
+    out = capsys.readouterr().out
+    assert f"steps 3 to 5 are traced; see `sir-jax bench trace {tmp_path}/profile`" in out
+    (program,) = (tmp_path / "profile" / "programs").iterdir()
+    text = gzip.decompress(program.read_bytes()).decode()
+    assert text.startswith("HloModule jit_step") and "jit(step)/sim/sin" in text
+    # The run is told where its time went.
+    assert "% in steps" in out and (tmp_path / FILE).exists()
+
+
+def test_what_is_traced_can_be_read(tmp_path):
+    # In a process of its own: after thousands of tests the profiler at times keeps no instruction.
+    code = f"""
+import jax, jax.numpy as jnp, pathlib
+from sir_jax.training.instruments import profile
+
+def step(x):
+    with jax.named_scope("sim"):
+        loss = jnp.sin(x).sum()
+    with jax.named_scope("optimizer"):
+        return loss, jnp.sqrt(jnp.square(x).sum())
+
+x, folder = jnp.ones(1_000_000), pathlib.Path({str(tmp_path)!r})
+program = jax.jit(step).lower(x).compile()
+profile.start_trace(folder)
+for number in range(3):
+    with profile.step_mark(number):
+        jax.block_until_ready(program(x))
+profile.stop_trace(folder, [program])
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    trace = read_trace(tmp_path)
     assert trace.steps == 3
     shares = trace.shares(lambda path: part_of(path, TERMS))
     assert shares["loss.sim"] > 0 and shares["optim"] > 0
-    # The run is told where its time went.
-    assert "% in steps" in out and (workdir / FILE).exists()
 
 
 def test_a_run_that_goes_on_within_the_stretch_traces_the_rest(tmp_path, monkeypatch):
