@@ -104,6 +104,11 @@ _HEAD: dict[str, tuple[Rule, str]] = {
     "dropout": _TRANSFORMER["dropout"],
     "taps": (Whole(1, 1_023), "frames that a convolution of `conv` reads; an odd number"),
     "places": (Whole(1, 1_024), "places along the clip that `conv` reads"),
+    "hidden": (
+        Whole(0, 131_072),
+        "numbers of a layer that puts together what `conv` reads, so that 'a left of b' and 'b right "
+        "of a' can be one; 0: none",
+    ),
 }
 
 _FUSION: dict[str, tuple[Rule, str]] = _TRANSFORMER | {
@@ -145,7 +150,8 @@ MODEL: tuple[Field, ...] = (
         "cls",
         Choice(IMAGE_HEADS),
         "what embeds a picture: its CLS token, that through a layer of 1,024 (for a frozen encoder "
-        "that has not seen such pictures), or BLIP-2's Q-Former over all its tokens",
+        "that has not seen such pictures), learnt queries that read all its tokens (where things "
+        "are), or BLIP-2's Q-Former over them",
     ),
     *_spec("qformer", qformer_fields(), _QFORMER),
     *_spec("head", head_fields("base"), _HEAD),

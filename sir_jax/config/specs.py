@@ -12,7 +12,7 @@ REMAT = ("none", "full", "dots")
 IMPLEMENTATIONS = ("auto", "xla", "cudnn", "flash")
 VIT_FORMS = ("clip", "blip2")
 CONV_NORMS = ("group", "layer")
-IMAGE_HEADS = ("cls", "mlp", "qformer")
+IMAGE_HEADS = ("cls", "mlp", "pool", "qformer")
 SPEECH_HEADS = ("transformer", "conv")
 # Of `model.match.kind`, what tells whether a pair matches: the fusion encoder, which reads each
 # pair; pooled vectors, which an index holds; or both.
@@ -208,6 +208,7 @@ class HeadSpec:
     dropout: float = 0.1
     taps: int = 5  # frames that a convolution of `conv` reads, an odd number
     places: int = 6  # along the clip that `conv` reads
+    hidden: int = 0  # numbers of a layer between what `conv` reads and its summary; 0: none
 
     def __post_init__(self):
         if self.kind not in SPEECH_HEADS:

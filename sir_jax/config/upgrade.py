@@ -24,6 +24,7 @@ ADDED = (
     "model.head.kind",
     "model.head.taps",
     "model.head.places",
+    "model.head.hidden",
     "model.fusion",
     "model.match",
     "model.scan",

@@ -51,7 +51,7 @@ _DATA = ("corpus", "batch_size", *_SEEN)
 _POOLED = ("pool_speech", "pool_image", "pooled_scale", "pooled_bias")
 _ADDED = ("fusion", "match_head", "denoise_speech", "denoise_image", *_POOLED)
 _DTYPES = {kind.name: kind for kind in DTYPES.values()}
-_CONV_HEAD = ("kind", "taps", "places")  # fields that a transformer head does not read
+_CONV_HEAD = ("kind", "taps", "places", "hidden")  # fields that a transformer head does not read
 _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
@@ -93,6 +93,8 @@ def fingerprint(cfg, params: dict, score: Score = UNFITTED) -> str:
     if model["head"]["kind"] == "transformer":
         # Models from before there was another kind keep their fingerprints, and their indexes.
         model["head"] = {k: v for k, v in model["head"].items() if k not in _CONV_HEAD}
+    elif not model["head"].get("hidden"):
+        model["head"].pop("hidden", None)  # as above
     seen = {field: data[field] for field in _SEEN}
     if not seen["trim_silence"]:
         del seen["trim_silence"]  # as above

@@ -88,7 +88,7 @@ def build_model(cfg, tasks: tuple[str, ...] = (), flash: Flash | None = None) ->
 
     Args:
       cfg: has `speech`, `image`, `head`, `fusion` and `match` (the fields of their specs),
-        `image_head` ('cls', 'mlp', or 'qformer' with the fields of its spec in `qformer`),
+        `image_head` ('cls', 'mlp', 'pool', or 'qformer' with the fields of its spec in `qformer`),
         `embed_width`, `init_temperature`, `remat`, `dtype` ('float32' or 'bfloat16'), `scan` and
         `attention`.
       tasks: from `fusion.TASKS`. Without any but 'pool', the model has no fusion encoder.
@@ -107,6 +107,7 @@ def build_model(cfg, tasks: tuple[str, ...] = (), flash: Flash | None = None) ->
         image_spec=VitSpec(**cfg.image),
         head_spec=HeadSpec(**cfg.head),
         image_hidden=IMAGE_HIDDEN if cfg.image_head == "mlp" else 0,
+        image_pools=cfg.image_head == "pool",
         qformer_spec=QFormerSpec(**cfg.qformer) if cfg.image_head == "qformer" else None,
         fusion_spec=FusionSpec(**cfg.fusion) if tasks else FusionSpec(),
         match_spec=MatchSpec(**cfg.match),

@@ -73,7 +73,9 @@ class ConvHead(nn.Module):
         ]
         self.drop = nn.Dropout(spec.dropout)
         self.places = dense(spec.places, self.dtype, init_std=d**-0.5)
-        self.summary = dense(d, self.dtype, init_std=(spec.places * d) ** -0.5)
+        if spec.hidden:
+            self.hidden = dense(spec.hidden, self.dtype, init_std=(spec.places * d) ** -0.5)
+        self.summary = dense(d, self.dtype, init_std=(spec.hidden or spec.places * d) ** -0.5)
         self.norm = layer_norm(1e-5, self.dtype)
 
     def __call__(self, encoded, deterministic: bool) -> tuple[Array, Array]:
@@ -88,7 +90,8 @@ class ConvHead(nn.Module):
         logits = self.places(x).astype(jnp.float32) - place_distances(mask, self.spec.places)
         share = jax.nn.softmax(jnp.where(mask[..., None], logits, -1e9), axis=1)
         read = jnp.einsum("btp,btd->bpd", share.astype(x.dtype), x)
-        first = self.summary(read.reshape(read.shape[0], -1))
+        read = read.reshape(read.shape[0], -1)
+        first = self.summary(ACTIVATIONS["gelu"](self.hidden(read)) if self.spec.hidden else read)
         return self.norm(jnp.concatenate([first[:, None], x], axis=1)), _with_first(mask)
 
 

@@ -64,6 +64,7 @@ class SpeechImageModel(nn.Module):
     image_spec: VitSpec
     head_spec: HeadSpec
     image_hidden: int = 0  # width of a layer between the CLS token and its projection; 0 for none
+    image_pools: bool = False  # read all tokens of a picture by learnt queries, not its CLS token
     qformer_spec: QFormerSpec | None = None
     fusion_spec: FusionSpec = FusionSpec()
     match_spec: MatchSpec = MatchSpec()
@@ -114,6 +115,9 @@ class SpeechImageModel(nn.Module):
         self.speech_projection = dense(self.embed_width, self.dtype, use_bias=False)
         if self.qformer_spec:
             self.image_head = QFormer(self.qformer_spec, *common, self.attention)
+        elif self.image_pools:
+            spec = MatchSpec(width=self.embed_width)
+            self.image_head = Pool(spec, self.image_spec.width, self.dtype)
         else:
             if self.image_hidden:
                 self.image_head = Hidden(self.image_hidden, self.dtype)
@@ -160,10 +164,15 @@ class SpeechImageModel(nn.Module):
         if self.qformer_spec:
             head = self.image_head(features.tokens, deterministic)
             tokens, embed = head.tokens, head.projected.mean(axis=1)
+            return Encoded(tokens, jnp.ones(tokens.shape[:2], bool), unit_norm(embed))
+        tokens = features.tokens
+        mask = jnp.ones(tokens.shape[:2], bool)
+        if self.image_pools:
+            embed = self.image_head(tokens, mask)
         else:
             pooled = self.image_head(features.pooled) if self.image_hidden else features.pooled
-            tokens, embed = features.tokens, self.image_projection(pooled)
-        return Encoded(tokens, jnp.ones(tokens.shape[:2], bool), unit_norm(embed))
+            embed = self.image_projection(pooled)
+        return Encoded(tokens, mask, unit_norm(embed))
 
     def encode_speech(self, wave: Array, lengths: Array, deterministic: bool = True) -> Encoded:
         """Encode speech; neither padding nor the rest of the batch changes a clip's result.

@@ -14,7 +14,7 @@ TEACHER_PARTS = (
 )
 
 # Parameters that only SIC trains. A model without SIC still has them: retrieval needs embeddings.
-SIC_PARTS = ("speech_projection", "image_projection", "image_head/projection", "temperature")
+SIC_PARTS = ("speech_projection", "image_projection", "temperature")
 
 
 def noisy_modalities(loss_cfg) -> tuple[str, ...]:
@@ -52,7 +52,11 @@ def queue_size(loss_cfg) -> int:
 
 def frozen_patterns(cfg) -> tuple[str, ...]:
     """Return regexes of the frozen parameters: `optim.freeze`, and SIC's own where SIC is off."""
-    return tuple(cfg.optim.freeze) + (() if cfg.loss.sic.weight else SIC_PARTS)
+    if cfg.loss.sic.weight:
+        return tuple(cfg.optim.freeze)
+    # Of a Q-Former matching and denoising train the rest.
+    head = "image_head/projection" if cfg.model.image_head == "qformer" else "image_head"
+    return (*cfg.optim.freeze, *SIC_PARTS, head)
 
 
 def is_frozen(params, modality: str, cfg) -> bool:

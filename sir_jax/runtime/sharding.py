@@ -35,7 +35,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"image/position|(image_head|pool_(speech|image))/queries", P(None, "fsdp")),
     (
         r"((speech|image)_projection|image_head/(projection|up)|fusion/(speech|image)_in|match_head"
-        r"|denoise_(speech|image)|speech_head/(layers_\d+|places|summary))/kernel",
+        r"|denoise_(speech|image)|speech_head/(layers_\d+|places|hidden|summary))/kernel",
         P("fsdp", None),
     ),
 )

@@ -29,6 +29,7 @@ LATER = (
     "model.head.kind",
     "model.head.taps",
     "model.head.places",
+    "model.head.hidden",
     "loss.sim.list_weight",
     "loss.sim.teach_weight",
     "optim.algorithm",

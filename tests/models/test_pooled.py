@@ -71,3 +71,19 @@ def test_a_model_that_only_pools_has_no_fusion_encoder(model_and_params):
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="kind 'late' is none of fusion, pooled, both"):
         MatchSpec(kind="late")
+
+
+def test_an_image_head_of_this_kind_embeds_all_tokens():
+    cfg = tiny_config(**{"model.image_head": "pool"})
+    model = build_model(cfg.model)
+    params = random_params(model)
+    assert "image_projection" not in params
+    pixels = np.random.default_rng(1).normal(size=(3, 16, 16, 3)).astype(np.float32)
+    tokens = model.apply({"params": params}, pixels, method="image_features").tokens
+    out = model.apply({"params": params}, pixels, method="encode_image")
+    np.testing.assert_array_equal(out.tokens, tokens)
+    expected = [
+        reference(params["image_head"], np.asarray(one), np.ones(len(one), bool)) for one in tokens
+    ]
+    assert out.embed.shape == (3, cfg.model.embed_width)
+    np.testing.assert_allclose(out.embed, expected, atol=2e-6)

@@ -1,5 +1,6 @@
 """The convolutional speech head: its values in float64, and that padding changes nothing."""
 
+import dataclasses
 import functools
 import math
 
@@ -23,16 +24,20 @@ def encoded(states, mask) -> HubertOutput:
     return HubertOutput(tokens=states[-1], mask=mask, states=tuple(states))
 
 
-@pytest.fixture(scope="module")
-def head_and_clips():
+@pytest.fixture(scope="module", params=[0, 24], ids=["summary", "hidden"])
+def head_and_clips(request):
     rng = np.random.default_rng(0)
+    spec = dataclasses.replace(SPEC, hidden=request.param)
     states = (2 * rng.normal(size=(STATES, 3, 9, WIDTH))).astype(np.float32)
     mask = np.arange(9) < np.array([[9], [4], [1]])
-    head = ConvHead(SPEC, WIDTH, STATES)
+    head = ConvHead(spec, WIDTH, STATES)
     init = functools.partial(head.init, deterministic=True)
     shapes = jax.eval_shape(init, jax.random.key(0), encoded(states, mask))["params"]
     params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
     return head, params, states, mask
+
+
+gelu = np.vectorize(lambda u: 0.5 * u * (1 + math.erf(u / math.sqrt(2))))
 
 
 def reference(params, states, valid):
@@ -43,16 +48,17 @@ def reference(params, states, valid):
     for name in ("layers_00", "layers_01"):
         padded = np.pad(x, ((1, 1), (0, 0)))
         rows = [padded[t : t + 3].reshape(-1) @ p[name]["kernel"] for t in range(valid)]
-        x = np.vectorize(lambda u: 0.5 * u * (1 + math.erf(u / math.sqrt(2))))(
-            np.array(rows) + p[name]["bias"]
-        )
+        x = gelu(np.array(rows) + p[name]["bias"])
     read = []
     for place in range(4):
         score = x @ p["places"]["kernel"][:, place] + p["places"]["bias"][place]
         score -= ((np.arange(valid) + 0.5) / valid * 4 - (place + 0.5)) ** 2
         share = np.exp(score - score.max())
         read.append(share / share.sum() @ x)
-    first = np.concatenate(read) @ p["summary"]["kernel"] + p["summary"]["bias"]
+    read = np.concatenate(read)
+    if "hidden" in p:
+        read = gelu(read @ p["hidden"]["kernel"] + p["hidden"]["bias"])
+    first = read @ p["summary"]["kernel"] + p["summary"]["bias"]
     out = np.concatenate([first[None], x])
     mean, var = out.mean(1, keepdims=True), out.var(1, keepdims=True)
     return (out - mean) / np.sqrt(var + 1e-5) * p["norm"]["scale"] + p["norm"]["bias"]
