@@ -106,8 +106,8 @@ _HEAD: dict[str, tuple[Rule, str]] = {
     "places": (Whole(1, 1_024), "places along the clip that `conv` reads"),
     "hidden": (
         Whole(0, 131_072),
-        "numbers of a layer that puts together what `conv` reads, so that 'a left of b' and 'b right "
-        "of a' can be one; 0: none",
+        "numbers of a layer that puts together what `conv` reads of normalised frames, so that 'a "
+        "left of b' and 'b right of a' can be one; 0: none, and frames as they are",
     ),
 }
 

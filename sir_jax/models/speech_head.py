@@ -74,6 +74,7 @@ class ConvHead(nn.Module):
         self.drop = nn.Dropout(spec.dropout)
         self.places = dense(spec.places, self.dtype, init_std=d**-0.5)
         if spec.hidden:
+            self.norm_in = layer_norm(1e-5, self.dtype)
             self.hidden = dense(spec.hidden, self.dtype, init_std=(spec.places * d) ** -0.5)
         self.summary = dense(d, self.dtype, init_std=(spec.hidden or spec.places * d) ** -0.5)
         self.norm = layer_norm(1e-5, self.dtype)
@@ -81,6 +82,8 @@ class ConvHead(nn.Module):
     def __call__(self, encoded, deterministic: bool) -> tuple[Array, Array]:
         """Map a `HubertOutput` to tokens [B, 1 + T, D] and mask [B, 1 + T]."""
         x = _frames(encoded, self.layer_weights if self.spec.weigh_layers else None)
+        if self.spec.hidden:
+            x = self.norm_in(x)
         mask = encoded.mask
         # Zeros before each layer, as a convolution would read the padding into the last frames.
         x = jnp.where(mask[..., None], x, 0)

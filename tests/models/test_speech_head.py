@@ -40,11 +40,18 @@ def head_and_clips(request):
 gelu = np.vectorize(lambda u: 0.5 * u * (1 + math.erf(u / math.sqrt(2))))
 
 
+def normalised(x, p):
+    mean, var = x.mean(1, keepdims=True), x.var(1, keepdims=True)
+    return (x - mean) / np.sqrt(var + 1e-5) * p["scale"] + p["bias"]
+
+
 def reference(params, states, valid):
     """Compute the tokens of one clip without padding, frame by frame, in float64."""
     p = jax.tree.map(np.float64, params)
     weights = np.exp(p["layer_weights"]) / np.exp(p["layer_weights"]).sum()
     x = np.einsum("ltd,l->td", states[:, :valid].astype(np.float64), weights)
+    if "norm_in" in p:
+        x = normalised(x, p["norm_in"])
     for name in ("layers_00", "layers_01"):
         padded = np.pad(x, ((1, 1), (0, 0)))
         rows = [padded[t : t + 3].reshape(-1) @ p[name]["kernel"] for t in range(valid)]
@@ -60,8 +67,7 @@ def reference(params, states, valid):
         read = gelu(read @ p["hidden"]["kernel"] + p["hidden"]["bias"])
     first = read @ p["summary"]["kernel"] + p["summary"]["bias"]
     out = np.concatenate([first[None], x])
-    mean, var = out.mean(1, keepdims=True), out.var(1, keepdims=True)
-    return (out - mean) / np.sqrt(var + 1e-5) * p["norm"]["scale"] + p["norm"]["bias"]
+    return normalised(out, p["norm"])
 
 
 def test_values_and_padding(head_and_clips):

@@ -7,7 +7,7 @@ from sir_jax.data.builders.spoken_scenes.voices import MAX_VOICES, MIN_VOICES, o
 from sir_jax.data.media.synthesis.engines import ENGINES
 from sir_jax.errors import UserError
 
-LEVELS = ("one", "among", "two", "several", "compositional")
+LEVELS = ("one", "among", "two", "several", "compositional", "mixed")
 # The splits of every corpus. Each engine with held-out voices adds one; see `SceneConfig.splits`.
 SPLITS = ("train", "val", "test")
 
@@ -76,11 +76,11 @@ class SceneConfig:
             value = getattr(self, field)
             if not low <= value <= high:
                 raise UserError(f"{field} is {value}; choose a number from {low} to {high}")
-        if self.level == "compositional":
+        if self.level in ("compositional", "mixed"):
             for split in SPLITS:
                 if self.images(split) % 2:
                     raise UserError(
-                        f"{split}_images is {self.images(split)}; level compositional comes in "
+                        f"{split}_images is {self.images(split)}; level {self.level} comes in "
                         "pairs, choose an even number"
                     )
 

@@ -128,7 +128,7 @@ def plan_corpus(config: SceneConfig) -> list[PlannedImage]:
         scenes = draw_scenes(config.level, split, config.images(split), config.seed)
         for row, scene in enumerate(scenes):
             # Both members of a minimal pair have the same looks, words and voices.
-            looks = (config.seed, part, row // 2 if config.level == "compositional" else row)
+            looks = (config.seed, part, row // 2 if scene.swap >= 0 else row)
             image_id = len(planned)
             rng = np.random.default_rng([1, *looks])
             captions = _plan_captions(config, scene, image_id, voices, rng)

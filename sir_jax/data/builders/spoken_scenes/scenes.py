@@ -61,6 +61,9 @@ RELATIONS = ("left of", "above")
 # The attribute in which the members of a minimal pair differ; "relation" swaps the objects.
 SWAPS = ("colour", "size", "relation")
 
+# The levels of eight successive scenes of level `mixed`; a minimal pair begins at an even number.
+MIXTURE = ("one", "among", "several", "several", *("compositional",) * 4)
+
 # Cumulative shares of all scenes. Never change them: shipped encoders were trained on train scenes.
 _SPLIT_ENDS = {"train": 0.65, "val": 0.75, "test": 1.0}
 _SPLIT_SEED = {"train": 0, "val": 1, "test": 2}
@@ -83,7 +86,7 @@ class Scene:
     """The content of an image.
 
     Attributes:
-      level: the level that the scene was drawn for.
+      level: the level that the scene was drawn for; in a corpus of level `mixed` one of the others.
       objects: one to four objects. Of two related objects the first is the left or the upper one;
         in level `among` the first is the one that captions name.
       relation: index into RELATIONS, of the first object to the second; -1 without a relation.
@@ -216,6 +219,8 @@ def capacity(level: str, split: str) -> int:
     """Return the number of distinct scenes that can be drawn from a split of a level."""
     if level == "one":
         return len(_members(split))
+    if level == "mixed":
+        return min(capacity(one, split) * 8 // MIXTURE.count(one) for one in {*MIXTURE})
     start = {"train": 0.0, "val": _SPLIT_ENDS["train"], "test": _SPLIT_ENDS["val"]}[split]
     return int(count_scenes(level) * (_SPLIT_ENDS[split] - start) * _DRAWABLE)
 
@@ -229,7 +234,8 @@ def draw_scenes(level: str, split: str, count: int, seed: int) -> list[Scene]:
     """Draw distinct scenes of one split; with a larger count, the first scenes stay the same.
 
     Args:
-      level: one of LEVELS. In `compositional` both members of a pair follow each other.
+      level: one of LEVELS. In `compositional` both members of a pair follow each other; `mixed`
+        has scenes of the levels that `MIXTURE` names, in turn.
       split: 'train', 'val' or 'test'.
       count: number of scenes.
       seed: random seed.
@@ -243,6 +249,13 @@ def draw_scenes(level: str, split: str, count: int, seed: int) -> list[Scene]:
             f"{split}_images is {count}; level {level} gives at most {limit} distinct {split} "
             "scenes, ask for fewer or for a richer level"
         )
+    if level == "mixed":
+        turns = -(-count // len(MIXTURE))
+        parts = {
+            one: iter(draw_scenes(one, split, turns * MIXTURE.count(one), seed))
+            for one in dict.fromkeys(MIXTURE)
+        }
+        return [next(parts[MIXTURE[row % len(MIXTURE)]]) for row in range(count)]
     rng = np.random.default_rng([seed, _SPLIT_SEED[split]])
     if level == "one":
         members = _members(split)

@@ -8,6 +8,7 @@ import pytest
 
 from sir_jax.data.builders.spoken_scenes.config import LEVELS, SPLITS
 from sir_jax.data.builders.spoken_scenes.scenes import (
+    MIXTURE,
     SWAPS,
     Scene,
     SceneObject,
@@ -50,7 +51,16 @@ def test_draws_are_distinct_and_in_their_split(level):
         assert len(scenes) == 300
         assert len({key(scene) for scene in scenes}) == 300
         assert {split_of(scene) for scene in scenes} == {split}
-        assert {scene.level for scene in scenes} == {level}
+        turn = MIXTURE if level == "mixed" else (level,)
+        assert [scene.level for scene in scenes[:9]] == [turn[i % len(turn)] for i in range(9)]
+
+
+def test_pairs_in_a_mixture_lie_beside_each_other():
+    scenes = draw_scenes("mixed", "train", 64, seed=3)
+    for row in range(0, 64, 2):
+        if scenes[row].level == "compositional":
+            assert swapped(scenes[row]) == scenes[row + 1]
+    assert sum(scene.level == "compositional" for scene in scenes) == 32
 
 
 @pytest.mark.parametrize("level", LEVELS)
