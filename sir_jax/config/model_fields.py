@@ -132,6 +132,7 @@ _MATCH: dict[str, tuple[Rule, str]] = {
     "queries": (Whole(1, 1_024), "learnt queries that pool a token stream"),
     "hidden": (_MLP, "hidden numbers of the MLP over what they read"),
     "width": (Whole(1, 16_384), "numbers in a pooled vector, beside those of the embedding"),
+    "places": (Flag(), "whether each query of speech reads near a place along the clip of its own"),
 }
 
 

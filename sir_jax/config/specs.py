@@ -257,6 +257,7 @@ class MatchSpec:
     queries: int = 8  # learnt queries that read a token stream
     hidden: int = 512  # hidden numbers of the MLP over what they read
     width: int = 128  # F, numbers in a pooled vector
+    places: bool = False  # each query of speech reads near its place along the clip
 
     def __post_init__(self):
         if self.kind not in MATCHES:

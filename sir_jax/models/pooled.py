@@ -6,6 +6,7 @@ from flax import linen as nn
 
 from sir_jax.config.specs import MatchSpec
 from sir_jax.models.layers import ACTIVATIONS, Array, dense, layer_norm
+from sir_jax.models.speech_head import place_distances
 
 
 class PoolMlp(nn.Module):
@@ -31,6 +32,7 @@ class Pool(nn.Module):
     spec: MatchSpec
     tokens_width: int
     dtype: jnp.dtype = jnp.float32
+    places: bool = False  # the tokens are a clip's, and query q reads near its place q
 
     def setup(self):
         spec, d = self.spec, self.tokens_width
@@ -45,6 +47,10 @@ class Pool(nn.Module):
         """Map tokens [B, T, D] and mask [B, T] to [B, F], not normalised."""
         x = self.norm(tokens)
         logits = jnp.einsum("btd,qd->bqt", x, self.queries.astype(x.dtype)).astype(jnp.float32)
+        if self.places:
+            # The first token stands for the whole clip, and is as near to every place.
+            far = place_distances(mask[:, 1:], self.spec.queries).swapaxes(1, 2)
+            logits -= jnp.pad(far, ((0, 0), (0, 0), (1, 0)))
         share = jax.nn.softmax(jnp.where(mask[:, None, :], logits, -1e9), axis=-1)
         read = jnp.einsum("bqt,btd->bqd", share.astype(x.dtype), x)
         return self.mlp(read.reshape(read.shape[0], -1))

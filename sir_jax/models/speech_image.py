@@ -130,8 +130,9 @@ class SpeechImageModel(nn.Module):
         if "match" in self.tasks:
             self.match_head = dense(2, self.dtype)
         if "pool" in self.tasks:
-            self.pool_speech = Pool(self.match_spec, self.speech_spec.width, self.dtype)
-            self.pool_image = Pool(self.match_spec, self.image_width, self.dtype)
+            match = self.match_spec
+            self.pool_speech = Pool(match, self.speech_spec.width, self.dtype, match.places)
+            self.pool_image = Pool(match, self.image_width, self.dtype)
             # Of the cosine as log-odds; the scale is kept as its logarithm.
             self.pooled_scale = self.param("pooled_scale", nn.initializers.constant(2.3), ())
             self.pooled_bias = self.param("pooled_bias", nn.initializers.zeros, ())

@@ -8,23 +8,29 @@ from tiny_models import random_params, tiny_config
 from sir_jax.models import Encoded, MatchSpec, build_model
 
 
-@pytest.fixture(scope="module")
-def model_and_params():
-    cfg = tiny_config(**{"model.match.kind": "pooled"})
+@pytest.fixture(scope="module", params=[False, True], ids=["anywhere", "places"])
+def model_and_params(request):
+    cfg = tiny_config(**{"model.match.kind": "pooled", "model.match.places": request.param})
     cfg.model.match.update(queries=3, hidden=10, width=6)
     model = build_model(cfg.model, ("pool",))
     return model, random_params(model)
 
 
-def reference(tree, tokens, mask):
+def reference(tree, tokens, mask, places=False):
     """Compute one item's pooled vector token by token, in float64."""
     tree = jax.tree.map(np.float64, tree)
     tokens = tokens[mask].astype(np.float64)
     mean, var = tokens.mean(axis=1, keepdims=True), tokens.var(axis=1, keepdims=True)
     x = (tokens - mean) / np.sqrt(var + 1e-5) * tree["norm"]["scale"] + tree["norm"]["bias"]
     read = []
-    for query in tree["queries"]:
-        share = np.exp(x @ query - (x @ query).max())
+    for place, query in enumerate(tree["queries"]):
+        logits = x @ query
+        if places:
+            count = len(x) - 1
+            for frame in range(count):
+                at = (frame + 0.5) / count * len(tree["queries"])
+                logits[1 + frame] -= (at - (place + 0.5)) ** 2
+        share = np.exp(logits - logits.max())
         read.append((share / share.sum()) @ x)
     up = np.concatenate(read) @ tree["mlp"]["up"]["kernel"] + tree["mlp"]["up"]["bias"]
     up = np.array([0.5 * u * (1 + _erf(u)) for u in up])
@@ -52,7 +58,8 @@ def test_values_and_padding(model_and_params, modality):
     out = pool(tokens, mask)
     assert out.shape == (4, model.pooled_width) == (4, 6)
     tree = params[f"pool_{modality}"]
-    expected = [reference(tree, *one) for one in zip(tokens, mask, strict=True)]
+    places = model.match_spec.places and modality == "speech"
+    expected = [reference(tree, *one, places) for one in zip(tokens, mask, strict=True)]
     np.testing.assert_allclose(out, expected, atol=2e-6)
     # What stands in the padding, and how long it is, does not matter.
     noisy = np.where(mask[..., None], tokens, 1e3)
