@@ -90,7 +90,7 @@ PINNED = {
     "hubert_base_clip_b32": "026fdb34382a461d",
     "hubert_large_clip_l14": "aea3aa24a3ebda64",
     "hubert_large_vit_g": "e111197b66e381cc",
-    "minimal_pairs": "7008a07488858cb3",
+    "minimal_pairs": "62463bddf85b7517",
     "small": "62936c1b3fb782f6",
     "stamps": "c0a4b9c61fb63edb",
     "unified": "7d819e8c16b0de24",
