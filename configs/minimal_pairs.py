@@ -29,8 +29,8 @@ GROUPS = {
     "data.search_space": 12_288,
 }
 MATCH = {"loss.sim.weight": 1.0}
-POOLED = MATCH | {"model.match.kind": "pooled"}
-BOTH = MATCH | {"model.match.kind": "both"}
+POOLED = MATCH | {"model.match.kind": "pooled", "model.match.places": True}
+BOTH = POOLED | {"model.match.kind": "both"}
 # Of noisy tokens that see no neighbours, most can be rebuilt from the other side alone.
 BLIND = {"loss.cmd.weight": 1.0, "loss.cmd.ratio": 0.8, "model.fusion.self_attention": False}
 

@@ -51,7 +51,7 @@ def offered(path: Path) -> dict[str, list[str]]:
     found = {}
     for name, text in re.findall(r"^  (\w+)  +(\S.*)$", doc.partition("\nArguments,")[2], re.M):
         text = re.sub(r" \([^)]*\)", "", text)
-        variants = re.fullmatch(r"(?:HuBERT|ViT): (.*)", text)
+        variants = re.fullmatch(r"(?:HuBERT|ViT|one of): (.*)", text)
         if variants:
             found[name] = re.split(r", | or ", variants[1])
         elif name == "gpu":
