@@ -10,6 +10,7 @@ import csv
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,13 @@ from sir_jax.config.fields import config_fields, nearest
 from sir_jax.errors import UserError
 from sir_jax.evaluation.denoise import denoising_metrics
 from sir_jax.evaluation.differences import (
+    draw_gains,
     format_denoising,
-    format_differences,
+    format_gains,
     format_partners,
+    measure_gains,
     queries_path,
+    write_gains,
     write_queries,
 )
 from sir_jax.evaluation.partners import Partners, partner_hits, partner_metrics, partners_of
@@ -40,6 +44,7 @@ from sir_jax.runtime.files import whole_file
 from sir_jax.training.loop import train
 
 RESULTS = "results.csv"
+GAINS = "gains.csv"
 COLUMNS = ("ablation", "seed", "split", "metric", "value")
 
 
@@ -227,23 +232,28 @@ def run_all(
 def format_all(
     workdir: Path, rows: list[dict], ablations: Iterable[str], seeds: Sequence[int], split: str
 ) -> str:
-    """Lay out what `run_all` found: recalls, partners, differences and denoising.
+    """Lay out what `run_all` found: recalls, partners, gains and denoising.
+
+    Writes the gains beside the table, and their figure where matplotlib is installed.
 
     Args:
       workdir: of `run_all`.
       rows: of `read_results`.
-      ablations: in their order; differences are to the first one.
+      ablations: in their order; gains are over the first one.
       seeds: whose runs are compared.
       split: that was evaluated.
     """
     found = [row for row in summarise(rows) if row["split"] == split]
     ablations = [*ablations]
     folders = {name: {s: workdir / folder_name(name, s) for s in seeds} for name in ablations}
-    differences = format_differences(folders, split)
+    gains = measure_gains(folders, split)
+    write_gains(gains, workdir / GAINS)
+    if gains and find_spec("matplotlib"):
+        draw_gains(gains, ablations[0]).savefig(workdir / "gains.png", dpi=110)
     parts = [
         format_summary(rows, split),
         format_partners(found),
-        differences and f"points more than the embedding of {ablations[0]!r}:\n{differences}",
+        gains and f"points more than the embedding of {ablations[0]!r}:\n{format_gains(gains)}",
         format_denoising(found),
     ]
     return "\n\n".join(filter(None, parts))

@@ -4,8 +4,11 @@ The same queries are asked of every run. A query's hit is its mean over seeds; t
 another choice of pictures, drawn with all of their queries, and minimal pairs are drawn as pairs.
 """
 
+import csv
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +18,8 @@ from sir_jax.evaluation.rerank import SCORINGS
 from sir_jax.runtime.files import whole_file
 
 MEASURES = ("r1", "partner")
+# Of a gain, by whether its interval is above 0, and below.
+GAIN_COLOURS = {(True, False): "#228833", (False, True): "#ee6677", (False, False): "#777777"}
 _SIDES = tuple(side for side, *_ in SIDES)
 
 
@@ -71,43 +76,93 @@ def difference(a: Mapping, b: Mapping, name_a: str, name_b: str, measure: str) -
     return paired_mean_difference(sides)
 
 
-def format_differences(folders: Mapping[str, Mapping[int, Path]], split: str) -> str:
-    """Lay out each ablation's gain over the first one's embedding, in points with intervals.
+class Gain(NamedTuple):
+    """What a ranking of an ablation has more than the embedding of the first one."""
+
+    ablation: str
+    scored: str
+    seeds: int
+    found: dict[str, Difference]  # by the names of `MEASURES`; 'partner' of minimal pairs alone
+
+
+def measure_gains(folders: Mapping[str, Mapping[int, Path]], split: str) -> list[Gain]:
+    """Compare each ablation's rankings with the embedding of the first ablation.
 
     Args:
       folders: ablation -> seed -> the run's folder. A run without a file of queries, from before
         there were any, is left out.
       split: that was evaluated.
-
-    Returns:
-      A table of several lines; '' where there is nothing to compare.
     """
     runs = {
         name: {s: path for s, f in of.items() if (path := queries_path(f, split)).exists()}
         for name, of in folders.items()
     }
-    first, *others = runs
-    lines = [["ablation", "scored", "seeds", "R@1 more", "95 %", "p"]]
-    for name in (first, *others):
+    first, gains = next(iter(runs)), []
+    for name in runs:
         # The same seeds of both: their batches at random are the same.
         seeds = sorted(runs[name].keys() & runs[first].keys())
         if not seeds:
             continue
         a, b = (read_queries([runs[one][seed] for seed in seeds]) for one in (name, first))
         for prefix, title in SCORINGS:
-            if f"{prefix}s2i_r1" not in a or (name == first and not prefix):
-                continue
-            cells = []
-            for measure in MEASURES:
-                if f"{prefix}s2i_{measure}" in a:
-                    cells += _cells(difference(a, b, prefix, "", measure))
-            lines.append([name, title, str(len(seeds)), *cells])
-    if len(lines) == 1:
+            if f"{prefix}s2i_r1" in a and (name != first or prefix):
+                measures = [x for x in MEASURES if f"{prefix}s2i_{x}" in a]
+                found = {x: difference(a, b, prefix, "", x) for x in measures}
+                gains.append(Gain(name, title, len(seeds), found))
+    return gains
+
+
+def format_gains(gains: Sequence[Gain]) -> str:
+    """Lay out gains in points with their intervals; '' where there are none."""
+    if not gains:
         return ""
-    if any(len(line) > len(lines[0]) for line in lines):
-        lines[0] += ["partner more", "95 %", "p"]
-    width = len(lines[0])
-    return "\n".join(align_columns([x + [""] * (width - len(x)) for x in lines], left=2))
+    titles = {"r1": "R@1 more", "partner": "partner more"}
+    measures = [x for x in MEASURES if any(x in gain.found for gain in gains)]
+    lines = [["ablation", "scored", "seeds"]]
+    for measure in measures:
+        lines[0] += [titles[measure], "95 %", "p"]
+    for gain in gains:
+        cells = [_cells(gain.found[x]) if x in gain.found else [""] * 3 for x in measures]
+        lines.append([gain.ablation, gain.scored, str(gain.seeds), *itertools.chain(*cells)])
+    return "\n".join(align_columns(lines, left=2))
+
+
+def write_gains(gains: Sequence[Gain], path: Path) -> None:
+    """Write gains as a tidy table, one row a gain and measure, in shares of queries."""
+    with whole_file(path) as part, part.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("ablation", "scored", "seeds", "measure", "value", "low", "high", "p"))
+        for name, scored, seeds, found in gains:
+            for measure, x in found.items():
+                limits = (repr(float(n)) for n in (x.value, x.low, x.high, x.p_value))
+                writer.writerow((name, scored, seeds, measure, *limits))
+
+
+def draw_gains(gains: Sequence[Gain], first: str):
+    """Draw gains in R@1 with their 95 % intervals, one line a ranking.
+
+    Args:
+      gains: of `measure_gains`.
+      first: name of the ablation that the others are compared with.
+
+    Returns:
+      A matplotlib figure.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 1.1 + 0.26 * len(gains)), layout="constrained")
+    axis = figure.subplots()
+    for y, gain in enumerate(gains):
+        x = gain.found["r1"]
+        limits = [[100 * max(0.0, x.value - x.low)], [100 * max(0.0, x.high - x.value)]]
+        colour = GAIN_COLOURS[x.low > 0, x.high < 0]
+        axis.errorbar(100 * x.value, y, xerr=limits, fmt="o", ms=4, lw=1.2, color=colour)
+    axis.axvline(0, color="black", lw=0.8)
+    axis.set_yticks(range(len(gains)), [f"{g.ablation}, {g.scored}" for g in gains], fontsize=8)
+    axis.set_ylim(len(gains) - 0.5, -0.5)
+    axis.set_xlabel(f"points of R@1, mean of both ways, more than the embedding of '{first}'")
+    axis.grid(axis="x", lw=0.3)
+    return figure
 
 
 def _cells(found: Difference) -> list[str]:

@@ -1,5 +1,6 @@
 """Minimal pairs query by query: partners of a corpus, who beats whom, differences by pair."""
 
+import csv
 import types
 
 import numpy as np
@@ -7,11 +8,14 @@ import pytest
 
 from sir_jax.evaluation.ablate import summarise
 from sir_jax.evaluation.differences import (
+    draw_gains,
     format_denoising,
-    format_differences,
+    format_gains,
     format_partners,
+    measure_gains,
     queries_path,
     read_queries,
+    write_gains,
     write_queries,
 )
 from sir_jax.evaluation.intervals import paired_mean_difference
@@ -173,7 +177,8 @@ def test_differences_are_paired_by_query_and_drawn_by_pair(tmp_path):
     mean = np.mean([runs["more", seed].s2i.hits(1)[0] for seed in (0, 1)], axis=0)
     np.testing.assert_array_equal(both["s2i_r1"], mean)
     np.testing.assert_array_equal(both["s2i_r1_unit"], [30, 30, 32, 32, 32, 30])
-    head, line = format_differences(folders, "test").splitlines()
+    gains = measure_gains(folders, "test")
+    head, line = format_gains(gains).splitlines()
     assert head.split()[:3] == ["ablation", "scored", "seeds"] and "partner more" in head
     sides = []
     for side in ("s2i", "i2s"):
@@ -186,10 +191,18 @@ def test_differences_are_paired_by_query_and_drawn_by_pair(tmp_path):
     cells = line.split()
     assert cells[:4] == ["more", "coarse", "2", f"{100 * found.value:+.1f}"]
     assert cells[4:7] == [f"{100 * found.low:+.1f}", "to", f"{100 * found.high:+.1f}"]
+    write_gains(gains, tmp_path / "gains.csv")
+    with open(tmp_path / "gains.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["ablation"], r["measure"]) for r in rows] == [("more", "r1"), ("more", "partner")]
+    assert float(rows[0]["low"]) == found.low and float(rows[0]["p"]) == found.p_value
+    (axis,) = draw_gains(gains, "plain").axes
+    assert [x.get_text() for x in axis.get_yticklabels()] == ["more, coarse"]
+    assert axis.lines[0].get_xdata()[0] == 100 * found.value
     # Of a run without the file nothing is compared.
     for folder in folders["plain"].values():
         queries_path(folder, "test").unlink()
-    assert format_differences(folders, "test") == ""
+    assert measure_gains(folders, "test") == [] and format_gains([]) == ""
 
 
 def test_partners_and_gaps_are_laid_out_with_their_spread():

@@ -3,8 +3,8 @@
 
 Runs every ablation of a config file with every seed, each in a folder of its own below the workdir,
 and writes DIR/results.csv, one row a metric; prints means and spread, what each has more than the
-first, paired by query, and on minimal pairs how often partners are told apart. Stopped, the same
-command goes on where it was.
+first, paired by query (DIR/gains.csv, gains.png), and on minimal pairs how often partners are told
+apart. Stopped, the same command goes on where it was.
 
 The file has `get_config(arg)`, the base; `ABLATIONS`, name -> {dotted field: value}; and `SEEDS`.
 """
@@ -70,6 +70,6 @@ def main(argv: list[str]) -> int:
     print(format_all(Path(workdir), read_results(table), ablations, seeds, split))
     print(
         "%; +-: standard deviation over seeds; over pictures: 95 % interval of one run's mean R@1; "
-        f"every number is in {table}"
+        f"every number is in {table}, gains with intervals in gains.csv and gains.png beside it"
     )
     return 0
