@@ -33,6 +33,7 @@ LATER = (
     "loss.sim.teach_weight",
     "optim.algorithm",
     "optim.rates",
+    "train.overlap",
     "train.profile",
 )
 

@@ -26,6 +26,7 @@ from sir_jax.pods.survey import (
 )
 from sir_jax.pods.topology import GIB, Topology
 from sir_jax.training.setup import prepare
+from sir_jax.training.step import OVERLAP
 
 V5E = Topology.parse("v5e:2x4")
 TWO_SLICES = Topology.parse("2*v5e:2x4")
@@ -102,6 +103,14 @@ def test_on_two_slices_a_gradient_is_sent_twice():
         for topology in (V5E, TWO_SLICES)
     )
     assert two == one._replace(gradients=2 * one.gradients) and one.gradients > 0
+
+
+def test_the_compiler_knows_the_flags_of_overlap():
+    flags = {name: value for name, (value, _) in OVERLAP["tpu"].items()}
+    mesh = V5E.mesh(load_config("configs/cmd.py").mesh)
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    x = jax.ShapeDtypeStruct((8,), jnp.float32, sharding=rows)
+    jax.jit(jnp.sum).lower(x).compile(flags)
 
 
 def test_a_program_that_does_not_fit_is_refused():
