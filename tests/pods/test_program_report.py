@@ -160,13 +160,16 @@ def test_table_and_its_marks(tmp_path):
         "step_ms": 104.0,
         "utilisation": 0.96,
         "by_hand_total": 390_000_000,
+        "traffic": [{}, {}, {"losses": 25_000_000_000, "queue": 15_000_000_000}],
     }
     good = {"batch": 256, "problems": [], "programs": {"train": fields}}
     bad = {"batch": 4096, "problems": ["train does not fit"], "programs": {}}
     topology = Topology.parse("v5e:4x4")
     lines = table([("configs/cmd.py:pod=x", topology, good), ("a.py:", topology, bad)]).split("\n")
-    row = "| `cmd` | v5e:4x4 | 16 | 256 | 6.0 of 16 | 37.5 % | 0.40 | 0.39 | 104 | 96 % |  | 5 |"
-    assert lines[2] == row
+    assert lines[2] == (
+        "| `cmd` | v5e:4x4 | 16 | 256 | 6.0 of 16 | 37.5 % | 82, 40 | 0.40 | 0.39 | 104 | 96 % "
+        "|  | 5 |"
+    )
     assert "train does not fit" in lines[3]
     assert len({line.count("|") for line in lines}) == 1
     page = tmp_path / "page.md"

@@ -14,7 +14,6 @@ from sir_jax.objective.gradient import loss_and_grads
 from sir_jax.objective.total import Objective, loss_fn
 from sir_jax.runtime.sharding import make_mesh
 from sir_jax.runtime.trees import leaf_paths, merge_trees, split_tree
-
 from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.state import count_params, init_state, project_params
 from sir_jax.training.step import OVERLAP, jit_train_step, train_step
