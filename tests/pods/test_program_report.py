@@ -14,7 +14,7 @@ from sir_jax.config.command_line import load_config
 from sir_jax.errors import UserError
 from sir_jax.pods import program_report, programs
 from sir_jax.pods.collectives import Collective
-from sir_jax.pods.expected import expected_traffic
+from sir_jax.pods.expected import Expected, expected_traffic
 from sir_jax.pods.survey import (
     BEGIN,
     END,
@@ -111,6 +111,21 @@ def test_the_compiler_knows_the_flags_of_overlap():
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     x = jax.ShapeDtypeStruct((8,), jnp.float32, sharding=rows)
     jax.jit(jnp.sum).lower(x).compile(flags)
+
+
+def test_explain_tells_what_a_step_should_send(capsys):
+    words = "--config=configs/unified.py:runlocal --topology=v5e:2x4 --config.data.batch_size=64"
+    shard = "--config.loss.sim.mining=shard --config.loss.cmd.source=shard --config.data.groups=8"
+    lines = []
+    for options in (words, f"{words} {shard}"):
+        assert verbs.explain(options.split()) == 0
+        lines.append(capsys.readouterr().out.splitlines()[-1])
+    parts = [line.partition("MB: ")[2].split(", ") for line in lines]
+    everywhere, in_shards = (dict(part.rsplit(" ", 1) for part in line) for line in parts)
+    assert float(everywhere["tokens"]) > 0 == float(in_shards["tokens"])
+    assert everywhere["gradients"] == in_shards["gradients"]
+    sent = Expected(2_000_000, 100_000, 0, 0, 0, 0)
+    assert sent.text.startswith("2.1 MB: gradients 2.0, embeddings 0.1, tokens 0.0, ")
 
 
 def test_a_program_that_does_not_fit_is_refused():
