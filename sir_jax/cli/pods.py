@@ -5,8 +5,8 @@ sir-jax pods explain --config=configs/FILE.py[:arg] --topology=v5e:4x4 [--slices
 `check` compiles the train step, both encoders and the match step of a config with the TPU's own
 compiler, no TPU attached, and prints what a chip holds, does and sends; status 1 where a program
 does not fit. `--all` does so for every slice that a config under configs/ declares, keeps results
-in launch/pods.json, and rewrites the table of launch/README.md. `explain` prints how every array
-of the state lies on the mesh.
+in launch/pods.json, and rewrites the table of launch/README.md. `explain` compiles nothing: it
+prints how every array of the state lies on the mesh, and what a step should send.
 
 Options:
   --programs=train,embed,match   which to compile
@@ -61,12 +61,16 @@ def explain(argv: list[str]) -> int:
     """Run `sir-jax pods explain`; see `check`."""
     if asks_for_help(argv):
         return print_help(argv, __doc__)
+    from sir_jax.data.media.audio import longest_window
+    from sir_jax.pods.expected import expected_traffic
     from sir_jax.pods.explain_sharding import explain as explained
     from sir_jax.pods.topology import on_cpu
 
     on_cpu()
-    setup, *_ = read(argv)
+    setup, *_, samples = read(argv)
     print(explained(setup))
+    expected = expected_traffic(setup, samples or longest_window(setup.cfg.data))
+    print(f"a step should send, of whole arrays, {expected.text}")
     return 0
 
 

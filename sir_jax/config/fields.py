@@ -280,6 +280,13 @@ _TRAIN = rows(
         True,
     ),
     (
+        "overlap",
+        False,
+        Flag(),
+        "send while computing: the compiler's flags of `training.step.OVERLAP` for the platform",
+        True,
+    ),
+    (
         "watchdog_seconds",
         600.0,
         Real(0, 1e9),

@@ -36,6 +36,7 @@ ADDED = (
     "optim.frozen_dtype",
     "optim.rates",
     "train.grad_cache",
+    "train.overlap",
     "train.profile",
     "train.watchdog_seconds",
     "eval",

@@ -47,6 +47,14 @@ class Expected(NamedTuple):
         """Return the sum."""
         return sum(self)
 
+    @property
+    def text(self) -> str:
+        """Return total and parts in MB, in one line."""
+        parts = (
+            f"{name.replace('_', ' ')} {size / 1e6:.1f}" for name, size in self._asdict().items()
+        )
+        return f"{self.total / 1e6:.1f} MB: {', '.join(parts)}"
+
 
 def expected_traffic(setup: Setup, samples: int) -> Expected:
     """Compute the traffic that a train step of one length bucket should cause.

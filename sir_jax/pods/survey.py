@@ -180,15 +180,16 @@ def program_digest(text: str, topology: Topology) -> str:
 def table(rows: list[tuple[str, Topology, dict]]) -> str:
     """Return a Markdown table of results."""
     lines = [
-        "| config | slice | chips | batch | train: GiB a chip | of it | GB sent, whole arrays | "
-        "expected | at least ms a step | of peak at most | embed, match: GiB | compiled in s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| config | slice | chips | batch | train: GiB a chip | of it | GB moved, of main memory | "
+        "GB sent, whole arrays | expected | at least ms a step | of peak at most | "
+        "embed, match: GiB | compiled in s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for spec, topology, row in rows:
         name = Path(spec.partition(":")[0]).stem
         results, head = row["programs"], f"| `{name}` | {topology.name} | {topology.chips} |"
         if "train" not in results:
-            lines.append(f"{head} {row['batch']} | {'; '.join(row['problems'])} | | | | | | | |")
+            lines.append(f"{head} {row['batch']} | {'; '.join(row['problems'])} | | | | | | | | |")
             continue
         train = results["train"]
         sent = sum(one["payload"] * one["times"] for one in train["collectives"])
@@ -196,11 +197,20 @@ def table(rows: list[tuple[str, Topology, dict]]) -> str:
         seconds = ", ".join(f"{results[p]['compile_seconds']:.0f}" for p in results)
         lines.append(
             f"{head} {row['batch']:,} | {train['peak'] / GIB:.1f} of {topology.chip.hbm / GIB:g} | "
-            f"{100 * train['peak'] / topology.chip.hbm:.1f} % | {sent / 1e9:.2f} | "
+            f"{100 * train['peak'] / topology.chip.hbm:.1f} % | {_moved_text(train)} | "
+            f"{sent / 1e9:.2f} | "
             f"{train['by_hand_total'] / 1e9:.2f} | {train['step_ms']:.0f} | "
             f"{100 * train['utilisation']:.0f} % | {others} | {seconds} |"
         )
     return "\n".join(lines)
+
+
+def _moved_text(train: dict) -> str:
+    """Return the GB that a step moves, and of them those of the chip's main memory if known."""
+    moved = [train["hbm_bytes"]]
+    if train.get("traffic"):
+        moved.append(sum(train["traffic"][2].values()))  # a `Traffic`; stored as JSON, a list
+    return ", ".join(f"{size / 1e9:.0f}" for size in moved)
 
 
 def split_page(page: Path) -> tuple[str, str]:

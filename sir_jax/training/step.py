@@ -26,6 +26,31 @@ Array = jax.Array
 # for error messages.
 STEP_FIELDS = ("wave", "lengths", "pixels", "image_ids")
 
+# By platform: the compiler's options that `train.overlap` sets, and why. Only what lets collectives
+# run at the same time as arithmetic is here; values stay the same. The TPU's are those that MaxText
+# publishes (xla_flags_library.py), the GPU's those of JAX's page of GPU performance tips.
+OVERLAP: dict[str, dict[str, tuple[bool, str]]] = {
+    "tpu": {
+        "xla_enable_async_all_gather": (True, "an all-gather may start before it is needed"),
+        "xla_tpu_enable_async_collective_fusion": (True, "products run while a collective does"),
+        "xla_tpu_enable_async_collective_fusion_fuse_all_gather": (True, "all-gathers, too"),
+        "xla_tpu_enable_async_collective_fusion_multiple_steps": (True, "over several products"),
+        "xla_tpu_overlap_compute_collective_tc": (True, "the core computes while links send"),
+        "xla_tpu_enable_data_parallel_all_reduce_opt": (
+            True,
+            "a layer's gradient is sent while the layer before it computes its own",
+        ),
+        "xla_tpu_data_parallel_opt_different_sized_ops": (True, "gradients of any sizes"),
+    },
+    "gpu": {
+        "xla_gpu_enable_latency_hiding_scheduler": (True, "orders work so that links are busy"),
+        "xla_gpu_enable_highest_priority_async_stream": (True, "collectives are never behind"),
+        "xla_gpu_enable_pipelined_all_reduce": (True, "of a loop's turn, during the next"),
+    },
+    # Processes on one machine share its cores: nothing is gained.
+    "cpu": {},
+}
+
 # Beside the metrics, which are scalars: a batch's embeddings of speech and images.
 EMBED_ROWS = ("rows/speech", "rows/image")
 
@@ -143,9 +168,11 @@ def jit_train_step(
     """
     step = functools.partial(train_step, model=model, tx=tx, cfg=cfg, shards=row_shards(mesh))
     rows = dict.fromkeys(fields, batch_sharding(mesh))
+    flags = OVERLAP.get(mesh.devices.flat[0].platform, {}) if cfg.train.overlap else {}
     return jax.jit(
         step,
         in_shardings=(shardings, rows),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
+        compiler_options={name: value for name, (value, _) in flags.items()},
     )

@@ -34,6 +34,7 @@ LATER = (
     "loss.sim.teach_weight",
     "optim.algorithm",
     "optim.rates",
+    "train.overlap",
     "train.profile",
 )
 

@@ -67,6 +67,21 @@ def test_bfloat16():
     assert_equal(40, 30, 2, 64, jnp.bfloat16)
 
 
+def test_bfloat16_gradients_are_within_a_last_place_of_the_exact_ones():
+    arrays = [rand(4, 40, 2, 64, seed=i).astype(jnp.bfloat16) for i in range(4)]
+    d_out = np.asarray(arrays.pop(), np.float32)
+    ours = value_and_grads((*arrays, d_out), None, ALONE)
+    exact = value_and_grads([np.asarray(x, np.float32) for x in (*arrays, d_out)], None, "xla")
+    for a, b in zip(ours[1:], exact[1:], strict=True):
+        most = float(np.abs(b).max())
+        place = 2.0 ** (np.floor(np.log2(most)) - 7)
+        assert np.abs(np.asarray(a, np.float32) - b).max() <= place
+        # Nobody can hold 2e-3 of the largest in bfloat16: the exact gradient, rounded once,
+        # is farther off.
+        rounded = np.abs(np.asarray(jnp.asarray(b).astype(jnp.bfloat16), np.float32) - b).max()
+        assert rounded > 2e-3 * most
+
+
 def test_a_block_over_the_end_of_the_queries_adds_nothing(monkeypatch):
     monkeypatch.setattr(attention, "_LOGIT_BYTES", 4 * 20 * 16)
     assert flash_block(37, 20, 2, 64) == (16, 2)  # 16 + 16 + 5

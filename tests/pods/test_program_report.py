@@ -14,7 +14,7 @@ from sir_jax.config.command_line import load_config
 from sir_jax.errors import UserError
 from sir_jax.pods import program_report, programs
 from sir_jax.pods.collectives import Collective
-from sir_jax.pods.expected import expected_traffic
+from sir_jax.pods.expected import Expected, expected_traffic
 from sir_jax.pods.survey import (
     BEGIN,
     END,
@@ -26,6 +26,7 @@ from sir_jax.pods.survey import (
 )
 from sir_jax.pods.topology import GIB, Topology
 from sir_jax.training.setup import prepare
+from sir_jax.training.step import OVERLAP
 
 V5E = Topology.parse("v5e:2x4")
 TWO_SLICES = Topology.parse("2*v5e:2x4")
@@ -104,6 +105,29 @@ def test_on_two_slices_a_gradient_is_sent_twice():
     assert two == one._replace(gradients=2 * one.gradients) and one.gradients > 0
 
 
+def test_the_compiler_knows_the_flags_of_overlap():
+    flags = {name: value for name, (value, _) in OVERLAP["tpu"].items()}
+    mesh = V5E.mesh(load_config("configs/cmd.py").mesh)
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    x = jax.ShapeDtypeStruct((8,), jnp.float32, sharding=rows)
+    jax.jit(jnp.sum).lower(x).compile(flags)
+
+
+def test_explain_tells_what_a_step_should_send(capsys):
+    words = "--config=configs/unified.py:runlocal --topology=v5e:2x4 --config.data.batch_size=64"
+    shard = "--config.loss.sim.mining=shard --config.loss.cmd.source=shard --config.data.groups=8"
+    lines = []
+    for options in (words, f"{words} {shard}"):
+        assert verbs.explain(options.split()) == 0
+        lines.append(capsys.readouterr().out.splitlines()[-1])
+    parts = [line.partition("MB: ")[2].split(", ") for line in lines]
+    everywhere, in_shards = (dict(part.rsplit(" ", 1) for part in line) for line in parts)
+    assert float(everywhere["tokens"]) > 0 == float(in_shards["tokens"])
+    assert everywhere["gradients"] == in_shards["gradients"]
+    sent = Expected(2_000_000, 100_000, 0, 0, 0, 0)
+    assert sent.text.startswith("2.1 MB: gradients 2.0, embeddings 0.1, tokens 0.0, ")
+
+
 def test_a_program_that_does_not_fit_is_refused():
     mesh = V5E.mesh(load_config("configs/cmd.py").mesh)
     jitted = jax.jit(lambda x: jnp.cumsum(jnp.outer(x, x), axis=1)[::7].sum(0))
@@ -151,13 +175,16 @@ def test_table_and_its_marks(tmp_path):
         "step_ms": 104.0,
         "utilisation": 0.96,
         "by_hand_total": 390_000_000,
+        "traffic": [{}, {}, {"losses": 25_000_000_000, "queue": 15_000_000_000}],
     }
     good = {"batch": 256, "problems": [], "programs": {"train": fields}}
     bad = {"batch": 4096, "problems": ["train does not fit"], "programs": {}}
     topology = Topology.parse("v5e:4x4")
     lines = table([("configs/cmd.py:pod=x", topology, good), ("a.py:", topology, bad)]).split("\n")
-    row = "| `cmd` | v5e:4x4 | 16 | 256 | 6.0 of 16 | 37.5 % | 0.40 | 0.39 | 104 | 96 % |  | 5 |"
-    assert lines[2] == row
+    assert lines[2] == (
+        "| `cmd` | v5e:4x4 | 16 | 256 | 6.0 of 16 | 37.5 % | 82, 40 | 0.40 | 0.39 | 104 | 96 % "
+        "|  | 5 |"
+    )
     assert "train does not fit" in lines[3]
     assert len({line.count("|") for line in lines}) == 1
     page = tmp_path / "page.md"

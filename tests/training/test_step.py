@@ -12,10 +12,11 @@ from training_helpers import synthetic_batch
 from sir_jax.models import build_model
 from sir_jax.objective.gradient import loss_and_grads
 from sir_jax.objective.total import Objective, loss_fn
+from sir_jax.runtime.sharding import make_mesh
 from sir_jax.runtime.trees import leaf_paths, merge_trees, split_tree
 from sir_jax.training.optimizer import make_optimizer
 from sir_jax.training.state import count_params, init_state, project_params
-from sir_jax.training.step import train_step
+from sir_jax.training.step import OVERLAP, jit_train_step, train_step
 
 
 def made(cfg):
@@ -88,6 +89,24 @@ def test_infinite_gradient_of_a_finite_loss_is_flagged(plain):
     metrics = step(state.replace(params=params), tiny)[1]
     assert not np.isfinite(float(metrics["train/grad_norm"]))
     assert float(metrics["train/finite"]) == 0.0
+
+
+def test_overlap_gives_the_compiler_the_flags_of_the_platform(monkeypatch):
+    # A processor's compiler knows the GPU's flags, too; the TPU's: tests/pods.
+    flags = {name: value for name, (value, _) in OVERLAP["gpu"].items()}
+    jax.jit(lambda x: x + 1).lower(1.0).compile(flags)
+    monkeypatch.setitem(OVERLAP, "cpu", {"xla_no_such_flag": (True, "")})
+    monkeypatch.setattr("sir_jax.training.step.train_step", lambda state, batch, **_: (state, {}))
+    cfg = tiny_config()
+    args = make_mesh(cfg.mesh, jax.devices()[:1]), {}, ("wave",), None, None
+
+    def lowered():
+        return jit_train_step(cfg, *args).lower({}, {"wave": jnp.zeros(2)})
+
+    lowered().compile()
+    cfg.train.overlap = True
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_no_such_flag"):
+        lowered().compile()
 
 
 @pytest.fixture(scope="module")
