@@ -28,7 +28,7 @@ STEP_FIELDS = ("wave", "lengths", "pixels", "image_ids")
 
 # By platform: the compiler's options that `train.overlap` sets, and why. Only what lets collectives
 # run at the same time as arithmetic is here; values stay the same. The TPU's are those that MaxText
-# publishes (xla_flags_library.py), the GPU's those of JAX's page of GPU performance tips.
+# publishes (benchmarks/xla_flags_library.py), the GPU's are among NVIDIA's tips for JAX.
 OVERLAP: dict[str, dict[str, tuple[bool, str]]] = {
     "tpu": {
         "xla_enable_async_all_gather": (True, "an all-gather may start before it is needed"),
