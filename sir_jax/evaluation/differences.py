@@ -160,7 +160,7 @@ def draw_gains(gains: Sequence[Gain], first: str):
     axis.axvline(0, color="black", lw=0.8)
     axis.set_yticks(range(len(gains)), [f"{g.ablation}, {g.scored}" for g in gains], fontsize=8)
     axis.set_ylim(len(gains) - 0.5, -0.5)
-    axis.set_xlabel(f"points of R@1, mean of both ways, more than the embedding of '{first}'")
+    axis.set_xlabel(f"points of R@1 more than the embedding of '{first}'", fontsize=9)
     axis.grid(axis="x", lw=0.3)
     return figure
 
