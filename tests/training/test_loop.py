@@ -293,4 +293,6 @@ def test_no_thread_of_the_pipeline_outlives_the_loop(corpus, tmp_path, monkeypat
     monkeypatch.setattr(loop, "train_batches", noted_batches)
     monkeypatch.setattr(loop.sharding, "place_batch", noted_place)
     loop.train(tiny_config(**RUN), tmp_path, None, corpus)
+    for thread in started:
+        thread.join(timeout=60)  # what was told to end may still be at it
     assert started and not any(thread.is_alive() for thread in started)
