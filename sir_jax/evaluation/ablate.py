@@ -21,6 +21,7 @@ from sir_jax.config.fields import config_fields, nearest
 from sir_jax.errors import UserError
 from sir_jax.evaluation.denoise import denoising_metrics
 from sir_jax.evaluation.differences import (
+    Gain,
     draw_gains,
     format_denoising,
     format_gains,
@@ -229,31 +230,41 @@ def run_all(
     return table
 
 
-def format_all(
-    workdir: Path, rows: list[dict], ablations: Iterable[str], seeds: Sequence[int], split: str
-) -> str:
-    """Lay out what `run_all` found: recalls, partners, gains and denoising.
+def keep_gains(
+    workdir: Path, ablations: Sequence[str], seeds: Sequence[int], split: str
+) -> list[Gain]:
+    """Measure what each ablation has more than the first one, and keep it beside the table.
 
-    Writes the gains beside the table, and their figure where matplotlib is installed.
+    The figure is drawn where matplotlib is installed.
 
     Args:
       workdir: of `run_all`.
-      rows: of `read_results`.
-      ablations: in their order; gains are over the first one.
+      ablations: in their order.
       seeds: whose runs are compared.
       split: that was evaluated.
     """
-    found = [row for row in summarise(rows) if row["split"] == split]
-    ablations = [*ablations]
     folders = {name: {s: workdir / folder_name(name, s) for s in seeds} for name in ablations}
     gains = measure_gains(folders, split)
     write_gains(gains, workdir / GAINS)
     if gains and find_spec("matplotlib"):
-        draw_gains(gains, ablations[0]).savefig(workdir / "gains.png", dpi=110)
+        draw_gains(gains, ablations[0]).savefig((workdir / GAINS).with_suffix(".png"), dpi=110)
+    return gains
+
+
+def format_all(rows: list[dict], gains: Sequence[Gain], first: str, split: str) -> str:
+    """Lay out what `run_all` found: recalls, partners, gains and denoising.
+
+    Args:
+      rows: of `read_results`.
+      gains: of `keep_gains`.
+      first: name of the ablation that gains are over.
+      split: that was evaluated.
+    """
+    found = [row for row in summarise(rows) if row["split"] == split]
     parts = [
         format_summary(rows, split),
         format_partners(found),
-        gains and f"points more than the embedding of {ablations[0]!r}:\n{format_gains(gains)}",
+        gains and f"points more than the embedding of {first!r}:\n{format_gains(gains)}",
         format_denoising(found),
     ]
     return "\n\n".join(filter(None, parts))

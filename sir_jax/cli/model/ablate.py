@@ -63,11 +63,13 @@ def main(argv: list[str]) -> int:
         return print_help(argv, __doc__)
     base, workdir, ablations, seeds, split = parse(argv)
     from sir_jax.data.corpus import open_pictures
-    from sir_jax.evaluation.ablate import format_all, read_results, run_all
+    from sir_jax.evaluation.ablate import format_all, keep_gains, read_results, run_all
 
     corpus = open_pictures(base.data.corpus, base.data.data_dir or None)
     table = run_all(base, ablations, seeds, corpus, split, workdir)
-    print(format_all(Path(workdir), read_results(table), ablations, seeds, split))
+    first, *_ = names = [*ablations]
+    gains = keep_gains(Path(workdir), names, seeds, split)
+    print(format_all(read_results(table), gains, first, split))
     print(
         "%; +-: standard deviation over seeds; over pictures: 95 % interval of one run's mean R@1; "
         f"every number is in {table}, gains with intervals in gains.csv and gains.png beside it"

@@ -220,7 +220,7 @@ def capacity(level: str, split: str) -> int:
     if level == "one":
         return len(_members(split))
     if level == "mixed":
-        return min(capacity(one, split) * 8 // MIXTURE.count(one) for one in {*MIXTURE})
+        return min(capacity(one, split) * len(MIXTURE) // MIXTURE.count(one) for one in {*MIXTURE})
     start = {"train": 0.0, "val": _SPLIT_ENDS["train"], "test": _SPLIT_ENDS["val"]}[split]
     return int(count_scenes(level) * (_SPLIT_ENDS[split] - start) * _DRAWABLE)
 
