@@ -48,6 +48,7 @@ ABLATIONS = {
     "+ groups + pooled": GROUPS | POOLED,
     "+ groups + fusion": GROUPS | MATCH,
     "+ groups + both": GROUPS | BOTH,
+    "+ groups + pooled + 3 negatives": GROUPS | POOLED | {"loss.sim.negatives": 3},
     "+ groups + pooled + lists": GROUPS | POOLED | {"loss.sim.list_weight": 1.0},
     "+ groups + pooled + taught": GROUPS | POOLED | {"loss.sim.teach_weight": 1.0},
     "+ CMD": {"loss.cmd.weight": 1.0},

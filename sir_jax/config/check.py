@@ -326,3 +326,9 @@ def check_batch(cfg: ConfigDict, mesh) -> None:
                 f"loss.{name}='shard' leaves a device one pair of data.batch_size={batch}, and no "
                 f"other one to draw from; set 'global', or a batch of at least {2 * batch}"
             )
+    sim, rows = loss.sim, part if loss.sim.mining == "shard" else each
+    if sim.weight and sim.negatives >= rows:
+        raise UserError(
+            f"loss.sim.negatives={sim.negatives}: a pair has {rows - 1} others to draw from with "
+            f"loss.sim.mining={sim.mining!r} and data.batch_size={batch}; give at most {rows - 1}"
+        )

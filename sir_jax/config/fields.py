@@ -147,6 +147,7 @@ _LOSS = (
             Choice(REACHES),
             "hard negatives from the whole batch, or from a device's part",
         ),
+        ("negatives", 1, Whole(1, 1_024), "hard images and hard clips of a pair, of each so many"),
         (
             "list_weight",
             0.0,

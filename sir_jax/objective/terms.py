@@ -3,6 +3,7 @@
 Negatives and noise come from within a group of rows: the whole batch, or one device's shard of it.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -13,17 +14,17 @@ from sir_jax.losses.contrastive import accuracy_in_batch, contrastive, id_target
 from sir_jax.losses.denoising import Noise, add_noise, cosine, denoising, draw_noise, other_rows
 from sir_jax.losses.false_negatives import false_negatives
 from sir_jax.losses.matching import (
-    hard_negatives,
     logits_of_odds,
     masked_mean,
     matching,
     pooled_log_odds,
     prior_entropy,
+    several_hard_negatives,
 )
 from sir_jax.losses.queue import filled_rows
 from sir_jax.models import Encoded
 from sir_jax.objective.microbatches import map_rows
-from sir_jax.objective.rows import flat, grouped, interleaved, take
+from sir_jax.objective.rows import flat, grouped, interleaved, repeated, take
 from sir_jax.objective.switches import noisy_modalities
 from sir_jax.objective.views import Views, best_embeds
 
@@ -103,10 +104,11 @@ def sim_term(
     *,
     model,
     groups: int,
+    negatives: int = 1,
     pieces: int = 1,
     share: Array | None = None,
 ) -> tuple[Array, dict]:
-    """Compute speech-image matching (SIM): true pairs, and each side with a hard negative.
+    """Compute speech-image matching (SIM): true pairs, and each side with hard negatives.
 
     Hard negatives are drawn by the student's similarities, as in BLIP. Fusion encoder and pooled
     match, where the model has both, are asked about the same pairs, and their losses are added.
@@ -120,6 +122,7 @@ def sim_term(
       keys: two random keys, one for each direction.
       model: from `build_model`.
       groups: number of groups that negatives are drawn within.
+      negatives: k, the hard images and the hard speeches of a row; less than a group's rows.
       pieces: number of pieces in which rows go through the fusion encoder, one after the other.
       share: of a true pair's cosine, above which a pair is no negative; None without a limit.
 
@@ -127,10 +130,10 @@ def sim_term(
       The loss, and metrics by name.
     """
     image_rows, has_image, speech_rows, has_speech = _mine(
-        views, ids, temperature, keys, groups, share
+        views, ids, temperature, keys, groups, negatives, share
     )
     speech, image = grouped((views.speech, views.image), groups)
-    valid = flat(jnp.stack([has_image, has_speech], axis=2))
+    valid = flat(jnp.concatenate([has_image, has_speech], axis=2))
     logits, metrics = {}, {"sim_negatives": valid.mean(dtype=jnp.float32)}
     if "match" in model.tasks:
         key = jax.random.fold_in(keys[0], groups)
@@ -142,7 +145,7 @@ def sim_term(
         logits[name] = pooled_logits(*pooled, speech_rows, image_rows, params)
     loss = 0.0
     for name, of_pairs in logits.items():
-        losses, counted, correct = matching(of_pairs.reshape(-1, 3, 2), valid)
+        losses, counted, correct = matching(of_pairs.reshape(len(valid), -1, 2), valid)
         metrics[name] = masked_mean(losses, counted)
         metrics["sim_prior"] = prior_entropy(counted)
         metrics[f"{name}_accuracy"] = masked_mean(correct.astype(jnp.float32), counted)
@@ -153,25 +156,26 @@ def sim_term(
 def fusion_logits(
     speech: Encoded, image: Encoded, drawn, params, key, model, pieces: int = 1
 ) -> Array:
-    """Send all 3B pairs through the fusion encoder in one call.
+    """Send all (1 + 2k) B pairs through the fusion encoder in one call.
 
-    The three pairs of a row are neighbours, so that a sharded batch keeps them on the row's device.
+    The pairs of a row are neighbours, so that a sharded batch keeps them on the row's device.
 
     Args:
       speech, image: the batch, [groups, B / groups, ...].
-      drawn: rows of the hard speeches and of the hard images, [groups, B / groups] each.
+      drawn: rows of the hard speeches and of the hard images, [groups, B / groups, k] each.
       params: the whole parameter tree.
       key: random key of dropout.
       model: from `build_model`, with the task 'match'.
       pieces: number of pieces in which rows go through the fusion encoder, one after the other.
 
     Returns:
-      [3B, 2], a row's true pair, its speech with a hard image, a hard speech with its image.
+      [(1 + 2k) B, 2], a row's true pair, its speech with k hard images, k hard speeches with its
+      image.
     """
-
     speech_rows, image_rows = drawn
-    speech = interleaved(speech, speech, take(speech, speech_rows))
-    image = interleaved(image, take(image, image_rows), image)
+    k = image_rows.shape[2]
+    speech = interleaved(repeated(speech, 1 + k), take(speech, speech_rows))
+    image = interleaved(repeated(image, 1), take(image, image_rows), repeated(image, k))
     return match_pairs(speech, image, params, key, model, pieces)
 
 
@@ -210,26 +214,29 @@ def pooled_logits(p_s: Array, p_i: Array, speech_rows, image_rows, params) -> Ar
       params: the whole parameter tree.
 
     Returns:
-      As `fusion_logits`, [groups, B / groups, 3, 2].
+      As `fusion_logits`, [groups, B / groups, 1 + 2k, 2].
     """
-    pairs = (p_s, p_i), (p_s, take(p_i, image_rows)), (take(p_s, speech_rows), p_i)
-    cosines = jnp.stack([(a * b).sum(axis=-1) for a, b in pairs], axis=-1)
+    own_s, own_i = repeated((p_s, p_i), 1)
+    pairs = (own_s, own_i), (own_s, take(p_i, image_rows)), (take(p_s, speech_rows), own_i)
+    cosines = jnp.concatenate([(a * b).sum(axis=-1) for a, b in pairs], axis=-1)
     return logits_of_odds(pooled_log_odds(cosines, params["pooled_scale"], params["pooled_bias"]))
 
 
-def _mine(views: Views, ids, temperature, keys, groups: int, share: Array | None) -> tuple:
-    """Draw a hard image for each speech and a hard speech for each image; see `sim_term`.
+def _mine(
+    views: Views, ids, temperature, keys, groups: int, negatives: int, share: Array | None
+) -> tuple:
+    """Draw k hard images for each speech and k hard speeches for each image; see `sim_term`.
 
     Returns:
-      Rows of images, whether there is one, rows of speech, whether there is one; all
-      [groups, B / groups], rows within their group.
+      Rows of images, which exist, rows of speech, which exist; all [groups, B / groups, k], rows
+      within their group.
     """
     barred = barred_pairs(views, ids, groups, share)
     speech, image, ids = grouped((views.speech.embed, views.image.embed, ids), groups)
     scores = jnp.zeros((*ids.shape, ids.shape[1]))
     if temperature is not None:
         scores = jnp.einsum("gse,gie->gsi", speech, image) / temperature
-    draw = jax.vmap(hard_negatives)
+    draw = jax.vmap(functools.partial(several_hard_negatives, count=negatives))
     images = draw(jax.random.split(keys[0], groups), scores, ids, barred[0])
     scores = jnp.swapaxes(scores, 1, 2)
     return *images, *draw(jax.random.split(keys[1], groups), scores, ids, barred[1])

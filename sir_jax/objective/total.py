@@ -119,7 +119,9 @@ class Objective:
         scale = params["temperature"] if sic.weight else None
         given = {"model": self.model, "pieces": pieces, "share": share}
         groups = self.shards if sim.mining == "shard" else 1
-        loss, metrics = sim_term(views, ids, scale, params, keys, groups=groups, **given)
+        loss, metrics = sim_term(
+            views, ids, scale, params, keys, groups=groups, negatives=sim.negatives, **given
+        )
         if sim.list_weight or sim.teach_weight:
             key = jax.random.fold_in(keys[1], groups)
             lists = {"sim": sim, "groups": self.lists_in(ids)}

@@ -222,6 +222,14 @@ def test_a_device_that_mines_alone_needs_two_pairs(cfg):
     # GradCache cuts what is computed at once, not what is compared.
     changed.train.update(grad_accum=1, grad_cache=2)
     check_batch(changed, FakeMesh)
+    changed.loss.sim.negatives = 2
+    with pytest.raises(UserError, match="negatives=2: a pair has 1 others .*; give at most 1"):
+        check_batch(changed, FakeMesh)
+    changed.loss.sim.mining = "global"
+    check_batch(changed, FakeMesh)
+    changed.loss.sim.negatives = 16
+    with pytest.raises(UserError, match="mining='global' and data.batch_size=16; give at most 15"):
+        check_batch(changed, FakeMesh)
 
 
 @pytest.mark.parametrize(

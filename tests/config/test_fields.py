@@ -30,6 +30,7 @@ LATER = (
     "model.head.taps",
     "model.head.places",
     "model.head.hidden",
+    "loss.sim.negatives",
     "loss.sim.list_weight",
     "loss.sim.teach_weight",
     "optim.algorithm",
