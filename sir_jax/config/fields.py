@@ -35,6 +35,7 @@ SOURCES = (*REACHES, "group")  # where noise comes from: also a group of look-al
 DIRECTIONS = (*MODALITIES, "both")
 FORMS = ("cosine", "mse", "infonce")  # of `losses.denoising`
 TOKENS = ("replaced", "all")
+PATTERNS = ("runs", "alike")
 ALGORITHMS = ("adamw", "muon", "schedule_free")
 SCHEDULES = ("cosine", "linear", "constant")
 GROUPINGS = ("image", "caption", "both")  # of `data.alike`
@@ -168,7 +169,8 @@ _LOSS = (
         ("form", "cosine", Choice(FORMS), "distance between rebuilt and clean tokens"),
         ("tokens", "replaced", Choice(TOKENS), "tokens that the loss counts"),
         ("ratio", 0.3, Real(0, 1, above=True), "expected share of replaced tokens"),
-        ("block", 1, Whole(1, 4_096), "tokens that are replaced in a run"),
+        ("pattern", "runs", Choice(PATTERNS), "noise in runs, or in sets of tokens that are alike"),
+        ("block", 1, Whole(1, 4_096), "tokens that are replaced in a run, by the pattern runs"),
         (
             "source",
             "global",

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 from sir_jax.losses.queue import Rows
 from sir_jax.models import SpeechImageModel
+from sir_jax.objective.denoising import cmd_term
 from sir_jax.objective.lists import list_term
-from sir_jax.objective.terms import cmd_term, sic_term, sim_term
+from sir_jax.objective.terms import sic_term, sim_term
 from sir_jax.objective.views import Views, best_embeds, encode
 
 Array = jax.Array

@@ -33,6 +33,7 @@ LATER = (
     "loss.sim.negatives",
     "loss.sim.list_weight",
     "loss.sim.teach_weight",
+    "loss.cmd.pattern",
     "optim.algorithm",
     "optim.rates",
     "train.overlap",
