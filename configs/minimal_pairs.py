@@ -58,6 +58,7 @@ ABLATIONS = {
     "+ blind CMD of speech": BLIND | {"loss.cmd.direction": "speech"},
     "+ groups + blind CMD": GROUPS | BLIND | {"loss.cmd.source": "group"},
     "+ groups + alike CMD": GROUPS | ALIKE,
+    "+ groups + CMD negatives": GROUPS | ALIKE | {"loss.cmd.negative_weight": 0.5},
 }
 
 

@@ -178,6 +178,7 @@ _LOSS = (
             "noise from the whole batch, from a device's part, or from a group of data.groups",
         ),
         ("temperature", 0.07, Real(0.001, 100), "temperature of the form infonce"),
+        ("negative_weight", 0.0, _WEIGHT, "weight of a noisy picture as SIC's negative; 0: off"),
     ),
     *rows(
         "loss.teacher",

@@ -30,8 +30,36 @@ Array = jax.Array
 
 
 @jax.named_scope("cmd")
+def draw_tasks(views: Views, ids, key, *, model, cfg, groups: int) -> dict[str, "DenoisingTask"]:
+    """Draw the noise of each modality that `config.loss.cmd` makes noisy.
+
+    Args:
+      views: the encoded batch.
+      ids: image ids, [B].
+      key: random key of noise and dropout, which `cmd_term` gets as well.
+      model: from `build_model`.
+      cfg: `config.loss`.
+      groups: number of groups that noise is drawn within.
+
+    Returns:
+      What is to be denoised, by modality.
+    """
+    return {
+        modality: DenoisingTask.of(
+            views, ids, modality, _keys(key, modality)[0], model, cfg.cmd, groups
+        )
+        for modality in noisy_modalities(cfg)
+    }
+
+
+def _keys(key: Array, modality: str) -> Array:
+    """Return a modality's two keys, of its noise and of dropout."""
+    return jax.random.split(jax.random.fold_in(key, MODALITIES.index(modality)))
+
+
+@jax.named_scope("cmd")
 def cmd_term(
-    views: Views, ids, params, key, logged, *, model, cfg, groups: int, pieces: int = 1
+    tasks: dict[str, "DenoisingTask"], params, key, logged, *, model, cmd, pieces: int = 1
 ) -> tuple[Array, dict]:
     """Compute cross-modal denoising (CMD), the mean over its directions.
 
@@ -39,25 +67,22 @@ def cmd_term(
     cosine falls by that, the more the head uses the other modality.
 
     Args:
-      views: the encoded batch.
-      ids: image ids, [B].
+      tasks: from `draw_tasks`.
       params: the whole parameter tree.
-      key: random key of noise and dropout.
+      key: as `draw_tasks` has it.
       logged: whether this step is logged, bool [].
       model: from `build_model`.
-      cfg: `config.loss`.
-      groups: number of groups that noise is drawn within.
+      cmd: `config.loss.cmd`.
       pieces: number of pieces in which rows go through the fusion encoder, one after the other.
 
     Returns:
       The loss, and metrics by name.
     """
     losses, metrics = [], {}
-    for modality in noisy_modalities(cfg):
-        key_noise, key_drop = jax.random.split(jax.random.fold_in(key, MODALITIES.index(modality)))
-        task = DenoisingTask.of(views, ids, modality, key_noise, model, cfg.cmd, groups)
+    for modality, task in tasks.items():
+        key_drop = _keys(key, modality)[1]
         rebuilt = task.rebuild(model, params, task.context, key_drop, pieces)
-        loss = task.loss(rebuilt, cfg.cmd)
+        loss = task.loss(rebuilt, cmd)
 
         def control(task=task, key_drop=key_drop):
             context, wrong = task.wrong_context()
@@ -108,6 +133,16 @@ class DenoisingTask(NamedTuple):
         noisy = clean._replace(tokens=flat(jax.vmap(add_noise)(tokens, noise)))
         valid = mask & (jnp.arange(mask.shape[2]) >= first)
         return cls(modality, noisy, context, target, noise, valid, ids)
+
+    def embeds(self, model, params) -> tuple[Array, Array]:
+        """Embed noisy images by the head of the clean ones, without dropout.
+
+        Returns:
+          float32 [B, E], and whether the image has any noise, bool [B].
+        """
+        noisy = self.noisy
+        embed = model.apply({"params": params}, noisy.tokens, noisy.mask, method="embed_tokens")
+        return embed, flat(self.noise.replaced.any(axis=-1))
 
     def rebuild(self, model, params, context: Encoded, key=None, pieces: int = 1) -> Array:
         """Return the rebuilt tokens, float32 [B, T, D]; `key` None turns dropout off."""

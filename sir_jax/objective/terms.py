@@ -8,7 +8,13 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from sir_jax.losses.contrastive import accuracy_in_batch, contrastive, id_targets, spread
+from sir_jax.losses.contrastive import (
+    accuracy_in_batch,
+    contrastive,
+    id_targets,
+    soft_negative,
+    spread,
+)
 from sir_jax.losses.false_negatives import false_negatives
 from sir_jax.losses.matching import (
     logits_of_odds,
@@ -29,7 +35,7 @@ Array = jax.Array
 
 @jax.named_scope("sic")
 def sic_term(
-    views: Views, queue, ids, temperature, alpha, sic, share: Array | None = None
+    views: Views, queue, ids, temperature, alpha, sic, share: Array | None = None, noisy=None
 ) -> tuple[Array, dict]:
     """Compute speech-image contrastive learning (SIC) over batch and queue, in both directions.
 
@@ -41,6 +47,9 @@ def sic_term(
       alpha: weight of the teacher's targets at this step.
       sic: `config.loss.sic`.
       share: of a true pair's cosine, above which a pair is no negative; None without a limit.
+      noisy: noisy views of the images, each one more negative of its own row's speech: the
+        student's embeddings, [B, E], also beside a teacher's keys; whether they have noise, [B];
+        and their weight. None for none.
 
     Returns:
       The loss, and metrics by name.
@@ -51,20 +60,12 @@ def sic_term(
         keys_s, keys_i = views.speech_m.embed, views.image_m.embed
     if sic.alpha:
         teacher_s, teacher_i = keys_s, keys_i
-    if queue is None:
-        past_s = past_i = jnp.zeros((0, z_s.shape[1]))
-        past_ids, filled = jnp.zeros((0,), ids.dtype), jnp.zeros((0,), bool)
-    else:
-        past_s, past_i, past_ids = queue.speech, queue.image, queue.ids
-        filled = filled_rows(queue)
+    past_s, past_i, past_ids, filled = _past(queue, ids, z_s.shape[1])
     hard = id_targets(ids, past_ids, filled)
-    barred_s = barred_i = None
-    if share is not None:
-        trusted_s, trusted_i = best_embeds(views)
-        barred_s = false_negatives(trusted_s, trusted_i, past_i, hard > 0, share)
-        barred_i = false_negatives(trusted_i, trusted_s, past_s, hard > 0, share)
+    barred_s, barred_i = _barred_candidates(views, past_s, past_i, hard > 0, share)
+    own = None if noisy is None else soft_negative(z_s, *noisy, temperature)
     s2i, s2i_right = contrastive(
-        z_s, keys_i, past_i, filled, hard, temperature, teacher_s, alpha, barred_s
+        z_s, keys_i, past_i, filled, hard, temperature, teacher_s, alpha, barred_s, own
     )
     i2s, i2s_right = contrastive(
         z_i, keys_s, past_s, filled, hard, temperature, teacher_i, alpha, barred_i
@@ -80,6 +81,8 @@ def sic_term(
     }
     if sic.alpha:
         metrics["alpha"] = alpha
+    if noisy is not None:
+        metrics["s2i_above_noisy"] = _share_nearer(z_s, z_i, *noisy[:2])
     if share is not None:
         counted = jnp.concatenate([jnp.ones_like(ids, bool), filled]) & (hard == 0)
         metrics["sic_masked"] = masked_mean(barred_s | barred_i, counted)
@@ -88,6 +91,31 @@ def sic_term(
         metrics["s2i_accuracy_in_batch"] = accuracy_in_batch(z_s, keys_i, hard)
         metrics["i2s_accuracy_in_batch"] = accuracy_in_batch(z_i, keys_s, hard)
     return loss, metrics
+
+
+def _past(queue, ids, width: int) -> tuple:
+    """Return the queue's speech, images and ids, and which rows are filled; empty without one."""
+    if queue is None:
+        none = jnp.zeros((0, width))
+        return none, none, jnp.zeros((0,), ids.dtype), jnp.zeros((0,), bool)
+    return queue.speech, queue.image, queue.ids, filled_rows(queue)
+
+
+def _barred_candidates(views: Views, past_s, past_i, same, share: Array | None) -> tuple:
+    """Return which candidates are no negatives of speech, and of images; None without a limit."""
+    if share is None:
+        return None, None
+    speech, image = best_embeds(views)
+    return (
+        false_negatives(speech, image, past_i, same, share),
+        false_negatives(image, speech, past_s, same, share),
+    )
+
+
+def _share_nearer(z_s: Array, z_i: Array, noisy: Array, exists: Array) -> Array:
+    """Return the share of speech that is nearer to its image than to that image's noisy view."""
+    nearer = (z_s * z_i).sum(axis=-1) > (z_s * noisy).sum(axis=-1)
+    return masked_mean(nearer, exists)
 
 
 @jax.named_scope("sim")

@@ -115,6 +115,23 @@ TOGETHER = [
     ({"loss.sim.weight": 1.0, "loss.sim.teach_weight": 2.0}, "teach_weight=2 needs groups"),
     ({"loss.cmd.weight": 1.0, "loss.cmd.source": "group"}, "loss.cmd.source='group' needs groups"),
     (
+        {"loss.cmd.weight": 1.0, "loss.cmd.negative_weight": 0.5},
+        "negative_weight=0.5 with model.image_head='cls', which does not embed a picture by the",
+    ),
+    (
+        {
+            "loss.cmd.weight": 1.0,
+            "loss.cmd.negative_weight": 0.5,
+            "loss.cmd.direction": "both",
+            "model.image_head": "pool",
+        },
+        "loss.cmd.direction='both': noisy speech has no embedding",
+    ),
+    (
+        {"loss.sic.weight": 0.0, "loss.cmd.weight": 1.0, "loss.cmd.negative_weight": 2.0},
+        "loss.cmd.negative_weight=2 with loss.sic.weight=0: there is no contrast to join",
+    ),
+    (
         {
             "loss.sic.weight": 0.0,
             "loss.sim.weight": 1.0,

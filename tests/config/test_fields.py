@@ -34,6 +34,7 @@ LATER = (
     "loss.sim.list_weight",
     "loss.sim.teach_weight",
     "loss.cmd.pattern",
+    "loss.cmd.negative_weight",
     "optim.algorithm",
     "optim.rates",
     "train.overlap",
