@@ -33,6 +33,8 @@ POOLED = MATCH | {"model.match.kind": "pooled", "model.match.places": True}
 BOTH = POOLED | {"model.match.kind": "both"}
 # Of noisy tokens that see no neighbours, most can be rebuilt from the other side alone.
 BLIND = {"loss.cmd.weight": 1.0, "loss.cmd.ratio": 0.8, "model.fusion.self_attention": False}
+# Of two pictures that are alike, a whole thing of the one in the place of a thing of the other.
+ALIKE = BLIND | {"loss.cmd.source": "group", "loss.cmd.pattern": "alike", "loss.cmd.ratio": 0.3}
 
 # What an embedding read before: one token of a picture; places of a clip, put together linearly.
 PLAIN = {"model.image_head": "cls", "model.head.hidden": 0}
@@ -48,12 +50,15 @@ ABLATIONS = {
     "+ groups + pooled": GROUPS | POOLED,
     "+ groups + fusion": GROUPS | MATCH,
     "+ groups + both": GROUPS | BOTH,
+    "+ groups + pooled + 3 negatives": GROUPS | POOLED | {"loss.sim.negatives": 3},
     "+ groups + pooled + lists": GROUPS | POOLED | {"loss.sim.list_weight": 1.0},
     "+ groups + pooled + taught": GROUPS | POOLED | {"loss.sim.teach_weight": 1.0},
     "+ CMD": {"loss.cmd.weight": 1.0},
     "+ blind CMD": BLIND,
     "+ blind CMD of speech": BLIND | {"loss.cmd.direction": "speech"},
     "+ groups + blind CMD": GROUPS | BLIND | {"loss.cmd.source": "group"},
+    "+ groups + alike CMD": GROUPS | ALIKE,
+    "+ groups + CMD negatives": GROUPS | ALIKE | {"loss.cmd.negative_weight": 0.5},
 }
 
 

@@ -257,6 +257,27 @@ def _check_groups(cfg) -> None:
         )
 
 
+def _check_noisy_negatives(cfg) -> None:
+    cmd, head = cfg.loss.cmd, cfg.model.image_head
+    if not (cmd.weight and cmd.negative_weight):
+        return
+    name = f"loss.cmd.negative_weight={cmd.negative_weight:g}"
+    if not cfg.loss.sic.weight:
+        raise UserError(
+            f"{name} with loss.sic.weight=0: there is no contrast to join; set loss.sic.weight"
+        )
+    if cmd.direction != "image":
+        raise UserError(
+            f"{name} with loss.cmd.direction={cmd.direction!r}: noisy speech has no embedding, as "
+            "its head reads what comes before the tokens; set loss.cmd.direction='image'"
+        )
+    if head != "pool":
+        raise UserError(
+            f"{name} with model.image_head={head!r}, which does not embed a picture by the tokens "
+            "that are made noisy; set model.image_head='pool'"
+        )
+
+
 def _check_optimizer(cfg) -> None:
     optim = cfg.optim
     if optim.algorithm != "schedule_free":
@@ -284,6 +305,7 @@ _RUN_RELATIONS: tuple[_Relation, ...] = (
     _check_attention,
     _check_terms,
     _check_groups,
+    _check_noisy_negatives,
     _check_optimizer,
 )
 
@@ -326,3 +348,9 @@ def check_batch(cfg: ConfigDict, mesh) -> None:
                 f"loss.{name}='shard' leaves a device one pair of data.batch_size={batch}, and no "
                 f"other one to draw from; set 'global', or a batch of at least {2 * batch}"
             )
+    sim, rows = loss.sim, part if loss.sim.mining == "shard" else each
+    if sim.weight and sim.negatives >= rows:
+        raise UserError(
+            f"loss.sim.negatives={sim.negatives}: a pair has {rows - 1} others to draw from with "
+            f"loss.sim.mining={sim.mining!r} and data.batch_size={batch}; give at most {rows - 1}"
+        )

@@ -35,6 +35,7 @@ SOURCES = (*REACHES, "group")  # where noise comes from: also a group of look-al
 DIRECTIONS = (*MODALITIES, "both")
 FORMS = ("cosine", "mse", "infonce")  # of `losses.denoising`
 TOKENS = ("replaced", "all")
+PATTERNS = ("runs", "alike")
 ALGORITHMS = ("adamw", "muon", "schedule_free")
 SCHEDULES = ("cosine", "linear", "constant")
 GROUPINGS = ("image", "caption", "both")  # of `data.alike`
@@ -147,6 +148,7 @@ _LOSS = (
             Choice(REACHES),
             "hard negatives from the whole batch, or from a device's part",
         ),
+        ("negatives", 1, Whole(1, 1_024), "hard images and hard clips of a pair, of each so many"),
         (
             "list_weight",
             0.0,
@@ -167,7 +169,8 @@ _LOSS = (
         ("form", "cosine", Choice(FORMS), "distance between rebuilt and clean tokens"),
         ("tokens", "replaced", Choice(TOKENS), "tokens that the loss counts"),
         ("ratio", 0.3, Real(0, 1, above=True), "expected share of replaced tokens"),
-        ("block", 1, Whole(1, 4_096), "tokens that are replaced in a run"),
+        ("pattern", "runs", Choice(PATTERNS), "noise in runs, or in sets of tokens that are alike"),
+        ("block", 1, Whole(1, 4_096), "tokens that are replaced in a run, by the pattern runs"),
         (
             "source",
             "global",
@@ -175,6 +178,7 @@ _LOSS = (
             "noise from the whole batch, from a device's part, or from a group of data.groups",
         ),
         ("temperature", 0.07, Real(0.001, 100), "temperature of the form infonce"),
+        ("negative_weight", 0.0, _WEIGHT, "weight of a noisy picture as SIC's negative; 0: off"),
     ),
     *rows(
         "loss.teacher",

@@ -8,8 +8,8 @@ import numpy as np
 from ml_collections import FrozenConfigDict
 
 from sir_jax.data.pipeline import train_batches
+from sir_jax.objective.denoising import DenoisingTask
 from sir_jax.objective.switches import noisy_modalities
-from sir_jax.objective.terms import DenoisingTask
 from sir_jax.objective.views import encode
 from sir_jax.training.step import STEP_FIELDS
 

@@ -66,6 +66,33 @@ def _similarities(
     return logits if barred is None else jnp.where(barred, _UNFILLED_LOGIT, logits)
 
 
+def soft_negative(
+    z: Array, negative: Array, exists: Array, weight: float, temperature: Array
+) -> Array:
+    """Return the logit of one negative that each row has for itself.
+
+    It is z_i . n_i / temperature + log(weight): in the softmax it counts `weight` times.
+
+    Args:
+      z: unit-norm embeddings, [B, E].
+      negative: the unit-norm embedding of each row's negative, [B, E].
+      exists: whether the row has it, bool [B]; without it the logit takes no part in a softmax.
+      weight: positive.
+      temperature: positive scalar.
+
+    Returns:
+      float32 [B, 1], the `own` of `contrastive`.
+
+    Example:
+      >>> z = jnp.eye(2)
+      >>> print(soft_negative(z[:1], z[:1], jnp.array([True]), 1.0, 0.5))
+      [[2.]]
+    """
+    cosine = (z.astype(jnp.float32) * negative.astype(jnp.float32)).sum(axis=-1)
+    logit = cosine / temperature + jnp.log(weight)
+    return jnp.where(exists, logit, _UNFILLED_LOGIT)[:, None]
+
+
 def contrastive(
     z: Array,
     keys: Array,
@@ -76,6 +103,7 @@ def contrastive(
     teacher: Array | None = None,
     alpha: Array | float = 0.0,
     barred: Array | None = None,
+    own: Array | None = None,
 ) -> tuple[Array, Array]:
     """Compute one direction of SIC: InfoNCE over the keys of the batch and of the queue.
 
@@ -100,6 +128,8 @@ def contrastive(
       alpha: weight of the teacher's targets, from 0 to 1.
       barred: True for columns that are left out of the row's softmax, the teacher's as well, bool
         [B, B + Q]; never for a positive. None for none.
+      own: logits of further columns of the softmax, negatives that each row has for itself, [B, M];
+        the teacher's has none of them. None for none.
 
     Returns:
       The loss of each row, [B], and the share of rows whose most similar key is a positive.
@@ -119,6 +149,9 @@ def contrastive(
         soft = jax.nn.softmax(soft, axis=-1)
         targets = jax.lax.stop_gradient((1.0 - alpha) * hard + alpha * soft)
     correct = jnp.take_along_axis(hard, logits.argmax(axis=-1)[:, None], axis=-1) > 0
+    if own is not None:
+        logits = jnp.concatenate([logits, own], axis=-1)
+        targets = jnp.pad(targets, ((0, 0), (0, own.shape[1])))
     return soft_cross_entropy(logits, targets), correct.mean()
 
 

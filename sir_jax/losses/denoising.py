@@ -53,7 +53,7 @@ def draw_noise(
     b, t = mask.shape
     keys = jax.random.split(key, 4)
     tokens = mask.sum(axis=-1) - first  # per item, how many may be replaced or used
-    other = (ids[:, None] != ids[None, :]) & (tokens > 0)[None, :]
+    other, logits = _sources(ids, tokens)
     position = jnp.arange(t)[None, :] - first + jax.random.randint(keys[0], (b, 1), 0, block)
     run, offset = jnp.maximum(position, 0) // block, jnp.maximum(position, 0) % block
 
@@ -62,12 +62,72 @@ def draw_noise(
 
     chosen = per_run(jax.random.uniform(keys[1], (b, t + 1)) < ratio)
     possible = mask & (jnp.arange(t) >= first) & other.any(axis=-1, keepdims=True)
-    logits = jnp.where(other | ~other.any(axis=-1, keepdims=True), 0.0, -jnp.inf)
     rows = per_run(jax.random.categorical(keys[2], logits[:, None, :], shape=(b, t + 1)))
     start = per_run(jax.random.uniform(keys[3], (b, t + 1)))
     length = jnp.maximum(tokens[rows], 1)
     columns = (jnp.floor(start * length).astype(jnp.int32) + offset) % length + first
     return Noise(chosen & possible, rows.astype(jnp.int32), columns)
+
+
+def draw_alike(
+    key: Array, tokens: Array, mask: Array, ids: Array, ratio: float, first: int = 1
+) -> Noise:
+    """Choose tokens of each item that are alike, and for them such tokens of another image's item.
+
+    One token of an item is drawn, and the tokens most like it, by cosine, are its set: of a picture
+    the patches of one thing, of a clip the frames of one sound, as far as the tokens tell. The set
+    is replaced by the set of one other item, the most alike by the most alike, and from the start
+    again where that is smaller. So a whole thing gives way to a whole thing of one other image: the
+    noise is a scene that could be, which its neighbours do not give away. Each item's set serves
+    for both, which needs no second draw.
+
+    Args:
+      key: random key.
+      tokens: clean tokens, [B, T, D]; no gradient flows to them.
+      mask: True for valid tokens, [B, T].
+      ids: image ids, [B]; a token is never replaced by one of an item with the same id.
+      ratio: share of an item's tokens that is its set, rounded, and at least one token.
+      first: number of leading tokens that are neither replaced nor used; see `draw_noise`.
+
+    Returns:
+      `Noise`. Padding is neither replaced nor used. Where no other item has another image id,
+      nothing is replaced.
+
+    Example:
+      >>> tokens, mask = jnp.eye(2)[jnp.array([[0, 1, 1], [0, 0, 0]])], jnp.ones((2, 3), bool)
+      >>> noise = draw_alike(jax.random.key(0), tokens, mask, jnp.array([5, 6]), 0.6, first=0)
+      >>> print(noise.replaced.sum(axis=1), noise.rows[:, 0])
+      [2 2] [1 0]
+    """
+    b, t = mask.shape
+    key_token, key_source = jax.random.split(key)
+    tokens = jax.lax.stop_gradient(tokens)
+    usable = mask & (jnp.arange(t) >= first)
+    count = usable.sum(axis=-1)
+    drawn = jnp.where(usable, jax.random.uniform(key_token, (b, t)), -1.0).argmax(axis=-1)[:, None]
+    like = cosine(tokens, jnp.take_along_axis(tokens, drawn[..., None], axis=1))
+    like = jnp.where(usable, like, -jnp.inf)
+    # The drawn token is in its set, even where it is a zero vector or others equal it.
+    order = jnp.argsort(jnp.where(jnp.arange(t) == drawn, -jnp.inf, -like), axis=-1)
+    rank = jnp.argsort(order, axis=-1)
+    size = jnp.maximum(jnp.round(ratio * count).astype(jnp.int32), 1)
+    other, logits = _sources(ids, count)
+    rows = jax.random.categorical(key_source, logits, axis=-1).astype(jnp.int32)
+    columns = jnp.take_along_axis(order[rows], rank % size[rows][:, None], axis=-1)
+    replaced = usable & (rank < size[:, None]) & other.any(axis=-1, keepdims=True)
+    return Noise(replaced, jnp.broadcast_to(rows[:, None], (b, t)), columns.astype(jnp.int32))
+
+
+def _sources(ids: Array, tokens: Array) -> tuple[Array, Array]:
+    """Return which items may give an item noise, bool [B, B], and logits to draw one evenly.
+
+    Args:
+      ids: image ids, [B].
+      tokens: how many tokens of an item may be used, [B].
+    """
+    other = (ids[:, None] != ids[None, :]) & (tokens > 0)[None, :]
+    # An item without a source draws from all: over -inf alone the draw would be silent garbage.
+    return other, jnp.where(other | ~other.any(axis=-1, keepdims=True), 0.0, -jnp.inf)
 
 
 def other_rows(ids: Array) -> tuple[Array, Array]:

@@ -30,9 +30,7 @@ def hard_negatives(
       >>> print(*hard_negatives(jax.random.key(0), jnp.zeros((2, 2)), jnp.array([3, 4])))
       [1 0] [ True  True]
     """
-    other = ids[:, None] != ids[None, :]
-    if barred is not None:
-        other &= ~barred
+    other = _may_be_drawn(ids, barred)
     valid = other.any(axis=-1)
     # A row without a negative draws from all columns: over -inf alone the draw would be silent
     # garbage.
@@ -41,17 +39,57 @@ def hard_negatives(
     return drawn.astype(jnp.int32), valid
 
 
-def matching(logits: Array, valid: Array) -> tuple[Array, Array, Array]:
-    """Compute the binary cross-entropy of each row's true pair and its two hard negatives.
+def several_hard_negatives(
+    key: Array, scores: Array, ids: Array, barred: Array | None = None, *, count: int
+) -> tuple[Array, Array]:
+    """Draw several hard negatives for each row, none of them twice.
+
+    The first is drawn as `hard_negatives` draws it, each further one in the same way from the
+    columns that are left: the k largest of log-probabilities with Gumbel noise are such a draw
+    (Kool et al., arXiv 1903.06059).
 
     Args:
-      logits: [B, 3, 2]. Axis 1: the true pair; the row's speech with a hard image; a hard speech
-        with the row's image. Axis 2: class 1 is 'they match'.
-      valid: which of the two negatives exist, bool [B, 2].
+      key, scores, ids, barred: see `hard_negatives`.
+      count: k, the columns to draw for a row, below B. With 1 the draw is that of `hard_negatives`.
 
     Returns:
-      Three arrays [B, 3]: the loss of each pair, 0 where a negative does not exist; whether the
-      pair exists; and whether it is classified correctly.
+      The drawn columns, int32 [B, k]; and which of them exist, bool [B, k]: of a row with m columns
+      that may be drawn, the first m. The others are meaningless.
+
+    Example:
+      >>> ids = jnp.array([3, 4, 4])
+      >>> print(several_hard_negatives(jax.random.key(0), jnp.zeros((3, 3)), ids, count=2)[1])
+      [[ True  True]
+       [ True False]
+       [ True False]]
+    """
+    if count == 1:
+        drawn, valid = hard_negatives(key, scores, ids, barred)
+        return drawn[:, None], valid[:, None]
+    other = _may_be_drawn(ids, barred)
+    logits = jax.lax.stop_gradient(scores).astype(jnp.float32)
+    noisy = jnp.where(other, logits + jax.random.gumbel(key, scores.shape), -jnp.inf)
+    drawn = jax.lax.top_k(noisy, count)[1]
+    return drawn, jnp.arange(count) < other.sum(axis=-1, keepdims=True)
+
+
+def _may_be_drawn(ids: Array, barred: Array | None) -> Array:
+    """Return which columns are negatives of a row, bool [B, B]; see `hard_negatives`."""
+    other = ids[:, None] != ids[None, :]
+    return other if barred is None else other & ~barred
+
+
+def matching(logits: Array, valid: Array) -> tuple[Array, Array, Array]:
+    """Compute the binary cross-entropy of each row's true pair and its hard negatives.
+
+    Args:
+      logits: [B, 1 + 2k, 2]. Axis 1: the true pair; the row's speech with k hard images; k hard
+        speeches with the row's image. Axis 2: class 1 is 'they match'.
+      valid: which of the negatives exist, bool [B, 2k].
+
+    Returns:
+      Three arrays [B, 1 + 2k]: the loss of each pair, 0 where a negative does not exist; whether
+      the pair exists; and whether it is classified correctly.
 
     Example:
       >>> loss, counted, correct = matching(jnp.zeros((1, 3, 2)), jnp.array([[True, False]]))
@@ -62,7 +100,7 @@ def matching(logits: Array, valid: Array) -> tuple[Array, Array, Array]:
     # Zeroed before the softmax: a NaN that is masked only after it would still reach the gradient.
     present = jnp.where(counted[..., None], logits.astype(jnp.float32), 0.0)
     log_p = jax.nn.log_softmax(present, axis=-1)
-    labels = jnp.array([1, 0, 0])
+    labels = (jnp.arange(logits.shape[1]) == 0).astype(jnp.int32)
     loss = -jnp.take_along_axis(log_p, labels[None, :, None], axis=-1)[..., 0]
     correct = logits.argmax(axis=-1) == labels[None, :]
     return jnp.where(counted, loss, 0.0), counted, correct
@@ -74,7 +112,7 @@ def prior_entropy(counted: Array) -> Array:
     A run whose `matching` loss stays there is not learning.
 
     Args:
-      counted: of `matching`, bool [B, 3]; column 0 are the true pairs.
+      counted: of `matching`, bool [B, 1 + 2k]; column 0 are the true pairs.
 
     Example:
       >>> print(f"{prior_entropy(jnp.ones((4, 3), bool)):.4f}")  # one of three is true

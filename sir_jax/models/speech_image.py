@@ -169,11 +169,21 @@ class SpeechImageModel(nn.Module):
         tokens = features.tokens
         mask = jnp.ones(tokens.shape[:2], bool)
         if self.image_pools:
-            embed = self.image_head(tokens, mask)
-        else:
-            pooled = self.image_head(features.pooled) if self.image_hidden else features.pooled
-            embed = self.image_projection(pooled)
-        return Encoded(tokens, mask, unit_norm(embed))
+            return Encoded(tokens, mask, self.embed_tokens(tokens, mask))
+        pooled = self.image_head(features.pooled) if self.image_hidden else features.pooled
+        return Encoded(tokens, mask, unit_norm(self.image_projection(pooled)))
+
+    def embed_tokens(self, tokens: Array, mask: Array) -> Array:
+        """Compute the embeddings of images from their tokens alone, as `image_pools` has it.
+
+        Args:
+          tokens: [B, T, D].
+          mask: True for valid tokens, [B, T].
+
+        Returns:
+          float32 [B, E], unit norm.
+        """
+        return unit_norm(self.image_head(tokens, mask))
 
     def encode_speech(self, wave: Array, lengths: Array, deterministic: bool = True) -> Encoded:
         """Encode speech; neither padding nor the rest of the batch changes a clip's result.

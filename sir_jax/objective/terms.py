@@ -1,30 +1,33 @@
-"""The terms of the objective on an encoded batch: SIC, SIM and CMD. All pure.
+"""The terms of the objective on an encoded batch: SIC and SIM; CMD is in `denoising`. All pure.
 
-Negatives and noise come from within a group of rows: the whole batch, or one device's shard of it.
+Negatives come from within a group of rows: the whole batch, or one device's shard of it.
 """
 
-from typing import NamedTuple
+import functools
 
 import jax
 import jax.numpy as jnp
 
-from sir_jax.config.specs import MODALITIES
-from sir_jax.losses.contrastive import accuracy_in_batch, contrastive, id_targets, spread
-from sir_jax.losses.denoising import Noise, add_noise, cosine, denoising, draw_noise, other_rows
+from sir_jax.losses.contrastive import (
+    accuracy_in_batch,
+    contrastive,
+    id_targets,
+    soft_negative,
+    spread,
+)
 from sir_jax.losses.false_negatives import false_negatives
 from sir_jax.losses.matching import (
-    hard_negatives,
     logits_of_odds,
     masked_mean,
     matching,
     pooled_log_odds,
     prior_entropy,
+    several_hard_negatives,
 )
 from sir_jax.losses.queue import filled_rows
 from sir_jax.models import Encoded
 from sir_jax.objective.microbatches import map_rows
-from sir_jax.objective.rows import flat, grouped, interleaved, take
-from sir_jax.objective.switches import noisy_modalities
+from sir_jax.objective.rows import flat, grouped, interleaved, repeated, take
 from sir_jax.objective.views import Views, best_embeds
 
 Array = jax.Array
@@ -32,7 +35,7 @@ Array = jax.Array
 
 @jax.named_scope("sic")
 def sic_term(
-    views: Views, queue, ids, temperature, alpha, sic, share: Array | None = None
+    views: Views, queue, ids, temperature, alpha, sic, share: Array | None = None, noisy=None
 ) -> tuple[Array, dict]:
     """Compute speech-image contrastive learning (SIC) over batch and queue, in both directions.
 
@@ -44,6 +47,9 @@ def sic_term(
       alpha: weight of the teacher's targets at this step.
       sic: `config.loss.sic`.
       share: of a true pair's cosine, above which a pair is no negative; None without a limit.
+      noisy: noisy views of the images, each one more negative of its own row's speech: the
+        student's embeddings, [B, E], also beside a teacher's keys; whether they have noise, [B];
+        and their weight. None for none.
 
     Returns:
       The loss, and metrics by name.
@@ -54,20 +60,12 @@ def sic_term(
         keys_s, keys_i = views.speech_m.embed, views.image_m.embed
     if sic.alpha:
         teacher_s, teacher_i = keys_s, keys_i
-    if queue is None:
-        past_s = past_i = jnp.zeros((0, z_s.shape[1]))
-        past_ids, filled = jnp.zeros((0,), ids.dtype), jnp.zeros((0,), bool)
-    else:
-        past_s, past_i, past_ids = queue.speech, queue.image, queue.ids
-        filled = filled_rows(queue)
+    past_s, past_i, past_ids, filled = _past(queue, ids, z_s.shape[1])
     hard = id_targets(ids, past_ids, filled)
-    barred_s = barred_i = None
-    if share is not None:
-        trusted_s, trusted_i = best_embeds(views)
-        barred_s = false_negatives(trusted_s, trusted_i, past_i, hard > 0, share)
-        barred_i = false_negatives(trusted_i, trusted_s, past_s, hard > 0, share)
+    barred_s, barred_i = _barred_candidates(views, past_s, past_i, hard > 0, share)
+    own = None if noisy is None else soft_negative(z_s, *noisy, temperature)
     s2i, s2i_right = contrastive(
-        z_s, keys_i, past_i, filled, hard, temperature, teacher_s, alpha, barred_s
+        z_s, keys_i, past_i, filled, hard, temperature, teacher_s, alpha, barred_s, own
     )
     i2s, i2s_right = contrastive(
         z_i, keys_s, past_s, filled, hard, temperature, teacher_i, alpha, barred_i
@@ -83,6 +81,8 @@ def sic_term(
     }
     if sic.alpha:
         metrics["alpha"] = alpha
+    if noisy is not None:
+        metrics["s2i_above_noisy"] = _share_nearer(z_s, z_i, *noisy[:2])
     if share is not None:
         counted = jnp.concatenate([jnp.ones_like(ids, bool), filled]) & (hard == 0)
         metrics["sic_masked"] = masked_mean(barred_s | barred_i, counted)
@@ -91,6 +91,31 @@ def sic_term(
         metrics["s2i_accuracy_in_batch"] = accuracy_in_batch(z_s, keys_i, hard)
         metrics["i2s_accuracy_in_batch"] = accuracy_in_batch(z_i, keys_s, hard)
     return loss, metrics
+
+
+def _past(queue, ids, width: int) -> tuple:
+    """Return the queue's speech, images and ids, and which rows are filled; empty without one."""
+    if queue is None:
+        none = jnp.zeros((0, width))
+        return none, none, jnp.zeros((0,), ids.dtype), jnp.zeros((0,), bool)
+    return queue.speech, queue.image, queue.ids, filled_rows(queue)
+
+
+def _barred_candidates(views: Views, past_s, past_i, same, share: Array | None) -> tuple:
+    """Return which candidates are no negatives of speech, and of images; None without a limit."""
+    if share is None:
+        return None, None
+    speech, image = best_embeds(views)
+    return (
+        false_negatives(speech, image, past_i, same, share),
+        false_negatives(image, speech, past_s, same, share),
+    )
+
+
+def _share_nearer(z_s: Array, z_i: Array, noisy: Array, exists: Array) -> Array:
+    """Return the share of speech that is nearer to its image than to that image's noisy view."""
+    nearer = (z_s * z_i).sum(axis=-1) > (z_s * noisy).sum(axis=-1)
+    return masked_mean(nearer, exists)
 
 
 @jax.named_scope("sim")
@@ -103,10 +128,11 @@ def sim_term(
     *,
     model,
     groups: int,
+    negatives: int = 1,
     pieces: int = 1,
     share: Array | None = None,
 ) -> tuple[Array, dict]:
-    """Compute speech-image matching (SIM): true pairs, and each side with a hard negative.
+    """Compute speech-image matching (SIM): true pairs, and each side with hard negatives.
 
     Hard negatives are drawn by the student's similarities, as in BLIP. Fusion encoder and pooled
     match, where the model has both, are asked about the same pairs, and their losses are added.
@@ -120,6 +146,7 @@ def sim_term(
       keys: two random keys, one for each direction.
       model: from `build_model`.
       groups: number of groups that negatives are drawn within.
+      negatives: k, the hard images and the hard speeches of a row; less than a group's rows.
       pieces: number of pieces in which rows go through the fusion encoder, one after the other.
       share: of a true pair's cosine, above which a pair is no negative; None without a limit.
 
@@ -127,10 +154,10 @@ def sim_term(
       The loss, and metrics by name.
     """
     image_rows, has_image, speech_rows, has_speech = _mine(
-        views, ids, temperature, keys, groups, share
+        views, ids, temperature, keys, groups, negatives, share
     )
     speech, image = grouped((views.speech, views.image), groups)
-    valid = flat(jnp.stack([has_image, has_speech], axis=2))
+    valid = flat(jnp.concatenate([has_image, has_speech], axis=2))
     logits, metrics = {}, {"sim_negatives": valid.mean(dtype=jnp.float32)}
     if "match" in model.tasks:
         key = jax.random.fold_in(keys[0], groups)
@@ -142,7 +169,7 @@ def sim_term(
         logits[name] = pooled_logits(*pooled, speech_rows, image_rows, params)
     loss = 0.0
     for name, of_pairs in logits.items():
-        losses, counted, correct = matching(of_pairs.reshape(-1, 3, 2), valid)
+        losses, counted, correct = matching(of_pairs.reshape(len(valid), -1, 2), valid)
         metrics[name] = masked_mean(losses, counted)
         metrics["sim_prior"] = prior_entropy(counted)
         metrics[f"{name}_accuracy"] = masked_mean(correct.astype(jnp.float32), counted)
@@ -153,25 +180,26 @@ def sim_term(
 def fusion_logits(
     speech: Encoded, image: Encoded, drawn, params, key, model, pieces: int = 1
 ) -> Array:
-    """Send all 3B pairs through the fusion encoder in one call.
+    """Send all (1 + 2k) B pairs through the fusion encoder in one call.
 
-    The three pairs of a row are neighbours, so that a sharded batch keeps them on the row's device.
+    The pairs of a row are neighbours, so that a sharded batch keeps them on the row's device.
 
     Args:
       speech, image: the batch, [groups, B / groups, ...].
-      drawn: rows of the hard speeches and of the hard images, [groups, B / groups] each.
+      drawn: rows of the hard speeches and of the hard images, [groups, B / groups, k] each.
       params: the whole parameter tree.
       key: random key of dropout.
       model: from `build_model`, with the task 'match'.
       pieces: number of pieces in which rows go through the fusion encoder, one after the other.
 
     Returns:
-      [3B, 2], a row's true pair, its speech with a hard image, a hard speech with its image.
+      [(1 + 2k) B, 2], a row's true pair, its speech with k hard images, k hard speeches with its
+      image.
     """
-
     speech_rows, image_rows = drawn
-    speech = interleaved(speech, speech, take(speech, speech_rows))
-    image = interleaved(image, take(image, image_rows), image)
+    k = image_rows.shape[2]
+    speech = interleaved(repeated(speech, 1 + k), take(speech, speech_rows))
+    image = interleaved(repeated(image, 1), take(image, image_rows), repeated(image, k))
     return match_pairs(speech, image, params, key, model, pieces)
 
 
@@ -210,26 +238,29 @@ def pooled_logits(p_s: Array, p_i: Array, speech_rows, image_rows, params) -> Ar
       params: the whole parameter tree.
 
     Returns:
-      As `fusion_logits`, [groups, B / groups, 3, 2].
+      As `fusion_logits`, [groups, B / groups, 1 + 2k, 2].
     """
-    pairs = (p_s, p_i), (p_s, take(p_i, image_rows)), (take(p_s, speech_rows), p_i)
-    cosines = jnp.stack([(a * b).sum(axis=-1) for a, b in pairs], axis=-1)
+    own_s, own_i = repeated((p_s, p_i), 1)
+    pairs = (own_s, own_i), (own_s, take(p_i, image_rows)), (take(p_s, speech_rows), own_i)
+    cosines = jnp.concatenate([(a * b).sum(axis=-1) for a, b in pairs], axis=-1)
     return logits_of_odds(pooled_log_odds(cosines, params["pooled_scale"], params["pooled_bias"]))
 
 
-def _mine(views: Views, ids, temperature, keys, groups: int, share: Array | None) -> tuple:
-    """Draw a hard image for each speech and a hard speech for each image; see `sim_term`.
+def _mine(
+    views: Views, ids, temperature, keys, groups: int, negatives: int, share: Array | None
+) -> tuple:
+    """Draw k hard images for each speech and k hard speeches for each image; see `sim_term`.
 
     Returns:
-      Rows of images, whether there is one, rows of speech, whether there is one; all
-      [groups, B / groups], rows within their group.
+      Rows of images, which exist, rows of speech, which exist; all [groups, B / groups, k], rows
+      within their group.
     """
     barred = barred_pairs(views, ids, groups, share)
     speech, image, ids = grouped((views.speech.embed, views.image.embed, ids), groups)
     scores = jnp.zeros((*ids.shape, ids.shape[1]))
     if temperature is not None:
         scores = jnp.einsum("gse,gie->gsi", speech, image) / temperature
-    draw = jax.vmap(hard_negatives)
+    draw = jax.vmap(functools.partial(several_hard_negatives, count=negatives))
     images = draw(jax.random.split(keys[0], groups), scores, ids, barred[0])
     scores = jnp.swapaxes(scores, 1, 2)
     return *images, *draw(jax.random.split(keys[1], groups), scores, ids, barred[1])
@@ -254,126 +285,3 @@ def barred_pairs(views: Views, ids, groups: int, share: Array | None) -> tuple:
     find = jax.vmap(lambda a, b, past, same: false_negatives(a, b, past, same, share))
     same = ids[:, :, None] == ids[:, None, :]
     return find(speech, image, none, same), find(image, speech, none, same)
-
-
-@jax.named_scope("cmd")
-def cmd_term(
-    views: Views, ids, params, key, logged, *, model, cfg, groups: int, pieces: int = 1
-) -> tuple[Array, dict]:
-    """Compute cross-modal denoising (CMD), the mean over its directions.
-
-    Logged steps also rebuild with the context of another image, without a gradient: the more the
-    cosine falls by that, the more the head uses the other modality.
-
-    Args:
-      views: the encoded batch.
-      ids: image ids, [B].
-      params: the whole parameter tree.
-      key: random key of noise and dropout.
-      logged: whether this step is logged, bool [].
-      model: from `build_model`.
-      cfg: `config.loss`.
-      groups: number of groups that noise is drawn within.
-      pieces: number of pieces in which rows go through the fusion encoder, one after the other.
-
-    Returns:
-      The loss, and metrics by name.
-    """
-    losses, metrics = [], {}
-    for modality in noisy_modalities(cfg):
-        key_noise, key_drop = jax.random.split(jax.random.fold_in(key, MODALITIES.index(modality)))
-        task = DenoisingTask.of(views, ids, modality, key_noise, model, cfg.cmd, groups)
-        rebuilt = task.rebuild(model, params, task.context, key_drop, pieces)
-        loss = task.loss(rebuilt, cfg.cmd)
-
-        def control(task=task, key_drop=key_drop):
-            context, wrong = task.wrong_context()
-            return task.similarity(task.rebuild(model, params, context, key_drop, pieces), wrong)
-
-        losses.append(loss)
-        metrics |= {
-            f"cmd_{modality}": loss,
-            f"cmd_{modality}_cosine": task.similarity(rebuilt),
-            f"cmd_{modality}_cosine_shuffled": jax.lax.cond(logged, control, lambda: jnp.zeros(())),
-        }
-    loss = sum(losses) / len(losses)
-    return loss, {"cmd": loss, **metrics}
-
-
-class DenoisingTask(NamedTuple):
-    """The noisy tokens of one modality, the context to rebuild them from, and the clean tokens."""
-
-    modality: str
-    noisy: Encoded
-    context: Encoded  # the other modality, clean
-    target: Array  # clean tokens, the teacher's where there is one, [B, T, D]
-    noise: Noise  # [groups, B / groups, T]
-    valid: Array  # True for tokens that are neither padding nor CLS, [groups, B / groups, T]
-    ids: Array  # image ids, [groups, B / groups]
-
-    @classmethod
-    def of(cls, views: Views, ids, modality: str, key, model, cmd, groups: int):
-        """Draw noise for a modality's tokens and apply it.
-
-        Args:
-          views: the encoded batch.
-          ids: image ids, [B].
-          modality: 'speech' or 'image', whose tokens are replaced.
-          key: random key.
-          model: from `build_model`.
-          cmd: `config.loss.cmd`.
-          groups: number of groups that noise is drawn within.
-        """
-        if modality == "speech":
-            clean, context, target = views.speech, views.image, views.speech_m
-        else:
-            clean, context, target = views.image, views.speech, views.image_m
-        target = jax.lax.stop_gradient((clean if target is None else target).tokens)
-        first = int(modality == "speech" or model.image_has_cls)
-        ids, mask, tokens = grouped((ids, clean.mask, clean.tokens), groups)
-        noise = jax.vmap(lambda *a: draw_noise(*a, cmd.ratio, cmd.block, first))(
-            jax.random.split(key, groups), mask, ids
-        )
-        noisy = clean._replace(tokens=flat(jax.vmap(add_noise)(tokens, noise)))
-        valid = mask & (jnp.arange(mask.shape[2]) >= first)
-        return cls(modality, noisy, context, target, noise, valid, ids)
-
-    def rebuild(self, model, params, context: Encoded, key=None, pieces: int = 1) -> Array:
-        """Return the rebuilt tokens, float32 [B, T, D]; `key` None turns dropout off."""
-
-        def denoise(key, noisy, context):
-            return model.apply(
-                {"params": params},
-                noisy,
-                context,
-                self.modality,
-                deterministic=key is None,
-                method="denoise",
-                rngs=None if key is None else {"dropout": key},
-            )
-
-        return map_rows(denoise, key, pieces, self.noisy, context)
-
-    def loss(self, rebuilt: Array, cmd) -> Array:
-        """Return the mean loss over the items that have a token to average over."""
-        losses, counted = jax.vmap(
-            lambda *a: denoising(*a, cmd.form, cmd.tokens == "replaced", cmd.temperature)
-        )(*grouped((rebuilt, self.target), self.ids.shape[0]), self.noise, self.valid)
-        return masked_mean(losses, counted)
-
-    def wrong_context(self) -> tuple[Encoded, Array]:
-        """Return for each item the context of another image, and whether there is one, [B]."""
-        rows, wrong = jax.vmap(other_rows)(self.ids)
-        return flat(take(grouped(self.context, self.ids.shape[0]), rows)), flat(wrong)
-
-    def similarity(self, rebuilt: Array, rows: Array | None = None) -> Array:
-        """Return the mean cosine of rebuilt and clean tokens over the replaced ones.
-
-        Args:
-          rebuilt: from `rebuild`, [B, T, D].
-          rows: rows to average over, bool [B]; None for all.
-        """
-        counted = flat(self.noise.replaced)
-        if rows is not None:
-            counted = counted & rows[:, None]
-        return masked_mean(cosine(rebuilt, self.target), counted)

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 
 from sir_jax.losses.queue import Rows
 from sir_jax.models import SpeechImageModel
+from sir_jax.objective.denoising import DenoisingTask, cmd_term, draw_tasks
 from sir_jax.objective.lists import list_term
-from sir_jax.objective.terms import cmd_term, sic_term, sim_term
+from sir_jax.objective.terms import sic_term, sim_term
 from sir_jax.objective.views import Views, best_embeds, encode
 
 Array = jax.Array
@@ -85,11 +86,17 @@ class Objective:
           The loss, a float32 scalar, and `Aux`.
         """
         temperature, loss_cfg = params["temperature"], self.cfg.loss
-        total, metrics, rows = 0.0, {}, None
+        total, metrics, rows, noisy = 0.0, {}, None, None
         share = relative_limit(self.cfg, step)
+        if loss_cfg.cmd.weight:
+            tasks = self.denoising_tasks(views, ids, keys[2])
+            if loss_cfg.cmd.negative_weight:
+                noisy = *tasks["image"].embeds(self.model, params), loss_cfg.cmd.negative_weight
         if loss_cfg.sic.weight:
             alpha = ramped_alpha(loss_cfg.sic, step)
-            loss, metrics = sic_term(views, queue, ids, temperature, alpha, loss_cfg.sic, share)
+            loss, metrics = sic_term(
+                views, queue, ids, temperature, alpha, loss_cfg.sic, share, noisy
+            )
             total += loss_cfg.sic.weight * loss
             if queue is not None:
                 rows = Rows(views.speech_m.embed, views.image_m.embed, ids)
@@ -97,21 +104,17 @@ class Objective:
             loss, more = self.matching_loss(views, params, ids, keys[:2], pieces, share)
             total, metrics = total + loss_cfg.sim.weight * loss, {**metrics, **more}
         if loss_cfg.cmd.weight:
-            groups = {"shard": self.shards, "group": self.lists_in(ids)}.get(loss_cfg.cmd.source, 1)
-            loss, more = cmd_term(
-                views,
-                ids,
-                params,
-                keys[2],
-                self.is_logged(step),
-                model=self.model,
-                cfg=loss_cfg,
-                groups=groups,
-                pieces=pieces,
-            )
+            given = {"model": self.model, "cmd": loss_cfg.cmd, "pieces": pieces}
+            loss, more = cmd_term(tasks, params, keys[2], self.is_logged(step), **given)
             total, metrics = total + loss_cfg.cmd.weight * loss, {**metrics, **more}
         embeds = best_embeds(views) if self.cfg.data.groups else None
         return total, Aux(metrics=metrics, queue_rows=rows, embeds=embeds)
+
+    def denoising_tasks(self, views: Views, ids, key) -> dict[str, DenoisingTask]:
+        """Draw CMD's noise, within what `loss.cmd.source` says."""
+        source = self.cfg.loss.cmd.source
+        groups = {"shard": self.shards, "group": self.lists_in(ids)}.get(source, 1)
+        return draw_tasks(views, ids, key, model=self.model, cfg=self.cfg.loss, groups=groups)
 
     def matching_loss(self, views: Views, params, ids, keys, pieces: int, share) -> tuple:
         """Compute SIM, with its list-wise part where that has a weight; see `loss_of_views`."""
@@ -119,7 +122,9 @@ class Objective:
         scale = params["temperature"] if sic.weight else None
         given = {"model": self.model, "pieces": pieces, "share": share}
         groups = self.shards if sim.mining == "shard" else 1
-        loss, metrics = sim_term(views, ids, scale, params, keys, groups=groups, **given)
+        loss, metrics = sim_term(
+            views, ids, scale, params, keys, groups=groups, negatives=sim.negatives, **given
+        )
         if sim.list_weight or sim.teach_weight:
             key = jax.random.fold_in(keys[1], groups)
             lists = {"sim": sim, "groups": self.lists_in(ids)}

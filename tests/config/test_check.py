@@ -115,6 +115,23 @@ TOGETHER = [
     ({"loss.sim.weight": 1.0, "loss.sim.teach_weight": 2.0}, "teach_weight=2 needs groups"),
     ({"loss.cmd.weight": 1.0, "loss.cmd.source": "group"}, "loss.cmd.source='group' needs groups"),
     (
+        {"loss.cmd.weight": 1.0, "loss.cmd.negative_weight": 0.5},
+        "negative_weight=0.5 with model.image_head='cls', which does not embed a picture by the",
+    ),
+    (
+        {
+            "loss.cmd.weight": 1.0,
+            "loss.cmd.negative_weight": 0.5,
+            "loss.cmd.direction": "both",
+            "model.image_head": "pool",
+        },
+        "loss.cmd.direction='both': noisy speech has no embedding",
+    ),
+    (
+        {"loss.sic.weight": 0.0, "loss.cmd.weight": 1.0, "loss.cmd.negative_weight": 2.0},
+        "loss.cmd.negative_weight=2 with loss.sic.weight=0: there is no contrast to join",
+    ),
+    (
         {
             "loss.sic.weight": 0.0,
             "loss.sim.weight": 1.0,
@@ -222,6 +239,14 @@ def test_a_device_that_mines_alone_needs_two_pairs(cfg):
     # GradCache cuts what is computed at once, not what is compared.
     changed.train.update(grad_accum=1, grad_cache=2)
     check_batch(changed, FakeMesh)
+    changed.loss.sim.negatives = 2
+    with pytest.raises(UserError, match="negatives=2: a pair has 1 others .*; give at most 1"):
+        check_batch(changed, FakeMesh)
+    changed.loss.sim.mining = "global"
+    check_batch(changed, FakeMesh)
+    changed.loss.sim.negatives = 16
+    with pytest.raises(UserError, match="mining='global' and data.batch_size=16; give at most 15"):
+        check_batch(changed, FakeMesh)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Matching: which negatives are drawn, how often, and the loss against NumPy and torch."""
 
-from functools import cache
+import itertools
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -123,11 +124,58 @@ def test_no_gradient_goes_through_the_draw():
     np.testing.assert_array_equal(jax.grad(loss)(z), jax.grad(lambda z: loss(z, fixed))(z))
 
 
+@cache
+def several_draws(count=3):
+    """Return DRAWS of `count` columns of each row, and which exist; some columns are barred."""
+    barred = np.zeros((7, 7), bool)
+    barred[3, [0, 2, 4, 5, 6]] = True  # row 3 keeps one column, row 4 two, row 2 none
+    barred[4, [0, 1, 6]] = barred[2] = True
+    keys = jax.random.split(jax.random.key(2), DRAWS)
+    draw = jax.vmap(partial(losses_of_pairs.several_hard_negatives, count=count), (0, *[None] * 3))
+    drawn, valid = jax.tree.map(np.asarray, jax.jit(draw)(keys, scores(), IDS, barred))
+    return drawn, valid, (IDS[:, None] != IDS) & ~barred
+
+
+def test_a_row_draws_as_many_as_it_has_and_none_twice():
+    drawn, valid, allowed = several_draws()
+    assert drawn.dtype == np.int32 and drawn.shape == valid.shape == (DRAWS, 7, 3)
+    assert list(allowed.sum(axis=1)) == [4, 4, 0, 1, 2, 5, 4]
+    expected = np.arange(3) < allowed.sum(axis=1)[:, None]
+    np.testing.assert_array_equal(valid, np.broadcast_to(expected, valid.shape))
+    for row in range(7):
+        columns = drawn[:, row, expected[row]]
+        assert allowed[row][columns].all()
+        assert (np.diff(np.sort(columns, axis=1), axis=1) > 0).all()
+
+
+def test_several_are_drawn_one_after_the_other_from_those_that_are_left():
+    drawn, _, allowed = several_draws()
+    # Row 0 has four columns: the probability of each ordered three of them, in float64.
+    weights = np.where(allowed[0], np.exp(np.float64(scores()[0])), 0.0)
+    codes = drawn[:, 0] @ [49, 7, 1]
+    for first, second, third in itertools.permutations(np.nonzero(allowed[0])[0], 3):
+        left, p = weights.copy(), 1.0
+        for column in (first, second, third):
+            p *= left[column] / left.sum()
+            left[column] = 0.0
+        share = (codes == 49 * first + 7 * second + third).mean()
+        assert abs(share - p) <= 4 * np.sqrt(p * (1 - p) / DRAWS), (first, second, third)
+
+
+def test_one_of_several_is_the_draw_of_one():
+    for seed in range(5):
+        key = jax.random.key(seed)
+        drawn, valid = losses_of_pairs.several_hard_negatives(key, scores(), IDS, count=1)
+        logits = np.where(IDS[:, None] != IDS, scores(), -np.inf)
+        np.testing.assert_array_equal(drawn[:, 0], jax.random.categorical(key, logits))
+        assert valid.shape == (7, 1) and valid.all()
+
+
 def reference(logits, valid):
     """Compute the negative log-probability of each pair's class in float64; 0 for absent pairs."""
     losses = np.zeros(logits.shape[:2])
     for row in range(len(logits)):
-        for pair, label in enumerate((1, 0, 0)):
+        for pair, label in enumerate((1, *[0] * valid.shape[1])):
             if pair and not valid[row, pair - 1]:
                 continue
             own, other = (float(logits[row, pair, c]) for c in (label, 1 - label))
@@ -135,16 +183,17 @@ def reference(logits, valid):
     return losses
 
 
-def random_pairs(seed=0, batch=9):
+def random_pairs(seed=0, batch=9, k=1):
     rng = np.random.default_rng(seed)
-    logits = (3 * rng.normal(size=(batch, 3, 2))).astype(np.float32)
-    valid = rng.random((batch, 2)) < 0.6
-    valid[0], valid[1] = (False, False), (True, False)
+    logits = (3 * rng.normal(size=(batch, 1 + 2 * k, 2))).astype(np.float32)
+    valid = rng.random((batch, 2 * k)) < 0.6
+    valid[0], valid[1] = False, np.arange(2 * k) < k
     return logits, valid
 
 
-def test_equals_float64_reference():
-    logits, valid = random_pairs()
+@pytest.mark.parametrize("k", [1, 3])
+def test_equals_float64_reference(k):
+    logits, valid = random_pairs(k=k)
     losses, counted, correct = matching(logits, valid)
     assert losses.dtype == jnp.float32
     np.testing.assert_allclose(losses, reference(logits, valid), rtol=1e-6, atol=1e-6)
@@ -152,6 +201,10 @@ def test_equals_float64_reference():
     np.testing.assert_array_equal(counted[:, 1:], valid)
     np.testing.assert_array_equal(correct[:, 0], logits[:, 0, 1] > logits[:, 0, 0])
     np.testing.assert_array_equal(correct[:, 1:], logits[:, 1:, 0] > logits[:, 1:, 1])
+    # Of what always says the share of true pairs, the loss is the prior's entropy.
+    p = len(valid) / (len(valid) + valid.sum())
+    expected = -(p * np.log(p) + (1 - p) * np.log(1 - p))
+    np.testing.assert_allclose(losses_of_pairs.prior_entropy(counted), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("all_there", [True, False])

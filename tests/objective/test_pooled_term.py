@@ -1,5 +1,7 @@
 """The pooled match in the objective: values and gradients against float64, alone and beside."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from objective_helpers import POOL, STILL, loss_of, made, views_and_ids
 from tiny_models import tiny_config
 from training_helpers import synthetic_batch
 
-from sir_jax.losses.matching import hard_negatives
+from sir_jax.losses.matching import several_hard_negatives
 from sir_jax.models import Encoded
 from sir_jax.objective.terms import sim_term
 from sir_jax.objective.views import Views
@@ -17,22 +19,21 @@ from sir_jax.runtime.trees import leaf_paths
 from sir_jax.training.setup import prepare
 
 
-def pairs_of(views, ids, temperature, keys, groups: int):
+def pairs_of(views, ids, temperature, keys, groups: int, negatives: int = 1):
     """Return (speech row, image row, label) of every pair, drawn group by group."""
     pairs, size = [], len(ids) // groups
+    draw = partial(several_hard_negatives, count=negatives)
     split = [jax.random.split(key, groups) for key in keys]
     for g in range(groups):
         at = slice(g * size, (g + 1) * size)
         scores = views.speech.embed[at] @ views.image.embed[at].T / temperature
-        images, has_image = hard_negatives(split[0][g], scores, ids[at])
-        speeches, has_speech = hard_negatives(split[1][g], scores.T, ids[at])
+        images, has_image = draw(split[0][g], scores, ids[at])
+        speeches, has_speech = draw(split[1][g], scores.T, ids[at])
         for b in range(size):
             row = g * size + b
             pairs.append((row, row, 1))
-            if has_image[b]:
-                pairs.append((row, g * size + int(images[b]), 0))
-            if has_speech[b]:
-                pairs.append((g * size + int(speeches[b]), row, 0))
+            pairs += [(row, g * size + int(i), 0) for i in images[b][has_image[b]]]
+            pairs += [(g * size + int(s), row, 0) for s in speeches[b][has_speech[b]]]
     return pairs
 
 
@@ -50,8 +51,9 @@ def pooled():
     return made(**{"loss.sim.weight": 0.7, "model.match.kind": "pooled", **POOL, **STILL})
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-def test_values_are_those_of_a_loop_over_pairs(pooled, groups):
+# In groups of three rows, the two of one image have one other to draw from.
+@pytest.mark.parametrize("groups,negatives", [(1, 1), (2, 1), (2, 2)])
+def test_values_are_those_of_a_loop_over_pairs(pooled, groups, negatives):
     _, model, state = pooled
     params = state.params
     views, ids = views_and_ids(model)
@@ -62,12 +64,16 @@ def test_values_are_those_of_a_loop_over_pairs(pooled, groups):
             model.apply({"params": params}, x, name, method="pool")
             for x, name in ((views.speech, "speech"), (views.image, "image"))
         ]
-        loss, metrics = sim_term(views, ids, 0.07, params, keys, model=model, groups=groups)
+        given = {"model": model, "groups": groups, "negatives": negatives}
+        loss, metrics = sim_term(views, ids, 0.07, params, keys, **given)
         return loss, (metrics, p)
 
     (loss, (metrics, p)), grads = jax.jit(jax.value_and_grad(run, has_aux=True))(params)
     p_s, p_i = map(np.float64, p)
-    pairs = pairs_of(views, ids, 0.07, keys, groups)
+    pairs = pairs_of(views, ids, 0.07, keys, groups, negatives)
+    assert float(metrics["sim_negatives"]) == pytest.approx(
+        (len(pairs) - len(ids)) / (2 * negatives * len(ids))
+    )
     scale, bias = float(params["pooled_scale"]), float(params["pooled_bias"])
     assert float(loss) == pytest.approx(slow_loss(p_s, p_i, pairs, scale, bias), rel=1e-5)
     assert metrics["sim"] == loss and "sim_pooled" not in metrics
@@ -82,6 +88,39 @@ def test_values_are_those_of_a_loop_over_pairs(pooled, groups):
         assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(grads[name]["mlp"]["up"]["kernel"]))
         assert np.abs(grads[name]["queries"]).max() > 0
     assert not any(np.any(x) for x in jax.tree.leaves(grads["speech"]))
+
+
+def test_fusion_reads_every_pair_of_several_negatives():
+    _, model, state = made(**{"loss.sim.weight": 0.7, **STILL})
+    views, ids = views_and_ids(model)
+    keys = jax.random.split(jax.random.key(4))
+    speech, image, label = map(jnp.array, zip(*pairs_of(views, ids, 0.07, keys, 2, 2), strict=True))
+
+    def with_tokens(tokens):
+        named = zip(views[:2], tokens, strict=True)
+        return Views(*(one._replace(tokens=x) for one, x in named), None, None)
+
+    def one_by_one(tokens):
+        told = with_tokens(tokens)
+        s = jax.tree.map(lambda x: x[speech], told.speech)
+        i = jax.tree.map(lambda x: x[image], told.image)
+        logits = model.apply({"params": state.params}, s, i, method="match")
+        log_p = jax.nn.log_softmax(logits)
+        return -jnp.take_along_axis(log_p, label[:, None], 1).mean()
+
+    def in_the_objective(tokens):
+        # By GradCache the pairs go through the fusion encoder in pieces.
+        given = {"model": model, "groups": 2, "negatives": 2, "pieces": 3}
+        return sim_term(with_tokens(tokens), ids, 0.07, state.params, keys, **given)[1]["sim"]
+
+    tokens = views.speech.tokens, views.image.tokens
+    expected, by_tokens = jax.jit(jax.value_and_grad(one_by_one))(tokens)
+    loss, grads = jax.jit(jax.value_and_grad(in_the_objective))(tokens)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    for actual, wanted in zip(grads, by_tokens, strict=True):
+        size = np.abs(wanted).max()
+        assert size > 1e-4
+        np.testing.assert_allclose(actual, wanted, atol=1e-4 * size)
 
 
 def test_both_matches_are_asked_about_the_same_pairs():
