@@ -133,6 +133,10 @@ _MATCH: dict[str, tuple[Rule, str]] = {
     "hidden": (_MLP, "hidden numbers of the MLP over what they read"),
     "width": (Whole(1, 16_384), "numbers in a pooled vector, beside those of the embedding"),
     "places": (Flag(), "whether each query of speech reads near a place along the clip of its own"),
+    "frames": (
+        Flag(),
+        "whether queries of speech read the encoder's frames, not its head",
+    ),
 }
 
 

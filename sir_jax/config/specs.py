@@ -258,6 +258,7 @@ class MatchSpec:
     hidden: int = 512  # hidden numbers of the MLP over what they read
     width: int = 128  # F, numbers in a pooled vector
     places: bool = False  # each query of speech reads near its place along the clip
+    frames: bool = False  # queries of speech read the encoder's frames, not its head's tokens
 
     def __post_init__(self):
         if self.kind not in MATCHES:

@@ -30,6 +30,7 @@ class Encoded(NamedTuple):
     tokens: Array  # [B, 1 + T, D_s] or [B, 1 + P, D_i] with CLS first; Q-Former: [B, queries, D]
     mask: Array  # True for valid tokens, [B, number of tokens]
     embed: Array  # float32 [B, E], unit norm
+    frames: Array | None = None  # of speech, where the pooled match reads them: [B, 1 + T, D_s]
 
 
 def unit_norm(x: Array) -> Array:
@@ -154,7 +155,10 @@ class SpeechImageModel(nn.Module):
     def embed_speech(self, features: HubertOutput, deterministic: bool = True) -> Encoded:
         """Compute tokens and embeddings from the output of `speech_features`."""
         tokens, mask = self.speech_head(features, deterministic)
-        return Encoded(tokens, mask, unit_norm(self.speech_projection(tokens[:, 0])))
+        embed, frames = unit_norm(self.speech_projection(tokens[:, 0])), None
+        if "pool" in self.tasks and self.match_spec.frames:
+            frames = jnp.concatenate([tokens[:, :1], features.tokens], axis=1)
+        return Encoded(tokens, mask, embed, frames)
 
     def embed_image(self, features: VitOutput, deterministic: bool = True) -> Encoded:
         """Compute tokens and embeddings from the output of `image_features`.
@@ -244,14 +248,15 @@ class SpeechImageModel(nn.Module):
         """Pool the tokens of one modality into one vector an item.
 
         Args:
-          encoded: tokens and mask of B items; `embed` is not used.
+          encoded: tokens, or frames, and mask of B items; `embed` is not used.
           modality: 'speech' or 'image'.
 
         Returns:
           float32 [B, F], unit norm; see `losses.matching.pooled_log_odds` for what they say.
         """
         pool = self.pool_speech if modality == "speech" else self.pool_image
-        return unit_norm(pool(encoded.tokens, encoded.mask))
+        read = encoded.tokens if encoded.frames is None else encoded.frames
+        return unit_norm(pool(read, encoded.mask))
 
     def denoise(
         self, noisy: Encoded, context: Encoded, modality: str, deterministic: bool = True

@@ -78,14 +78,16 @@ def cached_loss_and_grads(
 
 
 def student_outputs(views: Views) -> tuple:
-    """Return the outputs through which the student gets a gradient: tokens and embeddings."""
-    return tuple((encoded.tokens, encoded.embed) for encoded in (views.speech, views.image))
+    """Return the outputs through which the student gets a gradient, of speech and of images."""
+    return tuple(
+        (encoded.tokens, encoded.embed, encoded.frames) for encoded in (views.speech, views.image)
+    )
 
 
 def with_student_outputs(views: Views, student: tuple) -> Views:
     """Return views with the student's outputs replaced; the inverse of `student_outputs`."""
-    (speech, z_s), (image, z_i) = student
+    names = "tokens", "embed", "frames"
+    speech, image = (dict(zip(names, outputs, strict=True)) for outputs in student)
     return views._replace(
-        speech=views.speech._replace(tokens=speech, embed=z_s),
-        image=views.image._replace(tokens=image, embed=z_i),
+        speech=views.speech._replace(**speech), image=views.image._replace(**image)
     )

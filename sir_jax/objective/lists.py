@@ -41,7 +41,7 @@ def list_term(
     Args:
       views: the encoded batch.
       ids: image ids, [B].
-      temperature: of the similarities; None leaves them out, because nothing trains them.
+      temperature: of the similarities; None leaves them out, where nothing has trained them.
       params: the whole parameter tree.
       key: random key of dropout.
       model: from `build_model`.

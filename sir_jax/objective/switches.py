@@ -40,6 +40,11 @@ def fusion_tasks(loss_cfg, match: str = "fusion") -> tuple[str, ...]:
     return tuple(tasks)
 
 
+def knows_similarities(cfg) -> bool:
+    """Tell whether embeddings are trained: by SIC, or before this run."""
+    return bool(cfg.loss.sic.weight or cfg.init.model)
+
+
 def has_teacher(loss_cfg) -> bool:
     """Tell whether `config.loss` needs a momentum teacher: for the queue, or for soft targets."""
     return bool(loss_cfg.sic.weight and (loss_cfg.sic.queue or loss_cfg.sic.alpha))

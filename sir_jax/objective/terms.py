@@ -140,8 +140,7 @@ def sim_term(
     Args:
       views: the encoded batch.
       ids: image ids, [B].
-      temperature: of the similarities; None draws evenly, because nothing trains the similarities
-        without SIC.
+      temperature: of the similarities; None draws evenly, where nothing has trained them.
       params: the whole parameter tree.
       keys: two random keys, one for each direction.
       model: from `build_model`.

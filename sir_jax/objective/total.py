@@ -14,6 +14,7 @@ from sir_jax.losses.queue import Rows
 from sir_jax.models import SpeechImageModel
 from sir_jax.objective.denoising import DenoisingTask, cmd_term, draw_tasks
 from sir_jax.objective.lists import list_term
+from sir_jax.objective.switches import knows_similarities
 from sir_jax.objective.terms import sic_term, sim_term
 from sir_jax.objective.views import Views, best_embeds, encode
 
@@ -118,8 +119,8 @@ class Objective:
 
     def matching_loss(self, views: Views, params, ids, keys, pieces: int, share) -> tuple:
         """Compute SIM, with its list-wise part where that has a weight; see `loss_of_views`."""
-        sic, sim = self.cfg.loss.sic, self.cfg.loss.sim
-        scale = params["temperature"] if sic.weight else None
+        sim = self.cfg.loss.sim
+        scale = params["temperature"] if knows_similarities(self.cfg) else None
         given = {"model": self.model, "pieces": pieces, "share": share}
         groups = self.shards if sim.mining == "shard" else 1
         loss, metrics = sim_term(

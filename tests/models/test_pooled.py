@@ -1,5 +1,7 @@
 """Pooled vectors: their values in float64, and that padding changes nothing."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -94,3 +96,28 @@ def test_an_image_head_of_this_kind_embeds_all_tokens():
     ]
     assert out.embed.shape == (3, cfg.model.embed_width)
     np.testing.assert_allclose(out.embed, expected, atol=2e-6)
+
+
+def test_queries_of_speech_read_the_first_token_and_the_encoders_frames():
+    fields = {"kind": "pooled", "queries": 3, "hidden": 10, "width": 6, "frames": True}
+    model = build_model(
+        tiny_config(**{f"model.match.{name}": value for name, value in fields.items()}).model,
+        ("pool",),
+    )
+    params = random_params(model)
+    wave = np.random.default_rng(2).normal(size=(2, 4_000)).astype(np.float32)
+    lengths = np.array([4_000, 2_000])
+
+    @jax.jit
+    def run(params):
+        call = functools.partial(model.apply, {"params": params})
+        encoded = call(wave, lengths, method="encode_speech")
+        features = call(wave, lengths, method="speech_features")
+        return features, encoded, call(encoded, "speech", method="pool")
+
+    features, encoded, out = run(params)
+    read = np.concatenate([encoded.tokens[:, :1], features.tokens], axis=1)
+    assert np.abs(read[:, 1:] - encoded.tokens[:, 1:])[np.asarray(features.mask)].min() > 1e-6
+    items = zip(read, np.asarray(encoded.mask), strict=True)
+    expected = [reference(params["pool_speech"], *one) for one in items]
+    np.testing.assert_allclose(out, expected, atol=2e-6)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from objective_helpers import STILL, TERMS, gradient, made
+from objective_helpers import POOL, STILL, TERMS, gradient, made
 from training_helpers import synthetic_batch
 
 from sir_jax.config import fields
@@ -19,12 +19,14 @@ from sir_jax.runtime.trees import leaf_paths, split_tree
 # Each term alone, and all of them: a pair has no code of its own.
 SIC, SIM, CMD = ("sic",), ("sim",), ("cmd",)
 ALL = tuple(TERMS)
+POOLED = ("sim", "frames")
+FIELDS = TERMS | {"frames": {"model.match.kind": "pooled", "model.match.frames": True, **POOL}}
 
 
 @functools.cache
 def of_big_batch(terms):
     """Return (cfg, model, state) and (loss, aux, gradient) of the whole batch, for some terms."""
-    on = {name: value for term in terms for name, value in TERMS[term].items()}
+    on = {name: value for term in terms for name, value in FIELDS[term].items()}
     off = {} if "sic" in terms else {"loss.sic.weight": 0.0}
     cfg, model, state = made(**off, **on, **STILL)
     return (cfg, model, state), gradient(cfg, model, state, synthetic_batch(cfg), 1)
@@ -48,7 +50,7 @@ def test_any_subset_trains_just_its_own_parameters(terms):
 
 
 @pytest.mark.parametrize(
-    "terms", [SIC, pytest.param(SIM + CMD, marks=pytest.mark.release), ALL], ids="+".join
+    "terms", [SIC, POOLED, pytest.param(SIM + CMD, marks=pytest.mark.release), ALL], ids="+".join
 )
 def test_gradient_is_the_big_batch(terms):
     (cfg, model, state), (loss, aux, expected) = of_big_batch(terms)

@@ -13,6 +13,7 @@ from training_helpers import synthetic_batch
 from sir_jax.losses.matching import several_hard_negatives
 from sir_jax.models import Encoded
 from sir_jax.objective.terms import sim_term
+from sir_jax.objective.total import Objective
 from sir_jax.objective.views import Views
 from sir_jax.runtime.sharding import make_mesh
 from sir_jax.runtime.trees import leaf_paths
@@ -121,6 +122,23 @@ def test_fusion_reads_every_pair_of_several_negatives():
         size = np.abs(wanted).max()
         assert size > 1e-4
         np.testing.assert_allclose(actual, wanted, atol=1e-4 * size)
+
+
+@pytest.mark.parametrize("earlier", ["", "runs/earlier"])
+def test_negatives_are_hard_where_this_run_or_an_earlier_one_trains_embeddings(earlier):
+    fields = {"loss.sic.weight": 0.0, "loss.sim.weight": 1.0, "model.match.kind": "pooled"}
+    cfg, model, state = made(**fields, **POOL, **STILL, **{"init.model": earlier})
+    views, ids = views_and_ids(model)
+    keys = jax.random.split(jax.random.key(3), 3)
+    temperatures = 1e-3, None  # of the first one the most similar are drawn, of the other any
+    params = state.params | {"temperature": jnp.float32(1e-3)}
+    expected = [
+        sim_term(views, ids, one, params, keys[:2], model=model, groups=1)[0]
+        for one in temperatures
+    ]
+    assert abs(expected[0] - expected[1]) > 1e-3
+    loss, _ = Objective(model, cfg).loss_of_views(views, params, None, ids, 0, keys)
+    assert loss == expected[not earlier]
 
 
 def test_both_matches_are_asked_about_the_same_pairs():
