@@ -1,5 +1,6 @@
 """A model's score: its numbers as JSON, joint vectors, fingerprint, and its place in a run."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -22,7 +23,7 @@ from sir_jax.inference.score import (
 from sir_jax.losses.fused_score import joint_rows, joint_temperature
 from sir_jax.models import build_model
 
-SCORE = Score(0.5, 2.0, (0.3, 0.1, -1.5), {"split": "val", "r1": 0.75})
+SCORE = Score(0.5, 2.0, (0.3, 0.1, -1.5), {"split": "val", "r1": 0.75}, 0.6)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,8 @@ def test_scale_says_what_the_vectors_are(pooling):
 def test_a_score_comes_back_from_json():
     plain = json.loads(json.dumps(SCORE.to_json()))
     assert read_score(plain, "x") == SCORE and read_score(None, "x") == UNFITTED
+    del plain["typical"]  # as before there was any
+    assert read_score(plain, "x") == dataclasses.replace(SCORE, typical=None)
     assert read_score(UNFITTED.to_json(), "x") == UNFITTED
     scores = np.array([3.0, 5.0])
     assert UNFITTED.probabilities(scores) is None and SCORE.probabilities(scores[:1]) is None
@@ -85,6 +88,7 @@ def test_a_score_comes_back_from_json():
         {"calibration": {"scale": 1.0, "bias": 0.0}},
         {"calibration": [1.0, 2.0]},
         {"fitted": 3},
+        {"typical": float("inf")},
     ],
 )
 def test_a_damaged_score_is_refused_by_name(changes):

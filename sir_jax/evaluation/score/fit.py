@@ -19,6 +19,8 @@ from sir_jax.runtime.workdir import as_path
 
 # Of a larger validation split the first ones: more would cost more than they tell.
 IMAGES = 1_000
+# Of the true pairs, the share that is less similar than `Score.typical`.
+TYPICAL = 0.05
 # Length of a list where the config says nothing; what the page re-ranks.
 K = 32
 
@@ -88,12 +90,21 @@ def score_of(scored: Scored, about: dict) -> Score:
             fitted[name] = measure_weight(sides, temperature, weight).r1
         fitted["r1"] = best.r1
     calibration = fit_calibration(*scored.results(score)[:3])
-    score = dataclasses.replace(score, calibration=calibration)
+    typical = round(float(np.quantile(true_similarities(scored), TYPICAL)), 4)
+    score = dataclasses.replace(score, calibration=calibration, typical=typical)
     if calibration is not None:
         shown = scored.results(score)
         flat = reliability_flat(shown.chances, shown.right, shown.first)
         fitted |= {name: flat[name] for name in ("calibration_error", "calibration_error_first")}
     return dataclasses.replace(score, fitted=fitted)
+
+
+def true_similarities(scored: Scored) -> np.ndarray:
+    """Return the similarity of each caption with its own image, float64[n]."""
+    (speech, images), (captions, pictures) = scored.vectors, scored.ids
+    order = np.argsort(pictures)
+    own = images[order[np.searchsorted(pictures, captions, sorter=order)]]
+    return (speech.astype(np.float64) * own).sum(axis=1)
 
 
 def fit_workdir(

@@ -60,8 +60,10 @@ def moments_of(index, query, ids: Iterable[str], k: int) -> dict[str, list[Momen
             raise UserError("the index was loaded without a model; Index.load(folder, model)")
         ((kind, _),) = group_queries([query], None)
         query = encode(index.model, [query], kind)[0]
-    found = index.recordings.moments
-    return {name: found.of(name, query, k) if found else [] for name in ids}
+    found, typical = index.recordings.moments, None
+    if index.model is not None:
+        typical = index.model.score.typical
+    return {name: found.of(name, query, k, typical) if found else [] for name in ids}
 
 
 def cut_moment(gallery: Gallery, z: np.ndarray, name: str, path):

@@ -103,17 +103,19 @@ class Moments:
             first = last
         return out
 
-    def of(self, name: str, z: np.ndarray, most: int) -> list[Moment]:
+    def of(self, name: str, z: np.ndarray, most: int, typical: float | None = None) -> list[Moment]:
         """Return the best moments of a recording; of those that overlap, the better one.
 
         Where a stretch inside one is nearly as good, it says where that one is. A moment is clear
-        if its score stands out of the scores of the recording's stretches. Those that are not are
+        if its score stands out of the scores of the recording's stretches, and is that of a true
+        pair: of thousands of stretches, some stand out in any talk. Those that are not clear are
         left out, but for the best one.
 
         Args:
           name: of the recording.
           z: float32[E].
           most: moments.
+          typical: see `inference.score.Score`; None where it is not known.
         """
         if name not in self.ids:
             return []
@@ -123,6 +125,7 @@ class Moments:
         scores = (self.vectors[own].astype(np.float64) @ z.astype(np.float64)).astype(np.float32)
         middle, spread = _middle_and_spread(scores)
         floor = middle + STANDS_OUT * spread if len(scores) >= _FEW else -np.inf
+        floor = floor if typical is None else max(floor, typical)
         found: list[Moment] = []
         taken: list[np.ndarray] = []
         for n in np.argsort(-scores, kind="stable"):

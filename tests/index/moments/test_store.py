@@ -58,6 +58,10 @@ def test_a_moment_is_clear_if_it_stands_out_of_the_recording(long):
     long.vectors[8, 0] = 0.1
     (best,) = long.of("a", z, 3)  # none is clear: the best is told, and that it is not
     assert not best.clear and best.start == 40
+    long.vectors[8, 0] = 4 * spread + 0.001
+    assert long.of("a", z, 3, typical=4 * spread)[0].clear
+    # It stands out, and is less like the query than true pairs are.
+    assert not long.of("a", z, 3, typical=4 * spread + 0.002)[0].clear
     few = Moments(("a",), (19,), (0,), long.vectors[:19], long.spans[:19])
     assert len(few.of("a", z, 3)) == 3 and all(moment.clear for moment in few.of("a", z, 3))
 
