@@ -27,7 +27,7 @@ spoken_scenes() {
   sir-jax train --config=configs/small.py --workdir=runs/small
   sir-jax data featurize "${second[@]}" --out=runs/small-features
   sir-jax train "${second[@]}" --config.data.features=runs/small-features --workdir=runs/small-match
-  sir-jax evaluate --workdir=runs/small-match --corpus="$one"
+  sir-jax evaluate --workdir=runs/small-match --corpus="$one" --fit
   for split in test test_flite test_piper; do # the card holds what it hears, too
     sir-jax evaluate --workdir=runs/small-match --corpus="$heard" --split=$split --rerank=0
   done
