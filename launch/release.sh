@@ -32,8 +32,9 @@ spoken_scenes() {
     sir-jax evaluate --workdir=runs/small-match --corpus="$heard" --split=$split --rerank=0
   done
   rm -rf "$out"
+  # Of several objects first results are wrong more often: no probability holds for all galleries.
   sir-jax export --workdir=runs/small-match --out="$out" --name=spoken-scenes --dtype=bfloat16 \
-    --licence=Apache-2.0
+    --licence=Apache-2.0 --no-probabilities
   sir-jax evaluate --model=spoken-scenes --corpus="$one"
   sir-jax bench pointing --corpus="$one"
   sir-jax bench pointing --corpus="$among"

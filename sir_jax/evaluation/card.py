@@ -1,5 +1,6 @@
 """Write the model card of a release: what it was trained on, how, and how well it does."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ def make_release(
     dtype: str = "float32",
     licence: str = "",
     notes: str = "",
+    probabilities: bool = True,
 ) -> str:
     """Make a release of a training run, with the results that are in its workdir.
 
@@ -79,6 +81,7 @@ def make_release(
       dtype: that the weights are stored in.
       licence: of the weights; '' if it is not stated.
       notes: Markdown for the card, on what no config tells, such as the licences of the data.
+      probabilities: whether the release tells how probable a match is, as far as that was fitted.
 
     Returns:
       The fingerprint.
@@ -91,7 +94,8 @@ def make_release(
     card = write_card(name, stages, found.params, results, command, licence, dtype, notes)
     about = {"licence": licence}
     given = found.cfg, found.params, name, dtype, about, card
-    return release.write_release(out, *given, found.score)
+    score = found.score if probabilities else dataclasses.replace(found.score, calibration=None)
+    return release.write_release(out, *given, score)
 
 
 def write_card(

@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     fit_score(workdir, args.which)
     name = args.name or workdir.name
     command = f"sir-jax export {shlex.join(argv)}"
-    about = args.which, args.dtype, args.licence, _read(args.notes)
+    about = args.which, args.dtype, args.licence, _read(args.notes), args.probabilities
     mark = make_release(workdir, out, name, command, *about)
     size = sum(path.stat().st_size for path in out.iterdir())
     print(f"{out}: {size / 1e6:.1f} MB, {args.dtype}, fingerprint {mark}")
@@ -99,6 +99,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--licence", default="", help="of the weights, for the model card")
     parser.add_argument("--notes", default="", help="Markdown file that goes into the model card")
+    parser.add_argument(
+        "--probabilities",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether people are told how probable a match is, where that was fitted; it holds for "
+        "galleries like the validation split",
+    )
     parser.add_argument(
         "--stablehlo", action="store_true", help="write the encoders as StableHLO instead"
     )

@@ -1,5 +1,6 @@
 """From a run to a release, and what `info` says of it."""
 
+import dataclasses
 import json
 import shutil
 
@@ -13,6 +14,7 @@ from sir_jax.evaluation.card import read_evaluations, run_stages, write_card
 from sir_jax.inference import release
 from sir_jax.inference.release import CONFIG
 from sir_jax.inference.retriever import Retriever
+from sir_jax.inference.score import Score, write_score
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,17 @@ def test_a_run_without_evaluation_says_so(matching_workdir, tmp_path):
     card = (tmp_path / "x" / "README.md").read_text()
     assert "Nothing: `sir-jax evaluate --workdir=..` was not run" in card
     assert "licence of the weights: not stated" in card
+
+
+def test_a_release_may_leave_probabilities_out(matching_workdir, tmp_path):
+    workdir = shutil.copytree(matching_workdir, tmp_path / "run")
+    score = Score(0.5, 1.0, (1.0, 0.5, 0.0), {"split": "val"}, 0.4)
+    write_score(workdir, release.find(workdir).params, score)
+    for option, calibration in (("--probabilities", (1.0, 0.5, 0.0)), ("--no-probabilities", None)):
+        out = tmp_path / option
+        assert cli.main(["export", f"--workdir={workdir}", f"--out={out}", option]) == 0
+        expected = dataclasses.replace(score, calibration=calibration)
+        assert sir_jax.load(out).score == expected
 
 
 def test_info(released, capsys):
