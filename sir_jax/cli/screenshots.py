@@ -17,7 +17,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--index", required=True, help="a folder that `sir-jax index` wrote")
     parser.add_argument("--query", required=True, help="the recording that is searched with")
-    parser.add_argument("--picture", help="of the reverse search; default the best of the query")
+    parser.add_argument("--pictures", nargs="+", default=[], help="default the best of the query")
     parser.add_argument("--stretch", type=float, nargs=2, help="seconds; default the whole clip")
     parser.add_argument("--say", default=WORDS[0], help="words that are typed")
     parser.add_argument("--language", default=WORDS[1], help="of these words; default en")
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
     from sir_jax.page.screenshots import draw_docs
 
     words = args.say, args.language
-    draw_docs(args.index, args.model, args.query, args.picture, args.out, args.stretch, words)
+    draw_docs(args.index, args.model, args.query, args.pictures, args.out, args.stretch, words)
     return 0
 
 

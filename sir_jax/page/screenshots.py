@@ -84,6 +84,8 @@ class Photographer:
         self.page.set_input_files(f"#file-{kind}", paths)
         found = ".best:text(':')" if len(paths) > 1 else ".rank"
         self.page.wait_for_selector(f"body:not(.busy) {found}")
+        if self.page.locator(".timeline").count():
+            self.page.wait_for_selector(".timeline.drawn")
 
     def say(self, words: str, language: str) -> None:
         """Search with typed words."""
@@ -98,7 +100,6 @@ class Photographer:
         """Scroll to the first long recording and play its second moment; tell if there is one."""
         if not self.page.locator(".timeline").count():
             return False
-        self.page.wait_for_selector(".timeline.drawn")
         self.page.locator(".places button").last.click()
         self.page.keyboard.press("Escape")
         self.page.locator("#status").evaluate("each => each.scrollIntoView()")
@@ -186,7 +187,7 @@ def draw_docs(
     index: str,
     model: str,
     query: str,
-    picture: str | None,
+    pictures: Sequence[str],
     out: Path,
     stretch: tuple[float, float] | None = None,
     words: tuple[str, str] = WORDS,
@@ -196,7 +197,7 @@ def draw_docs(
     Args:
       index: a folder that `sir-jax index` wrote.
       model: what `Retriever.load` takes.
-      picture: of the reverse search; None for the best of the query.
+      pictures: the first is that of the reverse search; the best of the query make them four.
       query, out, stretch, words: see `draw`.
 
     Raises:
@@ -211,6 +212,6 @@ def draw_docs(
     for hit in engine.index.search(query, 2 * SEVERAL):
         with contextlib.suppress(Missing):
             best.append(engine.pictures.path(hit.id))
-    pictures = [*([] if picture is None else [picture]), *best][:SEVERAL]
+    pictures = [*pictures, *best][:SEVERAL]
     with served(engine) as url:
         draw(url, query, pictures, out, stretch, words)

@@ -51,6 +51,7 @@ function inShort({ answer, error }) {
   if (!answer) return "not searched yet";
   const [hit] = answer.results;
   if (!hit) return "nothing found";
-  const at = hit.moments.length ? `, at ${clock(hit.moments[0][0])}` : "";
+  const [[start, , , clear] = []] = hit.moments;
+  const at = start === undefined ? "" : `, ${clear ? "at" : "perhaps at"} ${clock(start)}`;
   return `best: ${hit.id.split("/").pop()}${at} (${hit.score?.toFixed(3) ?? "none"})`;
 }

@@ -1,9 +1,13 @@
 """A long recording as a waveform: what was found is marked, and it plays from any place."""
 
+import dataclasses
+import re
+
 import numpy as np
 import pytest
 import soundfile
 from browser_pages import Watched, until
+from playwright.sync_api import expect
 
 from sir_jax.index.index import Index
 from sir_jax.page.engine import Engine
@@ -38,6 +42,25 @@ def shown(browser, page_engine, serve_page, page_root, index):
         yield watched.page, index.moments(picture, ["talk.flac"])["talk.flac"]
         assert watched.messages == []
         watched.page.close()
+
+
+@pytest.mark.parametrize("typical,said", [(None, "at 0:"), (1.5, "perhaps at 0:")])
+def test_in_short_a_moment_that_is_not_clear_is_a_guess(
+    browser, page_engine, serve_page, page_root, index, monkeypatch, typical, said
+):
+    score = dataclasses.replace(page_engine.model.score, typical=typical)
+    monkeypatch.setattr(page_engine.model, "score", score)
+    with serve_page(Engine(page_engine.model, index)) as url:
+        page = Watched(browser, url).page
+        pictures = [page_root / "pictures" / name for name in ("4.png", "5.png")]
+        page.set_input_files("#file-picture", pictures)
+        expect(page.locator("#batch .best").first).to_have_text(
+            re.compile(rf"best: talk.flac, {said}")
+        )
+        page.click("#batch summary >> nth=0")
+        shown = "spoken of at" if typical is None else "nowhere clearly, perhaps at"
+        expect(page.locator("#batch .places").first).to_contain_text(shown)
+        page.close()
 
 
 # Returns the colours of pixels of the waveform, each at a share of its width and a height.
