@@ -66,6 +66,8 @@ class _Decoder:
             self.process.kill()
         # An open transport would cause a warning when it is garbage-collected.
         self.process.stdin.close()
+        # `wait` waits for the pipe, too, and nobody reads the rest of a reply that was left.
+        await self.process.stdout.read()
         await self.process.wait()
 
 

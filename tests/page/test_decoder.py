@@ -219,6 +219,22 @@ def test_a_cancelled_request_frees_its_process():
     assert run(work) == (7, 9, 3)
 
 
+def test_a_request_that_is_cancelled_within_its_reply_ends():
+    async def work(decoders):
+        process = (decoder := await decoders._idle.get()).process
+        decoders._idle.put_nowait(decoder)
+        task = asyncio.create_task(decoders.picture("a.png", png(1_500, 2_000), 8 * MEGA))
+        while process._transport.get_pipe_transport(1).is_reading():
+            await asyncio.sleep(0)
+        # Much of the reply has come, and reading pauses until the task has taken it.
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 20)
+        return (await decoders.picture("b.png", png(9, 7), MEGA)).shape
+
+    assert run(work) == (7, 9, 3)
+
+
 def test_frames():
     frame = decoder.pack({"a": [1]}, b"xyz")
     requests = io.BytesIO(
