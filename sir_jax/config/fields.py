@@ -68,8 +68,8 @@ _DATA = rows(
         "trim_silence",
         False,
         Flag(),
-        "cut off quiet ends of what is searched, indexed and evaluated, for models that learn from "
-        "clips without any, as synthesisers' are; training clips stay as they are",
+        "cut off the quiet ends of clips, of training's as of what is searched, indexed and "
+        "evaluated: breath and the noise of a room before and after the words",
     ),
     (
         "image_size",

@@ -178,8 +178,9 @@ def _describe(model: Retriever) -> dict:
             "sample_rate": SAMPLE_RATE,
             "channels": 1,
             "trim": bool(data.trim_silence),
-            "trimming": "before the rest: frames of 320 samples whose mean square is 35 dB below "
-            "the clip's loudest frame are cut off at either end, but for 3 of them",
+            "trimming": "before the rest, at either end, but for one frame: frames of 320 samples "
+            "whose mean square, as the median of three neighbours (0 beyond the ends), is 15 dB "
+            "below the 90th percentile of those within 35 dB of the largest",
             "normalize": bool(data.normalize_wave),
             "normalization": "(x - mean(x)) / sqrt(var(x) + 1e-7) over the clip's own samples",
             "padding": "zeros at the end up to `samples` of the smallest program that holds the "

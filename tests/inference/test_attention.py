@@ -151,9 +151,9 @@ def test_quiet_ends_that_are_cut_off_keep_their_place_in_time(retriever, folder,
     parts = retriever.model, retriever.params, data
     picture = Image.open(folder / "b.png").convert("RGB")
     attention = attend_pair(*parts, late, picture)
-    # 60 ms of quiet are left before the tone.
-    alone = attend_pair(*parts, late[16_000 - 960 :], picture)
-    start = (16_000 - 960) // 160
+    # 20 ms of quiet are left before the tone.
+    alone = attend_pair(*parts, late[16_000 - 320 :], picture)
+    start = (16_000 - 320) // 160
     np.testing.assert_allclose(attention.weights[start:], alone.weights, atol=1e-6)
     assert attention.score == pytest.approx(alone.score, abs=1e-5)
     np.testing.assert_allclose(attention.weights[:start], 1 / 4)

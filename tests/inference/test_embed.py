@@ -95,7 +95,7 @@ def test_quiet_ends_do_not_matter_where_they_are_cut_off(tiny):
     cfg, model, params = tiny
     wave = noise(1_600)
     late = np.concatenate([1e-4 * noise(6_400), wave, np.zeros(3_200, np.float32)])
-    kept = np.concatenate([1e-4 * noise(6_400)[-960:], wave, np.zeros(960, np.float32)])
+    kept = np.concatenate([1e-4 * noise(6_400)[-320:], wave, np.zeros(320, np.float32)])
     data = ConfigDict(dict(buckets=(16_000,), normalize_wave=True, trim_silence=True))
     z = embed_speech(model, params, [late, kept], data, batch_size=4)
     np.testing.assert_allclose(z[0], z[1], atol=TOLERANCE)
