@@ -9,11 +9,12 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sir_jax.data.builders.recordings import LAYOUTS, load_layout
-from sir_jax.data.media.audio import TRIMMING, heard_part, load_audio
+from sir_jax.data.media.audio import TRIMMING, load_audio, spoken_part
 from sir_jax.data.parallel import GROUP, ordered_map
 from sir_jax.data.paths import data_dir as resolve_data_dir
 from sir_jax.errors import UserError
@@ -81,7 +82,7 @@ class Split:
             with np.load(index_path(self.directory, self.name)) as stored:
                 index = stored["index"]
             if self.trim:
-                index["samples"] = heard_samples(self, index)
+                index["samples"] = spoken_samples(self, index)
             self._index = index
         return self._index
 
@@ -136,12 +137,14 @@ class Corpus:
     directory: Path
     splits: dict[str, Split]
 
-    def to_learn(self, trim: bool) -> "Corpus":
-        """Return the corpus as training reads it.
+    def to_learn(self, data_cfg: Any) -> "Corpus":
+        """Return the corpus as training reads it, clips without their ends by choice.
 
         Args:
-          trim: `config.data.trim_silence`: cut off the quiet ends of clips.
+          data_cfg: `config.data`, of which `trim_silence` is read. What is faint is cut off in use
+            alone.
         """
+        trim = data_cfg.trim_silence == "speech"
         splits = {name: Split(one.directory, name, trim) for name, one in self.splits.items()}
         return dataclasses.replace(self, splits=splits) if trim else self
 
@@ -167,7 +170,7 @@ def index_path(directory: Path, split: str) -> Path:
     return Path(directory) / f"index-{split}.npz"
 
 
-def heard_samples(split: Split, index: np.ndarray) -> np.ndarray:
+def spoken_samples(split: Split, index: np.ndarray) -> np.ndarray:
     """Return the number of samples of each clip of a split without its quiet ends, int32 [n].
 
     All clips are read once; the numbers are kept beside the index, where that can be written to.
@@ -179,15 +182,15 @@ def heard_samples(split: Split, index: np.ndarray) -> np.ndarray:
     Raises:
       UserError: a clip cannot be decoded.
     """
-    path = split.directory / f"heard-{split.name}.npz"
+    path = split.directory / f"spoken-{split.name}.npz"
     if path.exists():
         with np.load(path) as stored:
             if int(stored["form"]) == TRIMMING and len(stored["samples"]) == len(index):
                 return stored["samples"]
 
-    def heard(entry: np.void) -> int:
+    def left(entry: np.void) -> int:
         audio = split[int(entry["row"])].captions[int(entry["slot"])].audio
-        first, stop = heard_part(
+        first, stop = spoken_part(
             load_audio(audio, f"caption {entry['caption_id']} of split {split.name!r}")
         )
         return stop - first
@@ -196,8 +199,8 @@ def heard_samples(split: Split, index: np.ndarray) -> np.ndarray:
 
     with progress(len(index), "clip", f"quiet ends of {split.name}") as bar:
         samples = np.zeros(len(index), np.int32)
-        for row, left in enumerate(ordered_map(heard, index, GROUP)):
-            samples[row] = left
+        for row, count in enumerate(ordered_map(left, index, GROUP)):
+            samples[row] = count
             bar.update()
     if os.access(split.directory, os.W_OK):
         with whole_file(path, own=True) as part, part.open("wb") as file:

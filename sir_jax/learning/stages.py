@@ -273,7 +273,7 @@ class _Run:
         self._cfg.data.data_dir = str(wish.data_dir or "")
         if "train" in self._record.done:
             return
-        split = corpus.to_learn(self._cfg.data.trim_silence).splits["train"]
+        split = corpus.to_learn(self._cfg.data).splits["train"]
         samples = split.index["samples"].astype(float)
         augment = AugmentSpec.from_config(self._cfg.data.augment)
         batch = self._choose(sizes.choose_batch(pictures), wish.batch_size)

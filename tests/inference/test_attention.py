@@ -147,7 +147,7 @@ def test_a_long_recording_is_processed_window_by_window(retriever, folder, make_
 def test_quiet_ends_that_are_cut_off_keep_their_place_in_time(retriever, folder, make_tone):
     wave = make_tone(8_000).astype(np.float32)
     late = np.concatenate([np.zeros(16_000, np.float32), wave])
-    data = ConfigDict(retriever.cfg.data.to_dict() | {"trim_silence": True})
+    data = ConfigDict(retriever.cfg.data.to_dict() | {"trim_silence": "speech"})
     parts = retriever.model, retriever.params, data
     picture = Image.open(folder / "b.png").convert("RGB")
     attention = attend_pair(*parts, late, picture)
