@@ -25,7 +25,7 @@ def get_config(arg: str = ""):
     c.data.buckets = (20_000, 40_000, 80_000)
     c.data.image_fit = "squash"  # a crop would lose the ends of what is long or tall
     augment_like(c, "none")  # both encoders are frozen: their outputs can be stored
-    c.data.trim_silence = True
+    c.data.trim_silence = "faint"
     c.model.head.update(kind="conv", dropout=0.3)
     c.model.image_head = "mlp"
     c.optim.learning_rate = 3e-3

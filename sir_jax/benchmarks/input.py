@@ -60,6 +60,7 @@ class PairSplit:
     """Raw files with the interface of `sir_jax.data.corpus.Split`."""
 
     name = "raw"
+    trim = False
 
     def __init__(self, pairs: list[Pair]):
         self._pairs = pairs

@@ -29,6 +29,7 @@ from sir_jax.config.rules import (
 )
 from sir_jax.config.specs import CLIP_MEAN, CLIP_STD, DTYPES, MODALITIES, vit_fields
 
+TRIMS = ("none", "faint", "speech")  # what is cut off the ends of clips
 FITS = ("crop", "squash")  # of a picture into a square
 REACHES = ("global", "shard")  # where negatives come from: the batch, or a device's part
 SOURCES = (*REACHES, "group")  # where noise comes from: also a group of look-alikes
@@ -66,10 +67,10 @@ _DATA = rows(
     ("normalize_wave", True, Flag(), "bring each clip to mean 0 and variance 1"),
     (
         "trim_silence",
-        False,
-        Flag(),
-        "cut off quiet ends of what is searched, indexed and evaluated, for models that learn from "
-        "clips without any, as synthesisers' are; training clips stay as they are",
+        "none",
+        Choice(TRIMS),
+        "cut off quiet ends of clips: faint, 35 dB below the loudest, in use; or what is 15 dB "
+        "below loud speech, in training and use",
     ),
     (
         "image_size",

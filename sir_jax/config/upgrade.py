@@ -43,8 +43,9 @@ ADDED = (
     "mesh.frozen_whole",
 )
 
-# `model.remat` was true or false.
+# `model.remat` and `data.trim_silence` were true or false.
 _REMAT = {False: "none", True: "full"}
+_TRIM = {False: "none", True: "faint"}
 
 
 def upgrade(plain: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,9 +62,10 @@ def upgrade(plain: Mapping[str, Any]) -> dict[str, Any]:
     for name in FIELDS:
         if any(name == added or name.startswith(f"{added}.") for added in ADDED):
             _add(out, name, whole)
-    model = out.get("model")
-    if isinstance(model, dict) and isinstance(model.get("remat"), bool):
-        model["remat"] = _REMAT[model["remat"]]
+    for section, name, names in (("model", "remat", _REMAT), ("data", "trim_silence", _TRIM)):
+        fields = out.get(section)
+        if isinstance(fields, dict) and isinstance(fields.get(name), bool):
+            fields[name] = names[fields[name]]
     return out
 
 

@@ -9,10 +9,12 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sir_jax.data.builders.recordings import LAYOUTS, load_layout
+from sir_jax.data.media.audio import TRIMMING, load_audio, spoken_part
 from sir_jax.data.parallel import GROUP, ordered_map
 from sir_jax.data.paths import data_dir as resolve_data_dir
 from sir_jax.errors import UserError
@@ -59,24 +61,29 @@ class Split:
     Args:
       directory: folder of the prepared corpus, which ends in its version.
       name: name of the split, such as 'train', 'val' or 'test'.
+      trim: True for clips without their quiet ends; `index` then has what is left of them.
     """
 
-    def __init__(self, directory: str | os.PathLike, name: str):
+    def __init__(self, directory: str | os.PathLike, name: str, trim: bool = False):
         self.directory = Path(directory)
         self.name = name
+        self.trim = trim
         self._source = None
         self._index = None
 
     def __getstate__(self):
         # Workers open their own: the reader holds file handles, and the index is large.
-        return {"directory": self.directory, "name": self.name, "_source": None, "_index": None}
+        return vars(self) | {"_source": None, "_index": None}
 
     @property
     def index(self) -> np.ndarray:
         """Return one INDEX_DTYPE entry per caption, sorted by caption_id."""
         if self._index is None:
             with np.load(index_path(self.directory, self.name)) as stored:
-                self._index = stored["index"]
+                index = stored["index"]
+            if self.trim:
+                index["samples"] = spoken_samples(self, index)
+            self._index = index
         return self._index
 
     def _open(self):
@@ -130,6 +137,17 @@ class Corpus:
     directory: Path
     splits: dict[str, Split]
 
+    def to_learn(self, data_cfg: Any) -> "Corpus":
+        """Return the corpus as training reads it, clips without their ends by choice.
+
+        Args:
+          data_cfg: `config.data`, of which `trim_silence` is read. What is faint is cut off in use
+            alone.
+        """
+        trim = data_cfg.trim_silence == "speech"
+        splits = {name: Split(one.directory, name, trim) for name, one in self.splits.items()}
+        return dataclasses.replace(self, splits=splits) if trim else self
+
     def split(self, name: str) -> Split:
         """Return the split of a name.
 
@@ -150,6 +168,44 @@ class Corpus:
 def index_path(directory: Path, split: str) -> Path:
     """Return the path of a split's index."""
     return Path(directory) / f"index-{split}.npz"
+
+
+def spoken_samples(split: Split, index: np.ndarray) -> np.ndarray:
+    """Return the number of samples of each clip of a split without its quiet ends, int32 [n].
+
+    All clips are read once; the numbers are kept beside the index, where that can be written to.
+
+    Args:
+      split: to read.
+      index: its index.
+
+    Raises:
+      UserError: a clip cannot be decoded.
+    """
+    path = split.directory / f"spoken-{split.name}.npz"
+    if path.exists():
+        with np.load(path) as stored:
+            if int(stored["form"]) == TRIMMING and len(stored["samples"]) == len(index):
+                return stored["samples"]
+
+    def left(entry: np.void) -> int:
+        audio = split[int(entry["row"])].captions[int(entry["slot"])].audio
+        first, stop = spoken_part(
+            load_audio(audio, f"caption {entry['caption_id']} of split {split.name!r}")
+        )
+        return stop - first
+
+    from sir_jax.data.builders.records import progress
+
+    with progress(len(index), "clip", f"quiet ends of {split.name}") as bar:
+        samples = np.zeros(len(index), np.int32)
+        for row, count in enumerate(ordered_map(left, index, GROUP)):
+            samples[row] = count
+            bar.update()
+    if os.access(split.directory, os.W_OK):
+        with whole_file(path, own=True) as part, part.open("wb") as file:
+            np.savez(file, samples=samples, form=TRIMMING)
+    return samples
 
 
 def write_index(directory: Path, split: str) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from sir_jax.config.check import check_section
 from sir_jax.config.specs import MODALITIES
 from sir_jax.data.epochs import Epochs, Orders
-from sir_jax.data.media.audio import load_audio, normalize_waveform
+from sir_jax.data.media.audio import load_audio, normalize_waveform, spoken_part
 from sir_jax.data.media.augment import AugmentSpec, augment_wave
 from sir_jax.data.media.image import ColorJitter, ImageSpec, augment_image, load_image
 from sir_jax.errors import UserError
@@ -282,13 +282,15 @@ def read_clip(split: "Split", record: "ImageRecord", entry: np.void) -> np.ndarr
       entry: the caption's entry of `split.index`.
 
     Returns:
-      The whole waveform, float32 [N].
+      The waveform, float32 [N]: the whole, or without its quiet ends where `split.trim`.
 
     Raises:
       UserError: the audio cannot be decoded, or its length is not that of the index.
     """
     name = f"caption {entry['caption_id']} of split {split.name!r}"
     wave = load_audio(record.captions[int(entry["slot"])].audio, name)
+    if split.trim:
+        wave = wave[slice(*spoken_part(wave))]
     if len(wave) != entry["samples"]:
         raise UserError(
             f"{name}: {len(wave)} samples, its index says {entry['samples']}; make the corpus again"

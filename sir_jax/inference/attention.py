@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from sir_jax.data.media.audio import SAMPLE_RATE, as_encoded, heard_part, longest_window
+from sir_jax.data.media.audio import SAMPLE_RATE, as_encoded, longest_window, trimmed_part
 from sir_jax.data.media.image import ImageSpec, preprocess_image
 from sir_jax.errors import UserError
 from sir_jax.inference.embed import cut_windows
@@ -89,8 +89,7 @@ def attend_pair(model, params, data_cfg, wave: np.ndarray, picture: Image.Image)
     by_frame = np.zeros(total, np.float32)
     by_patch, scores = np.zeros(patches, np.float64), []
     for start, window in _windows_with_starts(np.asarray(wave, np.float32), longest):
-        if data_cfg.trim_silence:
-            start += heard_part(window)[0]
+        start += trimmed_part(window, data_cfg.trim_silence)[0]
         window = as_encoded(window, data_cfg)
         bucket = next(b for b in buckets if b >= len(window))
         padded = np.zeros((1, bucket), np.float32)

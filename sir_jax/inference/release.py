@@ -96,8 +96,10 @@ def fingerprint(cfg, params: dict, score: Score = UNFITTED) -> str:
     elif not model["head"].get("hidden"):
         model["head"].pop("hidden", None)  # as above
     seen = {field: data[field] for field in _SEEN}
-    if not seen["trim_silence"]:
+    if seen["trim_silence"] == "none":
         del seen["trim_silence"]  # as above
+    elif seen["trim_silence"] == "faint":
+        seen["trim_silence"] = True  # its name before there was another way
     plain = [model, seen]
     if pooled:
         plain.append(["pooled", score.pooled_weight])

@@ -33,6 +33,15 @@ from sir_jax.runtime.files import write_json
 PLATFORMS = ("cpu", "cuda", "tpu")
 DESCRIPTION = "encoders.json"
 FORMAT = 1
+# What is done before the rest, by `data.trim_silence`.
+_TRIMMING = {
+    "none": "none",
+    "faint": "frames of 320 samples whose mean square is 35 dB below the clip's loudest frame are "
+    "cut off at either end, but for 3 of them",
+    "speech": "frames of 320 samples are cut off at either end, but for one, whose mean square "
+    "(the median of it and its neighbours', 0 beyond the ends) is 15 dB below the 90th percentile "
+    "of those within 35 dB of the largest",
+}
 # Numbers of rows, lengths and picture sizes that `check_export` tries. A length is a share of the
 # bucket; 0 stands for one sample.
 CHECK_ROWS = (1, 3)
@@ -177,9 +186,8 @@ def _describe(model: Retriever) -> dict:
             ],
             "sample_rate": SAMPLE_RATE,
             "channels": 1,
-            "trim": bool(data.trim_silence),
-            "trimming": "before the rest: frames of 320 samples whose mean square is 35 dB below "
-            "the clip's loudest frame are cut off at either end, but for 3 of them",
+            "trim": data.trim_silence,
+            "trimming": _TRIMMING[data.trim_silence],
             "normalize": bool(data.normalize_wave),
             "normalization": "(x - mean(x)) / sqrt(var(x) + 1e-7) over the clip's own samples",
             "padding": "zeros at the end up to `samples` of the smallest program that holds the "

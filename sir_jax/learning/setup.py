@@ -29,7 +29,7 @@ def starting_point(corpus: str, model: str) -> ConfigDict:
     # Encoded once: what changes a clip's length cannot be stored.
     for effect in ("speed", "tempo", "silence"):
         c.data.augment[effect].probability = 0.0
-    c.data.trim_silence = True
+    c.data.trim_silence = "speech"
     c.optim.freeze = ("speech", "image")
     c.model.head.update(kind="conv", dropout=0.3)
     c.model.image_head = "mlp"

@@ -263,7 +263,7 @@ class _Run:
         """
         corpus, wish = self._open(), self._wish
         split = corpus.splits["train"]
-        pictures, samples = len(split), split.index["samples"].astype(float)
+        pictures = len(split)
         if pictures < 2:
             raise UserError(
                 f"hold_out_pictures is {wish.hold_out_pictures}, which leaves 1 picture for "
@@ -273,6 +273,8 @@ class _Run:
         self._cfg.data.data_dir = str(wish.data_dir or "")
         if "train" in self._record.done:
             return
+        split = corpus.to_learn(self._cfg.data).splits["train"]
+        samples = split.index["samples"].astype(float)
         augment = AugmentSpec.from_config(self._cfg.data.augment)
         batch = self._choose(sizes.choose_batch(pictures), wish.batch_size)
         buckets = self._choose(sizes.choose_buckets(samples, augment))

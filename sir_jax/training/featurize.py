@@ -74,7 +74,7 @@ def featurize(cfg, corpus: Corpus, split: str, out: Path, batch_size: int) -> li
     mesh = sharding.make_mesh(cfg.mesh)
     setup = prepare(cfg, mesh)
     check_cacheable(setup.abstract.params, cfg)
-    records = corpus.split(split)
+    records = corpus.to_learn(cfg.data).split(split)
     # The whole state, as in training: a random encoder then has the same values there and here.
     model, params = setup.model, setup.create_state().params
     layouts = {}

@@ -127,6 +127,7 @@ def train(
     check_reachable(workdir)
     setup = prepare(cfg, sharding.make_mesh(cfg.mesh))
     corpus = open_pictures(cfg.data.corpus, cfg.data.data_dir or None) if corpus is None else corpus
+    corpus = corpus.to_learn(cfg.data)
     check_same(cfg, corpus)
     check_shared(workdir)
     with Hold(workdir) as hold:

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import soundfile
 import tensorflow_datasets as tfds
+from ml_collections import ConfigDict
 from PIL import Image
 
 from sir_jax.data.builders.spoken_scenes import SPLITS, SceneConfig, plan_corpus
 from sir_jax.data.corpus import INDEX_DTYPE, Corpus, index_path, open_corpus, write_index
 from sir_jax.data.features import FlacAudio
+from sir_jax.data.media.audio import TRIMMING, load_audio, spoken_part
 from sir_jax.data.paths import data_dir
+from sir_jax.data.pipeline import read_clip
 from sir_jax.data.preparation.scenes import make_spoken_scenes
 from sir_jax.errors import UserError
 
@@ -199,3 +202,29 @@ def test_a_split_that_leaks_is_refused_with_the_way_out(corpus, tmp_path):
     for name in ("val", "test"):
         with pytest.raises(UserError, match="ask for split .original_val. by name"):
             original.split(name)
+
+
+def test_training_reads_clips_without_their_quiet_ends(root, corpus):
+    """Lengths are kept beside the index; those of another form of trimming are made again."""
+    assert corpus.to_learn(ConfigDict(dict(trim_silence="faint"))) is corpus
+    whole, split = (
+        corpus.splits["val"],
+        corpus.to_learn(ConfigDict(dict(trim_silence="speech"))).splits["val"],
+    )
+    lengths = []
+    for before, entry in zip(whole.index, split.index, strict=True):
+        wave = load_audio(whole[before["row"]].captions[before["slot"]].audio)
+        first, stop = spoken_part(wave)
+        np.testing.assert_array_equal(
+            read_clip(split, split[entry["row"]], entry), wave[first:stop]
+        )
+        lengths.append(stop - first)
+    assert split.index["samples"].tolist() == lengths
+    assert (split.index["samples"] < whole.index["samples"]).any()
+    path = split.directory / "spoken-val.npz"
+    np.savez(path, samples=np.array(lengths, np.int32) + 1, form=TRIMMING)
+    kept = pickle.loads(pickle.dumps(split))
+    assert kept.index["samples"].tolist() == [n + 1 for n in lengths]
+    np.savez(path, samples=np.zeros(len(lengths), np.int32), form=TRIMMING - 1)
+    again = pickle.loads(pickle.dumps(split))
+    assert again.index["samples"].tolist() == lengths

@@ -147,13 +147,13 @@ def test_a_long_recording_is_processed_window_by_window(retriever, folder, make_
 def test_quiet_ends_that_are_cut_off_keep_their_place_in_time(retriever, folder, make_tone):
     wave = make_tone(8_000).astype(np.float32)
     late = np.concatenate([np.zeros(16_000, np.float32), wave])
-    data = ConfigDict(retriever.cfg.data.to_dict() | {"trim_silence": True})
+    data = ConfigDict(retriever.cfg.data.to_dict() | {"trim_silence": "speech"})
     parts = retriever.model, retriever.params, data
     picture = Image.open(folder / "b.png").convert("RGB")
     attention = attend_pair(*parts, late, picture)
-    # 60 ms of quiet are left before the tone.
-    alone = attend_pair(*parts, late[16_000 - 960 :], picture)
-    start = (16_000 - 960) // 160
+    # 20 ms of quiet are left before the tone.
+    alone = attend_pair(*parts, late[16_000 - 320 :], picture)
+    start = (16_000 - 320) // 160
     np.testing.assert_allclose(attention.weights[start:], alone.weights, atol=1e-6)
     assert attention.score == pytest.approx(alone.score, abs=1e-5)
     np.testing.assert_allclose(attention.weights[:start], 1 / 4)

@@ -66,7 +66,7 @@ def test_a_clip_is_the_same_in_every_bucket(tiny):
     wave = noise(1500)
     vectors = []
     for buckets in ((1600,), (3200,), (1500, 1600), (6400,)):
-        data = ConfigDict(dict(buckets=buckets, normalize_wave=True, trim_silence=False))
+        data = ConfigDict(dict(buckets=buckets, normalize_wave=True, trim_silence="none"))
         vectors.append(embed_speech(model, params, [wave], data, batch_size=4)[0])
     np.testing.assert_allclose(vectors, np.broadcast_to(vectors[0], (4, 32)), atol=TOLERANCE)
 
@@ -86,7 +86,7 @@ def test_loudness_and_offset_do_not_matter_where_waves_are_normalised(tiny):
     wave = noise(1600)
     z = embed_speech(model, params, [wave, 0.5 * wave + 0.1], cfg.data, batch_size=4)
     np.testing.assert_allclose(z[0], z[1], atol=1e-4)
-    data = ConfigDict(dict(buckets=(1600,), normalize_wave=False, trim_silence=False))
+    data = ConfigDict(dict(buckets=(1600,), normalize_wave=False, trim_silence="none"))
     raw = embed_speech(model, params, [wave, wave + 0.1], data, batch_size=4)
     assert np.abs(raw[0] - raw[1]).max() > 1e-3
 
@@ -95,11 +95,11 @@ def test_quiet_ends_do_not_matter_where_they_are_cut_off(tiny):
     cfg, model, params = tiny
     wave = noise(1_600)
     late = np.concatenate([1e-4 * noise(6_400), wave, np.zeros(3_200, np.float32)])
-    kept = np.concatenate([1e-4 * noise(6_400)[-960:], wave, np.zeros(960, np.float32)])
-    data = ConfigDict(dict(buckets=(16_000,), normalize_wave=True, trim_silence=True))
+    kept = np.concatenate([1e-4 * noise(6_400)[-320:], wave, np.zeros(320, np.float32)])
+    data = ConfigDict(dict(buckets=(16_000,), normalize_wave=True, trim_silence="speech"))
     z = embed_speech(model, params, [late, kept], data, batch_size=4)
     np.testing.assert_allclose(z[0], z[1], atol=TOLERANCE)
-    data.trim_silence = False
+    data.trim_silence = "none"
     whole = embed_speech(model, params, [late, kept], data, batch_size=4)
     np.testing.assert_allclose(whole[1], z[1], atol=TOLERANCE)
     assert np.abs(whole[0] - z[0]).max() > 1e-3

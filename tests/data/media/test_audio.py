@@ -12,12 +12,14 @@ import soundfile
 from PIL import Image
 from transformers import Wav2Vec2FeatureExtractor
 
+from sir_jax.config.fields import TRIMS
 from sir_jax.data.media.audio import (
     SAMPLE_RATE,
-    heard_part,
     load_audio,
     load_sound,
     normalize_waveform,
+    spoken_part,
+    trimmed_part,
 )
 from sir_jax.data.media.sound import decode
 from sir_jax.errors import BadMedia, UserError
@@ -307,16 +309,30 @@ def test_limits_of_arrays():
 
 
 @pytest.mark.parametrize(
-    ("before", "tone", "after", "floor_db", "expected"),
+    ("before", "tone", "after", "floor_db", "faint", "speech"),
     [
-        (3_200, 6_400, 3_200, -60, (2_240, 10_560)),  # 3 frames of 320 are left at either end
-        (3_200, 6_400, 3_200, -30, (0, 12_800)),  # 35 dB below the loudest is quiet
-        (500, 6_400, 0, -60, (0, 6_900)),
-        (0, 100, 0, -60, (0, 100)),  # shorter than a frame
+        # 3 frames of 320 are left at either end, or one.
+        (3_200, 6_400, 3_200, -60, (2_240, 10_560), (2_880, 9_920)),
+        (3_200, 6_400, 3_200, -30, (0, 12_800), (2_880, 9_920)),
+        (3_200, 6_400, 3_200, -14, (0, 12_800), (0, 12_800)),
+        (500, 6_400, 0, -60, (0, 6_900), (0, 6_900)),
+        (0, 100, 0, -60, (0, 100), (0, 100)),  # shorter than a frame
     ],
 )
-def test_quiet_ends_stop_where_something_is_heard(before, tone, after, floor_db, expected):
+def test_quiet_ends_stop_where_something_is_heard(before, tone, after, floor_db, faint, speech):
     floor = 10 ** (floor_db / 20)
     wave = np.concatenate([np.full(before, floor), np.ones(tone), np.full(after, floor)])
-    assert heard_part(0.1 * wave) == expected
-    assert heard_part(np.zeros(len(wave))) == (0, len(wave))
+    assert trimmed_part(0.1 * wave, "faint") == faint
+    assert trimmed_part(0.1 * wave, "speech") == speech
+    assert trimmed_part(wave, "none") == (0, len(wave))
+    for trim in TRIMS:
+        assert trimmed_part(np.zeros(len(wave)), trim) == (0, len(wave))
+
+
+def test_a_click_is_no_speech_and_one_loud_word_hides_no_other():
+    quiet, soft, loud = np.zeros(3_200), np.full(6_400, 0.02), np.full(640, 0.5)
+    click = np.zeros(3_200)
+    click[1_000:1_100] = 1.0
+    assert spoken_part(np.concatenate([click, soft, quiet])) == (2_880, 9_920)
+    # The loud 40 ms are 28 dB above the rest, and less than a tenth of it.
+    assert spoken_part(np.concatenate([quiet, soft, loud, soft, quiet])) == (2_880, 16_960)

@@ -16,6 +16,7 @@ class SpokenSplit:
     """What `sir_jax.data.corpus.Split` offers, in memory; the sound is noise."""
 
     name = "train"
+    trim = False
 
     def __init__(self, folder, samples=3_000, engine="espeak", language="en"):
         self.directory = Path(folder) / "corpus" / "config" / "1.0.0"
