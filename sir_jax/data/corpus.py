@@ -144,9 +144,10 @@ class Corpus:
           data_cfg: `config.data`, of which `trim_silence` is read. What is faint is cut off in use
             alone.
         """
-        trim = data_cfg.trim_silence == "speech"
-        splits = {name: Split(one.directory, name, trim) for name, one in self.splits.items()}
-        return dataclasses.replace(self, splits=splits) if trim else self
+        if data_cfg.trim_silence != "speech":
+            return self
+        splits = {name: Split(one.directory, name, trim=True) for name, one in self.splits.items()}
+        return dataclasses.replace(self, splits=splits)
 
     def split(self, name: str) -> Split:
         """Return the split of a name.
