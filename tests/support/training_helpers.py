@@ -13,6 +13,8 @@ from sir_jax.data.corpus import INDEX_DTYPE, Caption, Corpus, ImageRecord
 class MemorySplit:
     """The interface of `sir_jax.data.corpus.Split` over records made here."""
 
+    trim = False
+
     def __init__(self, name: str, images: int, captions: int, seed: int):
         self.name = name
         rng = np.random.default_rng(seed)

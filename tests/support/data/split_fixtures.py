@@ -30,6 +30,7 @@ class MemorySplit:
     """
 
     name = "test"
+    trim = False
 
     def __init__(self, captions_of):
         rng = np.random.default_rng(5)
