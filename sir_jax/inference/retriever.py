@@ -381,7 +381,7 @@ class Retriever:
             why = "model.match.kind was pooled" if self.model.tasks else "loss.sim.weight was 0"
             raise UserError(
                 f"model {self.name} has no matching head ({why}); search without re-ranking, or "
-                "train with loss.sim.weight=1 and model.match.kind=fusion or both"
+                "train with loss.sim.weight=1 and model.match.kind=fusion, both or late"
             )
 
     def _batch_rows(self, count: int | None, batch_size: int | None) -> int:
