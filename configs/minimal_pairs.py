@@ -1,9 +1,9 @@
 """sir-jax ablate --config=configs/minimal_pairs.py --workdir=runs/pairs
 
 What tells look-alikes apart: heads that read all tokens, batches of look-alikes, a pooled match, a
-fusion encoder, both. Images 2n and 2n + 1 differ in which object has which colour, size or place,
-and their captions are the same words in another order. Every run has the same frozen encoders, the
-same steps and as many pairs a step.
+fusion encoder, both, late interaction. Images 2n and 2n + 1 differ in which object has which
+colour, size or place, and their captions are the same words in another order. Every run has the
+same frozen encoders, the same steps and as many pairs a step.
 
 Corpus and features are made by
   sir-jax data spoken_scenes --engines=espeak --level=compositional --val_images=100 \
@@ -31,6 +31,7 @@ GROUPS = {
 MATCH = {"loss.sim.weight": 1.0}
 POOLED = MATCH | {"model.match.kind": "pooled", "model.match.places": True}
 BOTH = POOLED | {"model.match.kind": "both"}
+LATE = MATCH | {"model.match.kind": "late"}
 # Of noisy tokens that see no neighbours, most can be rebuilt from the other side alone.
 BLIND = {"loss.cmd.weight": 1.0, "loss.cmd.ratio": 0.8, "model.fusion.self_attention": False}
 # Of two pictures that are alike, a whole thing of the one in the place of a thing of the other.
@@ -47,9 +48,11 @@ ABLATIONS = {
     "+ groups": GROUPS,
     "+ pooled": POOLED,
     "+ fusion (papers)": MATCH,
+    "+ late": LATE,
     "+ groups + pooled": GROUPS | POOLED,
     "+ groups + fusion": GROUPS | MATCH,
     "+ groups + both": GROUPS | BOTH,
+    "+ groups + late": GROUPS | LATE,
     "+ groups + pooled + 3 negatives": GROUPS | POOLED | {"loss.sim.negatives": 3},
     "+ groups + pooled + lists": GROUPS | POOLED | {"loss.sim.list_weight": 1.0},
     "+ groups + pooled + taught": GROUPS | POOLED | {"loss.sim.teach_weight": 1.0},

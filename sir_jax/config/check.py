@@ -167,7 +167,7 @@ def _check_widths(cfg) -> None:
 
 def _uses_fusion(cfg) -> bool:
     """Tell whether the fusion encoder may be built; a release's config does not tell."""
-    fused = cfg.model.match.kind != "pooled"
+    fused = cfg.model.match.kind in ("fusion", "both")
     return "loss" not in cfg or bool(cfg.loss.sim.weight and fused or cfg.loss.cmd.weight)
 
 

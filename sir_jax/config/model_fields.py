@@ -127,15 +127,19 @@ _FUSION: dict[str, tuple[Rule, str]] = _TRANSFORMER | {
 _MATCH: dict[str, tuple[Rule, str]] = {
     "kind": (
         Choice(MATCHES),
-        "what matches a pair: the fusion encoder; pooled vectors, which an index holds; or both",
+        "what matches a pair: the fusion encoder; pooled vectors, which an index holds; both; or "
+        "late interaction, by which each frame finds its token of the picture",
     ),
     "queries": (Whole(1, 1_024), "learnt queries that pool a token stream"),
     "hidden": (_MLP, "hidden numbers of the MLP over what they read"),
-    "width": (Whole(1, 16_384), "numbers in a pooled vector, beside those of the embedding"),
+    "width": (
+        Whole(1, 16_384),
+        "numbers in a pooled vector, beside those of the embedding; in a token, of `late`",
+    ),
     "places": (Flag(), "whether each query of speech reads near a place along the clip of its own"),
     "frames": (
         Flag(),
-        "whether queries of speech read the encoder's frames, not its head",
+        "whether queries of speech, or `late`, read the encoder's frames, not its head",
     ),
 }
 

@@ -15,8 +15,9 @@ CONV_NORMS = ("group", "layer")
 IMAGE_HEADS = ("cls", "mlp", "pool", "qformer")
 SPEECH_HEADS = ("transformer", "conv")
 # Of `model.match.kind`, what tells whether a pair matches: the fusion encoder, which reads each
-# pair; pooled vectors, which an index holds; or both.
-MATCHES = ("fusion", "pooled", "both")
+# pair; pooled vectors, which an index holds; both; or late interaction, which compares the tokens
+# of each pair.
+MATCHES = ("fusion", "pooled", "both", "late")
 # The names of `models.layers.ACTIVATIONS`.
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu")
 
@@ -248,7 +249,7 @@ class FusionSpec:
 
 @dataclasses.dataclass(frozen=True)
 class MatchSpec:
-    """What tells whether a pair matches, and everything that fixes the shape of the pooled match.
+    """What tells whether a pair matches, and what fixes the shape of pooled match and late one.
 
     The numbers are those that told minimal pairs apart [ours, not the papers'].
     """
@@ -256,9 +257,9 @@ class MatchSpec:
     kind: str = "fusion"  # one of `MATCHES`
     queries: int = 8  # learnt queries that read a token stream
     hidden: int = 512  # hidden numbers of the MLP over what they read
-    width: int = 128  # F, numbers in a pooled vector
+    width: int = 128  # F, numbers in a pooled vector; in a token, of late interaction
     places: bool = False  # each query of speech reads near its place along the clip
-    frames: bool = False  # queries of speech read the encoder's frames, not its head's tokens
+    frames: bool = False  # what is read of speech are the encoder's frames, not its head's tokens
 
     def __post_init__(self):
         if self.kind not in MATCHES:

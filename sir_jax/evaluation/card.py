@@ -150,14 +150,17 @@ def write_card(
 def _introduction(name: str, cfg, params: dict, licence: str, dtype: str) -> list[str]:
     leaves = leaf_paths(params)
     count = sum(leaf.size for leaf in leaves.values())
-    match, pooled = "match_head/kernel" in leaves, "pool_speech/queries" in leaves
+    fused, pooled = "match_head/kernel" in leaves, "pool_speech/queries" in leaves
+    late = "late/scale" in leaves
     width = f"{cfg.model.embed_width}"
     if pooled:
         width += f" + {cfg.model.match.width} (embedding and pooled match)"
     return [
         "A speech-image retriever made with sir_jax: recordings and pictures to unit vectors of "
         f"width {width}, in which a dot product is the similarity"
-        + ("; a fusion encoder re-ranks and shows where it looks." if match else "."),
+        + ("; a fusion encoder re-ranks and shows where it looks" if fused else "")
+        + ("; late interaction re-ranks and shows which patch a frame is most like" if late else "")
+        + ".",
         "",
         "```python",
         "import sir_jax",
@@ -170,7 +173,8 @@ def _introduction(name: str, cfg, params: dict, licence: str, dtype: str) -> lis
         f"- {count:,} parameters, stored as {dtype}; fingerprint `{{fingerprint}}`",
         f"- licence of the weights: {licence or 'not stated; ask whoever gave it to you'}",
         "- inside: both encoders and heads"
-        + (", the fusion encoder and its matching head" if match else "")
+        + (", the fusion encoder and its matching head" if fused else "")
+        + (", the projections of late interaction" if late else "")
         + (", the pooled match" if pooled else "")
         + "; no optimiser, no teacher, no queue, no denoising head",
     ]

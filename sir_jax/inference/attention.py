@@ -24,7 +24,8 @@ class Attention:
 
     Attributes:
       weights: float32[T, rows, cols], the share of each patch in each speech frame; the shares of
-        a frame sum to 1. They are cross-attention weights, averaged over heads and layers.
+        a frame sum to 1. They are cross-attention weights, averaged over heads and layers; of late
+        interaction the patch that is most like the frame has all of it.
       by_frame: float32[T], how much the score depends on each frame, scaled to sum to 1. Before
         scaling it is the change of the score, to first order, if the frame's token is replaced by
         the mean token.
@@ -135,6 +136,8 @@ def _jit_attend(model) -> Callable:
             )
         )
 
+        speech = speech._replace(tokens=model.matched(speech), frames=None)
+
         def score(tokens):
             pair = speech._replace(tokens=tokens[0]), image._replace(tokens=tokens[1])
             return match_score(model.apply({"params": params}, *pair, method="match"))[0]
@@ -145,12 +148,20 @@ def _jit_attend(model) -> Callable:
             _dependence(x[0, 1:], slope[0, 1:], one.mask[0, 1:])
             for x, slope, one in zip(tokens, slopes, (speech, image), strict=True)
         )
-        maps = attention_maps(model, params, speech, image).mean(axis=(0, 2))[0]
-        shares = maps[1:, 1:] if model.fusion_spec.query == "speech" else maps[1:, 1:].T
-        shares = shares / jnp.maximum(shares.sum(axis=-1, keepdims=True), 1e-12)
+        shares = _shares(model, params, speech, image)
         return shares, frames, patches, value, speech.mask[0, 1:]
 
     return jax.jit(attend)
+
+
+def _shares(model, params, speech, image):
+    """Return each patch's share in each frame of one pair, [T, P]; CLS is in neither."""
+    if model.is_late:
+        cosines = model.apply({"params": params}, speech, image, method="cosines")[0, :, 1:]
+        return jax.nn.one_hot(cosines.argmax(axis=-1), cosines.shape[-1])
+    maps = attention_maps(model, params, speech, image).mean(axis=(0, 2))[0]
+    shares = maps[1:, 1:] if model.fusion_spec.query == "speech" else maps[1:, 1:].T
+    return shares / jnp.maximum(shares.sum(axis=-1, keepdims=True), 1e-12)
 
 
 def _dependence(tokens, slopes, mask):

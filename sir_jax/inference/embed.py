@@ -303,7 +303,7 @@ def jit_encode(model, method: str, with_tokens: bool, out: NamedSharding | None)
     Args:
       model: the joint model.
       method: 'encode_speech' or 'encode_image'.
-      with_tokens: whether to return the tokens and their mask, too.
+      with_tokens: whether to return the tokens that a match reads and their mask, too.
       out: sharding of all results; None on a single device.
     """
 
@@ -314,7 +314,7 @@ def jit_encode(model, method: str, with_tokens: bool, out: NamedSharding | None)
             modality = method.removeprefix("encode_")
             pooled = model.apply({"params": params}, encoded, modality, method="pool")
             rows = jnp.concatenate([rows, pooled], axis=1)
-        return (rows, encoded.tokens, encoded.mask) if with_tokens else (rows,)
+        return (rows, model.matched(encoded), encoded.mask) if with_tokens else (rows,)
 
     return jax.jit(encode, out_shardings=out)
 

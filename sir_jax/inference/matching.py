@@ -1,4 +1,4 @@
-"""Score many pairs with the fusion encoder, from token features stored in files."""
+"""Score many pairs by fusion encoder or late interaction, from tokens stored in files."""
 
 import functools
 from collections.abc import Callable, Iterator

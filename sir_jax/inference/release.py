@@ -49,7 +49,7 @@ _SEEN = (
 _DATA = ("corpus", "batch_size", *_SEEN)
 # What training may add to a retriever that has none.
 _POOLED = ("pool_speech", "pool_image", "pooled_scale", "pooled_bias")
-_ADDED = ("fusion", "match_head", "denoise_speech", "denoise_image", *_POOLED)
+_ADDED = ("fusion", "match_head", "late", "denoise_speech", "denoise_image", *_POOLED)
 _DTYPES = {kind.name: kind for kind in DTYPES.values()}
 _CONV_HEAD = ("kind", "taps", "places", "hidden")  # fields that a transformer head does not read
 _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
@@ -78,7 +78,7 @@ def fingerprint(cfg, params: dict, score: Score = UNFITTED) -> str:
 
     Args:
       cfg: has `model` and `data`.
-      params: of the model; the fusion encoder's do not count, and the temperature only where
+      params: of the model; those that only re-rank do not count, and the temperature only where
         vectors hold a pooled match.
       score: of the model; its `pooled_weight` counts there.
 
@@ -104,7 +104,7 @@ def fingerprint(cfg, params: dict, score: Score = UNFITTED) -> str:
     if pooled:
         plain.append(["pooled", score.pooled_weight])
     digest.update(json.dumps(plain, sort_keys=True).encode())
-    unseen = {"fusion", "match_head", "pooled_bias"}
+    unseen = {"fusion", "match_head", "late", "pooled_bias"}
     unseen |= set() if pooled else {"temperature", *_POOLED}
     for path, leaf in sorted(leaf_paths(strip(params)).items()):
         if path.partition("/")[0] not in unseen:

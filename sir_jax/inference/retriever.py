@@ -303,7 +303,7 @@ class Retriever:
         *,
         batch_size: int | None = None,
     ) -> np.ndarray:
-        """Score pairs of a recording and a picture with the fusion encoder.
+        """Score pairs of a recording and a picture by fusion encoder or late interaction.
 
         Args:
           speech: n recordings, or one recording that is paired with every picture.
@@ -344,7 +344,7 @@ class Retriever:
         return scores.astype(np.float32)
 
     def attention(self, speech: Speech, image: Picture) -> Attention:
-        """Return where the fusion encoder looks when it matches one pair.
+        """Return where the model looks when it matches one pair, see `Attention`.
 
         Args:
           speech: one recording; of what `sir_jax.say` gives, the first voice.
@@ -381,7 +381,7 @@ class Retriever:
             why = "model.match.kind was pooled" if self.model.tasks else "loss.sim.weight was 0"
             raise UserError(
                 f"model {self.name} has no matching head ({why}); search without re-ranking, or "
-                "train with loss.sim.weight=1 and model.match.kind=fusion or both"
+                "train with loss.sim.weight=1 and model.match.kind=fusion, both or late"
             )
 
     def _batch_rows(self, count: int | None, batch_size: int | None) -> int:

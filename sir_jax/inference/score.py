@@ -29,7 +29,14 @@ FILE = "score.json"
 CALIBRATION = ("scale", "against", "bias")
 FORMAT, VERSION = "sir_jax score", 1
 # Parameters that tell one checkpoint from another, and take no time to hash.
-_TELLING = ("temperature", "match_head", "pooled_scale", "pooled_bias", "speech_projection")
+_TELLING = (
+    "temperature",
+    "match_head",
+    "late",
+    "pooled_scale",
+    "pooled_bias",
+    "speech_projection",
+)
 
 
 @dataclasses.dataclass(frozen=True)

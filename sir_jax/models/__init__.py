@@ -91,7 +91,7 @@ def build_model(cfg, tasks: tuple[str, ...] = (), flash: Flash | None = None) ->
         `image_head` ('cls', 'mlp', 'pool', or 'qformer' with the fields of its spec in `qformer`),
         `embed_width`, `init_temperature`, `remat`, `dtype` ('float32' or 'bfloat16'), `scan` and
         `attention`.
-      tasks: from `fusion.TASKS`. Without any but 'pool', the model has no fusion encoder.
+      tasks: from `fusion.TASKS`. What has no `SpeechImageModel.fused_tasks` has no fusion encoder.
       flash: the program's devices where they are TPUs; elsewhere `cfg.attention` 'flash' and 'auto'
         are 'xla'.
 
@@ -127,8 +127,8 @@ def tasks_of_params(params: Container[str]) -> tuple[str, ...]:
     Args:
       params: the names of sub-modules, or a tree by them.
     """
-    heads = {"match": "match_head", "pool": "pool_speech"}
-    return tuple(task for task, name in heads.items() if name in params)
+    heads = {"match": ("match_head", "late"), "pool": ("pool_speech",)}
+    return tuple(task for task, names in heads.items() if any(name in params for name in names))
 
 
 def init_params(model: SpeechImageModel, key: jax.Array) -> dict:
@@ -153,7 +153,7 @@ def attention_maps(
     """Return the cross-attention weights of the fusion encoder over pairs.
 
     Args:
-      model: from `build_model`, with any task.
+      model: from `build_model`, with a fusion encoder.
       params: the model's parameters.
       speech: from `encode_speech`.
       image: from `encode_image`.

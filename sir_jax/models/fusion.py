@@ -8,7 +8,8 @@ from sir_jax.models.attention import Flash
 from sir_jax.models.layers import Array, cross_stack, dense, layer_norm
 
 # What a model does beside embedding. The fusion encoder's tasks share its layers, each with an
-# output head of its own; 'pool', the pooled match, does without it.
+# output head of its own; 'pool', the pooled match, does without it, and so does 'match' by late
+# interaction.
 TASKS = ("match", "pool", "denoise_speech", "denoise_image")
 
 

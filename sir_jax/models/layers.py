@@ -22,6 +22,12 @@ def gelu(x: Array) -> Array:
     return 0.5 * x * (1.0 + jax.lax.erf(x * jnp.asarray(0.5**0.5, x.dtype)))
 
 
+def unit_norm(x: Array) -> Array:
+    """Scale the last axis to unit length in float32; a zero vector stays zero."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), 1e-12))
+
+
 def quick_gelu(x: Array) -> Array:
     """Apply CLIP's sigmoid approximation of GELU."""
     return x * jax.nn.sigmoid(1.702 * x)

@@ -1,8 +1,7 @@
-"""The joint model: two encoders, projections into a joint embedding space, the fusion encoder."""
+"""The joint model: two encoders, projections into a joint embedding space, what matches a pair."""
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -17,7 +16,8 @@ from sir_jax.config.specs import (
 from sir_jax.models.attention import Flash
 from sir_jax.models.fusion import TASKS, Fusion
 from sir_jax.models.hubert import Hubert, HubertOutput
-from sir_jax.models.layers import ACTIVATIONS, Array, dense, layer_norm
+from sir_jax.models.late import Late
+from sir_jax.models.layers import ACTIVATIONS, Array, dense, layer_norm, unit_norm
 from sir_jax.models.pooled import Pool
 from sir_jax.models.qformer import QFormer
 from sir_jax.models.speech_head import ConvHead, TransformerHead
@@ -30,13 +30,7 @@ class Encoded(NamedTuple):
     tokens: Array  # [B, 1 + T, D_s] or [B, 1 + P, D_i] with CLS first; Q-Former: [B, queries, D]
     mask: Array  # True for valid tokens, [B, number of tokens]
     embed: Array  # float32 [B, E], unit norm
-    frames: Array | None = None  # of speech, where the pooled match reads them: [B, 1 + T, D_s]
-
-
-def unit_norm(x: Array) -> Array:
-    """Scale the last axis to unit length in float32; a zero vector stays zero."""
-    x = x.astype(jnp.float32)
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(axis=-1, keepdims=True), 1e-12))
+    frames: Array | None = None  # of speech, where `model.match.frames` is on: [B, 1 + T, D_s]
 
 
 class Hidden(nn.Module):
@@ -58,7 +52,8 @@ class SpeechImageModel(nn.Module):
     """The joint model of speech and images.
 
     The names of its sub-modules are the public schema of checkpoints. Without `tasks` there is no
-    fusion encoder; each task adds a head. The task 'pool' needs no fusion encoder.
+    fusion encoder; each task adds a head. The task 'pool' needs no fusion encoder, nor does 'match'
+    where `match_spec.kind` is 'late'.
     """
 
     speech_spec: HubertSpec
@@ -104,6 +99,17 @@ class SpeechImageModel(nn.Module):
         """Return F, the width of a pooled vector; 0 without the task 'pool'."""
         return self.match_spec.width if "pool" in self.tasks else 0
 
+    @property
+    def is_late(self) -> bool:
+        """Tell whether `match` is late interaction, not the fusion encoder's."""
+        return "match" in self.tasks and self.match_spec.kind == "late"
+
+    @property
+    def fused_tasks(self) -> tuple[str, ...]:
+        """Return the tasks that read the fusion encoder."""
+        without = ("pool", "match") if self.is_late else ("pool",)
+        return tuple(task for task in self.tasks if task not in without)
+
     def setup(self):
         common = self.remat, self.dtype
         self.speech = Hubert(self.speech_spec, *common, self.scan, self.attention)
@@ -126,9 +132,12 @@ class SpeechImageModel(nn.Module):
         self.temperature = self.param(
             "temperature", nn.initializers.constant(self.init_temperature), ()
         )
-        if {*self.tasks} - {"pool"}:
+        if self.fused_tasks:
             self.fusion = Fusion(self.fusion_spec, *common, self.attention)
-        if "match" in self.tasks:
+        if self.is_late:
+            widths = self.match_spec.width, self.speech_spec.width, self.image_width
+            self.late = Late(*widths, self.dtype)
+        elif "match" in self.tasks:
             self.match_head = dense(2, self.dtype)
         if "pool" in self.tasks:
             match = self.match_spec
@@ -156,7 +165,7 @@ class SpeechImageModel(nn.Module):
         """Compute tokens and embeddings from the output of `speech_features`."""
         tokens, mask = self.speech_head(features, deterministic)
         embed, frames = unit_norm(self.speech_projection(tokens[:, 0])), None
-        if "pool" in self.tasks and self.match_spec.frames:
+        if self.match_spec.frames and ("pool" in self.tasks or self.is_late):
             frames = jnp.concatenate([tokens[:, :1], features.tokens], axis=1)
         return Encoded(tokens, mask, embed, frames)
 
@@ -212,17 +221,30 @@ class SpeechImageModel(nn.Module):
         """Compute for each row whether its speech and its image match.
 
         Args:
-          speech: tokens and mask of B captions; `embed` is not used.
+          speech: tokens, or frames, and mask of B captions; `embed` is not used.
           image: tokens and mask of B images; `embed` is not used.
           deterministic: False turns dropout on (needs the rng 'dropout').
 
         Returns:
           Logits, float32 [B, 2]; class 1 is 'they match'. They are those of the CLS token of the
-          modality that `fusion_spec.query` names or, of a Q-Former, the mean over its queries.
+          modality that `fusion_spec.query` names or, of a Q-Former, the mean over its queries. Of
+          late interaction they are 0 and the log-odds.
         """
+        if self.is_late:
+            odds = self.late(self.matched(speech), speech.mask, image.tokens, image.mask)
+            return jnp.stack([jnp.zeros_like(odds), odds], axis=-1)
         rows = 1 if self.fusion_spec.query == "speech" or self.image_has_cls else None
         x = self.fuse(speech, image, deterministic, rows)
         return self.match_head(x).astype(jnp.float32).mean(axis=1)
+
+    def matched(self, encoded: Encoded) -> Array:
+        """Return the tokens that `match` reads of one modality, [B, T, D]; bound or not."""
+        late = self.is_late and encoded.frames is not None
+        return encoded.frames if late else encoded.tokens
+
+    def cosines(self, speech: Encoded, image: Encoded) -> Array:
+        """Return what late interaction takes maxima of; see `Late.cosines`."""
+        return self.late.cosines(self.matched(speech), image.tokens, image.mask)
 
     def fuse(
         self, speech: Encoded, image: Encoded, deterministic: bool = True, rows: int | None = None

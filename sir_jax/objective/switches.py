@@ -24,7 +24,12 @@ def noisy_modalities(loss_cfg) -> tuple[str, ...]:
 
 
 # Tasks of `models.fusion.TASKS` by `config.model.match.kind`.
-MATCH_TASKS = {"fusion": ("match",), "pooled": ("pool",), "both": ("match", "pool")}
+MATCH_TASKS = {
+    "fusion": ("match",),
+    "pooled": ("pool",),
+    "both": ("match", "pool"),
+    "late": ("match",),  # by `match_spec.kind`
+}
 
 
 def fusion_tasks(loss_cfg, match: str = "fusion") -> tuple[str, ...]:

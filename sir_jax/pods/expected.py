@@ -69,7 +69,7 @@ def expected_traffic(setup: Setup, samples: int) -> Expected:
     gradients = sum(
         leaf.size
         * (item if path.endswith("/kernel") and leaf.ndim == 2 else 4)
-        * (len({*model.tasks} - {"pool"}) if path.startswith("fusion/") else 1)
+        * (len(model.fused_tasks) if path.startswith("fusion/") else 1)
         for path, leaf in leaf_paths(trained).items()
     )
     if count_slices(setup.mesh.devices.flat) > 1:

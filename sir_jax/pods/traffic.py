@@ -25,7 +25,7 @@ MODULES: tuple[tuple[str, str], ...] = (
     ("convolution front end", r"/frontend/"),
     ("speech, the rest", r"/(speech|speech_head|speech_projection)/"),
     ("image, the rest", r"/(image|image_head|image_projection)/"),
-    ("fusion, the rest", r"/(fusion|denoise_\w+|match_head|pool_\w+)/"),
+    ("fusion, the rest", r"/(fusion|denoise_\w+|match_head|late|pool_\w+)/"),
     ("losses", r"/(sic|sim|cmd)/"),
 )
 REST = "the rest"

@@ -34,8 +34,8 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"image/patch_embed/kernel", P(None, None, None, "fsdp")),
     (r"image/position|(image_head|pool_(speech|image))/queries", P(None, "fsdp")),
     (
-        r"((speech|image)_projection|image_head/(projection|up)|fusion/(speech|image)_in|match_head"
-        r"|denoise_(speech|image)|speech_head/(layers_\d+|places|hidden|summary))/kernel",
+        r"((speech|image)_projection|image_head/(projection|up)|match_head"
+        r"|(fusion|late)/(speech|image)_in|denoise_(speech|image)|speech_head/(layers_\d+|places|hidden|summary))/kernel",
         P("fsdp", None),
     ),
 )

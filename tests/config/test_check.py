@@ -145,6 +145,15 @@ TOGETHER = [
 ]
 
 
+def test_a_fusion_encoder_that_is_not_built_may_have_any_shape():
+    fields = {"model.fusion.heads": 3, "loss.sim.weight": 1.0}
+    for kind in ("pooled", "late"):
+        check_config(tiny_config(**fields, **{"model.match.kind": kind}))
+        with pytest.raises(UserError, match="does not divide model.fusion.width=32"):
+            denoised = {"model.match.kind": kind, "loss.cmd.weight": 1.0}
+            check_config(tiny_config(**fields, **denoised))
+
+
 @pytest.fixture(scope="module")
 def cfg():
     return tiny_config()

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
+from tiny_models import random_params
 
 from sir_jax.data.media.audio import normalize_waveform
 from sir_jax.data.media.image import ImageSpec, preprocess_image
 from sir_jax.errors import UserError
 from sir_jax.inference.attention import attend_pair
 from sir_jax.inference.retriever import Retriever
-from sir_jax.models import attention_maps
+from sir_jax.models import attention_maps, build_model
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,27 @@ def test_dependence_is_the_slope_of_the_score(retriever, folder, make_tone):
     # The change of the score when one patch's token moves a little towards the mean token.
     slopes = np.array([abs(score(p, 0.05) - score(p, -0.05)) for p in range(4)])
     np.testing.assert_allclose(attention.by_patch.reshape(-1), slopes / slopes.sum(), atol=0.02)
+
+
+def test_late_interaction_matches_and_shows_the_patch_of_each_frame(workdir, folder, make_tone):
+    cfg = Retriever.load(workdir).cfg.copy_and_resolve_references()
+    cfg.data.buckets = (24_000,)
+    # Of the encoder's frames: what is stored between encoding and matching are those.
+    cfg.model.match.update(kind="late", width=6, frames=True)
+    model = Retriever(cfg, random_params(build_model(cfg.model, ("match",))), batch_size=1)
+    wave, path = make_tone(20_000).astype(np.float32), folder / "b.png"
+    pair = encode_alone(model, wave, 24_000, Image.open(path).convert("RGB"))
+    expected = float(apply(model, "match", *pair)[0, 1])
+    head = pair[0]._replace(frames=None)
+    assert expected != pytest.approx(float(apply(model, "match", head, pair[1])[0, 1]), abs=1e-4)
+    assert model.match([(wave, 16_000)], [path]) == pytest.approx(expected, abs=1e-5)
+    attention = model.attention((wave, 16_000), path)
+    assert attention.score == pytest.approx(expected, abs=1e-5)
+    cosines = apply(model, "cosines", *pair)[0, :, 1:]
+    valid = int(pair[0].mask.sum()) - 1
+    frames = attention.weights.reshape(len(attention.weights), -1)[:valid]
+    np.testing.assert_array_equal(frames, np.eye(4)[cosines.argmax(axis=-1)][:valid])
+    assert (attention.by_frame[:valid] > 0).all() and attention.by_patch.max() > 0
 
 
 def test_the_box_is_the_part_that_the_encoder_sees(retriever, make_tone):

@@ -11,7 +11,8 @@ from tiny_models import random_params, tiny_config
 
 from sir_jax.errors import UserError
 from sir_jax.inference import release
-from sir_jax.models import build_model
+from sir_jax.inference.score import mark_of
+from sir_jax.models import build_model, tasks_of_params
 from sir_jax.objective.switches import fusion_tasks
 from sir_jax.pretrained.files import read_header
 from sir_jax.runtime.trees import leaf_paths
@@ -92,6 +93,34 @@ def test_no_denoising_head_and_no_fusion_encoder_without_matching(tmp_path, sim,
         "eval",
     }
     assert plain["eval"]["rerank"] == (16 if sim else 0)
+
+
+def test_late_interaction_is_released_without_a_fusion_encoder(run, tmp_path):
+    cfg = release_config()
+    cfg.model.match.update(kind="late", width=6)
+    params = params_of(cfg)
+    mark = write(tmp_path / "out", cfg, params)
+    loaded = release.find(tmp_path / "out")
+    assert "fusion" in params and {"fusion", "match_head"}.isdisjoint(loaded.params)
+    assert tasks_of_params(loaded.params) == ("match",) and release.rerank_of(loaded.cfg) == 16
+    expected = leaf_paths(params["late"])
+    assert leaf_paths(loaded.params["late"]).keys() == expected.keys()
+    for path, leaf in leaf_paths(loaded.params["late"]).items():
+        np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
+    # No vector depends on it: an index stays good.
+    other = params | {"late": changed_leaf(params["late"])}
+    assert mark == release.fingerprint(cfg, other) and mark_of(params) != mark_of(other)
+    # A run with a fusion encoder starts from it with its own one, and the other way round.
+    write(tmp_path / "fusion", *run)
+    for ours, before, source, kept in (
+        (*run, "out", "match_head"),
+        (cfg, params, "fusion", "late"),
+    ):
+        ours, before = ours.copy_and_resolve_references(), changed_leaf(before)
+        ours.init.model = str(tmp_path / source)
+        started = release.start_from(ours, before)
+        assert started.keys() == before.keys() and started[kept] is before[kept]
+        assert started["temperature"] != before["temperature"]
 
 
 def test_bfloat16_halves_the_size(run, tmp_path):

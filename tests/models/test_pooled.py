@@ -78,8 +78,8 @@ def test_a_model_that_only_pools_has_no_fusion_encoder(model_and_params):
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="kind 'late' is none of fusion, pooled, both"):
-        MatchSpec(kind="late")
+    with pytest.raises(ValueError, match="kind 'cosine' is none of fusion, pooled, both, late"):
+        MatchSpec(kind="cosine")
 
 
 def test_an_image_head_of_this_kind_embeds_all_tokens():

@@ -1,4 +1,4 @@
-"""The pooled match in the objective: values and gradients against float64, alone and beside."""
+"""Matches in the objective: values and gradients against float64, alone and beside."""
 
 from functools import partial
 
@@ -91,8 +91,9 @@ def test_values_are_those_of_a_loop_over_pairs(pooled, groups, negatives):
     assert not any(np.any(x) for x in jax.tree.leaves(grads["speech"]))
 
 
-def test_fusion_reads_every_pair_of_several_negatives():
-    _, model, state = made(**{"loss.sim.weight": 0.7, **STILL})
+@pytest.mark.parametrize("kind", ["fusion", "late"])
+def test_a_match_of_tokens_reads_every_pair_of_several_negatives(kind):
+    _, model, state = made(**{"loss.sim.weight": 0.7, "model.match.kind": kind, **POOL, **STILL})
     views, ids = views_and_ids(model)
     keys = jax.random.split(jax.random.key(4))
     speech, image, label = map(jnp.array, zip(*pairs_of(views, ids, 0.07, keys, 2, 2), strict=True))
@@ -110,7 +111,7 @@ def test_fusion_reads_every_pair_of_several_negatives():
         return -jnp.take_along_axis(log_p, label[:, None], 1).mean()
 
     def in_the_objective(tokens):
-        # By GradCache the pairs go through the fusion encoder in pieces.
+        # By GradCache the pairs are read in pieces.
         given = {"model": model, "groups": 2, "negatives": 2, "pieces": 3}
         return sim_term(with_tokens(tokens), ids, 0.07, state.params, keys, **given)[1]["sim"]
 
@@ -151,11 +152,13 @@ def test_both_matches_are_asked_about_the_same_pairs():
     assert 0 <= m["sim_pooled_accuracy"] <= 1
 
 
-def test_a_pooled_match_learns_what_pairs_tell():
+# Late interaction counts the frames that tell nothing, too, and so learns from fewer of them.
+@pytest.mark.parametrize(
+    ("kind", "parts", "length", "share"), [("pooled", "pool", 5, 0.35), ("late", "late", 3, 0.6)]
+)
+def test_a_match_learns_what_pairs_tell(kind, parts, length, share):
     """A bit in one random token, the same in speech and picture, is all that partners differ by."""
-    _, model, state = made(
-        **{"loss.sim.weight": 1.0, "model.match.kind": "pooled", **POOL, **STILL}
-    )
+    _, model, state = made(**{"loss.sim.weight": 1.0, "model.match.kind": kind, **POOL, **STILL})
     rng = np.random.default_rng(1)
     bits = np.arange(8) % 2
     base = rng.normal(size=(2, 32))
@@ -163,10 +166,10 @@ def test_a_pooled_match_learns_what_pairs_tell():
 
     def encoded(length: int) -> Encoded:
         tokens = 0.3 * rng.normal(size=(8, length, 32))
-        tokens[np.arange(8), rng.integers(0, length, 8)] += 2 * base[bits]
+        tokens[np.arange(8), rng.integers(1, length, 8)] += 2 * base[bits]
         return Encoded(jnp.float32(tokens), jnp.ones((8, length), bool), jnp.float32(z))
 
-    pool = {name: x for name, x in state.params.items() if name.startswith("pool")}
+    pool = {name: x for name, x in state.params.items() if name.startswith(parts)}
     rest = {name: x for name, x in state.params.items() if name not in pool}
     ids = jnp.array(bits)
 
@@ -181,11 +184,11 @@ def test_a_pooled_match_learns_what_pairs_tell():
 
     losses = []
     for number in range(150):
-        views = Views(encoded(5), encoded(4), None, None)
+        views = Views(encoded(length), encoded(4), None, None)
         loss, pool = step(pool, views, jax.random.key(number))
         losses.append(float(loss))
     prior = -(np.log(1 / 3) / 3 + 2 * np.log(2 / 3) / 3)  # all that one right of three tells
-    assert losses[0] > 0.9 * prior and np.mean(losses[-20:]) < 0.35 * prior
+    assert losses[0] > 0.9 * prior and np.mean(losses[-20:]) < share * prior
 
 
 def test_a_step_on_a_mesh_is_lowered_with_every_parameter_in_its_place():

@@ -24,7 +24,7 @@ MODULES: tuple[tuple[str, str], ...] = (
     ("loss.teacher", r"/teacher_update/"),
     ("loss.sic.queue", r"/queue/"),
     ("model.fusion", r"/(fusion|denoise_\w+)/"),
-    ("model.match", r"/(match_head|pool_\w+)/"),
+    ("model.match", r"/(match_head|late|pool_\w+)/"),
     ("model.head", r"/speech_(head|projection)/"),
     ("model.speech", r"/speech/"),
     ("model.image_head", r"/image_(head|projection)/"),

@@ -77,6 +77,7 @@ def main(argv: list[str]) -> int:
     from sir_jax.evaluation.evaluate import evaluate, result_path, trained_on
     from sir_jax.evaluation.rerank import CURVE
     from sir_jax.inference.release import find, rerank_of
+    from sir_jax.models import tasks_of_params
     from sir_jax.runtime.files import write_json
 
     if args.fit:
@@ -86,7 +87,7 @@ def main(argv: list[str]) -> int:
     split = corpus.split(args.split)
     start = time.monotonic()
     k = rerank_of(cfg) if args.rerank is None else args.rerank
-    k = CURVE[-1] if args.curve and "match_head" in params else k
+    k = CURVE[-1] if args.curve and "match" in tasks_of_params(params) else k
     flat, table = evaluate(cfg, params, split, args.batch_size, k, args.fold_images, score)
     content = {
         "corpus": corpus.name,

@@ -111,6 +111,19 @@ def test_the_card_tells_of_the_run_before(evaluated, released, tmp_path):
         assert run_stages(second) == [second]
 
 
+def test_the_card_names_what_re_ranks(evaluated):
+    found = release.find(evaluated)
+    params = {name: x for name, x in found.params.items() if name not in ("fusion", "match_head")}
+    late = params | {"late": {"scale": np.zeros(())}}
+    for have, said in (
+        (found.params, ("; a fusion encoder re-ranks", "the fusion encoder and its matching head")),
+        (late, ("; late interaction re-ranks", "the projections of late interaction")),
+        (params, ()),
+    ):
+        card = write_card("mine", [found.cfg], have, [], "", "", "float32")
+        assert card.count("re-ranks") == bool(said) and all(one in card for one in said)
+
+
 def test_a_run_without_evaluation_says_so(matching_workdir, tmp_path):
     assert cli.main(["export", f"--workdir={matching_workdir}", f"--out={tmp_path / 'x'}"]) == 0
     card = (tmp_path / "x" / "README.md").read_text()

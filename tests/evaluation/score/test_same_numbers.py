@@ -71,10 +71,10 @@ def check_told(shown: dict[str, list[float]], reliability) -> None:
     assert 0 < min(map(min, shown.values())) < max(first) < 1
 
 
-@pytest.mark.parametrize("kind", ["fusion", "pooled", "both"])
+@pytest.mark.parametrize("kind", ["fusion", "pooled", "both", "late"])
 def test_evaluation_search_and_page_rank_alike(tiny, memory_split, tmp_path, kind):
     cfg, model, params = random_matcher(tiny[0], kind)
-    fusion = kind != "pooled"
+    fusion, pooled = kind != "pooled", kind in ("pooled", "both")
     val = memory_split({n: (2 * n, 2 * n + 1) for n in range(1, 9)})
     # Clips of one bucket in batches of one, so that few programs are compiled.
     split = memory_split({30: (8, 2), 10: (5,), 20: (), 40: (1, 9, 3), 50: (11, 4), 60: (6, 7, 10)})
@@ -89,7 +89,7 @@ def test_evaluation_search_and_page_rank_alike(tiny, memory_split, tmp_path, kin
     wanted_i = [[clips[n] for n in np.flatnonzero(row)] for row in same.T]
 
     retriever = Retriever(cfg, params, batch_size=1, score=score)
-    assert retriever.width == 32 + (8 if kind != "fusion" else 0)
+    assert retriever.width == 32 + 8 * pooled
     index = Index.build(retriever, tmp_path)
     index.save(tmp_path / "index")
     index = Index.load(tmp_path / "index", retriever)
@@ -128,9 +128,7 @@ def test_evaluation_search_and_page_rank_alike(tiny, memory_split, tmp_path, kin
     page = engine.search("speech", clip(0), K, fusion)["results"]
     assert [hit["probability"] for hit in page] == pytest.approx(shown[clips[0]], abs=1e-6)
     text = format_reranked(out.flat())
-    assert ("weight of the match 0.5" in text) == fusion and ("pooled match 2" in text) == (
-        kind != "fusion"
-    )
+    assert ("weight of the match 0.5" in text) == fusion and ("pooled match 2" in text) == pooled
 
 
 def test_a_model_without_calibration_shows_no_probability(tiny, memory_split, tmp_path):
