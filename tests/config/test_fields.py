@@ -96,7 +96,7 @@ PINNED = {
     "hubert_large_vit_g": "e111197b66e381cc",
     "minimal_pairs": "62463bddf85b7517",
     "small": "62936c1b3fb782f6",
-    "stamps": "c0a4b9c61fb63edb",
+    "stamps": "6d5bc293dec57a77",
     "unified": "7d819e8c16b0de24",
 }
 

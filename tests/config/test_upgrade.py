@@ -50,8 +50,12 @@ def test_the_oldest_run_loads(today):
     cfg = read_stored(old, "workdir")
     check_config(cfg)
     assert cfg.model.remat == "full" and cfg.loss.sic.weight == 1.0 and cfg.eval.rerank == 0
+    assert cfg.data.trim_silence == "none"
     old["model"]["remat"] = False
     assert read_stored(old, "workdir").model.remat == "none"
+    for before, today_ in ((True, "faint"), (False, "none"), ("speech", "speech")):
+        old["data"]["trim_silence"] = before
+        assert read_stored(old, "workdir").data.trim_silence == today_
 
 
 def test_an_old_release_loads_without_what_came_later():
