@@ -35,7 +35,8 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"image/position|(image_head|pool_(speech|image))/queries", P(None, "fsdp")),
     (
         r"((speech|image)_projection|image_head/(projection|up)|match_head"
-        r"|(fusion|late)/(speech|image)_in|denoise_(speech|image)|speech_head/(layers_\d+|places|hidden|summary))/kernel",
+        r"|(fusion|late)/(speech|image)_in|denoise_(speech|image)"
+        r"|speech_head/(layers_\d+|places|hidden|summary))/kernel",
         P("fsdp", None),
     ),
 )

@@ -54,8 +54,8 @@ def check_cacheable(params, cfg) -> None:
       cfg: the whole config.
 
     Raises:
-      UserError: no encoder is frozen, or the input of a frozen one is augmented in a way that
-        cannot be stored.
+      UserError: no encoder is frozen, the input of a frozen one is augmented in a way that cannot
+        be stored, or the match reads what is not stored.
     """
     modalities = frozen_modalities(params, cfg)
     if not modalities:
@@ -75,6 +75,11 @@ def check_cacheable(params, cfg) -> None:
                 f"{field}{means} changes at random what the frozen {modality} encoder reads, which "
                 "stored features cannot follow; switch it off, or leave data.features empty"
             )
+    if "speech" in modalities and cfg.model.match.frames and cfg.model.head.weigh_layers:
+        raise UserError(
+            "model.match.frames reads the encoder's last frames, and model.head.weigh_layers has "
+            "hidden states stored in their place; switch one off, or leave data.features empty"
+        )
 
 
 def longest_clip(cfg, split: Split) -> int | None:
