@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sir_jax.data.builders.checksums import SPOKEN
 from sir_jax.data.builders.recordings import LAYOUTS, load_layout
 from sir_jax.data.media.audio import TRIMMING, load_audio, spoken_part
 from sir_jax.data.parallel import GROUP, ordered_map
@@ -183,7 +184,7 @@ def spoken_samples(split: Split, index: np.ndarray) -> np.ndarray:
     Raises:
       UserError: a clip cannot be decoded.
     """
-    path = split.directory / f"spoken-{split.name}.npz"
+    path = split.directory / f"{SPOKEN}{split.name}.npz"
     if path.exists():
         with np.load(path) as stored:
             if int(stored["form"]) == TRIMMING and len(stored["samples"]) == len(index):

@@ -8,6 +8,8 @@ from pathlib import Path
 from sir_jax.runtime.files import PART, write_json
 
 NAME = "checksums.json"
+# Files that training keeps beside a finished corpus; see `corpus.spoken_samples`.
+SPOKEN = "spoken-"
 
 
 def checked_files(directory: Path) -> list[Path]:
@@ -15,7 +17,10 @@ def checked_files(directory: Path) -> list[Path]:
     return sorted(
         path
         for path in directory.iterdir()
-        if path.is_file() and path.name != NAME and not path.name.endswith(PART)
+        if path.is_file()
+        and path.name != NAME
+        and not path.name.startswith(SPOKEN)
+        and not path.name.endswith(PART)
     )
 
 

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from broken import make_corpus
+from ml_collections import ConfigDict
 
 from sir_jax.cli import main as cli
 from sir_jax.data.builders.archives import Source
@@ -47,6 +48,14 @@ def test_whole_corpus_is_whole(original, capsys):
         status, lines = run(original, capsys, *more)
         assert status == 0
         assert lines == [f"manifest/mine: whole (20 pictures in {folder(original)})"]
+
+
+def test_what_training_keeps_beside_a_corpus_is_no_part_of_it(root, capsys):
+    trimmed = open_corpus("manifest/mine", root).to_learn(ConfigDict({"trim_silence": "speech"}))
+    assert (trimmed.splits["train"].index["samples"] > 0).all()
+    assert (folder(root) / "spoken-train.npz").exists()
+    status, lines = run(root, capsys)
+    assert status == 0 and "whole" in lines[-1]
 
 
 def test_one_flipped_byte_in_a_record_is_found(root, capsys):
