@@ -186,7 +186,7 @@ def _describe(model: Retriever) -> dict:
             ],
             "sample_rate": SAMPLE_RATE,
             "channels": 1,
-            "trim": data.trim_silence,
+            "trim": data.trim_silence != "none",
             "trimming": _TRIMMING[data.trim_silence],
             "normalize": bool(data.normalize_wave),
             "normalization": "(x - mean(x)) / sqrt(var(x) + 1e-7) over the clip's own samples",
