@@ -38,6 +38,8 @@ QUEUE = {"loss.sic.queue": 512}
 DISTILLATION = {"loss.sic.alpha": 0.4}
 MATCHING = {"loss.sim.weight": 1.0}
 DENOISING = {"loss.cmd.weight": 1.0}
+# As configs/cmd.py: noisy tokens that see no neighbours must listen.
+BLIND = DENOISING | {"loss.cmd.ratio": 0.8, "model.fusion.self_attention": False}
 GROUPS = {"data.groups": 8, "data.grouped_after": 300, "data.search_space": 12_288}
 POOLED = {"loss.sim.weight": 1.0, "model.match.kind": "pooled", "model.match.places": True}
 
@@ -48,6 +50,7 @@ ABLATIONS = {
     "+ queue + distillation": QUEUE | DISTILLATION,
     "+ queue + distillation + SIM": QUEUE | DISTILLATION | MATCHING,
     "+ CMD": DENOISING,
+    "+ blind CMD": BLIND,
     "unified": QUEUE | DISTILLATION | MATCHING | DENOISING,
     "+ groups": GROUPS,
     "+ groups + pooled": GROUPS | POOLED,

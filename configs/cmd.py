@@ -13,7 +13,7 @@ Arguments, e.g. `--config=configs/cmd.py:speech=base,image=B/32,corpus=NAME`:
   runlocal  tiny random encoders and four steps, to see the whole path run in seconds
 """
 
-from sir_jax.config.papers import denoise, fit, parse_paper_arg, train_as_speechclip
+from sir_jax.config.papers import denoise, fit, listen, parse_paper_arg, train_as_speechclip
 from sir_jax.config.presets import PODS, frozen_pair
 
 __all__ = ["PODS", "get_config"]
@@ -27,6 +27,7 @@ def get_config(arg: str = ""):
     denoise(c)
     # [I] Two layers, the noisy patches reading the speech.
     c.model.fusion.update(layers=2, width=768, heads=12, mlp_width=3072)
+    listen(c)
     # [I] SpeechCLIP's recipe (arXiv 2210.00705), against which the paper most likely measures.
     train_as_speechclip(c)
     return fit(c, arg)

@@ -4,6 +4,7 @@ Whatever is read is checked here: the command line and config files as a whole; 
 release's config in what its reader uses.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -145,6 +146,8 @@ def _check_widths(cfg) -> None:
         pairs.append(("speech.width", "head.heads"))
     elif model.head.taps % 2 == 0:
         raise UserError(f"model.head.taps={model.head.taps} is even; give an odd number")
+    if model.match.taps and model.match.taps % 2 == 0:
+        raise UserError(f"model.match.taps={model.match.taps} is even; give an odd number, or 0")
     if model.image_head == "qformer":
         pairs.append(("qformer.width", "qformer.heads"))
     if _uses_fusion(cfg):
@@ -231,10 +234,17 @@ def _check_terms(cfg) -> None:
 
 def _check_groups(cfg) -> None:
     data, sim = cfg.data, cfg.loss.sim
+    lists = sim.weight and (sim.list_weight or sim.teach_weight)
+    if lists and sim.list_over == "batch" and _matches_by_token(cfg):
+        raise UserError(
+            f"loss.sim.list_over='batch' with model.match.kind={cfg.model.match.kind!r} would read "
+            "every pair of the batch token by token; set list_over to 'group', or kind to 'pooled'"
+        )
     if not data.groups:
+        by_group = sim.weight and sim.list_over == "group"
         for name, on in (
-            (f"loss.sim.list_weight={sim.list_weight:g}", sim.weight and sim.list_weight),
-            (f"loss.sim.teach_weight={sim.teach_weight:g}", sim.weight and sim.teach_weight),
+            (f"loss.sim.list_weight={sim.list_weight:g}", by_group and sim.list_weight),
+            (f"loss.sim.teach_weight={sim.teach_weight:g}", by_group and sim.teach_weight),
             ("loss.cmd.source='group'", cfg.loss.cmd.weight and cfg.loss.cmd.source == "group"),
         ):
             if on:
@@ -255,6 +265,15 @@ def _check_groups(cfg) -> None:
             f"data.groups={data.groups} with loss.sic.weight=0: nothing trains the embeddings that "
             "tell look-alikes; set loss.sic.weight, or init.model to a trained retriever"
         )
+
+
+def _matches_by_token(cfg) -> bool:
+    """Tell whether a match that is trained reads tokens pair by pair; pooled vectors do not."""
+    if cfg.model.match.kind != "both":
+        return cfg.model.match.kind != "pooled"
+    frozen = cfg.optim.freeze
+    parts = "fusion", "match_head"
+    return not all(any(re.fullmatch(pattern, part) for pattern in frozen) for part in parts)
 
 
 def _check_noisy_negatives(cfg) -> None:

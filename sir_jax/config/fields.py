@@ -39,6 +39,7 @@ TOKENS = ("replaced", "all")
 PATTERNS = ("runs", "alike")
 ALGORITHMS = ("adamw", "muon", "schedule_free")
 SCHEDULES = ("cosine", "linear", "constant")
+LISTS = ("group", "batch")  # of `loss.sim.list_weight`
 GROUPINGS = ("image", "caption", "both")  # of `data.alike`
 
 # Steps are counted in int32 on the devices.
@@ -156,6 +157,7 @@ _LOSS = (
             _WEIGHT,
             "weight, within the term, of the loss over all pairs of a group of data.groups; 0: off",
         ),
+        ("list_over", "group", Choice(LISTS), "pairs of a list: of a group, or of the whole batch"),
         (
             "teach_weight",
             0.0,

@@ -141,6 +141,10 @@ _MATCH: dict[str, tuple[Rule, str]] = {
         Flag(),
         "whether queries of speech, or `late`, read the encoder's frames, not its head",
     ),
+    "taps": (
+        Whole(0, 1_023),
+        "frames that a convolution reads before the queries of speech; an odd number, or 0: none",
+    ),
 }
 
 

@@ -53,6 +53,17 @@ def denoise(c: ConfigDict) -> None:
     c.loss.cmd.block = 1  # [I]
 
 
+def listen(c: ConfigDict) -> None:
+    """Have denoising read the other modality [ours, not the paper's].
+
+    A noisy token that sees its neighbours is rebuilt from them, whatever is said. One that does not
+    is rebuilt from what is said, or not at all; then most tokens can be noisy. Measured in
+    docs/evaluation.md, "Denoising that listens".
+    """
+    c.model.fusion.self_attention = False
+    c.loss.cmd.ratio = 0.8
+
+
 def align_coarse_to_fine(c: ConfigDict) -> None:
     """Set the terms of paper B (arXiv 2408.13119), their fusion encoder and their re-ranking."""
     c.model.embed_width = 256  # [I] ALBEF's, and BLIP-2's by its checkpoint

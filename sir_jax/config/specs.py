@@ -260,6 +260,7 @@ class MatchSpec:
     width: int = 128  # F, numbers in a pooled vector; in a token, of late interaction
     places: bool = False  # each query of speech reads near its place along the clip
     frames: bool = False  # what is read of speech are the encoder's frames, not its head's tokens
+    taps: int = 0  # frames that a convolution reads before the queries of speech; 0: none
 
     def __post_init__(self):
         if self.kind not in MATCHES:

@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from sir_jax.config.specs import MatchSpec
 from sir_jax.models.layers import ACTIVATIONS, Array, dense, layer_norm
-from sir_jax.models.speech_head import place_distances
+from sir_jax.models.speech_head import neighbours, place_distances
 
 
 class PoolMlp(nn.Module):
@@ -33,6 +33,7 @@ class Pool(nn.Module):
     tokens_width: int
     dtype: jnp.dtype = jnp.float32
     places: bool = False  # the tokens are a clip's, and query q reads near its place q
+    taps: int = 0  # the tokens are a clip's, of which a convolution of so many comes first
 
     def setup(self):
         spec, d = self.spec, self.tokens_width
@@ -41,11 +42,15 @@ class Pool(nn.Module):
         self.queries = self.param("queries", init, (spec.queries, d))
         # CLIP's patch tokens are not normalised; see `fusion.Fusion`.
         self.norm = layer_norm(1e-5, self.dtype)
+        if self.taps:
+            self.convolution = dense(d, self.dtype, init_std=(self.taps * d) ** -0.5)
         self.mlp = PoolMlp(spec.queries * d, spec.hidden, spec.width, self.dtype)
 
     def __call__(self, tokens: Array, mask: Array) -> Array:
         """Map tokens [B, T, D] and mask [B, T] to [B, F], not normalised."""
         x = self.norm(tokens)
+        if self.taps:
+            x = self._mix(x, mask)
         logits = jnp.einsum("btd,qd->bqt", x, self.queries.astype(x.dtype)).astype(jnp.float32)
         if self.places:
             # The first token stands for the whole clip, and is as near to every place.
@@ -54,3 +59,10 @@ class Pool(nn.Module):
         share = jax.nn.softmax(jnp.where(mask[:, None, :], logits, -1e9), axis=-1)
         read = jnp.einsum("bqt,btd->bqd", share.astype(x.dtype), x)
         return self.mlp(read.reshape(read.shape[0], -1))
+
+    def _mix(self, x: Array, mask: Array) -> Array:
+        """Let a clip's frames know their neighbours; its first token stays as it is."""
+        # Zeros, as a convolution would read the padding into the last frames.
+        frames = jnp.where(mask[:, 1:, None], x[:, 1:], 0)
+        mixed = ACTIVATIONS["gelu"](self.convolution(neighbours(frames, self.taps)))
+        return jnp.concatenate([x[:, :1], mixed], axis=1)

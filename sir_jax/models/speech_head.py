@@ -88,7 +88,7 @@ class ConvHead(nn.Module):
         # Zeros before each layer, as a convolution would read the padding into the last frames.
         x = jnp.where(mask[..., None], x, 0)
         for convolution in self.convolutions:
-            x = ACTIVATIONS["gelu"](convolution(_neighbours(x, self.spec.taps)))
+            x = ACTIVATIONS["gelu"](convolution(neighbours(x, self.spec.taps)))
             x = jnp.where(mask[..., None], self.drop(x, deterministic=deterministic), 0)
         logits = self.places(x).astype(jnp.float32) - place_distances(mask, self.spec.places)
         share = jax.nn.softmax(jnp.where(mask[..., None], logits, -1e9), axis=1)
@@ -115,7 +115,7 @@ def place_distances(mask: Array, places: int) -> Array:
     return jnp.square(at[..., None] - (jnp.arange(places) + 0.5))
 
 
-def _neighbours(x: Array, taps: int) -> Array:
+def neighbours(x: Array, taps: int) -> Array:
     """Put each frame's neighbours beside it: [B, T, D] -> [B, T, taps * D], zeros at the ends."""
     t, half = x.shape[1], taps // 2
     padded = jnp.pad(x, ((0, 0), (half, half), (0, 0)))

@@ -141,7 +141,9 @@ class SpeechImageModel(nn.Module):
             self.match_head = dense(2, self.dtype)
         if "pool" in self.tasks:
             match = self.match_spec
-            self.pool_speech = Pool(match, self.speech_spec.width, self.dtype, match.places)
+            self.pool_speech = Pool(
+                match, self.speech_spec.width, self.dtype, match.places, match.taps
+            )
             self.pool_image = Pool(match, self.image_width, self.dtype)
             # Of the cosine as log-odds; the scale is kept as its logarithm.
             self.pooled_scale = self.param("pooled_scale", nn.initializers.constant(2.3), ())

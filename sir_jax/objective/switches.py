@@ -69,7 +69,32 @@ def frozen_patterns(cfg) -> tuple[str, ...]:
     return (*cfg.optim.freeze, *SIC_PARTS, head)
 
 
-def is_frozen(params, modality: str, cfg) -> bool:
-    """Tell whether `optim.freeze` matches every parameter of a modality's encoder."""
+def is_frozen(params, part: str, cfg) -> bool:
+    """Tell whether `optim.freeze` matches every parameter of a part, as of an encoder."""
     patterns = tuple(cfg.optim.freeze)
-    return all(any_match(patterns, path) for path in leaf_paths({modality: params[modality]}))
+    return all(any_match(patterns, path) for path in leaf_paths({part: params[part]}))
+
+
+# Sub-trees of each match of `model.match.kind=both`.
+MATCH_PARTS = {
+    "match": ("fusion", "match_head"),
+    "pool": ("pool_speech", "pool_image", "pooled_scale", "pooled_bias"),
+}
+
+
+def tasks_that_learn(params, tasks: tuple[str, ...], cfg) -> tuple[str, ...]:
+    """Return the tasks without a match that is frozen whole, beside one that is not.
+
+    Args:
+      params: the whole parameter tree.
+      tasks: of the model.
+      cfg: the whole config.
+    """
+    matches = [task for task in tasks if task in MATCH_PARTS]
+    if len(matches) < 2:
+        return tasks
+    still = [all(is_frozen(params, part, cfg) for part in MATCH_PARTS[task]) for task in matches]
+    if all(still):
+        return tasks
+    dropped = {task for task, frozen in zip(matches, still, strict=True) if frozen}
+    return tuple(task for task in tasks if task not in dropped)

@@ -14,7 +14,7 @@ from sir_jax.losses.queue import Rows
 from sir_jax.models import SpeechImageModel
 from sir_jax.objective.denoising import DenoisingTask, cmd_term, draw_tasks
 from sir_jax.objective.lists import list_term
-from sir_jax.objective.switches import knows_similarities
+from sir_jax.objective.switches import knows_similarities, tasks_that_learn
 from sir_jax.objective.terms import sic_term, sim_term
 from sir_jax.objective.views import Views, best_embeds, encode
 
@@ -121,14 +121,16 @@ class Objective:
         """Compute SIM, with its list-wise part where that has a weight; see `loss_of_views`."""
         sim = self.cfg.loss.sim
         scale = params["temperature"] if knows_similarities(self.cfg) else None
-        given = {"model": self.model, "pieces": pieces, "share": share}
+        # What is frozen beside another match has nothing to learn from being asked.
+        model = self.model.clone(tasks=tasks_that_learn(params, self.model.tasks, self.cfg))
+        given = {"model": model, "pieces": pieces, "share": share}
         groups = self.shards if sim.mining == "shard" else 1
         loss, metrics = sim_term(
             views, ids, scale, params, keys, groups=groups, negatives=sim.negatives, **given
         )
         if sim.list_weight or sim.teach_weight:
             key = jax.random.fold_in(keys[1], groups)
-            lists = {"sim": sim, "groups": self.lists_in(ids)}
+            lists = {"sim": sim, "groups": 1 if sim.list_over == "batch" else self.lists_in(ids)}
             more, told = list_term(views, ids, scale, params, key, **lists, **given)
             loss, metrics = loss + more, {**metrics, **told}
         return loss, metrics

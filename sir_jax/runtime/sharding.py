@@ -36,7 +36,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (
         r"((speech|image)_projection|image_head/(projection|up)|match_head"
         r"|(fusion|late)/(speech|image)_in|denoise_(speech|image)"
-        r"|speech_head/(layers_\d+|places|hidden|summary))/kernel",
+        r"|pool_speech/convolution|speech_head/(layers_\d+|places|hidden|summary))/kernel",
         P("fsdp", None),
     ),
 )

@@ -113,6 +113,21 @@ TOGETHER = [
         "loss.sim.list_weight=0.5 needs groups of look-alikes; set data.groups, e.g. to 8",
     ),
     ({"loss.sim.weight": 1.0, "loss.sim.teach_weight": 2.0}, "teach_weight=2 needs groups"),
+    (
+        {"loss.sim.weight": 1.0, "loss.sim.list_weight": 0.5, "loss.sim.list_over": "batch"},
+        "loss.sim.list_over='batch' with model.match.kind='fusion' would read every pair",
+    ),
+    (
+        {
+            "loss.sim.weight": 1.0,
+            "loss.sim.teach_weight": 0.5,
+            "loss.sim.list_over": "batch",
+            "model.match.kind": "both",
+            "optim.freeze": ("fusion",),
+        },
+        "loss.sim.list_over='batch' with model.match.kind='both' would read every pair",
+    ),
+    ({"model.match.taps": 4}, "model.match.taps=4 is even; give an odd number, or 0"),
     ({"loss.cmd.weight": 1.0, "loss.cmd.source": "group"}, "loss.cmd.source='group' needs groups"),
     (
         {"loss.cmd.weight": 1.0, "loss.cmd.negative_weight": 0.5},

@@ -151,6 +151,10 @@ def test_the_unified_config_is_both_papers():
     both = load_config(f"{FOLDER}/unified.py:image=g/14")
     coarse = load_config(f"{FOLDER}/coarse_to_fine.py")
     cmd = load_config(f"{FOLDER}/cmd.py")
+    # Alone, denoising is made to listen; beside matching it shares a fusion encoder that sees all.
+    assert both.loss.cmd.ratio == 0.3 and cmd.loss.cmd.ratio == 0.8
+    assert both.model.fusion.self_attention and not cmd.model.fusion.self_attention
+    cmd.loss.cmd.ratio = 0.3
     assert both.loss.cmd == cmd.loss.cmd
     coarse.loss.cmd = cmd.loss.cmd
     assert both == coarse
@@ -181,7 +185,7 @@ def test_every_inferred_value_of_the_papers_is_marked():
         blocks = re.sub(r'""".*"""', "", body).split("\n    # [I]")
         # What stands outside a marked block is marked on its own line, or a piece that is.
         for line in blocks[0].splitlines()[1:]:
-            marked = "[I]" in line or re.fullmatch(r"    (denoise|align_\w+)\(c\)", line)
+            marked = "[I]" in line or re.fullmatch(r"    (denoise|listen|align_\w+)\(c\)", line)
             assert marked or not line.strip() or line.startswith("    #"), line
 
 

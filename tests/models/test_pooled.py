@@ -10,20 +10,22 @@ from tiny_models import random_params, tiny_config
 from sir_jax.models import Encoded, MatchSpec, build_model
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["anywhere", "places"])
+@pytest.fixture(scope="module", params=[0, 3], ids=["anywhere", "places"])
 def model_and_params(request):
-    cfg = tiny_config(**{"model.match.kind": "pooled", "model.match.places": request.param})
-    cfg.model.match.update(queries=3, hidden=10, width=6)
+    cfg = tiny_config(**{"model.match.kind": "pooled", "model.match.places": bool(request.param)})
+    cfg.model.match.update(queries=3, hidden=10, width=6, taps=request.param)
     model = build_model(cfg.model, ("pool",))
     return model, random_params(model)
 
 
-def reference(tree, tokens, mask, places=False):
+def reference(tree, tokens, mask, places=False, taps=0):
     """Compute one item's pooled vector token by token, in float64."""
     tree = jax.tree.map(np.float64, tree)
     tokens = tokens[mask].astype(np.float64)
     mean, var = tokens.mean(axis=1, keepdims=True), tokens.var(axis=1, keepdims=True)
     x = (tokens - mean) / np.sqrt(var + 1e-5) * tree["norm"]["scale"] + tree["norm"]["bias"]
+    if taps:
+        x = np.concatenate([x[:1], convolved(tree["convolution"], x[1:], taps)])
     read = []
     for place, query in enumerate(tree["queries"]):
         logits = x @ query
@@ -38,6 +40,19 @@ def reference(tree, tokens, mask, places=False):
     up = np.array([0.5 * u * (1 + _erf(u)) for u in up])
     out = up @ tree["mlp"]["down"]["kernel"] + tree["mlp"]["down"]["bias"]
     return out / np.linalg.norm(out)
+
+
+def convolved(tree, frames, taps):
+    """Convolve frames [T, D] tap by tap, with zeros before and after; GELU of that."""
+    kernel = tree["kernel"].reshape(taps, frames.shape[1], -1)
+    out = np.tile(tree["bias"], (len(frames), 1))
+    for at in range(len(frames)):
+        for tap in range(taps):
+            source = at + tap - taps // 2
+            if 0 <= source < len(frames):
+                out[at] += frames[source] @ kernel[tap]
+    gelu = np.vectorize(lambda u: 0.5 * u * (1 + _erf(u)), otypes=[float])
+    return gelu(out)
 
 
 def _erf(u: float) -> float:
@@ -60,8 +75,10 @@ def test_values_and_padding(model_and_params, modality):
     out = pool(tokens, mask)
     assert out.shape == (4, model.pooled_width) == (4, 6)
     tree = params[f"pool_{modality}"]
-    places = model.match_spec.places and modality == "speech"
-    expected = [reference(tree, *one, places) for one in zip(tokens, mask, strict=True)]
+    of_speech = ()
+    if modality == "speech":
+        of_speech = model.match_spec.places, model.match_spec.taps
+    expected = [reference(tree, *one, *of_speech) for one in zip(tokens, mask, strict=True)]
     np.testing.assert_allclose(out, expected, atol=2e-6)
     # What stands in the padding, and how long it is, does not matter.
     noisy = np.where(mask[..., None], tokens, 1e3)

@@ -133,6 +133,27 @@ def test_lists_are_part_of_the_loss(both):
     assert m["sim_prior"] == pytest.approx(np.log(3) - 2 / 3 * np.log(2), rel=1e-5)
 
 
+def test_lists_over_the_batch_have_all_its_pairs():
+    """Also without groups; each row then finds its own among those of all groups."""
+    over = {"loss.sim.list_over": "batch", "model.match.kind": "pooled", "data.groups": 0}
+    cfg, model, state = made(**LISTS | over)
+    views, ids = views_and_ids(model)
+
+    @jax.jit
+    def run(params):
+        loss, metrics = total.Objective(model, cfg).matching_loss(
+            views, params, ids, jax.random.split(jax.random.key(0)), 1, None
+        )
+        return metrics, group_odds(views, params, jax.random.key(0), model, 1)["sim_list"]
+
+    metrics, odds = run(state.params)
+    assert odds.shape == (1, len(ids), len(ids))
+    similarity = np.float64(views.speech.embed) @ np.float64(views.image.embed).T
+    scores = fused_score(similarity, float(state.params["temperature"]), np.float64(odds[0]))
+    expected = slow_lists(scores[None], np.array(ids), len(ids))
+    assert float(metrics["sim_list"]) == pytest.approx(expected, rel=1e-5)
+
+
 def test_noise_and_lists_are_by_groups(both, monkeypatch):
     cfg, model, state = both
     cfg = cfg.copy_and_resolve_references()
@@ -148,8 +169,8 @@ def test_noise_and_lists_are_by_groups(both, monkeypatch):
     monkeypatch.setattr(total, "list_term", noted)
     batch = synthetic_batch(cfg)
     arrays = state.params, state.ema_params, state.queue, batch, jnp.int32(0), jax.random.key(1)
-    for source in ("group", "shard"):
-        cfg.loss.cmd.source = source
+    for source, over in (("group", "group"), ("shard", "batch")):
+        cfg.loss.cmd.source, cfg.loss.sim.list_over = source, over
         jax.eval_shape(functools.partial(total.loss_fn, model=model, cfg=cfg, shards=4), *arrays)
-    # Eight rows are two groups of four, on four devices.
-    assert asked == [2, 2, 4, 2]
+    # Eight rows are two groups of four, on four devices; and one batch.
+    assert asked == [2, 2, 4, 1]

@@ -208,3 +208,30 @@ def test_a_step_on_a_mesh_is_lowered_with_every_parameter_in_its_place():
     lowered = setup.jit_step().lower(setup.abstract, setup.batch_shapes(3_200))
     metrics = lowered.out_info[1]
     assert {"train/sim", "train/sim_pooled", "train/sim_pooled_accuracy"} <= metrics.keys()
+
+
+def test_a_match_that_is_frozen_beside_another_is_not_asked():
+    """A retriever with a fusion encoder gets a pooled match, at the price of the pooled one."""
+    fields = {"loss.sim.weight": 0.7, "model.match.kind": "both", **POOL, **STILL}
+    names = {"sim": ("fusion", "match_head"), "sim_pooled": ("pool_.*", "pooled_.*")}
+    asked = {}
+    for frozen in ((), *names.values(), sum(names.values(), ())):
+        cfg, model, state = made(**fields, **{"optim.freeze": frozen})
+        views, ids = views_and_ids(model)
+        keys = jax.random.split(jax.random.key(0))
+
+        @jax.jit
+        def run(params, cfg=cfg, model=model, views=views, ids=ids, keys=keys):
+            objective = Objective(model, cfg)
+            return objective.matching_loss(views, params, ids, keys, 1, None)
+
+        loss, metrics = run(state.params)
+        asked[frozen] = {name: float(metrics[name]) for name in names if name in metrics}
+        assert float(loss) == pytest.approx(sum(asked[frozen].values()), rel=1e-6)
+    both = asked[()]
+    assert set(both) == set(names)
+    # Alone, either has its usual name.
+    assert asked[names["sim"]] == {"sim": pytest.approx(both["sim_pooled"], rel=1e-6)}
+    assert asked[names["sim_pooled"]] == {"sim": pytest.approx(both["sim"], rel=1e-6)}
+    # Where both are frozen, each is told how it does.
+    assert asked[sum(names.values(), ())] == pytest.approx(both, rel=1e-6)
