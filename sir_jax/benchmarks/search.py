@@ -4,6 +4,9 @@ FAISS is timed twice: with its defaults, and with `faiss.cvar.distance_compute_b
 so that it uses matrix products for few queries, too. All contestants take turns, so that other load
 of the machine affects all of them. A ratio above 1 is how many times faster ours is.
 
+`--fine` adds search by a fine score that an index holds: as many vectors, with a pooled match's
+numbers beside the embedding's, in turn with the others.
+
 FAISS may rank rows differently if their float64 scores differ by at most `NEAR`, the error of
 float32 sums. The number of such rows is printed; any other difference is an error.
 """
@@ -139,11 +142,16 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("-k", type=int, default=10, help="results per query")
     parser.add_argument("--rounds", type=int, default=5, help="timed calls of each")
     parser.add_argument("--numpy", action="store_true", help="also time products and argpartition")
+    parser.add_argument(
+        "--fine", type=int, default=0, help="also search vectors with so many numbers more; 0: not"
+    )
     parser.add_argument("--json", default="", help="write the figures to this file, too")
     args = parser.parse_args(argv)
     for name in ("gallery", "queries", "width", "k", "rounds"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name}={getattr(args, name)}: must be at least 1")
+    if args.fine < 0:
+        raise UserError(f"--fine={args.fine}: must be at least 0")
     if args.k > args.gallery:
         raise UserError(f"-k {args.k}: more than --gallery={args.gallery}; lower it")
     return args
@@ -173,6 +181,14 @@ def main(argv: list[str]) -> int:
                 f"{name}: the same rows, but {near[name]} of {ours.rows.size:,} at another rank "
                 f"by near-ties (within {NEAR:g})"
             )
+    if args.fine:
+        wide = args.width + args.fine
+        joint = unit_vectors(args.queries, wide, 3), unit_vectors(args.gallery, wide, 2)
+        functions["ours, fine"] = lambda: exact_search(*joint, args.k)
+        print(
+            f"a fine score in vectors of {wide}: {joint[1].nbytes / 1e6:,.0f} MB of gallery "
+            f"beside {gallery.nbytes / 1e6:,.0f} MB"
+        )
     load = OtherLoad()
     times = interleave(functions, args.rounds)
     share = load.share()
