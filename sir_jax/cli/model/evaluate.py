@@ -56,10 +56,29 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="first fit the score again, weights and calibration, on the validation split of the "
         "corpus trained on; training does so at its end",
     )
+    parser.add_argument(
+        "--fit_corpus", default="", metavar="CORPUS", help="fit on this corpus instead"
+    )
+    parser.add_argument(
+        "--typical_corpus",
+        default="",
+        metavar="CORPUS",
+        help="learn from this one how alike a true pair is, by which moments are clear",
+    )
+    parser.add_argument(
+        "--cautious",
+        action="store_true",
+        help="fit the lowest weight of the pooled match that is within one standard error of the "
+        "best: for voices and pictures unlike the split's",
+    )
     args = parser.parse_args(argv)
     require_least(args, batch_size=1, rerank=0, fold_images=0)
     if args.fit and not args.workdir:
         raise UserError("--fit: the score of a release is fixed; fit its --workdir, then export")
+    if (args.fit_corpus or args.typical_corpus or args.cautious) and not args.fit:
+        raise UserError(
+            "--fit_corpus, --typical_corpus and --cautious say how to fit; give --fit as well"
+        )
     return args
 
 
@@ -115,18 +134,23 @@ def main(argv: list[str]) -> int:
 
 
 def fit(args: argparse.Namespace) -> None:
-    """Fit the score of a run's checkpoint on the corpus that it was trained on.
+    """Fit the score of a run's checkpoint, on the corpus that it was trained on or another one.
 
     Raises:
       UserError: the model does not match, or there is no validation split.
     """
     from sir_jax.data.corpus import open_pictures
-    from sir_jax.evaluation.score.fit import fit_workdir
+    from sir_jax.evaluation.score.fit import fit_workdir, validation_split
     from sir_jax.inference.workdirs import restore_params
 
     cfg, _ = restore_params(args.workdir, args.which)
-    corpus = open_pictures(cfg.data.corpus, args.data_dir or cfg.data.data_dir)
-    if fit_workdir(args.workdir, corpus, args.which) is None:
+    folder = args.data_dir or cfg.data.data_dir
+    corpus = open_pictures(args.fit_corpus or cfg.data.corpus, folder)
+    typical = open_pictures(args.typical_corpus, folder) if args.typical_corpus else None
+    if typical is not None and validation_split(typical) is None:
+        raise UserError(f"--typical_corpus={typical.name} has no validation split; give another")
+    how = {"cautious": args.cautious, "typical": typical}
+    if fit_workdir(args.workdir, corpus, args.which, **how) is None:
         raise UserError(
             f"--fit: {args.workdir} has no match (loss.sim.weight was 0), or corpus {corpus.name} "
             "no validation split; leave --fit out"

@@ -31,7 +31,14 @@ def validation_split(corpus: Corpus):
     return corpus.splits[names[0]] if names else None
 
 
-def fit_pooled(plain: Pair, pooled: Pair, ids: Pair, temperature: float, scale: float) -> float:
+def fit_pooled(
+    plain: Pair,
+    pooled: Pair,
+    ids: Pair,
+    temperature: float,
+    scale: float,
+    cautious: bool = False,
+) -> float:
     """Find the weight of the pooled match by which a whole gallery is ranked best.
 
     Args:
@@ -40,6 +47,7 @@ def fit_pooled(plain: Pair, pooled: Pair, ids: Pair, temperature: float, scale: 
       ids: the image id of each caption, and of each image.
       temperature: of the embeddings.
       scale: by which a cosine of pooled vectors becomes log-odds.
+      cautious: see `fit_weight`.
     """
     similarity, cosine = (a.astype(np.float64) @ b.astype(np.float64).T for a, b in (plain, pooled))
     right = ids[0][:, None] == ids[1][None, :]
@@ -47,10 +55,13 @@ def fit_pooled(plain: Pair, pooled: Pair, ids: Pair, temperature: float, scale: 
     asked = ranks[1] > 0
     heard = Candidates(ranks[0], similarity, scale * cosine, right)
     seen = (x.T[asked] for x in (similarity, scale * cosine, right))
-    return fit_weight([heard, Candidates(ranks[1][asked], *seen)], temperature).weight
+    sides = heard, Candidates(ranks[1][asked], *seen)
+    return fit_weight(sides, temperature, cautious=cautious).weight
 
 
-def fit_score(model, params, split, data_cfg, batch_size: int, k: int = K) -> Score:
+def fit_score(
+    model, params, split, data_cfg, batch_size: int, k: int = K, cautious: bool = False
+) -> Score:
     """Fit weights and calibration on a split; the same split gives the same numbers.
 
     The weight of the pooled match comes first, by R@1 over the whole gallery, as an index ranks by
@@ -64,6 +75,7 @@ def fit_score(model, params, split, data_cfg, batch_size: int, k: int = K) -> Sc
       data_cfg: `config.data`.
       batch_size: rows of a batch.
       k: length of a list.
+      cautious: of the pooled match's weight, see `fit_weight`.
     """
     part = folds_of(split, IMAGES)[0] if len(split) > IMAGES else split
     temperature = float(params["temperature"])
@@ -72,11 +84,12 @@ def fit_score(model, params, split, data_cfg, batch_size: int, k: int = K) -> Sc
         if pooled is None:
             return UNFITTED
         scale = float(np.exp(np.asarray(params["pooled_scale"], np.float64)))
-        weight = fit_pooled(plain, pooled, ids, temperature, scale)
+        weight = fit_pooled(plain, pooled, ids, temperature, scale, cautious)
         return dataclasses.replace(UNFITTED, pooled_weight=weight)
 
     scored = score_split(model, params, part, data_cfg, batch_size, k, choose)
-    return score_of(scored, {"split": split.name, "images": len(part), "k": k})
+    about = {"split": split.name, "images": len(part), "k": k}
+    return score_of(scored, about | ({"cautious": True} if cautious else {}))
 
 
 def score_of(scored: Scored, about: dict) -> Score:
@@ -90,13 +103,17 @@ def score_of(scored: Scored, about: dict) -> Score:
             fitted[name] = measure_weight(sides, temperature, weight).r1
         fitted["r1"] = best.r1
     calibration = fit_calibration(*scored.results(score)[:3])
-    typical = round(float(np.quantile(true_similarities(scored), TYPICAL)), 4)
-    score = dataclasses.replace(score, calibration=calibration, typical=typical)
+    score = dataclasses.replace(score, calibration=calibration, typical=typical_of(scored))
     if calibration is not None:
         shown = scored.results(score)
         flat = reliability_flat(shown.chances, shown.right, shown.first)
         fitted |= {name: flat[name] for name in ("calibration_error", "calibration_error_first")}
     return dataclasses.replace(score, fitted=fitted)
+
+
+def typical_of(scored: Scored) -> float:
+    """Return what `Score.typical` holds, of a scored split."""
+    return round(float(np.quantile(true_similarities(scored), TYPICAL)), 4)
 
 
 def true_similarities(scored: Scored) -> np.ndarray:
@@ -108,7 +125,12 @@ def true_similarities(scored: Scored) -> np.ndarray:
 
 
 def fit_workdir(
-    workdir: str | Path, corpus: Corpus, which: str = "best", again: bool = True
+    workdir: str | Path,
+    corpus: Corpus,
+    which: str = "best",
+    again: bool = True,
+    cautious: bool = False,
+    typical: Corpus | None = None,
 ) -> Score | None:
     """Fit the score of a run's checkpoint, and keep it in the workdir.
 
@@ -117,6 +139,8 @@ def fit_workdir(
       corpus: whose validation split is used.
       which: 'best' or 'last' checkpoint.
       again: whether to fit what has been fitted already.
+      cautious: of the pooled match's weight, see `fit_weight`.
+      typical: whose validation split tells how alike a true pair is; None for `corpus`.
 
     Returns:
       The score; None where the model does not match, or the corpus has no validation split.
@@ -132,8 +156,13 @@ def fit_workdir(
         return found.score
     model, cfg = build_model(found.cfg.model, tasks), found.cfg
     given = model, found.params, split, cfg.data, cfg.data.batch_size
-    score = fit_score(*given, cfg.eval.rerank or K)
+    score = fit_score(*given, cfg.eval.rerank or K, cautious)
     score = dataclasses.replace(score, fitted={"corpus": corpus.name, **score.fitted})
+    if typical is not None:
+        given = model, found.params, validation_split(typical), cfg.data, cfg.data.batch_size
+        alike = typical_of(score_split(*given, 1, lambda *_: score))
+        about = {**score.fitted, "typical_corpus": typical.name}
+        score = dataclasses.replace(score, typical=alike, fitted=about)
     write_score(as_path(workdir), found.params, score)
     say(f"{which} checkpoint: {describe_score(score)}")
     return score

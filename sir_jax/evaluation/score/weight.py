@@ -1,5 +1,6 @@
 """The weight of the matching head in the fused score, fitted on a validation split."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -41,7 +42,10 @@ def measure_weight(sides: Sequence[Candidates], temperature: float, weight: floa
 
 
 def fit_weight(
-    sides: Sequence[Candidates], temperature: float, weights: Sequence[float] = WEIGHTS
+    sides: Sequence[Candidates],
+    temperature: float,
+    weights: Sequence[float] = WEIGHTS,
+    cautious: bool = False,
 ) -> Fit:
     """Find the weight with the highest mean R@1, of equals by the mean reciprocal rank.
 
@@ -52,6 +56,9 @@ def fit_weight(
       sides: the directions, each with at least one query.
       temperature: that similarities are divided by.
       weights: that are tried.
+      cautious: take the lowest weight whose R@1 is at most one standard error below the highest
+        one (the rule of Breiman et al., 1984): what is asked later may be less like what the match
+        has learnt than this split is. The error is that of the direction with fewer queries.
 
     Raises:
       ValueError: a score is not finite.
@@ -63,4 +70,9 @@ def fit_weight(
       Fit(weight=0.5, r1=1.0, mrr=1.0)
     """
     fits = [measure_weight(sides, temperature, weight) for weight in sorted(weights)]
-    return max(fits, key=lambda fit: (fit.r1, fit.mrr, -fit.weight))
+    best = max(fits, key=lambda fit: (fit.r1, fit.mrr, -fit.weight))
+    if not cautious:
+        return best
+    queries = min(len(side.ranks) for side in sides)
+    least = best.r1 - math.sqrt(best.r1 * (1 - best.r1) / queries)
+    return next(fit for fit in fits if fit.r1 >= least)

@@ -68,3 +68,13 @@ def test_of_equal_weights_the_lowest_is_taken():
     right = np.array([[True, False]])
     side = Candidates(np.array([1]), np.array([[0.9, 0.1]]), np.array([[1.0, 0.0]]), right)
     assert fit_weight([side], 0.1) == (0.0, 1.0, 1.0)
+
+
+def test_a_cautious_weight_is_the_lowest_that_the_split_does_not_tell_from_the_best():
+    sides = [random_side(4, 90), random_side(5, 40)]
+    best, cautious = fit_weight(sides, 0.07), fit_weight(sides, 0.07, cautious=True)
+    error = (best.r1 * (1 - best.r1) / 40) ** 0.5
+    assert 0 < cautious.weight < best.weight and cautious.r1 >= best.r1 - error
+    lower = [weight for weight in WEIGHTS if weight < cautious.weight]
+    assert all(measure_weight(sides, 0.07, weight).r1 < best.r1 - error for weight in lower)
+    assert cautious == measure_weight(sides, 0.07, cautious.weight)
