@@ -1,5 +1,6 @@
 """The verbs `evaluate` and `compare` on a small corpus: they print the library's own numbers."""
 
+import dataclasses
 import functools
 import json
 
@@ -215,6 +216,15 @@ def test_reranked_table_and_json(run, capsys, tmp_path):
     write_release(tmp_path / "out", cfg, params, "r", "float32", {}, "", found)
     assert find(tmp_path / "out").score == found
 
+    # How alike a true pair is may be told by another corpus.
+    other = dataclasses.replace(corpus, name="other/x", splits={"val": corpus.splits["test"]})
+    here = fit_workdir(tmp_path, corpus, typical=other)
+    assert here.fitted == {**told, "typical_corpus": "other/x"} and here.weight == found.weight
+    assert here.typical != found.typical
+    swapped = dataclasses.replace(corpus, splits={"val": corpus.splits["test"]})
+    assert here.typical == fit_workdir(tmp_path, swapped).typical
+    assert fit_workdir(tmp_path, corpus) == found
+
     # Training fits at its end what was not fitted; so does an export, where the corpus is there.
     assert fit_workdir(tmp_path, corpus, again=False) == found
     (tmp_path / "score.json").unlink()
@@ -231,6 +241,8 @@ def test_reranked_table_and_json(run, capsys, tmp_path):
     assert not [name for name in written if "rerank" in name or "weight" in name]
     assert cli.main(["evaluate", f"--model={tmp_path / 'out'}", "--fit"]) == 2
     assert "score of a release is fixed" in capsys.readouterr().err
+    assert cli.main(["evaluate", *where, "--cautious"]) == 2
+    assert "--cautious say how to fit; give --fit" in capsys.readouterr().err
 
 
 def test_an_old_config_without_losses_cannot_be_reranked(run, tiny, capsys, tmp_path):
