@@ -2,8 +2,8 @@
 
 >>> import sir_jax
 >>> model = sir_jax.load("spoken-scenes")
->>> model.encode_speech([]).shape  # [B, E]
-(0, 128)
+>>> model.encode_speech([]).shape  # [B, E], of which the pooled match has 128
+(0, 256)
 
 Dimension letters, used in every einsum and shape comment:
 

@@ -178,6 +178,20 @@ def test_another_corpus_is_evaluated_zero_shot(run, capsys):
     assert written["metrics"]["captions_per_image_min"] == 3
 
 
+def is_typical_by_another_corpus(workdir, corpus):
+    """See that how alike a true pair is may be told by another corpus, and nothing else by it."""
+    found = find(workdir).score
+    other = dataclasses.replace(corpus, name="other/x", splits={"val": corpus.splits["test"]})
+    here = fit_workdir(workdir, corpus, typical=other)
+    assert (
+        here.fitted == {**found.fitted, "typical_corpus": "other/x"} and here.weight == found.weight
+    )
+    assert here.typical != found.typical
+    swapped = dataclasses.replace(corpus, splits={"val": corpus.splits["test"]})
+    assert here.typical == fit_workdir(workdir, swapped).typical
+    assert fit_workdir(workdir, corpus) == found
+
+
 def test_reranked_table_and_json(run, capsys, tmp_path):
     _, data_dir, cfg, corpus, _ = run
     cfg = cfg.copy_and_resolve_references()
@@ -216,14 +230,7 @@ def test_reranked_table_and_json(run, capsys, tmp_path):
     write_release(tmp_path / "out", cfg, params, "r", "float32", {}, "", found)
     assert find(tmp_path / "out").score == found
 
-    # How alike a true pair is may be told by another corpus.
-    other = dataclasses.replace(corpus, name="other/x", splits={"val": corpus.splits["test"]})
-    here = fit_workdir(tmp_path, corpus, typical=other)
-    assert here.fitted == {**told, "typical_corpus": "other/x"} and here.weight == found.weight
-    assert here.typical != found.typical
-    swapped = dataclasses.replace(corpus, splits={"val": corpus.splits["test"]})
-    assert here.typical == fit_workdir(tmp_path, swapped).typical
-    assert fit_workdir(tmp_path, corpus) == found
+    is_typical_by_another_corpus(tmp_path, corpus)
 
     # Training fits at its end what was not fitted; so does an export, where the corpus is there.
     assert fit_workdir(tmp_path, corpus, again=False) == found

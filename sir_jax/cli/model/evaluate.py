@@ -56,6 +56,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="first fit the score again, weights and calibration, on the validation split of the "
         "corpus trained on; training does so at its end",
     )
+    _add_ways_to_fit(parser)
+    args = parser.parse_args(argv)
+    require_least(args, batch_size=1, rerank=0, fold_images=0)
+    if args.fit and not args.workdir:
+        raise UserError("--fit: the score of a release is fixed; fit its --workdir, then export")
+    if (args.fit_corpus or args.typical_corpus or args.cautious) and not args.fit:
+        raise UserError(
+            "--fit_corpus, --typical_corpus and --cautious say how to fit; give --fit as well"
+        )
+    return args
+
+
+def _add_ways_to_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fit_corpus", default="", metavar="CORPUS", help="fit on this corpus instead"
     )
@@ -71,15 +84,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="fit the lowest weight of the pooled match that is within one standard error of the "
         "best: for voices and pictures unlike the split's",
     )
-    args = parser.parse_args(argv)
-    require_least(args, batch_size=1, rerank=0, fold_images=0)
-    if args.fit and not args.workdir:
-        raise UserError("--fit: the score of a release is fixed; fit its --workdir, then export")
-    if (args.fit_corpus or args.typical_corpus or args.cautious) and not args.fit:
-        raise UserError(
-            "--fit_corpus, --typical_corpus and --cautious say how to fit; give --fit as well"
-        )
-    return args
 
 
 def main(argv: list[str]) -> int:
