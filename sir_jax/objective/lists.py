@@ -1,7 +1,7 @@
 """The list-wise part of SIM: all pairs of a group of look-alikes against each other. Pure.
 
 A batch that is dealt in groups has each group's rows beside each other (`data.groups`); before the
-first epoch of groups these are rows at random.
+first epoch of groups these are rows at random. By `loss.sim.list_over=batch` the batch is one list.
 """
 
 import jax
