@@ -194,5 +194,5 @@ def draw_reliability(models: Mapping[str, Sequence[Bin]]):
                 str(one.count), (x, y), fontsize=6, textcoords="offset points", xytext=(4, -8)
             )
     axis.set(xlabel="said to be right, %", ylabel="right, %", xlim=(-3, 103), ylim=(-3, 103))
-    axis.legend(fontsize=7, loc="lower right")
+    axis.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
